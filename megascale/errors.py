@@ -1,0 +1,92 @@
+"""Errors meant for the person who started the program.
+
+Each of them is one message that names the key, the value, the rule it breaks and, where there
+is one, the nearest legal value. The command line prints the message alone and exits with
+`exit_code`; `docs/exit-codes.md` lists the codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+EXIT_DONE = 0
+EXIT_CONFIG = 2
+EXIT_DATA = 3
+EXIT_CHECKPOINT = 4
+EXIT_RUN_DIRECTORY = 5
+EXIT_GUARD = 6
+EXIT_FIT = 7
+EXIT_INTERRUPTED = 75
+
+
+class UserError(Exception):
+    """Base of every error a user can cause and mend."""
+
+    exit_code = EXIT_CONFIG
+
+    @classmethod
+    def of(cls, key: str, value: Any, rule: str, nearest: Any = None) -> Self:
+        """Build the message `KEY = VALUE: RULE. Nearest legal: NEAREST.`
+
+        Args:
+            key: the config key, file or argument at fault, as the user wrote it.
+            value: what was found there.
+            rule: what must hold, in words.
+            nearest: the nearest legal value, or a sequence of them; left out when None.
+        """
+        message = f"{key} = {_shown(value)}: {rule.rstrip('.')}."
+        if nearest is not None:
+            if isinstance(nearest, (list, tuple)):
+                nearest = " or ".join(_shown(item) for item in nearest)
+            else:
+                nearest = _shown(nearest)
+            message += f" Nearest legal: {nearest}."
+        return cls(message)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value if value else "'' (empty)"
+    return repr(value)
+
+
+class ConfigError(UserError):
+    """A key of the config is unknown, of the wrong type, or breaks a rule."""
+
+
+class ScheduleError(UserError):
+    """A batch, learning-rate or weight-decay schedule is illegal now or later in the run."""
+
+
+class LayoutError(UserError):
+    """Parallel degrees do not divide what they must divide."""
+
+
+class DataError(UserError):
+    """Token files, sources, mixtures or tokenizers are missing, damaged or do not match."""
+
+    exit_code = EXIT_DATA
+
+
+class CheckpointError(UserError):
+    """A checkpoint is damaged, incomplete or of another model."""
+
+    exit_code = EXIT_CHECKPOINT
+
+
+class RunError(UserError):
+    """The run directory cannot be used: taken by another process, read-only, disk full."""
+
+    exit_code = EXIT_RUN_DIRECTORY
+
+
+class GuardError(UserError):
+    """The guard stopped the run: the budget for skipped steps is spent."""
+
+    exit_code = EXIT_GUARD
+
+
+class FitError(UserError):
+    """Points cannot be fitted: too few, non-finite, non-positive, wrong column."""
+
+    exit_code = EXIT_FIT
