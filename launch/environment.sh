@@ -1,0 +1,45 @@
+# Sourced by the scripts beside it: makes .venv at the project's root and installs the project.
+# Usage: prepare_environment [EXTRAS]   e.g. prepare_environment test,lint
+
+prepare_environment() {
+  local extras="${1:-}" python="${PYTHON:-python3}" spec=".[tensorboard]" stamp wanted
+  [ -n "$extras" ] && spec=".[tensorboard,$extras]"
+
+  if [ ! -x .venv/bin/python ]; then
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+      echo "megascale needs Python 3.11 or newer; found $("$python" --version 2>&1)." \
+        "Set PYTHON=/path/to/python3.11 and start again." >&2
+      return 2
+    }
+    "$python" -m venv .venv || {
+      echo "Could not make .venv: on Debian and Ubuntu install python3-venv, then start again." >&2
+      return 2
+    }
+  fi
+  command -v "${CXX:-c++}" >/dev/null 2>&1 || {
+    echo "No C++ compiler found (looked for ${CXX:-c++}): install g++ or clang, or set CXX." >&2
+    return 2
+  }
+
+  # What decides the installation: the build files, the native sources, the extras, the interpreter.
+  wanted="$(cat pyproject.toml setup.py CMakeLists.txt $(find csrc -type f | sort) 2>/dev/null |
+    cksum) $(.venv/bin/python -V)"
+  for stamp in .venv/.installed-*; do
+    [ -f "$stamp" ] || continue
+    if [ "$(cat "$stamp")" = "$wanted" ] && covers "${stamp##*.installed-}" "$extras"; then
+      return 0
+    fi
+  done
+  echo "Installing megascale into .venv (the first time takes a few minutes) ..."
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable "$spec"
+  printf '%s' "$wanted" >".venv/.installed-${extras:-base}"
+}
+
+# covers HAVE WANT: whether every comma-separated extra of WANT is among those of HAVE.
+covers() {
+  local extra
+  for extra in ${2//,/ }; do
+    case ",$1," in *",$extra,"*) ;; *) return 1 ;; esac
+  done
+}

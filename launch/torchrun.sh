@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# One node or many, with c10d rendezvous. Run the same line on every node:
+#   bash launch/torchrun.sh configs/my-run.yaml train.total_tokens=10B
+# One node needs no variable. For many set, the same everywhere:
+#   NNODES          number of nodes (default 1), or MIN:MAX for elastic starts
+#   HEAD_NODE       host:port of one of them (required when NNODES is not 1)
+#   RUN_ID          any name, the same on every node (default megascale)
+# and optionally NPROC_PER_NODE (default: GPUs, or 1 without any) and MAX_RESTARTS (default 3).
+# A run resumes by itself: after a restart every rank loads the newest whole checkpoint.
+set -euo pipefail
+[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
+cd "$(dirname "$0")/.."
+python="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
+nodes="${NNODES:-1}"
+nproc="${NPROC_PER_NODE:-$(nvidia-smi -L 2>/dev/null | wc -l)}"
+[ "$nproc" != 0 ] || nproc=1
+
+if [ "$nodes" = 1 ]; then
+  rendezvous=(--standalone)
+else
+  : "${HEAD_NODE:?set HEAD_NODE=host:port, the same on every node}"
+  rendezvous=(--rdzv-backend c10d --rdzv-endpoint "$HEAD_NODE" --rdzv-id "${RUN_ID:-megascale}")
+fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$python" -m torch.distributed.run --nnodes "$nodes" --nproc-per-node "$nproc" \
+  --max-restarts "${MAX_RESTARTS:-3}" "${rendezvous[@]}" -m megascale train "$@"

@@ -1,0 +1,155 @@
+"""The data dimension: DDP, FSDP2 (`fully_shard`) or HSDP around a model, behind one interface.
+
+Gradients are *summed* over data ranks: the loss is already divided by the valid tokens of the
+whole global batch, so no wrapper may divide again. Nothing is communicated before the last
+micro-batch of a step.
+
+Expert parameters live on fewer data ranks than the rest (`data / expert` of them), so each
+wrapper reduces them over their own group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from megascale.model.qwen3 import Qwen3
+from megascale.parallel.mesh import Mesh
+from megascale.parallel.tensor import sync_partial_gradients
+
+BUCKET_ELEMENTS = 25_000_000  # of one all-reduce of expert gradients (100 MB in fp32)
+
+
+class DataParallel:
+    """A model made ready for its data dimension.
+
+    Attributes:
+        model: the bare model; parameters are `DTensor`s afterwards under FSDP2 and HSDP.
+
+    Call it like the model, inside `accumulate(last=...)`, and `finish()` after the last backward.
+    """
+
+    def __init__(self, model: Qwen3, mesh: Mesh, *, precision: str, reshard: bool = True):
+        """Wrap `model` in place by `mesh.data_mode`.
+
+        Args:
+            model: built on its final device (or on meta, for the FSDP modes).
+            mesh: the process's place among all ranks.
+            precision: `fp32` or `bf16` (compute in bf16; parameters, reductions and optimizer
+                state stay in fp32).
+            reshard: FSDP modes: free full parameters between forward and backward.
+        """
+        self.model = model
+        self._mesh = mesh
+        self._precision = precision
+        self._callable: nn.Module = model
+        self._ddp: DistributedDataParallel | None = None
+        self._fsdp = False
+        if mesh.data_mode in ("fsdp", "hsdp") and mesh.dp_group is not None:
+            self._shard(reshard)
+        elif mesh.dp_size > 1:
+            self._replicate()
+
+    def _shard(self, reshard: bool) -> None:
+        policy = (
+            MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            if self._precision == "bf16"
+            else MixedPrecisionPolicy()
+        )
+        for block in self.model.blocks():
+            if self._mesh.ep_size > 1 and (experts := block.expert_module()) is not None:
+                fully_shard(
+                    experts,
+                    mesh=self._mesh.expert_mesh,
+                    mp_policy=policy,
+                    reshard_after_forward=reshard,
+                )
+            fully_shard(
+                block, mesh=self._mesh.dense_mesh, mp_policy=policy, reshard_after_forward=reshard
+            )
+        fully_shard(
+            self.model, mesh=self._mesh.dense_mesh, mp_policy=policy, reshard_after_forward=False
+        )
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+        self._fsdp = True
+
+    def _replicate(self) -> None:
+        local = [name for name, _ in self.model.named_parameters() if self._is_local_expert(name)]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, local)
+        self._ddp = DistributedDataParallel(
+            self.model,
+            process_group=self._mesh.dp_group,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            init_sync=False,
+        )
+        self._ddp.register_comm_hook(self._mesh.dp_group, _sum_bucket)
+        self._callable = self._ddp
+
+    def _is_local_expert(self, name: str) -> bool:
+        return self._mesh.ep_size > 1 and self.model.shard_specs()[name].ep_dim is not None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The model's forward, in the compute precision."""
+        if self._precision == "bf16" and not self._fsdp:
+            with torch.autocast(self._mesh.device.type, dtype=torch.bfloat16):
+                return self._callable(*args, **kwargs)
+        return self._callable(*args, **kwargs)
+
+    @contextmanager
+    def accumulate(self, *, last: bool) -> Iterator[None]:
+        """Forward and backward of one micro-batch; only the `last` of a step communicates."""
+        with ExitStack() as stack:
+            if self._fsdp:
+                root: Any = self.model
+                root.set_requires_gradient_sync(last)
+                root.set_is_last_backward(last)
+            elif self._ddp is not None and not last:
+                stack.enter_context(self._ddp.no_sync())
+            yield
+
+    def finish(self) -> None:
+        """Complete every parameter's gradient after the step's last backward."""
+        if self._ddp is not None and self._mesh.ep_size > 1 and self._mesh.edp_size > 1:
+            gradients = [
+                parameter.grad
+                for name, parameter in self.model.named_parameters()
+                if self._is_local_expert(name) and parameter.grad is not None
+            ]
+            for bucket in _buckets(gradients):
+                flat = _flatten_dense_tensors(bucket)
+                dist.all_reduce(flat, group=self._mesh.edp_group)
+                for gradient, total in zip(
+                    bucket, _unflatten_dense_tensors(flat, bucket), strict=True
+                ):
+                    gradient.copy_(total)
+        sync_partial_gradients(self.model, self._mesh)
+
+
+def _sum_bucket(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """DDP communication hook: a plain sum, where DDP's own would divide by the world size."""
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    return work.get_future().then(lambda done: done.value()[0])
+
+
+def _buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    bucket: list[torch.Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and size + tensor.numel() > BUCKET_ELEMENTS:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel()
+    if bucket:
+        yield bucket
