@@ -211,8 +211,8 @@ class ModelConfig(BaseModel):
             raise ConfigError.of(
                 "model.num_experts",
                 self.num_experts,
-                f"decoder_sparse_step = {self.decoder_sparse_step} and mlp_only_layers leave no MoE "
-                f"layer among {self.num_hidden_layers}",
+                f"decoder_sparse_step = {self.decoder_sparse_step} and mlp_only_layers leave no "
+                f"MoE layer among {self.num_hidden_layers}",
                 0,
             )
         if self.shared_expert_gate and not self.shared_expert_intermediate_size:

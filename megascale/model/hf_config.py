@@ -41,17 +41,46 @@ ROPE_THETA = 10000.0
 """transformers' default where a file names no theta; every published Qwen3 names one."""
 
 WITHOUT_EFFECT = frozenset(
-    """_attn_implementation _commit_hash _name_or_path architectures bos_token_id
-    chunk_size_feed_forward dtype eos_token_id id2label is_encoder_decoder label2id
-    max_window_layers model_type output_attentions output_hidden_states output_router_logits
-    pad_token_id problem_type return_dict router_aux_loss_coef torch_dtype transformers_version
-    use_cache""".split()
+    {
+        "_attn_implementation",
+        "_commit_hash",
+        "_name_or_path",
+        "architectures",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dtype",
+        "eos_token_id",
+        "id2label",
+        "is_encoder_decoder",
+        "label2id",
+        "max_window_layers",
+        "model_type",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "pad_token_id",
+        "problem_type",
+        "return_dict",
+        "router_aux_loss_coef",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+    }
 )
 """Keys that do not change the logits of a forward pass."""
 
 CHECKED = frozenset(
-    """attention_dropout head_dim layer_types num_local_experts rope_parameters rope_scaling
-    rope_theta sliding_window use_sliding_window""".split()
+    {
+        "attention_dropout",
+        "head_dim",
+        "layer_types",
+        "num_local_experts",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "sliding_window",
+        "use_sliding_window",
+    }
 )
 """Keys read or refused one by one below."""
 
@@ -91,7 +120,12 @@ def from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     default_head_dim = hf["hidden_size"] // hf["num_attention_heads"] if moe else 128
     keys["head_dim"] = hf.get("head_dim") or default_head_dim
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    keys["rope_theta"] = hf.get("rope_theta") or rope.get("rope_theta") or ROPE_THETA
+    thetas = [theta for theta in (hf.get("rope_theta"), rope.get("rope_theta")) if theta]
+    if len(set(thetas)) > 1:
+        raise ConfigError.of(
+            "config.json rope_theta", thetas[0], f"rope_parameters says {thetas[1]}", thetas
+        )
+    keys["rope_theta"] = thetas[0] if thetas else ROPE_THETA
     return keys
 
 
