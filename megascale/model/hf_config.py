@@ -15,7 +15,7 @@ MOE = ("Qwen3MoeForCausalLM", "qwen3_moe")
 
 SHARED_DEFAULTS: dict[str, Any] = {
     "vocab_size": 151936,
-    "num_key_value_heads": None,
+    "num_key_value_heads": 32,
     "hidden_act": "silu",
     "max_position_embeddings": 32768,
     "initializer_range": 0.02,
@@ -24,6 +24,7 @@ SHARED_DEFAULTS: dict[str, Any] = {
     "attention_bias": False,
 }
 MOE_DEFAULTS: dict[str, Any] = {
+    "num_key_value_heads": 4,
     "decoder_sparse_step": 1,
     "moe_intermediate_size": 768,
     "num_experts_per_tok": 8,
@@ -112,7 +113,7 @@ def from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     for key, default in defaults.items():
         keys[key] = hf.get(key, default)
     if keys["num_key_value_heads"] is None:
-        keys["num_key_value_heads"] = hf["num_attention_heads"] if not moe else 4
+        keys["num_key_value_heads"] = hf["num_attention_heads"]
     if moe:
         keys["num_experts"] = hf.get("num_experts", hf.get("num_local_experts", 128))
         keys["mlp_only_layers"] = tuple(keys["mlp_only_layers"] or ())
