@@ -1,0 +1,344 @@
+"""A run's log: `metrics.jsonl`, one exact record per interval, and `events.jsonl`.
+
+The format is described in docs/formats/run-log.md. Records are only ever appended, each with a
+single `write`, so a killed process leaves at most one torn line, and a resumed run truncates
+nothing: it appends a marker that tells readers which records it takes over from. `read_run`
+gives back each step once. Neither half imports torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from megascale.errors import RunError
+
+SCHEMA = "megascale.run/1"
+METRICS_FILE = "metrics.jsonl"
+EVENTS_FILE = "events.jsonl"
+
+EVENT_KINDS = frozenset(
+    {
+        "start",
+        "resume",
+        "batch_change",
+        "phase_change",
+        "lr_phase",
+        "checkpoint",
+        "evaluation",
+        "skip",
+        "spike",
+        "signal",
+        "fallback",
+        "branch",
+        "warning",
+        "end",
+    }
+)
+
+INTEGER_KEYS = (
+    "step",
+    "tokens",
+    "samples",
+    "batch_tokens",
+    "micro_batches",
+    "sequence_length",
+    "loss_tokens",
+)
+REQUIRED_KEYS = (*INTEGER_KEYS, "loss_sum", "loss", "lr", "weight_decay", "grad_norm", "seconds")
+
+
+def timestamp() -> str:
+    """The time now as ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def json_value(value: Any) -> Any:
+    """`value` with every non-finite float replaced: JSON has no NaN.
+
+    NaN becomes "nan" and the infinities "inf" and "-inf"; `float()` reads them back.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    return value
+
+
+class AppendFile:
+    """A file that grows by whole lines: one `write` per line, never rewritten."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path` for appending and end a torn last line, if a killed process left one.
+
+        Raises:
+            RunError: the file cannot be opened or written.
+        """
+        self.path = path
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._descriptor = os.open(path, flags, 0o644)
+            self.empty = os.fstat(self._descriptor).st_size == 0
+            if not self.empty and not _ends_with_newline(path):
+                os.write(self._descriptor, b"\n")
+        except OSError as failure:
+            raise log_error(path, failure) from failure
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append `record` as one JSON line.
+
+        Raises:
+            RunError: the disk is full or the file has become read-only.
+        """
+        line = json.dumps(json_value(record), separators=(",", ":"), allow_nan=False) + "\n"
+        data = line.encode()
+        try:
+            written = os.write(self._descriptor, data)
+            if written != len(data):
+                os.write(self._descriptor, b"\n")  # end the torn line
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as failure:
+            raise log_error(self.path, failure) from failure
+
+    def sync(self) -> None:
+        """Force what was written to the disk.
+
+        Raises:
+            RunError: the disk reports an error.
+        """
+        try:
+            os.fsync(self._descriptor)
+        except OSError as failure:
+            raise log_error(self.path, failure) from failure
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class RunLog:
+    """The two log files of a run directory, written by one process (rank 0)."""
+
+    def __init__(self, directory: str | Path, header: Mapping[str, Any] | None = None) -> None:
+        """Open or create the log files.
+
+        Args:
+            directory: the run directory; must exist.
+            header: what a new `metrics.jsonl` says about the run in its first line beside the
+                schema version: name, config digest, versions, layout.
+
+        Raises:
+            RunError: the files cannot be written.
+        """
+        self.directory = Path(directory)
+        self._metrics = AppendFile(self.directory / METRICS_FILE)
+        self._events = AppendFile(self.directory / EVENTS_FILE)
+        self.attempt = 1 + _count_attempts(self.directory / EVENTS_FILE)
+        if self._metrics.empty:
+            self._metrics.write({"schema": SCHEMA, "created": timestamp(), **(header or {})})
+        if self._events.empty:
+            self._events.write({"schema": SCHEMA, "created": timestamp()})
+
+    def start(self, **fields: Any) -> None:
+        """Log the event `start`: the run begins at token 0."""
+        self.event("start", step=0, tokens=0, **fields)
+
+    def resume(self, step: int, tokens: int, **fields: Any) -> None:
+        """Log the event `resume` and mark in the metrics where this attempt takes over.
+
+        Args:
+            step: finished steps in the checkpoint.
+            tokens: consumed tokens in the checkpoint.
+        """
+        self._metrics.write(
+            {"resumed_at_step": step, "resumed_at_tokens": tokens, "time": timestamp()}
+        )
+        self.event("resume", step=step, tokens=tokens, **fields)
+
+    def metrics(self, record: Mapping[str, Any]) -> None:
+        """Append one interval's record (see docs/formats/run-log.md for its keys).
+
+        Raises:
+            ValueError: a required key is missing or a count is not an exact integer.
+            RunError: the disk is full or the file has become read-only.
+        """
+        missing = [key for key in REQUIRED_KEYS if key not in record]
+        if missing:
+            raise ValueError(f"the metrics record lacks {', '.join(missing)}")
+        for key in INTEGER_KEYS:
+            if type(record[key]) is not int:
+                raise ValueError(f"{key} = {record[key]!r}: must be an int in a metrics record")
+        self._metrics.write({**record, "attempt": self.attempt})
+
+    def event(self, kind: str, *, step: int, tokens: int, **fields: Any) -> None:
+        """Append one event.
+
+        Args:
+            kind: one of `EVENT_KINDS`.
+            step: finished steps.
+            tokens: consumed tokens.
+
+        Raises:
+            ValueError: unknown kind.
+            RunError: the disk is full or the file has become read-only.
+        """
+        if kind not in EVENT_KINDS:
+            raise ValueError(f"kind = {kind!r}: must be one of {', '.join(sorted(EVENT_KINDS))}")
+        self._events.write(
+            {
+                "kind": kind,
+                "step": step,
+                "tokens": tokens,
+                "time": timestamp(),
+                "attempt": self.attempt,
+                **fields,
+            }
+        )
+
+    def sync(self) -> None:
+        """Force both files to the disk; called with every checkpoint."""
+        self._metrics.sync()
+        self._events.sync()
+
+    def close(self) -> None:
+        """Sync and close both files."""
+        self.sync()
+        self._metrics.close()
+        self._events.close()
+
+
+def log_error(path: Path, failure: OSError) -> RunError:
+    """What the user reads when a log file cannot be written."""
+    if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        rule = "the disk or quota is full; free some space and start the same command again"
+    elif failure.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        rule = "cannot be written; make the run directory writable or choose another output_dir"
+    else:
+        rule = f"cannot be written ({failure.strerror or failure})"
+    return RunError.of("run log", str(path), rule)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _count_attempts(path: Path) -> int:
+    attempts = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                kind = json.loads(line).get("kind")
+            except (ValueError, AttributeError):
+                continue
+            attempts += kind in ("start", "resume")
+    return attempts
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedLine:
+    """A line that is not a record: a torn write, or a foreign edit."""
+
+    path: Path
+    number: int  # counted from 1
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.number}: {self.reason}"
+
+
+@dataclass(slots=True)
+class RunData:
+    """A run as it counts: each step once, abandoned futures left out."""
+
+    path: Path
+    header: dict[str, Any]
+    records: list[dict[str, Any]]  # ascending step
+    events: list[dict[str, Any]]  # in the order written
+    malformed: list[MalformedLine] = field(default_factory=list)
+    superseded: int = 0  # records another attempt wrote again
+
+    def column(self, key: str) -> list[Any]:
+        """The values of `key` in step order; None where a record has none."""
+        return [record.get(key) for record in self.records]
+
+
+def read_run(path: str | Path) -> RunData:
+    """Read the log of a run.
+
+    A record counts if no later line replaces it: the last record of a step wins, and a resume
+    marker drops every earlier record beyond the step it resumed at.
+
+    Args:
+        path: the run directory, or its `metrics.jsonl`.
+
+    Raises:
+        RunError: no log there, or its schema version is not one this reader knows.
+    """
+    path = Path(path)
+    metrics = path / METRICS_FILE if path.is_dir() else path
+    if not metrics.is_file():
+        raise RunError.of("run log", str(metrics), "no such file")
+    malformed: list[MalformedLine] = []
+    header: dict[str, Any] = {}
+    by_step: dict[int, dict[str, Any]] = {}
+    superseded = 0
+    for number, line in _objects(metrics, malformed):
+        if not header:
+            header = _checked_header(metrics, line)
+        elif "resumed_at_step" in line:
+            dropped = [step for step in by_step if step > line["resumed_at_step"]]
+            superseded += len(dropped)
+            for step in dropped:
+                del by_step[step]
+        elif wrong := _wrong_integers(line):
+            malformed.append(MalformedLine(metrics, number, f"no exact integer {wrong}"))
+        else:
+            superseded += line["step"] in by_step
+            by_step[line["step"]] = line
+    if not header:
+        raise RunError.of("run log", str(metrics), f"has no {SCHEMA} header in its first line")
+    events_path = metrics.with_name(EVENTS_FILE)
+    events = []
+    if events_path.is_file():
+        events = [line for _, line in _objects(events_path, malformed) if "kind" in line]
+    records = [by_step[step] for step in sorted(by_step)]
+    return RunData(metrics, header, records, events, malformed, superseded)
+
+
+def _objects(path: Path, malformed: list[MalformedLine]) -> Iterator[tuple[int, dict[str, Any]]]:
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.strip():
+                continue
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                torn = not raw.endswith(b"\n")
+                reason = "torn last line" if torn else "not a JSON object"
+                malformed.append(MalformedLine(path, number, reason))
+                continue
+            if not isinstance(line, dict):
+                malformed.append(MalformedLine(path, number, "not a JSON object"))
+                continue
+            yield number, line
+
+
+def _checked_header(path: Path, line: dict[str, Any]) -> dict[str, Any]:
+    schema = line.get("schema")
+    if schema != SCHEMA:
+        raise RunError.of(f"schema of {path}", schema, "not a schema this version reads", SCHEMA)
+    return line
+
+
+def _wrong_integers(line: dict[str, Any]) -> str:
+    return ", ".join(key for key in INTEGER_KEYS if type(line.get(key)) is not int)

@@ -1,0 +1,253 @@
+"""The run directory: made, locked, and continued only as the same run.
+
+config.yaml           the resolved config of the latest attempt
+config.sha256         its digest
+configs/0001.yaml     the config of each attempt that differed from the one before
+identity.json         fingerprints of model, tokenizer and corpus
+metrics.jsonl, events.jsonl, checkpoints/
+run.lock              held by the process that writes here
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from megascale.errors import RunError
+from megascale.runs.log import timestamp
+
+LOCK_FILE = "run.lock"
+CONFIG_FILE = "config.yaml"
+DIGEST_FILE = "config.sha256"
+IDENTITY_FILE = "identity.json"
+
+MAY_CHANGE = (
+    "name",
+    "output_dir",
+    "base",
+    "batch",
+    "parallel",
+    "log",
+    "checkpoint",
+    "guard",
+    "train.micro_batch_size",
+    "train.compile",
+    "train.activation_checkpointing",
+    "train.threads",
+    "train.device",
+    "train.eval_interval_tokens",
+)
+"""Config keys, with all below them, that a resumed run may change without being another run."""
+
+
+def disk_error(key: str, path: Path, failure: OSError) -> RunError:
+    """What the user reads when `path` cannot be written."""
+    if failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        rule = (
+            f"{os.strerror(failure.errno)}; free some space (or raise the quota or file size "
+            "limit) and start the same command again"
+        )
+    elif failure.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        rule = (
+            f"{os.strerror(failure.errno)}; make it writable for this user or choose another "
+            "output_dir"
+        )
+    else:
+        rule = failure.strerror or str(failure)
+    return RunError.of(key, str(path), rule)
+
+
+class RunDirectory:
+    """A run directory held by this process; only rank 0 opens one."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Make the directory if it is missing and take its lock.
+
+        The lock is the kernel's (`flock`), so a process that dies, however it dies, releases it:
+        there are no stale locks to remove by hand.
+
+        Raises:
+            RunError: another process holds the directory, or it cannot be written.
+        """
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._lock = os.open(self.path / LOCK_FILE, flags, 0o644)
+        except OSError as failure:
+            raise disk_error("run directory", self.path, failure) from failure
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as failure:
+            holder = _holder(self._lock)
+            os.close(self._lock)
+            if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise disk_error("run directory", self.path, failure) from failure
+            raise RunError.of(
+                "run directory",
+                str(self.path),
+                f"in use by {holder}; stop that process or choose another name or output_dir",
+            ) from failure
+        try:
+            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": timestamp()}
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, json.dumps(owner).encode(), 0)
+        except OSError as failure:
+            self.close()
+            raise disk_error("run directory", self.path, failure) from failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the directory."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run was started here before: then this one resumes it."""
+        return (self.path / CONFIG_FILE).is_file()
+
+    def begin(
+        self,
+        *,
+        config: Mapping[str, Any],
+        config_yaml: str,
+        digest: str,
+        identity: Mapping[str, str],
+        allow_changed: Iterable[str] = (),
+    ) -> list[str]:
+        """Save the config and identity of a new run, or check those of a resumed one.
+
+        Args:
+            config: the resolved config as plain data.
+            config_yaml: the same, as it is to be saved.
+            digest: sha256 of the canonical config.
+            identity: fingerprints of what the config only points at, for example "tokenizer"
+                and "corpus".
+            allow_changed: dotted keys (with all below them) or names of `identity` that may
+                differ all the same; "all" allows everything.
+
+        Returns:
+            For a resumed run one line "key: old -> new" per changed config key, all of them
+            allowed; empty for a new run.
+
+        Raises:
+            RunError: a key or fingerprint changed that makes this another run, or the directory
+                cannot be written. Nothing is changed on disk then.
+        """
+        changes: list[str] = []
+        if self.begun:
+            changes = self._compare(config, identity, tuple(allow_changed))
+        if not self.begun or self._saved_digest() != digest:
+            try:
+                history = self.path / "configs"
+                history.mkdir(exist_ok=True)
+                number = 1 + len(list(history.glob("*.yaml")))
+                write_durably(history / f"{number:04d}.yaml", config_yaml.encode())
+                identity_json = json.dumps(dict(identity), indent=2) + "\n"
+                write_durably(self.path / IDENTITY_FILE, identity_json.encode())
+                write_durably(self.path / DIGEST_FILE, f"{digest}\n".encode())
+                write_durably(self.path / CONFIG_FILE, config_yaml.encode())
+            except OSError as failure:
+                raise disk_error("run directory", self.path, failure) from failure
+        return changes
+
+    def _saved_digest(self) -> str | None:
+        file = self.path / DIGEST_FILE
+        return file.read_text().strip() if file.is_file() else None
+
+    def _compare(
+        self, config: Mapping[str, Any], identity: Mapping[str, str], allowed: tuple[str, ...]
+    ) -> list[str]:
+        old_config = yaml.safe_load((self.path / CONFIG_FILE).read_text()) or {}
+        old_identity = {}
+        if (self.path / IDENTITY_FILE).is_file():
+            old_identity = json.loads((self.path / IDENTITY_FILE).read_text())
+        old_flat, new_flat = flatten(old_config), flatten(config)
+        changed = {
+            key: (old_flat.get(key), new_flat.get(key))
+            for key in sorted(old_flat.keys() | new_flat.keys())
+            if old_flat.get(key) != new_flat.get(key)
+        }
+        refused = [
+            f"{key}: {old!r} -> {new!r}"
+            for key, (old, new) in changed.items()
+            if not _covered(key, (*MAY_CHANGE, *allowed))
+        ]
+        refused += [
+            f"{name} fingerprint: {old_identity[name]} -> {value}"
+            for name, value in identity.items()
+            if name in old_identity and old_identity[name] != value and not _covered(name, allowed)
+        ]
+        if refused:
+            raise RunError(
+                f"run directory = {self.path}: holds a run that differs from this config in what "
+                f"makes it the same run: {'; '.join(refused)}. Choose another name or "
+                "output_dir, undo the change, or allow it with --allow-changed KEY"
+            )
+        return [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items()]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        elif value is not None and value != {}:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` so that a crash leaves either the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Force the entries of a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _covered(key: str, allowed: Iterable[str]) -> bool:
+    return any(entry == "all" or key == entry or key.startswith(f"{entry}.") for entry in allowed)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        owner = json.loads(os.pread(descriptor, 4096, 0))
+        return f"pid {owner['pid']} on host {owner['host']} since {owner['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
