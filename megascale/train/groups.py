@@ -1,0 +1,47 @@
+"""Which parameters weight decay applies to: a rule on names, the same on every layout."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from megascale.config import RunConfig
+
+KINDS = ("norm", "bias", "embedding")
+"""What `weight_decay.exclude` may name."""
+
+
+def parameter_kind(name: str) -> str | None:
+    """`norm`, `bias` or `embedding`, or None for every other weight.
+
+    The embedding is the input table, which is also the output projection when tied; an output
+    projection of its own (`lm_head`) is an ordinary weight.
+    """
+    if name.endswith(".bias"):
+        return "bias"
+    if name.endswith(("norm.weight", "_layernorm.weight")):
+        return "norm"
+    if "embed_tokens." in name:
+        return "embedding"
+    return None
+
+
+def decays(name: str, exclude: Collection[str]) -> bool:
+    """Whether weight decay applies to the parameter called `name`.
+
+    Args:
+        name: fully qualified name, as the model has it.
+        exclude: kinds that do not decay, out of `KINDS`.
+    """
+    return parameter_kind(name) not in exclude
+
+
+def decay_group(name: str, config: RunConfig) -> bool:
+    """`decays` with the exclusions of a run's config (`weight_decay.exclude`)."""
+    return decays(name, config.weight_decay.exclude)
+
+
+def decay_groups(names: Iterable[str], config: RunConfig) -> dict[str, bool]:
+    """Parameter name -> whether weight decay applies, for all of `names`."""
+    return {name: decay_group(name, config) for name in names}
