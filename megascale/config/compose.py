@@ -1,0 +1,216 @@
+"""One mapping out of many: `base:` files, the file itself, model presets, dotted overrides."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import megascale
+from megascale.config.yaml_text import parse_yaml
+from megascale.errors import ConfigError
+
+CONFIG_ROOT = Path(megascale.__file__).resolve().parents[1] / "configs"
+"""Second place where relative presets, bases and law files are looked for."""
+
+REPLACED_WHOLE = {("batch", "schedule"), ("batch", "megatron_rampup")}
+"""Mappings that a higher layer replaces instead of merging into."""
+
+ALTERNATIVES: dict[tuple[str, ...], frozenset[str]] = {
+    ("batch",): frozenset({"schedule", "law", "megatron_rampup", "megatron_steps"}),
+    ("log",): frozenset({"interval_tokens", "interval_steps"}),
+    ("checkpoint",): frozenset({"interval_tokens", "interval_steps"}),
+}
+"""Keys of which a higher layer's choice takes the place of a lower layer's."""
+
+Mapping = dict[str, Any]
+
+
+def compose(path: str | Path, overrides: Sequence[str] = ()) -> Mapping:
+    """Read a config file with its bases, then lay the overrides on top.
+
+    Args:
+        path: YAML file.
+        overrides: `a.b=value` texts, the value in YAML; the last of equal keys holds.
+
+    Raises:
+        ConfigError: a file is missing, not YAML, not a mapping or part of a cycle of bases; an
+            override is not `key=value`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise _missing("config", str(path), [path])
+    content = _read(path, ())
+    if overrides:
+        content = merge(content, _prepare(_override_layer(overrides), Path.cwd()))
+    for group in ("sources", "validation"):
+        _drop_nulls(content, ("data", group))
+    return content
+
+
+def merge(lower: Any, higher: Any, at: tuple[str, ...] = ()) -> Any:
+    """Lay `higher` over `lower`: mappings merge key by key, everything else is replaced.
+
+    A mapping of positions (`{0: ...}`) over a list changes those items. A model preset starts the
+    model section afresh.
+    """
+    if isinstance(lower, list) and isinstance(higher, dict) and higher:
+        if all(str(key).isdecimal() and int(key) < len(lower) for key in higher):
+            merged = list(lower)
+            for key, value in higher.items():
+                merged[int(key)] = merge(lower[int(key)], value, (*at, str(key)))
+            return merged
+        return higher
+    if not isinstance(lower, dict) or not isinstance(higher, dict) or at in REPLACED_WHOLE:
+        return higher
+    if isinstance(higher, _FromPreset):
+        return higher
+    chosen = ALTERNATIVES.get(at, frozenset()) & higher.keys()
+    result = dict(lower)
+    if chosen:
+        for key in ALTERNATIVES[at] - chosen:
+            result.pop(key, None)
+    for key, value in higher.items():
+        result[key] = merge(result[key], value, (*at, str(key))) if key in result else value
+    return result
+
+
+def find_file(name: str, beside: Path, key: str) -> Path:
+    """Resolve a file named in a config: beside that config, under configs/, then from here.
+
+    Raises:
+        ConfigError: found in none of these places.
+    """
+    places = [beside / name, CONFIG_ROOT / name, CONFIG_ROOT.parent / name, Path(name)]
+    if key == "model.preset" and "/" not in name:
+        places += [CONFIG_ROOT / "models" / name, CONFIG_ROOT / "models" / f"{name}.yaml"]
+    for place in places:
+        if place.is_file() or (key == "model.preset" and (place / "config.json").is_file()):
+            return place
+    raise _missing(key, name, places)
+
+
+class _FromPreset(dict[str, Any]):
+    """A model section that starts from a preset: it replaces whatever lies below."""
+
+
+def _read(path: Path, open_files: tuple[Path, ...]) -> Mapping:
+    resolved = path.resolve()
+    if resolved in open_files:
+        loop = " -> ".join(str(file) for file in (*open_files, resolved))
+        raise ConfigError.of("base", str(path), f"files are each other's base: {loop}")
+    content = parse_yaml(_text(path), str(path))
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold a mapping of sections, not {type(content).__name__}.")
+    bases = content.pop("base", None) or []
+    if isinstance(bases, str):
+        bases = [bases]
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError.of("base", bases, f"must be a file or a list of files (in {path})")
+    below: Mapping = {}
+    for base in bases:
+        base_path = find_file(base, resolved.parent, "base")
+        below = merge(below, _read(base_path, (*open_files, resolved)))
+    return merge(below, _prepare(content, resolved.parent))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}.") from None
+
+
+def _prepare(layer: Mapping, beside: Path) -> Mapping:
+    """Load the preset a layer names and pin its law file, both relative to where it stands."""
+    layer = dict(layer)
+    model = layer.get("model")
+    if isinstance(model, dict) and "preset" in model:
+        preset = model["preset"]
+        if not isinstance(preset, str):
+            raise ConfigError.of("model.preset", preset, "must be the name of a file")
+        inline = {key: value for key, value in model.items() if key != "preset"}
+        layer["model"] = _FromPreset(_read_preset(find_file(preset, beside, "model.preset")))
+        layer["model"].update(inline)
+    batch = layer.get("batch")
+    if isinstance(batch, dict) and isinstance(batch.get("law"), dict):
+        file = batch["law"].get("file")
+        if isinstance(file, str):
+            found = str(find_file(file, beside, "batch.law.file").resolve())
+            layer["batch"] = batch | {"law": batch["law"] | {"file": found}}
+    return layer
+
+
+def _read_preset(path: Path) -> Mapping:
+    from megascale.model.hf_config import from_hf
+
+    if path.is_dir():
+        path = path / "config.json"
+    if path.suffix == ".json":
+        try:
+            content = json.loads(_text(path))
+        except json.JSONDecodeError as error:
+            raise ConfigError.of("model.preset", str(path), f"not valid JSON: {error}") from None
+    else:
+        content = parse_yaml(_text(path), str(path))
+    if not isinstance(content, dict):
+        raise ConfigError.of("model.preset", str(path), "must hold a mapping of model keys")
+    return from_hf(content) if path.suffix == ".json" else content
+
+
+def _override_layer(overrides: Iterable[str]) -> Mapping:
+    layer: Mapping = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = key.strip().split(".")
+        if not equals or not all(parts):
+            raise ConfigError.of(
+                "override", override, "must be key=value with a dotted key", "train.total_tokens=1B"
+            )
+        here: Any = layer
+        for part in parts[:-1]:
+            here = here.setdefault(part, {})
+            if not isinstance(here, dict):
+                raise ConfigError.of(
+                    key, text, f"another override already gives `{part}` a plain value"
+                )
+        here[parts[-1]] = _override_value(key, text)
+    return layer
+
+
+def _override_value(key: str, text: str) -> Any:
+    try:
+        return parse_yaml(text, f"override {key}")
+    except ConfigError:
+        if text.lstrip()[:1] in ("[", "{", '"', "'", "&", "*", "!"):
+            raise
+        return text
+
+
+def _drop_nulls(content: Mapping, path: tuple[str, str]) -> None:
+    section, group = path
+    parent = content.get(section)
+    if isinstance(parent, dict) and isinstance(parent.get(group), dict):
+        kept = {name: value for name, value in parent[group].items() if value is not None}
+        content[section] = parent | {group: kept}
+
+
+def _missing(key: str, name: str, places: list[Path]) -> ConfigError:
+    wanted = Path(name).name
+    there = {
+        str(file)
+        for place in places
+        if place.parent.is_dir()
+        for file in place.parent.iterdir()
+        if file.suffix in (".yaml", ".yml", ".json")
+    }
+    by_name = {Path(file).name: file for file in sorted(there, reverse=True)}
+    by_name |= {Path(file).stem: file for file in sorted(there, reverse=True)}
+    close = difflib.get_close_matches(wanted, by_name, n=1)
+    looked = ", ".join(dict.fromkeys(str(place) for place in places))
+    nearest = by_name[close[0]] if close else None
+    return ConfigError.of(key, name, f"no such file; looked for {looked}", nearest)

@@ -1,0 +1,58 @@
+"""From files and overrides to a checked `RunConfig`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from megascale.config.compose import compose
+from megascale.config.messages import describe
+from megascale.config.rules import broken_rules
+from megascale.config.sections import RunConfig
+from megascale.errors import ConfigError
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a config file with its bases and overrides, and check every key and rule.
+
+    Args:
+        path: YAML file; `base:` in it names files to start from.
+        overrides: `a.b=value` texts, the value in YAML.
+
+    Raises:
+        ConfigError: with one line for each key that is unknown, missing, of a wrong type or
+            breaks a rule.
+    """
+    return build_config(compose(path, overrides), origin=str(path))
+
+
+def build_config(content: Mapping[str, Any], *, origin: str = "config") -> RunConfig:
+    """Check a resolved mapping of sections; `load_config` without the files.
+
+    Args:
+        content: sections and keys, with `model` holding the model's own keys (no preset).
+        origin: where the mapping came from, for the message.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    try:
+        config = RunConfig.model_validate(dict(content))
+    except ValidationError as error:
+        lines = [describe(item, RunConfig) for item in error.errors(include_url=False)]
+        raise _together(origin, lines) from None
+    lines = broken_rules(config)
+    if lines:
+        raise _together(origin, lines)
+    return config
+
+
+def _together(origin: str, lines: list[str]) -> ConfigError:
+    lines = list(dict.fromkeys(lines))
+    if len(lines) == 1:
+        return ConfigError(f"{origin}: {lines[0]}")
+    listed = "\n".join(f"  {line}" for line in lines)
+    return ConfigError(f"{origin}: {len(lines)} problems\n{listed}")

@@ -1,0 +1,1 @@
+"""Batch size, learning rate and weight decay as pure functions of consumed tokens."""
