@@ -1,0 +1,37 @@
+"""Checkpoints: sharded, atomic, verified by hashes, loadable on any layout, never unpickled."""
+
+from megascale.train.checkpoint.directory import (
+    Retention,
+    Saved,
+    list_checkpoints,
+    pin,
+    set_aside,
+)
+from megascale.train.checkpoint.loading import (
+    Found,
+    check_same_model,
+    latest_checkpoint,
+    load_checkpoint,
+    read_state,
+    verify_checkpoint,
+)
+from megascale.train.checkpoint.rng import rng_state, set_rng_state
+from megascale.train.checkpoint.saving import Checkpointer, SaveResult
+
+__all__ = [
+    "Checkpointer",
+    "Found",
+    "Retention",
+    "SaveResult",
+    "Saved",
+    "check_same_model",
+    "latest_checkpoint",
+    "list_checkpoints",
+    "load_checkpoint",
+    "pin",
+    "read_state",
+    "rng_state",
+    "set_aside",
+    "set_rng_state",
+    "verify_checkpoint",
+]

@@ -1,0 +1,225 @@
+"""Find the newest sound checkpoint and load it, on whatever layout is running now."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+
+from megascale.errors import CheckpointError
+from megascale.train.checkpoint.chunks import ChunkLoadPlanner, TensorChunk, group_chunks
+from megascale.train.checkpoint.directory import (
+    FORMAT,
+    STATE_FILE,
+    Saved,
+    damage,
+    list_checkpoints,
+    parse_checkpoint,
+    read_json,
+    set_aside,
+)
+from megascale.train.checkpoint.saving import user_error
+from megascale.train.checkpoint.storage import SafetensorsReader
+from megascale.train.rundir import disk_error, flatten
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest sound checkpoint, and why newer ones were passed over."""
+
+    saved: Saved
+    rejected: list[str]  # one line per finding, newest checkpoint first
+    set_aside: list[Path]  # where damaged ones were moved to
+
+    @property
+    def path(self) -> Path:
+        return self.saved.path
+
+
+def latest_checkpoint(
+    directory: str | Path,
+    *,
+    verify: bool = True,
+    move_damaged: bool = False,
+    group: dist.ProcessGroup | None = None,
+) -> Found | None:
+    """The newest checkpoint whose files match their manifest, the same on every rank.
+
+    Collective when torch.distributed is initialised: rank 0 lists, all ranks share the hashing.
+
+    Args:
+        directory: a run's `checkpoints` folder.
+        verify: check sizes and sha256 of every file; False takes the newest by name.
+        move_damaged: move damaged checkpoints newer than the one found into `set-aside/`. Only
+            for the process group that holds the run directory.
+        group: the ranks to agree with, on gloo; None: all ranks.
+
+    Returns:
+        None if there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: there are checkpoints, and every one of them is damaged.
+        RunError: a damaged one could not be moved.
+    """
+    directory = Path(directory)
+    rank, ranks = _place(group)
+    candidates = _from_first(list_checkpoints(directory) if rank == 0 else None, group)
+    rejected: list[str] = []
+    damaged: list[Path] = []
+    for saved in reversed(candidates):
+        findings = damage(saved.path, part=rank, parts=ranks) if verify else []
+        findings = _union(findings, group)
+        if not findings:
+            moved = _move(damaged, rank, group) if move_damaged else []
+            return Found(saved, rejected, moved)
+        damaged.append(saved.path)
+        rejected += findings
+    if candidates:
+        raise CheckpointError(
+            f"checkpoint = {directory}: all {len(candidates)} are damaged: {'; '.join(rejected)}. "
+            "Restore one from a copy, or choose another name or output_dir to start afresh"
+        )
+    return None
+
+
+def verify_checkpoint(path: str | Path, *, group: dist.ProcessGroup | None = None) -> Saved:
+    """Check one checkpoint that the user named, as `latest_checkpoint` does.
+
+    Raises:
+        CheckpointError: no such checkpoint, or damaged.
+    """
+    path = Path(path)
+    saved = _from_first(parse_checkpoint(path), group)
+    if saved is None:
+        siblings = [one.path.name for one in list_checkpoints(path.parent)]
+        raise CheckpointError.of(
+            "checkpoint", str(path), "no such checkpoint", siblings[-1] if siblings else None
+        )
+    rank, ranks = _place(group)
+    findings = _union(damage(path, part=rank, parts=ranks), group)
+    if findings:
+        raise CheckpointError(f"checkpoint = {path}: damaged: {'; '.join(findings)}")
+    return saved
+
+
+def read_state(path: str | Path) -> dict[str, Any]:
+    """The non-tensor state of a checkpoint (`state.json`).
+
+    Raises:
+        CheckpointError: missing, malformed, or of another format version.
+    """
+    path = Path(path)
+    state = read_json(path / STATE_FILE)
+    if state.get("format") != FORMAT:
+        raise CheckpointError.of(
+            f"format of {path / STATE_FILE}", state.get("format"), "cannot be read", FORMAT
+        )
+    return state
+
+
+def load_checkpoint(
+    path: str | Path,
+    chunks: Iterable[TensorChunk],
+    *,
+    partial: bool = False,
+    group: dist.ProcessGroup | None = None,
+) -> dict[str, Any]:
+    """Fill the chunks' tensors, in place, from a checkpoint of any layout.
+
+    Collective when torch.distributed is initialised. Hashes are not checked here:
+    `latest_checkpoint` and `verify_checkpoint` do. Nothing is unpickled.
+
+    Args:
+        path: the checkpoint.
+        chunks: every tensor wanted, as this rank's boxes of global tensors.
+        partial: allow tensors in the checkpoint that no rank wants (loading the model without
+            its optimizer).
+        group: the ranks that load, on gloo; None: all ranks.
+
+    Returns:
+        The non-tensor state, as `read_state`.
+
+    Raises:
+        CheckpointError: names, shapes or dtypes do not fit, or a file is damaged; on every rank.
+            Tensors may then be partly filled.
+    """
+    path = Path(path)
+    state = read_state(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.load(
+                group_chunks(chunks),
+                storage_reader=SafetensorsReader(path),
+                planner=ChunkLoadPlanner(partial=partial),
+                process_group=group,
+                no_dist=not dist.is_initialized(),
+            )
+    except CheckpointException as failure:
+        raise user_error(failure, path) from failure
+    return state
+
+
+def check_same_model(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another model.
+
+    Args:
+        path: the checkpoint, for the message.
+        saved: the `ModelConfig` in it, as plain data.
+        current: the `ModelConfig` of this run, as plain data.
+
+    Raises:
+        CheckpointError: naming every key that differs, with both values.
+    """
+    old, new = flatten(saved), flatten(current)
+    differing = [
+        f"model.{key}: {old.get(key)!r} in the checkpoint, {new.get(key)!r} in the config"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise CheckpointError(
+            f"checkpoint = {path}: is of another model: {'; '.join(differing)}. Use the config "
+            "it was saved with, or start another run"
+        )
+
+
+def _place(group: dist.ProcessGroup | None) -> tuple[int, int]:
+    if not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(group), dist.get_world_size(group)
+
+
+def _from_first(value: Any, group: dist.ProcessGroup | None) -> Any:
+    if not dist.is_initialized():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, group=group, group_src=0)
+    return box[0]
+
+
+def _union(findings: list[str], group: dist.ProcessGroup | None) -> list[str]:
+    if not dist.is_initialized():
+        return findings
+    gathered: list[list[str]] = [[] for _ in range(dist.get_world_size(group))]
+    dist.all_gather_object(gathered, findings, group=group)
+    return list(dict.fromkeys(line for lines in gathered for line in lines))
+
+
+def _move(paths: list[Path], rank: int, group: dist.ProcessGroup | None) -> list[Path]:
+    moved: list[Path] | Exception = []
+    if rank == 0 and paths:
+        try:
+            moved = set_aside(paths)
+        except OSError as failure:
+            moved = disk_error("checkpoint", paths[0], failure)
+    moved = _from_first(moved, group)
+    if isinstance(moved, Exception):
+        raise moved
+    return moved

@@ -1,0 +1,314 @@
+"""Store planned chunks in safetensors files with a JSON index: nothing is ever unpickled.
+
+torch.distributed.checkpoint's own file storage keeps its index as a pickle and its tensors as
+`torch.save` archives. This storage plugs into the same planning, writes one safetensors file per
+rank (header first, then tensor after tensor, hashed on the way to the disk), and an index that
+maps every global tensor to its boxes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from errno import ENOSPC
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch.distributed.checkpoint.metadata import (
+    STORAGE_TYPES,
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    LoadPlan,
+    LoadPlanner,
+    ReadItem,
+    SavePlan,
+    SavePlanner,
+    WriteItem,
+)
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
+from torch.futures import Future
+
+from megascale.errors import CheckpointError
+from megascale.train.checkpoint.directory import FORMAT, INDEX_FILE, read_json
+
+DTYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
+_TENSOR_FILE = re.compile(r"rank-\d{5}\.safetensors")
+_SPARE_BYTES = 1 << 20  # asked for beside the tensors: headers, index, state, log
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one chunk lies, and what its whole file weighs and hashes to."""
+
+    file: str
+    key: str
+    file_bytes: int
+    file_sha256: str
+
+
+class SafetensorsWriter(StorageWriter):
+    """Writes into a folder that is not yet a checkpoint; `finished` makes it one."""
+
+    def __init__(
+        self,
+        folder: Path,
+        finished: Callable[[dict[str, Any], dict[str, tuple[int, str]]], None],
+    ) -> None:
+        """Args:
+        folder: the temporary folder; made if missing.
+        finished: called on the coordinator, after every rank has written, with the index and
+            the tensor files' (bytes, sha256).
+        """
+        super().__init__()
+        self._folder = folder
+        self._finished = finished
+
+    def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
+        """Nothing to forget between checkpoints: each has its own writer."""
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Nothing to set up."""
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        need = sum(_chunk_bytes(item) for plan in plans for item in plan.items) + _SPARE_BYTES
+        free = shutil.disk_usage(self._folder).free
+        if free < need:
+            raise OSError(
+                ENOSPC,
+                f"the checkpoint needs {need / 1e6:.1f} MB, {free / 1e6:.1f} MB are free",
+                str(self._folder),
+            )
+        return [
+            replace(plan, storage_data=f"rank-{rank:05d}.safetensors")
+            for rank, plan in enumerate(plans)
+        ]
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        future: Future[list[WriteResult]] = Future()
+        if not plan.items:
+            future.set_result([])
+            return future
+        header: dict[str, Any] = {}
+        end = 0
+        for item in plan.items:
+            data = item.tensor_data
+            assert data is not None
+            begin, end = end, end + _chunk_bytes(item)
+            header[chunk_key(item)] = {
+                "dtype": DTYPE_NAMES[data.properties.dtype],
+                "shape": list(data.chunk.sizes),
+                "data_offsets": [begin, end],
+            }
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        digest = hashlib.sha256()
+        with open(self._folder / plan.storage_data, "wb") as file:
+            for part in (len(text).to_bytes(8, "little"), text):
+                file.write(part)
+                digest.update(part)
+            for item in plan.items:
+                tensor = planner.resolve_data(item)
+                assert isinstance(tensor, torch.Tensor)
+                host = tensor.detach().cpu().contiguous().reshape(-1)
+                block = host.view(torch.uint8).numpy().data
+                file.write(block)
+                digest.update(block)
+            file.flush()
+            os.fsync(file.fileno())
+        size = 8 + len(text) + end
+        future.set_result(
+            [
+                WriteResult(
+                    index=item.index,
+                    size_in_bytes=_chunk_bytes(item),
+                    storage_data=_Place(
+                        plan.storage_data, chunk_key(item), size, digest.hexdigest()
+                    ),
+                )
+                for item in plan.items
+            ]
+        )
+        return future
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        places = {result.index: result.storage_data for rank in results for result in rank}
+        tensors = {}
+        for fqn, tensor in sorted(metadata.state_dict_metadata.items()):
+            assert isinstance(tensor, TensorStorageMetadata)
+            boxes = []
+            for box in tensor.chunks:
+                place = places[MetadataIndex(fqn, box.offsets)]
+                boxes.append(
+                    {
+                        "offsets": list(box.offsets),
+                        "shape": list(box.sizes),
+                        "file": place.file,
+                        "key": place.key,
+                    }
+                )
+            tensors[fqn] = {
+                "dtype": DTYPE_NAMES[tensor.properties.dtype],
+                "shape": list(tensor.size),
+                "chunks": boxes,
+            }
+        files = {place.file: (place.file_bytes, place.file_sha256) for place in places.values()}
+        self._finished({"format": FORMAT, "tensors": tensors}, files)
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
+        return True
+
+
+class SafetensorsReader(StorageReader):
+    """Reads what `SafetensorsWriter` wrote, for `torch.distributed.checkpoint.load`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._places: dict[MetadataIndex, tuple[str, str, list[int], str]] = {}
+
+    def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
+        """Nothing to forget: a reader reads one checkpoint."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The index as the library's metadata.
+
+        Raises:
+            CheckpointError: the index is missing or malformed.
+        """
+        index = read_json(self._path / INDEX_FILE)
+        try:
+            tensors: dict[str, STORAGE_TYPES] = {
+                fqn: self._tensor(fqn, entry) for fqn, entry in index["tensors"].items()
+            }
+        except (KeyError, TypeError, AttributeError, ValueError) as failure:
+            raise CheckpointError.of(
+                "checkpoint", str(self._path / INDEX_FILE), f"malformed index ({failure!r})"
+            ) from failure
+        return Metadata(tensors, storage_data=self._places, storage_meta=StorageMeta())
+
+    def _tensor(self, fqn: str, entry: dict[str, Any]) -> TensorStorageMetadata:
+        boxes = []
+        size = _sizes(entry["shape"])
+        for chunk in entry["chunks"]:
+            box = ChunkStorageMetadata(_sizes(chunk["offsets"]), _sizes(chunk["shape"]))
+            if not _TENSOR_FILE.fullmatch(chunk["file"]):
+                raise ValueError(f"{fqn} in file {chunk['file']!r}")
+            if not len(box.offsets) == len(box.sizes) == len(size) or any(
+                offset + extent > whole
+                for offset, extent, whole in zip(box.offsets, box.sizes, size, strict=True)
+            ):
+                raise ValueError(f"{fqn} has a chunk outside its tensor")
+            boxes.append(box)
+            self._places[MetadataIndex(fqn, box.offsets)] = (
+                chunk["file"],
+                str(chunk["key"]),
+                list(box.sizes),
+                entry["dtype"],
+            )
+        if sum(math.prod(box.sizes) for box in boxes) != math.prod(size):
+            raise ValueError(f"the chunks of {fqn} do not make up the whole tensor")
+        return TensorStorageMetadata(TensorProperties(dtype=_DTYPES[entry["dtype"]]), size, boxes)
+
+    def set_up_storage_reader(
+        self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
+    ) -> None:
+        """Nothing to set up: `read_metadata` has filled in the places."""
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        by_file: dict[str, list[ReadItem]] = {}
+        for item in plan.items:
+            by_file.setdefault(self._places[item.storage_index][0], []).append(item)
+        for name, items in by_file.items():
+            try:
+                with safe_open(self._path / name, framework="pt", device="cpu") as file:
+                    for item in items:
+                        self._read(file, item, planner)
+            except (SafetensorError, OSError) as failure:
+                raise CheckpointError.of(
+                    "checkpoint", str(self._path / name), f"cannot be read ({failure})"
+                ) from failure
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+    def _read(self, file: Any, item: ReadItem, planner: LoadPlanner) -> None:
+        name, key, shape, dtype = self._places[item.storage_index]
+        stored = file.get_slice(key)
+        if stored.get_shape() != shape or stored.get_dtype() != dtype:
+            raise CheckpointError.of(
+                "checkpoint", str(self._path / name), f"{key} is not what the index says"
+            )
+        if shape:
+            part = stored[
+                tuple(
+                    slice(offset, offset + length)
+                    for offset, length in zip(item.storage_offsets, item.lengths, strict=True)
+                )
+            ]
+        else:
+            part = file.get_tensor(key)
+        target = planner.resolve_tensor(item)
+        target.copy_(part)
+        planner.commit_tensor(item, target)
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike) -> bool:
+        return True
+
+
+def chunk_key(item: WriteItem) -> str:
+    """Name of a chunk in its safetensors file: the tensor's, with offsets when it is a part."""
+    data = item.tensor_data
+    assert data is not None
+    if data.chunk.sizes == data.size:
+        return item.index.fqn
+    return f"{item.index.fqn}@{','.join(str(offset) for offset in data.chunk.offsets)}"
+
+
+def _chunk_bytes(item: WriteItem) -> int:
+    data = item.tensor_data
+    assert data is not None
+    return math.prod(data.chunk.sizes) * data.properties.dtype.itemsize
+
+
+def _sizes(values: Any) -> torch.Size:
+    if any(type(value) is not int or value < 0 for value in values):
+        raise ValueError(f"sizes {values!r}")
+    return torch.Size(values)
