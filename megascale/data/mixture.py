@@ -1,0 +1,130 @@
+"""Which source the n-th chunk of a phase comes from: exact counts in every block, O(1) access.
+
+Weights are held to nine decimals (`WEIGHT_UNIT` parts). After t chunks a source with p parts has
+floor(t p / WEIGHT_UNIT) chunks, plus one for the sources with the largest remainders until the
+counts sum to t (the method of largest remainders). So a cumulative count never differs from
+t * weight by one or more, and the count of a block is a difference of two such counts. That
+difference cannot be negative as long as each source is due at least one chunk per block, which is
+what `Mixture` demands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from megascale.data.permutation import numbered_keys, permute
+from megascale.errors import DataError
+
+WEIGHT_UNIT = 10**9
+SUM_TOLERANCE = 1e-9
+
+Int64Array = NDArray[np.int64]
+
+
+class Mixture:
+    """The order of chunks in one data phase.
+
+    Args:
+        weights: source name to share of the chunks; they must sum to 1 within 1e-9. A source of
+            weight 0 takes no part.
+        block_chunks: chunks per block; inside a block the order is a keyed permutation.
+        key: 64-bit key of the order.
+        where: what error messages call this mixture.
+
+    Raises:
+        DataError: weights negative, not finite, not summing to 1, or so small that a source would
+            get no chunk in some blocks.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, float], *, block_chunks: int, key: int, where: str = "mixture"
+    ) -> None:
+        if block_chunks < 1:
+            raise DataError.of("data.mixture_block_chunks", block_chunks, "must be positive", 1)
+        parts = weight_parts(weights, where)
+        self.names: tuple[str, ...] = tuple(sorted(name for name, part in parts.items() if part))
+        self.block_chunks = block_chunks
+        self._parts = np.array([parts[name] for name in self.names], dtype=np.int64)
+        self._key = key
+        smallest = int(self._parts.min())
+        if len(self.names) > 1 and block_chunks * smallest < WEIGHT_UNIT:
+            name = self.names[int(self._parts.argmin())]
+            raise DataError.of(
+                "data.mixture_block_chunks",
+                block_chunks,
+                f"source {name!r} of weight {weights[name]} in {where} would get no chunk in some "
+                "blocks; a block must be due at least one chunk of every source",
+                -(-WEIGHT_UNIT // smallest),
+            )
+
+    def chunks_before(self, chunks: ArrayLike) -> Int64Array:
+        """Chunks of each source among the first `chunks` chunks, exact at multiples of the block.
+
+        Args:
+            chunks: chunk counts, shape [n].
+
+        Returns:
+            Counts of shape [n, sources] in the order of `names`; each row sums to its `chunks`.
+        """
+        totals = np.atleast_1d(np.asarray(chunks, dtype=np.int64))
+        whole, rest = np.divmod(totals, WEIGHT_UNIT)
+        due, remainder = np.divmod(rest[:, None] * self._parts[None, :], WEIGHT_UNIT)
+        short = rest - due.sum(axis=1)
+        order = np.argsort(-remainder, axis=1, kind="stable")
+        rank = np.empty_like(order)
+        np.put_along_axis(rank, order, np.arange(len(self.names))[None, :], axis=1)
+        return whole[:, None] * self._parts[None, :] + due + (rank < short[:, None])
+
+    def locate(self, chunks: ArrayLike) -> tuple[Int64Array, Int64Array]:
+        """Source and source ordinal of the given chunks of the phase.
+
+        Args:
+            chunks: chunk numbers within the phase, shape [n].
+
+        Returns:
+            (index into `names`, how-manieth chunk of that source in this phase), each of shape
+            [n]. Over whole blocks each source's ordinals are 0, 1, 2, ... without gap or repeat.
+        """
+        numbers = np.atleast_1d(np.asarray(chunks, dtype=np.int64))
+        blocks, places = np.divmod(numbers, self.block_chunks)
+        distinct, inverse = np.unique(blocks, return_inverse=True)
+        before = self.chunks_before(distinct * self.block_chunks)
+        counts = self.chunks_before((distinct + 1) * self.block_chunks) - before
+        ends = np.cumsum(counts, axis=1)
+        slots = permute(places, self.block_chunks, numbered_keys(self._key, blocks))
+        source = np.sum(slots[:, None] >= ends[inverse], axis=1)
+        first_slot = ends[inverse, source] - counts[inverse, source]
+        return source, before[inverse, source] + slots - first_slot
+
+
+def weight_parts(weights: Mapping[str, float], where: str = "mixture") -> dict[str, int]:
+    """Weights as whole parts of `WEIGHT_UNIT`, summing to it exactly.
+
+    Raises:
+        DataError: no weights; a weight that is negative, not finite, or positive but below 1e-9;
+            a sum further than 1e-9 from 1 (the message names the sum).
+    """
+    if not weights:
+        raise DataError.of(where, "{}", "must name at least one source")
+    for name, weight in weights.items():
+        if not math.isfinite(weight) or weight < 0:
+            raise DataError.of(f"{where}.{name}", weight, "a weight is a number from 0 to 1", 0.0)
+        if 0 < weight < 1 / WEIGHT_UNIT:
+            raise DataError.of(
+                f"{where}.{name}", weight, "weights are held to nine decimals", [0.0, 1e-9]
+            )
+    total = math.fsum(weights.values())
+    if abs(total - 1) > SUM_TOLERANCE:
+        nearest = (
+            {name: round(part / total, 9) for name, part in weights.items()} if total else None
+        )
+        rule = f"weights must sum to 1, these sum to {total:.12g}"
+        raise DataError.of(where, dict(weights), rule, scaled)
+    parts = {name: round(weight / total * WEIGHT_UNIT) for name, weight in weights.items()}
+    largest = max(parts, key=lambda name: (parts[name], name))
+    parts[largest] += WEIGHT_UNIT - sum(parts.values())
+    return parts
