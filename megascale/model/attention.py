@@ -1,0 +1,127 @@
+"""Grouped-query attention with per-head QK-norm and rotary positions, cut by heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megascale.model.config import ModelConfig
+from megascale.model.norm import RMSNorm, accumulation_dtype
+from megascale.parallel.mesh import Mesh
+from megascale.parallel.tensor import ColumnParallelLinear, RowParallelLinear, enter_region
+
+
+def rope_tables(
+    sequence_length: int, head_dim: int, theta: float, *, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every rotary angle (Su et al. 2021, arXiv 2104.09864).
+
+    Angles are computed in fp32 (fp64 for an fp64 model) and rounded to `dtype`.
+
+    Returns:
+        two tables `[S, 1, head_dim / 2]`, ready to broadcast over heads.
+    """
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    frequency = (1.0 / theta**exponent).to(accumulation_dtype(dtype))
+    position = torch.arange(sequence_length, dtype=frequency.dtype, device=device)
+    angle = (position[:, None] * frequency).unsqueeze(1)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+class _Rotate(torch.autograd.Function):
+    """Rotation by an angle; its backward is the rotation by the opposite angle."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotate(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotate(grad, cos, sin, -1), None, None
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out_first, out_second = out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-direction)
+    torch.mul(second, cos, out=out_second).addcmul_(first, sin, value=direction)
+    return out
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs (i, i + head_dim / 2) of every head, as Qwen3 lays them out.
+
+    Args:
+        x: `[B, S, heads, head_dim]`.
+        cos, sin: `[S, 1, head_dim / 2]` of `rope_tables`.
+    """
+    if not torch.compiler.is_compiling() and cos.dtype == x.dtype:
+        return _Rotate.apply(x, cos, sin)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def document_mask(doc_ids: Tensor) -> Tensor:
+    """Causal mask that also keeps documents apart.
+
+    Args:
+        doc_ids: `[B, S]`; positions attend to each other only where these are equal.
+
+    Returns:
+        `[B, 1, S, S]` bool, True where position i (row) sees position j.
+    """
+    length = doc_ids.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=doc_ids.device).tril()
+    return ((doc_ids[:, :, None] == doc_ids[:, None, :]) & causal).unsqueeze(1)
+
+
+class Attention(nn.Module):
+    """Qwen3's self-attention; a tensor-parallel region over heads."""
+
+    def __init__(self, config: ModelConfig, mesh: Mesh, sequence_parallel: bool):
+        """Args: the model's shape, this rank's place, whether activations come cut by token."""
+        super().__init__()
+        self._mesh, self._sequence_parallel = mesh, sequence_parallel
+        self._head_dim = config.head_dim
+        self._grouped = config.num_key_value_heads != config.num_attention_heads
+        hidden, bias = config.hidden_size, config.attention_bias
+        self.q_proj = ColumnParallelLinear(hidden, config.query_size, bias, mesh)
+        self.k_proj = ColumnParallelLinear(hidden, config.key_value_size, bias, mesh)
+        self.v_proj = ColumnParallelLinear(hidden, config.key_value_size, bias, mesh)
+        self.o_proj = RowParallelLinear(config.query_size, hidden, bias, mesh, sequence_parallel)
+        partial = mesh.tp_size > 1  # each rank sees its own heads only
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        """Attend within each sequence.
+
+        Args:
+            x: `[B * S, H]` (`[B * S / tp, H]` with sequence parallelism).
+            cos, sin: rotary tables for S positions.
+            mask: `[B, 1, S, S]` of `document_mask`, or None for plain causal attention.
+        """
+        x = enter_region(x, self._mesh, self._sequence_parallel)
+        shape = (-1, cos.shape[0], self._heads(self.q_proj), self._head_dim)
+        kv_shape = (-1, cos.shape[0], self._heads(self.k_proj), self._head_dim)
+        query = apply_rope(self.q_norm(self.q_proj(x).view(shape)), cos, sin)
+        key = apply_rope(self.k_norm(self.k_proj(x).view(kv_shape)), cos, sin)
+        value = self.v_proj(x).view(kv_shape)
+        attended = F.scaled_dot_product_attention(
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=mask,
+            is_causal=mask is None,
+            enable_gqa=self._grouped,
+        )
+        return self.o_proj(attended.transpose(1, 2).reshape(x.shape[0], -1))
+
+    def _heads(self, projection: ColumnParallelLinear) -> int:
+        return projection.weight.shape[0] // self._head_dim

@@ -1,0 +1,233 @@
+"""The routed experts of one MoE layer: all SwiGLU experts stacked, applied to sorted rows.
+
+Tokens are dropless: each is copied to its k experts, whatever the load. Rows are sorted by
+expert, every expert multiplies its contiguous slice, and each token sums its k results. Routing
+weights multiply the inner activations, which is the same function as multiplying the results and
+leaves less to keep for the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from megascale.model.config import ModelConfig
+from megascale.model.mlp import swiglu
+from megascale.parallel.expert import Permute, dispatch, invert
+from megascale.parallel.mesh import Mesh
+from megascale.parallel.shards import ShardSpec
+
+
+def _sum_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """`[T, k]` row numbers into `[n, H]` to the sums `[T, H]`, without the `[T, k, H]` copy."""
+    return F.embedding_bag(index, rows, mode="sum")
+
+
+class _Spread(torch.autograd.Function):
+    """`[T, H]` to `[T * k, H]` sorted by expert."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return x.index_select(0, order // places.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        return _sum_rows(grad.contiguous(), places), None, None
+
+
+class _Collect(torch.autograd.Function):
+    """`[T * k, H]` sorted by expert to each token's sum `[T, H]`."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(order)
+        ctx.top_k = places.shape[1]
+        return _sum_rows(rows.contiguous(), places)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (order,) = ctx.saved_tensors
+        return grad.index_select(0, order // ctx.top_k), None, None
+
+
+class _ExpertLoop(torch.autograd.Function):
+    """One matrix multiplication per expert and weight: any dtype, any size, no O(E^2) backward.
+
+    Keeps the rows, the routing weights and the two inner activations. The gradient of a routing
+    weight is `inner . (grad W_down)`, so results need not be kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, counts: list[int]
+    ) -> Tensor:
+        width = down.shape[2]
+        inner = rows.new_empty(rows.shape[0], 2 * width)
+        for expert, (start, stop) in _slices(counts):
+            torch.mm(rows[start:stop], gate_up[expert].flatten(0, 1).t(), out=inner[start:stop])
+        ctx.counts = counts
+        ctx.save_for_backward(rows, weights, gate_up, down, inner)
+        activated = F.silu(inner[:, :width]).mul_(inner[:, width:]).mul_(weights.unsqueeze(1))
+        out = rows.new_empty(rows.shape[0], down.shape[1])
+        for expert, (start, stop) in _slices(counts):
+            torch.mm(activated[start:stop], down[expert].t(), out=out[start:stop])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        rows, weights, gate_up, down, inner = ctx.saved_tensors
+        grad = grad.contiguous()
+        width = down.shape[2]
+        gate, up = inner[:, :width], inner[:, width:]
+        scale = weights.unsqueeze(1)
+        silu = F.silu(gate)
+        activated = silu * up
+        weighted = activated * scale
+        grad_down = torch.empty_like(down)
+        grad_activated = torch.empty_like(activated)
+        for expert, (start, stop) in _slices(ctx.counts):
+            torch.mm(grad[start:stop], down[expert], out=grad_activated[start:stop])
+            torch.mm(grad[start:stop].t(), weighted[start:stop], out=grad_down[expert])
+        del weighted
+        grad_weights = torch.linalg.vecdot(activated, grad_activated)
+        del activated
+        grad_activated.mul_(scale)
+        grad_inner = torch.empty_like(inner)
+        torch.mul(grad_activated, silu, out=grad_inner[:, width:])
+        grad_activated.mul_(up)
+        torch.ops.aten.silu_backward(grad_activated, gate, grad_input=grad_inner[:, :width])
+        del silu, grad_activated
+        grad_rows = torch.empty_like(rows)
+        grad_gate_up = torch.empty_like(gate_up)
+        for expert, (start, stop) in _slices(ctx.counts):
+            torch.mm(
+                grad_inner[start:stop], gate_up[expert].flatten(0, 1), out=grad_rows[start:stop]
+            )
+            torch.mm(
+                grad_inner[start:stop].t(),
+                rows[start:stop],
+                out=grad_gate_up[expert].flatten(0, 1),
+            )
+        for expert, count in enumerate(ctx.counts):
+            if count == 0:
+                grad_gate_up[expert].zero_()
+                grad_down[expert].zero_()
+        return grad_rows, grad_weights, grad_gate_up, grad_down, None
+
+
+def _slices(counts: list[int]) -> list[tuple[int, tuple[int, int]]]:
+    """Experts that have rows, each with its `(start, stop)`."""
+    slices, start = [], 0
+    for expert, count in enumerate(counts):
+        if count:
+            slices.append((expert, (start, start + count)))
+        start += count
+    return slices
+
+
+def expert_loop(
+    rows: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, counts: Tensor
+) -> Tensor:
+    """Apply each expert to its slice of rows, one matrix multiplication at a time.
+
+    Args:
+        rows: `[n, H]` sorted by expert.
+        weights: `[n]` routing weights.
+        gate_up: `[E, 2, I, H]`.
+        down: `[E, H, I]`.
+        counts: `[E]` rows per expert, summing to n.
+
+    Returns:
+        `[n, H]`: `weight * down(silu(gate x) * up x)` of each row.
+    """
+    return _ExpertLoop.apply(rows, weights, gate_up, down, counts.tolist())
+
+
+def expert_grouped(
+    rows: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, counts: Tensor
+) -> Tensor:
+    """The same with one grouped matrix multiplication for all experts, never leaving the device.
+
+    Needs fp32 or bf16 and widths whose rows are multiples of 16 bytes; see `can_group`.
+    """
+    offsets = counts.cumsum(0).to(torch.int32)
+    inner = F.grouped_mm(rows, gate_up.flatten(1, 2).transpose(1, 2), offs=offsets)
+    gate, up = inner.chunk(2, dim=1)
+    activated = swiglu(gate, up) * weights.unsqueeze(1)
+    return F.grouped_mm(activated, down.transpose(1, 2), offs=offsets)
+
+
+def can_group(dtype: torch.dtype, *widths: int) -> bool:
+    """Whether `expert_grouped` takes this dtype and these row widths."""
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
+    return all(width * dtype.itemsize % 16 == 0 for width in widths)
+
+
+class Experts(nn.Module):
+    """E stacked SwiGLU experts, cut over expert ranks (by expert) and tensor ranks (by width)."""
+
+    def __init__(self, config: ModelConfig, mesh: Mesh, backend: str):
+        """Hold `gate_up [E / ep, 2, I / tp, H]` and `down [E / ep, H, I / tp]`, uninitialised.
+
+        Args:
+            config: the model's shape.
+            mesh: this rank's place.
+            backend: `loop`, `grouped`, or `auto` (grouped on CUDA in bf16 where it can be).
+        """
+        super().__init__()
+        self._mesh, self._backend = mesh, backend
+        experts, inner = config.num_experts, config.moe_intermediate_size
+        hidden = config.hidden_size
+        self._shapes = {"gate_up": (experts, 2, inner, hidden), "down": (experts, hidden, inner)}
+        local, width = experts // mesh.ep_size, inner // mesh.tp_size
+        self.gate_up = nn.Parameter(torch.empty(local, 2, width, hidden))
+        self.down = nn.Parameter(torch.empty(local, hidden, width))
+
+    def forward(self, x: Tensor, weights: Tensor, experts: Tensor, counts: Tensor) -> Tensor:
+        """Send each token through its experts and sum.
+
+        Args:
+            x: `[T, H]`, inside a tensor-parallel region.
+            weights: `[T, k]` routing weights.
+            experts: `[T, k]` expert numbers.
+            counts: `[E]` tokens per expert.
+
+        Returns:
+            `[T, H]`, this rank's addend of the region's output.
+        """
+        order = experts.flatten().argsort(stable=True)
+        inverse = invert(order)
+        places = inverse.view_as(experts)
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        rows = _Spread.apply(x, order, places)
+        row_weights = Permute.apply(weights.flatten().to(x.dtype), order, inverse)
+        if self._mesh.ep_size == 1:
+            results = self._compute(rows, row_weights, counts)
+        else:
+            sent = dispatch(rows, row_weights, counts, self._mesh)
+            results = sent.bring_back(self._compute(sent.rows, sent.weights, sent.counts))
+        return _Collect.apply(results, order, places)
+
+    def _compute(self, rows: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+        gate_up, down = self.gate_up.to(rows.dtype), self.down.to(rows.dtype)
+        grouped = self._backend == "grouped" or (
+            self._backend == "auto"
+            and rows.is_cuda
+            and rows.dtype == torch.bfloat16
+            and can_group(rows.dtype, rows.shape[1], 2 * down.shape[2], down.shape[2])
+        )
+        return (expert_grouped if grouped else expert_loop)(rows, weights, gate_up, down, counts)
+
+    def shard_specs(self) -> dict[str, ShardSpec]:
+        """Both stacks are cut by expert and by inner width."""
+        return {
+            "gate_up": ShardSpec(self._shapes["gate_up"], tp_dim=2, ep_dim=0),
+            "down": ShardSpec(self._shapes["down"], tp_dim=2, ep_dim=0),
+        }

@@ -1,0 +1,1 @@
+"""How one model runs on many ranks: mesh, layouts, tensor, expert and data parallelism."""
