@@ -119,9 +119,7 @@ def weight_parts(weights: Mapping[str, float], where: str = "mixture") -> dict[s
             )
     total = math.fsum(weights.values())
     if abs(total - 1) > SUM_TOLERANCE:
-        nearest = (
-            {name: round(part / total, 9) for name, part in weights.items()} if total else None
-        )
+        scaled = {name: round(part / total, 9) for name, part in weights.items()} if total else None
         rule = f"weights must sum to 1, these sum to {total:.12g}"
         raise DataError.of(where, dict(weights), rule, scaled)
     parts = {name: round(weight / total * WEIGHT_UNIT) for name, weight in weights.items()}
