@@ -38,9 +38,9 @@ class GuardSettings:
     window_tokens: int  # how far back the running statistics look
     min_steps: int = 20  # steps the window must hold before spikes are judged
     max_steps: int = 1024  # steps the window holds at most
-    spike_factor: float = 8.0  # loss limit: median + spike_factor * spread
+    spike_factor: float | None = 8.0  # loss limit: median + spike_factor * spread; None: no limit
     min_rise: float = 0.1  # nats; a smaller rise of the loss is never a spike
-    grad_norm_factor: float = 10.0  # gradient limit: grad_norm_factor * median norm
+    grad_norm_factor: float | None = 10.0  # limit: grad_norm_factor * median norm; None: no limit
     budget_window_tokens: int | None = None  # budgets count skips this far back; None: window
     nonfinite_budget: int = 3  # non-finite steps skipped per budget window
     spike_budget: int = 10  # spikes skipped per budget window; 0 stops at the first
@@ -50,8 +50,9 @@ class GuardSettings:
             if getattr(self, key) < 1:
                 raise ConfigError.of(f"guard.{key}", getattr(self, key), "must be positive", 1)
         for key in ("spike_factor", "grad_norm_factor"):
-            if not getattr(self, key) > 1:
-                raise ConfigError.of(f"guard.{key}", getattr(self, key), "must exceed 1")
+            factor = getattr(self, key)
+            if factor is not None and not factor > 1:
+                raise ConfigError.of(f"guard.{key}", factor, "must exceed 1, or null for no limit")
         for key in ("nonfinite_budget", "spike_budget", "min_rise"):
             if not getattr(self, key) >= 0:
                 raise ConfigError.of(f"guard.{key}", getattr(self, key), "must not be negative", 0)
@@ -168,8 +169,8 @@ class Guard:
         return Decision("apply")
 
     def loss_limit(self, batch_tokens: int) -> float:
-        """The loss above which a step of `batch_tokens` is a spike (inf for an empty window)."""
-        if not self._window:
+        """The loss above which a step of `batch_tokens` is a spike; inf without a limit."""
+        if not self._window or self.settings.spike_factor is None:
             return math.inf
         centre = median(entry.loss for entry in self._window)
         scaled = median(
@@ -184,7 +185,7 @@ class Guard:
         A norm seen with a larger batch counts sqrt(ratio) times: the most it can be here when it
         is all noise. A norm seen with a smaller batch counts as it is.
         """
-        if not self._window:
+        if not self._window or self.settings.grad_norm_factor is None:
             return math.inf
         typical = median(
             entry.grad_norm * math.sqrt(max(1.0, entry.batch_tokens / batch_tokens))

@@ -184,6 +184,12 @@ class Checkpointer:
         """
         return self._thread is not None and not self._thread.is_alive()
 
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait at most so long for the save in flight; whether none is left running here."""
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
+        return self._thread is None or not self._thread.is_alive()
+
     def collect(self) -> SaveResult | None:
         """Wait for the save in flight and return its result; None if there is none.
 

@@ -1,0 +1,127 @@
+"""Send a run's records to TensorBoard or Weights & Biases: the same numbers as the log.
+
+Both are extras. Each scalar appears under its key with the step on the axis, and once more as
+`KEY vs tokens` with consumed tokens on the axis; a list (one value per MoE layer) becomes one
+scalar per entry, `KEY/layer_03`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from megascale.errors import ConfigError
+
+
+class Sink(Protocol):
+    """Where records go besides the log."""
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Send one metrics record."""
+
+    def close(self) -> None:
+        """Send what is still buffered and let go."""
+
+
+def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The finite numbers of a record by tag; its axes (step, tokens) are not among them."""
+    for key, value in record.items():
+        if key in ("step", "tokens") or isinstance(value, bool):
+            continue
+        if isinstance(value, (int, float)):
+            yield key, value
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                if isinstance(item, (int, float)):
+                    yield f"{key}/layer_{index:02d}", item
+
+
+class TensorBoardSink:
+    """Writes event files that TensorBoard reads."""
+
+    def __init__(self, directory: str | Path) -> None:
+        """Args:
+            directory: folder of the event files; made if missing.
+
+        Raises:
+            ConfigError: TensorBoard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as failure:
+            raise ConfigError.of(
+                "log.tensorboard",
+                True,
+                "TensorBoard is not installed; pip install 'megascale[tensorboard]'",
+                False,
+            ) from failure
+        self._writer = SummaryWriter(str(directory))
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        for tag, value in scalars(record):
+            self._writer.add_scalar(tag, value, global_step=record["step"], new_style=True)
+            self._writer.add_scalar(
+                f"{tag} vs tokens", value, global_step=record["tokens"], new_style=True
+            )
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """Logs to a Weights & Biases run, online or offline."""
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        project: str,
+        name: str,
+        config: Mapping[str, Any],
+        entity: str | None = None,
+        group: str | None = None,
+        mode: str = "online",
+    ) -> None:
+        """Args:
+            directory: the run directory; W&B keeps its files below it.
+            project, entity, group: where the run appears.
+            name: the run's name, and its identity when it is resumed.
+            config: the resolved config, shown with the run.
+            mode: "online", "offline" (upload later with `wandb sync`) or "disabled".
+
+        Raises:
+            ConfigError: W&B is not installed.
+        """
+        try:
+            import wandb
+        except ImportError as failure:
+            raise ConfigError.of(
+                "log.wandb",
+                project,
+                "W&B is not installed; pip install 'megascale[wandb]'",
+                "null",
+            ) from failure
+        self._run = wandb.init(
+            project=project,
+            entity=entity,
+            group=group,
+            name=name,
+            id=name,
+            resume="allow",
+            config=dict(config),
+            dir=str(directory),
+            mode=mode,
+        )
+        self._run.define_metric("tokens")
+        self._run.define_metric("* vs tokens", step_metric="tokens")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        values: dict[str, float] = {"tokens": record["tokens"]}
+        for tag, value in scalars(record):
+            values[tag] = value
+            values[f"{tag} vs tokens"] = value
+        self._run.log(values, step=record["step"])
+
+    def close(self) -> None:
+        self._run.finish()
