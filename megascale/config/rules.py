@@ -6,7 +6,9 @@ import difflib
 from collections.abc import Iterator
 
 from megascale.config.sections import RunConfig
-from megascale.errors import ConfigError, UserError
+from megascale.errors import ConfigError, ScheduleError, UserError
+from megascale.schedule.lr import build_lr_schedule
+from megascale.schedule.megatron import parse_step_schedule, rampup_points
 from megascale.schedule.points import point_problems
 from megascale.units import format_count
 
@@ -43,8 +45,8 @@ def _batch(config: RunConfig) -> Iterator[UserError]:
             f"exactly one of {', '.join(sources)} says how large the batch is",
             given or ["batch.schedule: 0: 2M"],
         )
-    if batch.schedule is not None:
-        yield from point_problems(batch.schedule, config.train.total_tokens)
+    if batch.law is None and len(given) == 1:
+        yield from _batch_points(config, f"batch.{given[0]}")
     if batch.law is not None:
         low, high = batch.law.min_tokens, batch.law.max_tokens
         if low is not None and high is not None and low > high:
@@ -60,7 +62,32 @@ def _batch(config: RunConfig) -> Iterator[UserError]:
         )
 
 
+def _batch_points(config: RunConfig, key: str) -> Iterator[UserError]:
+    batch, length = config.batch, config.train.sequence_length
+    try:
+        if batch.megatron_rampup is not None:
+            points = rampup_points(**batch.megatron_rampup.model_dump(), sequence_length=length)
+        elif batch.megatron_steps is not None:
+            points = parse_step_schedule(batch.megatron_steps, sequence_length=length)
+        else:
+            points = batch.schedule or ()
+    except ScheduleError as error:
+        yield error
+        return
+    yield from point_problems(points, config.train.total_tokens, key)
+
+
 def _learning_rate(config: RunConfig) -> Iterator[UserError]:
+    problems = list(_learning_rate_keys(config))
+    yield from problems
+    if not problems:
+        try:
+            build_lr_schedule(config.lr, config.train.total_tokens)
+        except ScheduleError as error:
+            yield error
+
+
+def _learning_rate_keys(config: RunConfig) -> Iterator[UserError]:
     lr, total = config.lr, config.train.total_tokens
     tail = lr.kind in ("wsd", "inverse_sqrt", "power")
     if lr.warmup_tokens > total:

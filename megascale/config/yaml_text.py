@@ -14,7 +14,6 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from megascale.errors import ConfigError
 
-
 _MERGE = "tag:yaml.org,2002:merge"
 
 

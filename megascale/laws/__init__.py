@@ -1,0 +1,1 @@
+"""What scaling laws mean, and the files that carry them with their evidence."""

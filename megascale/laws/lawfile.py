@@ -1,0 +1,206 @@
+"""The law file: a fitted law with its units, its range and its evidence, as one JSON document.
+
+`docs/formats/law.md` describes the format (`megascale.law/1`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from bisect import bisect_right
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from megascale.errors import DataError
+
+SCHEMA: Literal["megascale.law/1"] = "megascale.law/1"
+_SCALES = {"units": 1.0, "thousands": 1e3, "millions": 1e6, "billions": 1e9}
+
+Scale = Literal["units", "thousands", "millions", "billions"]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Parameter(_Part):
+    """One fitted number with its interval."""
+
+    value: float
+    low: float | None = Field(None, description="lower end of the interval")
+    high: float | None = Field(None, description="upper end of the interval")
+    unit: str = Field("", description="unit in words; empty for a pure number")
+
+
+class Range(_Part):
+    """Where the points that were fitted lie; null where unknown."""
+
+    n: tuple[float, float] | None = Field(None, description="smallest and largest N, parameters")
+    d: tuple[float, float] | None = Field(None, description="smallest and largest D, tokens")
+
+
+class Input(_Part):
+    """A file the law was fitted to."""
+
+    path: str
+    sha256: Sha256
+
+
+class Table(_Part):
+    """Knots of a tabulated law, D increasing."""
+
+    d: list[float] = Field(min_length=1, description="tokens, in d_unit")
+    value: list[float] = Field(min_length=1, description="the law's output at each D")
+
+
+class LawFile(_Part):
+    """A law f(N, D) that says how large the global batch (or the peak LR) should be.
+
+    Forms: `power` is `coef * N**a * D**b`; `loglog_table` interpolates log(output) linearly in
+    log(D) and holds the end values outside its knots.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    schema_: Literal["megascale.law/1"] = Field(SCHEMA, alias="schema")
+    name: str
+    version: str
+    form: Literal["power", "loglog_table"]
+    output: Literal["batch_tokens", "peak_lr"] = Field(description="what f(N, D) is")
+    parameters: dict[str, Parameter] = Field(default_factory=dict)
+    table: Table | None = None
+    n_kind: Literal["total", "active", "non_embedding"] = Field(
+        description="which parameters N counts"
+    )
+    n_unit: Scale = Field("units", description="N is counted in these")
+    d_kind: Literal["consumed", "horizon"] = Field(
+        description="D was the run's consumed tokens, or the whole budget of runs tuned to it"
+    )
+    d_unit: Scale = Field("units", description="D is counted in these")
+    range: Range = Range()
+    diagnostics: dict[str, Any] = Field(
+        default_factory=dict, description="fit quality: rms, held-out error, flags, AICc of rivals"
+    )
+    inputs: list[Input] = Field(default_factory=list)
+    source: str = Field("", description="publication or study the numbers come from")
+    _sha256: str = PrivateAttr("")
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file's bytes; of the canonical text for a law that was never a file."""
+        return self._sha256 or hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def evaluate(self, n_params: float, d_tokens: float) -> float:
+        """f(N, D) in the output's own unit (tokens, or a learning rate).
+
+        Args:
+            n_params: parameters, counted as `n_kind` says.
+            d_tokens: tokens.
+
+        Raises:
+            DataError: N or D is not positive.
+        """
+        for name, value in (("N", n_params), ("D", d_tokens)):
+            if not value > 0:
+                raise DataError.of(name, value, f"law {self.name} is defined for positive {name}")
+        n = n_params / _SCALES[self.n_unit]
+        d = d_tokens / _SCALES[self.d_unit]
+        if self.table is not None:
+            return _interpolate(self.table, d)
+        coef, a, b = (self.parameters[key].value for key in ("coef", "a", "b"))
+        return math.exp(math.log(coef) + a * math.log(n) + b * math.log(d))
+
+    def outside_range(self, n_params: float | None, d_tokens: float) -> list[str]:
+        """In words, where (N, D) lies outside the fitted points; empty inside or where unknown.
+
+        An N of None is not looked at.
+        """
+        said = []
+        checks = (("N", n_params, self.range.n), ("D", d_tokens, self.range.d))
+        for name, value, limits in checks:
+            if None not in (value, limits) and not limits[0] <= value <= limits[1]:
+                said.append(f"{name} = {value:.4g} is outside {limits[0]:.4g} to {limits[1]:.4g}")
+        return said
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return self.model_dump_json(by_alias=True, indent=2) + "\n"
+
+    @model_validator(mode="after")
+    def _form_has_its_numbers(self) -> Self:
+        if self.form == "power":
+            if self.table is not None or set(self.parameters) != {"coef", "a", "b"}:
+                raise ValueError("form power has the parameters coef, a and b, and no table")
+            if self.parameters["coef"].value <= 0:
+                raise ValueError("coef must be positive")
+            return self
+        if self.table is None:
+            raise ValueError("form loglog_table has a table")
+        if len(self.table.d) != len(self.table.value):
+            raise ValueError("table.d and table.value must have the same length")
+        if min(self.table.d) <= 0 or min(self.table.value) <= 0:
+            raise ValueError("table.d and table.value must be positive")
+        if any(later <= earlier for earlier, later in pairwise(self.table.d)):
+            raise ValueError("table.d must increase")
+        return self
+
+
+def read_law_file(path: str | Path) -> LawFile:
+    """Read and check a law file.
+
+    Raises:
+        DataError: missing, not JSON, of another schema version, or breaking a rule of the format;
+            every problem is named.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DataError.of("law file", str(path), f"cannot be read: {error.strerror}") from None
+    try:
+        content = json.loads(raw)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError.of("law file", str(path), f"not JSON: {error}") from None
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != SCHEMA:
+        raise DataError.of(f"{path}: schema", found, "not a law file this version reads", SCHEMA)
+    try:
+        law = LawFile.model_validate(content)
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
+            for item in error.errors(include_url=False)
+        ]
+        raise DataError("\n".join([f"{path}: not a valid law file", *lines])) from None
+    law._sha256 = hashlib.sha256(raw).hexdigest()
+    return law
+
+
+def write_law_file(law: LawFile, path: str | Path) -> str:
+    """Write a law file and return its SHA-256.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    text = law.to_json()
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError.of("law file", str(path), f"cannot be written: {error.strerror}") from None
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _interpolate(table: Table, d: float) -> float:
+    if d <= table.d[0]:
+        return table.value[0]
+    if d >= table.d[-1]:
+        return table.value[-1]
+    right = bisect_right(table.d, d)
+    x0, x1 = math.log(table.d[right - 1]), math.log(table.d[right])
+    y0, y1 = math.log(table.value[right - 1]), math.log(table.value[right])
+    return math.exp(y0 + (y1 - y0) * (math.log(d) - x0) / (x1 - x0))

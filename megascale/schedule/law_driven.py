@@ -1,0 +1,61 @@
+"""Batch points that follow a law: look every interval, move part of the way (arXiv 2601.05034)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from megascale.errors import ScheduleError
+from megascale.schedule.points import BatchPoint
+
+
+def law_driven_points(
+    batch_at: Callable[[int], float],
+    *,
+    interval_tokens: int,
+    momentum: float,
+    initial_tokens: int,
+    total_tokens: int,
+    min_tokens: int | None = None,
+    max_tokens: int | None = None,
+    key: str = "batch.law",
+) -> tuple[BatchPoint, ...]:
+    """Requested batches `b_0 = initial`, `b_k = b_(k-1) + momentum * (f(k * interval) - b_(k-1))`.
+
+    The bounds apply to the law's value and to the initial batch, hence to every `b_k`. The
+    recursion runs on unrounded numbers, so a small momentum is not lost to the layout's rounding;
+    only the points are whole tokens.
+
+    Args:
+        batch_at: the law's batch (tokens) at consumed tokens.
+        interval_tokens: tokens between two looks.
+        momentum: fraction of the difference moved at each look, 0 < momentum <= 1.
+        initial_tokens: batch (tokens) before the first look.
+        total_tokens: the run's budget; looks happen before it.
+        min_tokens, max_tokens: bounds on the batch, or None.
+        key: config key, for messages.
+
+    Raises:
+        ScheduleError: the momentum is outside (0, 1], or the bounds or the initial batch conflict.
+    """
+    if not 0 < momentum <= 1:
+        raise ScheduleError.of(f"{key}.momentum", momentum, "must be above 0 and at most 1", 1.0)
+    low = 1 if min_tokens is None else min_tokens
+    high = max_tokens
+    if high is not None and low > high:
+        raise ScheduleError.of(f"{key}.min_tokens", low, f"exceeds max_tokens = {high}", high)
+    if initial_tokens < low or (high is not None and initial_tokens > high):
+        raise ScheduleError.of(
+            f"{key}.initial_tokens",
+            initial_tokens,
+            "lies outside min_tokens and max_tokens",
+            low if initial_tokens < low else high,
+        )
+    batch = float(initial_tokens)
+    points = [BatchPoint(0, initial_tokens)]
+    for start in range(interval_tokens, total_tokens, interval_tokens):
+        target = max(batch_at(start), low)
+        if high is not None:
+            target = min(target, high)
+        batch += momentum * (target - batch)
+        points.append(BatchPoint(start, round(batch)))
+    return tuple(points)

@@ -1,0 +1,168 @@
+"""Learning rate as a closed form of consumed tokens.
+
+Every kind starts with a linear warmup and is continuous; a decay ends exactly at the run's last
+token. Kinds: WSD (warmup, stable, decay; MiniCPM, arXiv 2404.06395), cosine (arXiv 1608.03983),
+inverse square root (arXiv 1706.03762), power of the consumed tokens (arXiv 2408.13359), constant.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from megascale.errors import ScheduleError
+
+if TYPE_CHECKING:
+    from megascale.config.schedule_sections import LRConfig
+
+Kind = Literal["wsd", "cosine", "constant", "inverse_sqrt", "power"]
+Shape = Literal["linear", "1-sqrt", "cosine", "exponential"]
+Phase = Literal["warmup", "stable", "decay"]
+
+
+@dataclass(frozen=True, slots=True)
+class LRSchedule:
+    """Learning rate at any token count of a run.
+
+    Attributes:
+        kind: one of wsd, cosine, constant, inverse_sqrt, power.
+        peak: upper bound of the learning rate.
+        total_tokens: end of the run and of the decay.
+        warmup_tokens: length of the linear warmup.
+        start_ratio: learning rate at token 0 over the peak (over the kind's own value for power).
+        decay_tokens: length of the final decay; everything after the warmup for cosine.
+        decay_shape: of the final decay.
+        final: learning rate at `total_tokens`, absolute, where there is a decay.
+        coefficient, exponent: a and b of `a * tokens**b` (kind power).
+    """
+
+    kind: Kind
+    peak: float
+    total_tokens: int
+    warmup_tokens: int = 0
+    start_ratio: float = 0.0
+    decay_tokens: int = 0
+    decay_shape: Shape = "linear"
+    final: float = 0.0
+    coefficient: float = 1.0
+    exponent: float = 0.0
+
+    @property
+    def decay_start_tokens(self) -> int:
+        """Tokens at which the final decay begins; `total_tokens` where there is none."""
+        return self.total_tokens - self.decay_tokens
+
+    def at(self, tokens: float) -> float:
+        """Learning rate at `tokens` consumed tokens, 0 <= tokens <= total_tokens.
+
+        A step that consumes `[start, stop)` uses `at((start + stop) / 2)`: on a linear piece this
+        is the mean over its tokens.
+
+        Raises:
+            ScheduleError: outside the run.
+        """
+        if not 0 <= tokens <= self.total_tokens:
+            raise ScheduleError.of(
+                "tokens", tokens, "outside the run", min(max(tokens, 0), self.total_tokens)
+            )
+        if tokens < self.decay_start_tokens or not self.decay_tokens:
+            return self._warm(tokens) * self._before_decay(tokens)
+        begin = self.decay_start_tokens
+        progress = (tokens - begin) / self.decay_tokens
+        return decayed(self._before_decay(begin), self.final, progress, self.decay_shape)
+
+    def phase(self, tokens: float) -> Phase:
+        """`warmup`, `stable` or `decay` at a token count; a boundary belongs to what follows."""
+        if tokens < self.warmup_tokens:
+            return "warmup"
+        return "decay" if self.decay_tokens and tokens >= self.decay_start_tokens else "stable"
+
+    def landmarks(self) -> list[tuple[str, int]]:
+        """Token counts worth a line in a summary, increasing, with their names."""
+        marks = [("start", 0)]
+        if self.warmup_tokens:
+            marks.append(("warmup middle", self.warmup_tokens // 2))
+            marks.append(("warmup end", self.warmup_tokens))
+        if self.decay_tokens:
+            if self.decay_start_tokens > self.warmup_tokens:
+                marks.append(("decay start", self.decay_start_tokens))
+            marks.append(("decay middle", self.decay_start_tokens + self.decay_tokens // 2))
+        marks.append(("end", self.total_tokens))
+        return marks
+
+    def _warm(self, tokens: float) -> float:
+        if tokens >= self.warmup_tokens:
+            return 1.0
+        return self.start_ratio + (1 - self.start_ratio) * tokens / self.warmup_tokens
+
+    def _before_decay(self, tokens: float) -> float:
+        if self.kind == "inverse_sqrt" and tokens > self.warmup_tokens:
+            return self.peak * math.sqrt(self.warmup_tokens / tokens)
+        if self.kind == "power" and tokens > 0:
+            log_value = math.log(self.coefficient) + self.exponent * math.log(tokens)
+            return min(self.peak, math.exp(min(log_value, math.log(self.peak))))
+        return self.peak
+
+
+def decayed(begin: float, end: float, progress: float, shape: Shape) -> float:
+    """Value on the way from `begin` (progress 0) down to `end` (progress 1).
+
+    `1-sqrt` is `begin - (begin - end) * sqrt(progress)` (arXiv 2405.18392); `exponential` is
+    `begin * (end / begin) ** progress` and needs `end > 0`.
+    """
+    if progress >= 1:
+        return end
+    if shape == "exponential":
+        return begin * (end / begin) ** progress
+    if shape == "linear":
+        left = 1 - progress
+    elif shape == "1-sqrt":
+        left = 1 - math.sqrt(progress)
+    else:
+        left = (1 + math.cos(math.pi * progress)) / 2
+    return end + (begin - end) * left
+
+
+def build_lr_schedule(config: LRConfig, total_tokens: int) -> LRSchedule:
+    """The learning-rate schedule of a config section over a run of `total_tokens` tokens.
+
+    Raises:
+        ScheduleError: warmup and decay are longer than the run, or the final learning rate is
+            above the one the decay starts from.
+    """
+    cosine = config.kind == "cosine"
+    decay = total_tokens - config.warmup_tokens if cosine else config.decay_tokens
+    if decay < 0 or config.warmup_tokens + decay > total_tokens:
+        raise ScheduleError.of(
+            "lr.warmup_tokens + lr.decay_tokens",
+            config.warmup_tokens + config.decay_tokens,
+            "longer than the run",
+            total_tokens,
+        )
+    final = config.peak * config.final_ratio if config.final_lr is None else config.final_lr
+    schedule = LRSchedule(
+        kind=config.kind,
+        peak=config.peak,
+        total_tokens=total_tokens,
+        warmup_tokens=config.warmup_tokens,
+        start_ratio=config.start_ratio,
+        decay_tokens=decay,
+        decay_shape="cosine" if cosine else config.decay_shape,
+        final=final,
+        coefficient=config.power_coefficient or 1.0,
+        exponent=config.power_exponent or 0.0,
+    )
+    if decay:
+        begin = schedule.at(schedule.decay_start_tokens)
+        if final > begin:
+            key = "lr.final_ratio" if config.final_lr is None else "lr.final_lr"
+            value = config.final_ratio if config.final_lr is None else final
+            limit = begin / config.peak if config.final_lr is None else begin
+            raise ScheduleError.of(
+                key,
+                value,
+                f"the decay would rise: it starts from a learning rate of {begin:.6g}",
+                f"{limit:.6g} or less",
+            )
+    return schedule
