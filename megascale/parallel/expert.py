@@ -45,7 +45,7 @@ class Permute(torch.autograd.Function):
         return x.index_select(0, order)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """The inverse permutation of the gradient."""
         (inverse,) = ctx.saved_tensors
         return grad.index_select(0, inverse), None, None

@@ -30,7 +30,7 @@ class Mesh:
             (`edp_size = dp_size / ep_size`).
         data_mode: `ddp`, `fsdp` or `hsdp`.
         hsdp_replicate: replicas of the sharded model (HSDP), else 1.
-        tp_group, dp_group, ep_group, edp_group: process groups; None without a process group.
+        tp_group, dp_group, ep_group, edp_group: process groups; None in a world of one.
     """
 
     def __init__(
@@ -113,13 +113,17 @@ class Mesh:
         varying = (0, *shard_dims)
         ranks = self._mine(varying).reshape(shape)
         if self.data_mode != "hsdp":
-            group = self.dp_group if 2 in shard_dims else self.edp_group
-            return DeviceMesh.from_group(
-                group, self.device.type, mesh=ranks, mesh_dim_names=("shard",)
-            )
-        groups = [self._group(0), self._group(*shard_dims)]
+            groups = [self.dp_group if 2 in shard_dims else self.edp_group]
+            names: tuple[str, ...] = ("shard",)
+        else:
+            groups = [self._group(0), self._group(*shard_dims)]
+            names = ("replicate", "shard")
+        present = [group for group in groups if group is not None]
         return DeviceMesh.from_group(
-            groups, self.device.type, mesh=ranks, mesh_dim_names=("replicate", "shard")
+            present if len(present) > 1 else present[0],
+            self.device.type,
+            mesh=ranks,
+            mesh_dim_names=names,
         )
 
     def _mine(self, varying: tuple[int, ...]) -> torch.Tensor:
@@ -131,7 +135,7 @@ class Mesh:
         return self._ranks[index]
 
     def _group(self, *varying: int) -> dist.ProcessGroup | None:
-        if not dist.is_initialized():
+        if self.world_size == 1 or not dist.is_initialized():
             return None
         fixed = [dim for dim in range(4) if dim not in varying]
         members = self._ranks.permute(*fixed, *varying).reshape(
