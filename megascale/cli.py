@@ -19,11 +19,19 @@ from megascale.errors import UserError
 
 # verb -> (module, attribute, one-line help shown without importing the module)
 VERBS: dict[str, tuple[str, str, str]] = {
-    "train": ("megascale.train.cli", "app", "Train a model from a config (under torchrun or alone)."),
+    "train": (
+        "megascale.train.cli",
+        "app",
+        "Train a model from a config (under torchrun or alone).",
+    ),
     "data": ("megascale.data.cli", "app", "Prepare and inspect token files."),
     "model": ("megascale.model.cli", "app", "Show, import and export models."),
     "runs": ("megascale.runs.cli", "app", "List and show runs from their logs."),
-    "config": ("megascale.config.cli", "app", "Check configs; export the schema and the reference."),
+    "config": (
+        "megascale.config.cli",
+        "app",
+        "Check configs; export the schema and the reference.",
+    ),
     "fit": ("megascale.fitting.cli", "app", "Fit a law to tables of points."),
 }
 

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from megascale.model.qwen3 import Qwen3
 from megascale.parallel.mesh import Mesh
+from megascale.parallel.shards import collect_specs
 from megascale.parallel.tensor import sync_partial_gradients
 
 BUCKET_ELEMENTS = 25_000_000  # of one all-reduce of expert gradients (100 MB in fp32)
@@ -53,6 +54,10 @@ class DataParallel:
         self._callable: nn.Module = model
         self._ddp: DistributedDataParallel | None = None
         self._fsdp = False
+        specs = collect_specs(model)
+        self._local_experts = {
+            name for name, spec in specs.items() if mesh.ep_size > 1 and spec.ep_dim is not None
+        }
         if mesh.data_mode in ("fsdp", "hsdp") and mesh.dp_group is not None:
             self._shard(reshard)
         elif mesh.dp_size > 1:
@@ -84,8 +89,9 @@ class DataParallel:
         self._fsdp = True
 
     def _replicate(self) -> None:
-        local = [name for name, _ in self.model.named_parameters() if self._is_local_expert(name)]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, local)
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            self.model, self._local_experts
+        )
         self._ddp = DistributedDataParallel(
             self.model,
             process_group=self._mesh.dp_group,
@@ -95,9 +101,6 @@ class DataParallel:
         )
         self._ddp.register_comm_hook(self._mesh.dp_group, _sum_bucket)
         self._callable = self._ddp
-
-    def _is_local_expert(self, name: str) -> bool:
-        return self._mesh.ep_size > 1 and self.model.shard_specs()[name].ep_dim is not None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The model's forward, in the compute precision."""
@@ -124,7 +127,7 @@ class DataParallel:
             gradients = [
                 parameter.grad
                 for name, parameter in self.model.named_parameters()
-                if self._is_local_expert(name) and parameter.grad is not None
+                if name in self._local_experts and parameter.grad is not None
             ]
             for bucket in _buckets(gradients):
                 flat = _flatten_dense_tensors(bucket)

@@ -1,0 +1,127 @@
+"""From a checked config to the parts of a run on this rank: model, optimizer, data, schedules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from megascale.config import RunConfig
+from megascale.data.opening import open_stream, open_validation
+from megascale.data.stream import Stream
+from megascale.model.init import initialize
+from megascale.model.qwen3 import ModelOptions, Qwen3
+from megascale.parallel.data import DataParallel
+from megascale.parallel.mesh import Mesh
+from megascale.parallel.shards import Chunk, model_chunks
+from megascale.schedule.from_config import lr_schedule_from_config, weight_decay_from_config
+from megascale.schedule.lr import LRSchedule
+from megascale.schedule.weight_decay import WeightDecaySchedule
+from megascale.train.balance import ExpertBalance
+from megascale.train.checks import balance_window, layout_of
+from megascale.train.distributed import Process
+from megascale.train.groups import decay_groups
+from megascale.train.optimizer import ShardedAdamW
+from megascale.train.step import Objective
+
+
+@dataclass
+class Parts:
+    """What a rank trains with; the batch schedule comes later, from where the run stands.
+
+    Attributes:
+        balance: expert loads and biases; None for a dense model.
+        validation: held-out streams by name.
+    """
+
+    mesh: Mesh
+    parallel: DataParallel
+    optimizer: ShardedAdamW
+    balance: ExpertBalance | None
+    objective: Objective
+    stream: Stream
+    validation: dict[str, Stream]
+    lr: LRSchedule
+    weight_decay: WeightDecaySchedule
+
+    @property
+    def model(self) -> Qwen3:
+        """The bare model."""
+        return self.parallel.model
+
+    def chunks(self) -> list[Chunk]:
+        """Every tensor of the training state, as this rank holds it, for checkpoints."""
+        found = [*model_chunks(self.model, self.mesh), *self.optimizer.chunks().values()]
+        if self.balance is not None:
+            found += self.balance.chunks(self.mesh.world_size)
+        return found
+
+
+def model_options(config: RunConfig) -> ModelOptions:
+    """How the model computes, by the config."""
+    recompute = config.train.activation_checkpointing
+    every = {"off": 0, "blocks": 1}.get(recompute)
+    return ModelOptions(
+        sequence_parallel=config.parallel.sequence_parallel,
+        checkpoint_every=int(recompute.removeprefix("every_")) if every is None else every,
+        compile=config.train.compile == "blocks",
+        balance_window_tokens=balance_window(config) if config.model.is_moe else None,
+    )
+
+
+def build_parts(config: RunConfig, process: Process) -> Parts:
+    """Build everything a rank needs, with freshly initialised weights.
+
+    Raises:
+        UserError: whatever `check_run` would have found.
+    """
+    stream = open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
+    validation = open_validation(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
+    mesh = Mesh.from_layout(
+        layout_of(config, process.world_size),
+        rank=process.rank,
+        world_size=process.world_size,
+        device=process.device,
+    )
+    with torch.device("meta"):
+        model = Qwen3(config.model, mesh, model_options(config))
+    shards = mesh.data_mode != "ddp"
+    if not shards:
+        model.to_empty(device=process.device)
+        initialize(model, mesh, seed=config.seed)
+    parallel = DataParallel(model, mesh, precision=config.train.precision)
+    if shards:
+        # Cut first, fill after: no rank ever holds the whole model.
+        model.to_empty(device=process.device)
+        initialize(model, mesh, seed=config.seed)
+    optimizer = ShardedAdamW(
+        model,
+        mesh,
+        decays=decay_groups([name for name, _ in model.named_parameters()], config),
+        beta1=config.optimizer.beta1,
+        beta2=config.optimizer.beta2,
+        eps=config.optimizer.eps,
+    )
+    moe = config.moe_balance
+    balance = None
+    objective = Objective()
+    if config.model.is_moe:
+        window = balance_window(config)
+        balance = ExpertBalance(
+            model,
+            window_tokens=window,
+            bias_rate=moe.bias_update_per_million_tokens,
+            device=process.device,
+        )
+        objective = Objective(moe.aux_loss_coef, moe.z_loss_coef, window)
+    return Parts(
+        mesh=mesh,
+        parallel=parallel,
+        optimizer=optimizer,
+        balance=balance,
+        objective=objective,
+        stream=stream,
+        validation=validation,
+        lr=lr_schedule_from_config(config),
+        weight_decay=weight_decay_from_config(config),
+    )

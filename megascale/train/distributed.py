@@ -1,0 +1,96 @@
+"""Bring a process up among its ranks: device, threads, process group, agreement on the config."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from megascale.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Process:
+    """Where this process stands, as torchrun told it (or alone)."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes logs and prints."""
+        return self.rank == 0
+
+
+def world_size_from_environment() -> int:
+    """Number of ranks torchrun started, 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def start_process(*, backend: str = "auto", threads: int | None = None) -> Process:
+    """Choose the device and the threads; open the process group when there are several ranks.
+
+    Args:
+        backend: `auto` (NCCL with GPUs, gloo without), `gloo` or `nccl`.
+        threads: CPU threads of this process; None shares the machine's cores evenly among its
+            local ranks. Results are bitwise repeatable only at equal thread counts.
+    """
+    environment = os.environ
+    rank, world_size = int(environment.get("RANK", "0")), world_size_from_environment()
+    local_rank = int(environment.get("LOCAL_RANK", "0"))
+    local_world_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    use_cuda = backend == "nccl" or (backend == "auto" and torch.cuda.is_available())
+    if use_cuda:
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads or max(1, cores // local_world_size))
+    torch.set_flush_denormal(True)
+    if world_size > 1 and not dist.is_initialized():
+        # gloo beside NCCL: checkpoints and host-side agreement do not touch the GPU.
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if use_cuda else "gloo", timeout=timedelta(minutes=30)
+        )
+    return Process(rank, world_size, local_rank, local_world_size, device)
+
+
+def agree_on_config(process: Process, digest: str) -> None:
+    """Stop before the first collective when the ranks were started with different configs.
+
+    Compares through the rendezvous store, which needs no collective and cannot hang on ranks
+    whose programs differ.
+
+    Args:
+        digest: hash of the resolved config of this rank.
+
+    Raises:
+        ConfigError: on every rank, naming the ranks that differ from rank 0.
+    """
+    if process.world_size == 1:
+        return
+    store = dist.distributed_c10d._get_default_store()
+    prefix = f"megascale/config-digest/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    store.set(f"{prefix}/{process.rank}", digest)
+    digests = [store.get(f"{prefix}/{rank}").decode() for rank in range(process.world_size)]
+    different = [rank for rank, other in enumerate(digests) if other != digests[0]]
+    if different:
+        raise ConfigError.of(
+            "config",
+            f"{digests[different[0]][:12]} on rank {different[0]}",
+            f"every rank must be started with the same config and overrides; ranks {different} "
+            f"differ from rank 0 ({digests[0][:12]})",
+        )
+
+
+def stop_process() -> None:
+    """Close the process group, if one is open."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,81 @@
+"""Loss on held-out sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from megascale.data.batches import micro_batch, valid_targets
+from megascale.data.stream import Stream
+from megascale.parallel.data import DataParallel
+from megascale.parallel.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss of one held-out source.
+
+    Attributes:
+        loss_sum: sum of token losses in nats.
+        loss_tokens: tokens in that sum.
+    """
+
+    loss_sum: float
+    loss_tokens: int
+
+    @property
+    def loss(self) -> float:
+        """Mean token loss in nats."""
+        return self.loss_sum / self.loss_tokens
+
+
+@torch.no_grad()
+def evaluate(
+    parallel: DataParallel,
+    mesh: Mesh,
+    stream: Stream,
+    *,
+    tokens: int,
+    sequence_length: int,
+    micro_batch_size: int,
+    mask_documents: bool,
+    balance_counts: torch.Tensor | None = None,
+) -> Evaluation:
+    """Mean loss over the first `tokens` tokens of a stream; collective.
+
+    Args:
+        tokens: how much to read; every evaluation reads the same tokens.
+        sequence_length: tokens per sequence.
+        micro_batch_size: sequences per rank and forward pass.
+        mask_documents: attention stays within documents, as in training.
+        balance_counts: as the model's forward wants it when balance windows span micro-batches.
+    """
+    unit = micro_batch_size * sequence_length * mesh.dp_size
+    total = torch.zeros((), dtype=torch.float64, device=mesh.device)
+    for index in range(-(-tokens // unit)):
+        batch = micro_batch(
+            stream,
+            0,
+            tokens,
+            sequence_length=sequence_length,
+            micro_batch_size=micro_batch_size,
+            data_parallel=mesh.dp_size,
+            dp_rank=mesh.dp_rank,
+            index=index,
+            mask_documents=mask_documents,
+        )
+        documents = None
+        if batch.doc_ids is not None:
+            documents = torch.from_numpy(batch.doc_ids).to(mesh.device)
+        output = parallel(
+            torch.from_numpy(batch.inputs).to(mesh.device),
+            torch.from_numpy(batch.targets).to(mesh.device),
+            doc_ids=documents,
+            balance_counts=balance_counts,
+        )
+        total += output.loss_sum.double()
+    if mesh.dp_size > 1:
+        dist.all_reduce(total, group=mesh.dp_group)
+    return Evaluation(float(total), valid_targets(stream, 0, tokens))

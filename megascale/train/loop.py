@@ -1,0 +1,344 @@
+"""The training loop: steps, the guard's verdicts, logs, evaluations, checkpoints, signals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from megascale.config import RunConfig
+from megascale.data.loader import LoadedStep, Loader
+from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, RunError
+from megascale.plan.flops import flops_per_token
+from megascale.runs.interval import IntervalAccumulator, StepResult
+from megascale.runs.reporter import Reporter
+from megascale.schedule.batch import BatchSchedule, Segment
+from megascale.train.build import Parts
+from megascale.train.checkpoint import Checkpointer, SaveResult, rng_state
+from megascale.train.evaluate import evaluate
+from megascale.train.guard import Guard
+from megascale.train.signals import SignalFlags
+from megascale.train.state import Progress, pack_state
+from megascale.train.step import StepStatistics, accumulate_gradients
+
+
+class Loop:
+    """One rank's part of a run, from `progress` to the end of the schedule."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        parts: Parts,
+        schedule: BatchSchedule,
+        progress: Progress,
+        *,
+        guard: Guard,
+        interval: IntervalAccumulator,
+        checkpointer: Checkpointer,
+        signals: SignalFlags,
+        reporter: Reporter | None,
+    ):
+        """Args:
+        schedule: the batch schedule from `progress` on.
+        reporter: rank 0's voice; None on the other ranks.
+        """
+        self.config, self.parts, self.schedule, self.progress = config, parts, schedule, progress
+        self.guard, self.interval = guard, interval
+        self.checkpointer, self.signals, self.reporter = checkpointer, signals, reporter
+        self.last_checkpoint: str | None = None
+        self._flops = {
+            length: flops_per_token(config.model, length).total
+            for length in {segment.sequence_length for segment in schedule.segments}
+        }
+
+    def run(self) -> int:
+        """Train to the last token, or until a signal or the guard stops the run.
+
+        Returns:
+            `EXIT_DONE`, or `EXIT_INTERRUPTED` when a signal was answered with a checkpoint.
+
+        Raises:
+            GuardError: the budget for skipped steps is spent.
+            RunError: a log or a checkpoint cannot be written.
+            DataError: the data cannot be read any more.
+        """
+        mesh, config = self.parts.mesh, self.config
+        loader = Loader(
+            self.parts.stream,
+            self.schedule,
+            consumed_tokens=self.progress.tokens,
+            data_parallel=mesh.dp_size,
+            dp_rank=mesh.dp_rank,
+            mask_documents=config.data.mask_documents,
+            pin_memory=mesh.device.type == "cuda",
+        )
+        interrupted = False
+        with loader:
+            for loaded in loader:
+                segment = self.schedule.segment_at_step(loaded.step)
+                self._announce(loaded, segment)
+                signalled = self._step(loaded, segment)
+                loader.advance(loaded)
+                self._after_step(loaded)
+                if signalled:
+                    interrupted = True
+                    break
+        if interrupted and self.progress.tokens < self.schedule.total_tokens:
+            self._event("signal", f"{self.signals.requested() or 'signal on another rank'}: saving")
+            self._save(wait=True)
+            return EXIT_INTERRUPTED
+        self._flush_interval()
+        self._save(wait=True)
+        return EXIT_DONE
+
+    def _step(self, loaded: LoadedStep, segment: Segment) -> bool:
+        """Run one step; returns whether any rank was told to stop."""
+        began = time.perf_counter()
+        parts, progress = self.parts, self.progress
+        middle = (loaded.start + loaded.stop) / 2
+        lr = parts.lr.at(middle) * segment.lr_scale
+        weight_decay = parts.weight_decay.at(middle)
+        balance = parts.balance
+        statistics, gradients = accumulate_gradients(
+            parts.parallel,
+            parts.mesh,
+            parts.optimizer,
+            loaded,
+            batch_tokens=segment.batch_tokens,
+            objective=parts.objective,
+            balance_counts=None if balance is None else balance.previous,
+            signalled=self.signals.requested() is not None,
+        )
+        tokens = loaded.stop - loaded.start
+        decision = self.guard.check(
+            tokens=loaded.stop,
+            batch_tokens=tokens,
+            loss=statistics.loss,
+            grad_norm=statistics.grad_norm,
+        )
+        if decision.action == "stop":
+            self._event(decision.event_kind, decision.message(), **decision.fields())
+            self._collect_checkpoint()
+            raise decision.error(progress.step, progress.tokens, self.last_checkpoint)
+        if decision.apply:
+            parts.optimizer.step(
+                gradients,
+                lr=lr,
+                weight_decay=weight_decay,
+                grad_norm=statistics.grad_norm,
+                clip=self.config.optimizer.grad_clip,
+            )
+            if balance is not None:
+                balance.update(statistics.expert_counts, tokens)
+        parts.optimizer.zero_grad()
+        progress.step = loaded.step + 1
+        progress.tokens = loaded.stop
+        progress.samples += -(-tokens // segment.sequence_length)
+        progress.token_hash = (progress.token_hash + statistics.token_hash) % 2**64
+        if not decision.apply:
+            self._event(decision.event_kind, decision.message(), **decision.fields())
+        self.interval.add(
+            self._result(
+                statistics,
+                segment,
+                lr=lr,
+                weight_decay=weight_decay,
+                seconds=time.perf_counter() - began,
+                tokens=tokens,
+                skipped=not decision.apply,
+            )
+        )
+        return statistics.signalled
+
+    def _result(
+        self,
+        statistics: StepStatistics,
+        segment: Segment,
+        *,
+        lr: float,
+        weight_decay: float,
+        seconds: float,
+        tokens: int,
+        skipped: bool,
+    ) -> StepResult:
+        moe = self.parts.balance is not None
+        return StepResult(
+            step=self.progress.step,
+            tokens=self.progress.tokens,
+            samples=self.progress.samples,
+            batch_tokens=segment.batch_tokens,
+            micro_batches=segment.micro_batches,
+            sequence_length=segment.sequence_length,
+            loss_sum=statistics.loss_sum,
+            loss_tokens=statistics.loss_tokens,
+            lr=lr,
+            weight_decay=weight_decay,
+            grad_norm=statistics.grad_norm,
+            seconds=seconds,
+            window_tokens=tokens,
+            skipped=skipped,
+            flops=float(tokens * self._flops[segment.sequence_length]),
+            expert_counts=statistics.expert_counts.tolist() if moe else None,
+            router_entropy_sum=statistics.router_entropy_sum if moe else None,
+            extra={"aux_loss": statistics.aux_loss, "z_loss": statistics.z_loss} if moe else {},
+        )
+
+    def _after_step(self, loaded: LoadedStep) -> None:
+        """Whatever is due after the step that `loaded` was."""
+        config, tokens = self.config, (loaded.start, loaded.stop)
+        log, saving = config.log, config.checkpoint
+        if _due(self.progress.step, tokens, log.interval_steps, log.interval_tokens):
+            self._flush_interval()
+        if _due(self.progress.step, tokens, None, config.train.eval_interval_tokens):
+            self._evaluate()
+        if self.checkpointer.in_flight and self.parts.mesh.world_size == 1:
+            if self.checkpointer.finished:
+                self._collect_checkpoint()
+        if loaded.stop < self.schedule.total_tokens and _due(
+            self.progress.step, tokens, saving.interval_steps, saving.interval_tokens
+        ):
+            self._save(wait=False)
+
+    def _announce(self, loaded: LoadedStep, segment: Segment) -> None:
+        """Log the changes that begin with this step."""
+        step, parts = loaded.step, self.parts
+        if step > self.schedule.start_step and step == segment.first_step:
+            before = self.schedule.segment_at_step(step - 1)
+            self._event(
+                "batch_change",
+                f"batch {before.batch_tokens} -> {segment.batch_tokens} tokens "
+                f"({segment.micro_batches} micro-batches of {segment.micro_batch_size} x "
+                f"{segment.sequence_length})",
+                previous_batch_tokens=before.batch_tokens,
+                batch_tokens=segment.batch_tokens,
+                requested_batch_tokens=segment.requested_batch_tokens,
+                requested_start_tokens=segment.requested_start_tokens,
+                micro_batches=segment.micro_batches,
+                sequence_length=segment.sequence_length,
+                lr_scale=segment.lr_scale,
+            )
+        if step == 0:
+            return
+        start, _ = (
+            self.schedule.window(step - 1) if step > self.schedule.start_step else (loaded.start, 0)
+        )
+        mixture = parts.stream.phase_at(loaded.start)
+        if mixture != parts.stream.phase_at(start):
+            self._event(
+                "phase_change",
+                f"data phase {mixture}: {dict(parts.stream.spec.phases[mixture].weights)}",
+                phase=mixture,
+                mixture=dict(parts.stream.spec.phases[mixture].weights),
+            )
+            self.guard.reset_window()
+        phase = parts.lr.phase(loaded.start)
+        if phase != parts.lr.phase(start):
+            self._event("lr_phase", f"learning rate: {phase}", phase=phase)
+
+    def _flush_interval(self) -> None:
+        if self.interval.steps and self.interval.last is not None:
+            record = self.interval.record()
+            record["token_hash"] = f"{self.progress.token_hash:016x}"
+            if self.reporter is not None:
+                self.reporter.interval(record)
+
+    def _evaluate(self) -> None:
+        train, data = self.config.train, self.config.data
+        for name, stream in self.parts.validation.items():
+            began = time.perf_counter()
+            result = evaluate(
+                self.parts.parallel,
+                self.parts.mesh,
+                stream,
+                tokens=train.eval_tokens,
+                sequence_length=train.sequence_length,
+                micro_batch_size=train.micro_batch_size,
+                mask_documents=data.mask_documents,
+                balance_counts=None if self.parts.balance is None else self.parts.balance.previous,
+            )
+            self._event(
+                "evaluation",
+                f"validation on {name}: loss {result.loss:.4f}",
+                source=name,
+                loss=result.loss,
+                loss_sum=result.loss_sum,
+                loss_tokens=result.loss_tokens,
+                seconds=time.perf_counter() - began,
+            )
+
+    def _save(self, *, wait: bool) -> None:
+        """Write a checkpoint of this moment.
+
+        A failure on the way is reported and training goes on: the next one may succeed. At the
+        end of a run, or after a signal, it is the run's error.
+        """
+        try:
+            self._collect_checkpoint()
+            result = self.checkpointer.save(
+                step=self.progress.step,
+                tokens=self.progress.tokens,
+                chunks=self.parts.chunks(),
+                state=pack_state(
+                    self.config,
+                    self.parts,
+                    self.progress,
+                    self.guard,
+                    self.interval,
+                    schedule_source=self.schedule.source,
+                ),
+                rank_state=rng_state(self.parts.mesh.device),
+            )
+            if result is not None:
+                self._saved(result)
+            if wait:
+                self._collect_checkpoint()
+        except RunError as failure:
+            if wait:
+                raise
+            self._event("warning", f"checkpoint not written, training goes on: {failure}")
+
+    def _collect_checkpoint(self) -> None:
+        result = self.checkpointer.collect()
+        if result is not None:
+            self._saved(result)
+
+    def _saved(self, result: SaveResult) -> None:
+        self.last_checkpoint = str(result.path)
+        if self.reporter is not None:
+            self.reporter.log.sync()
+        fields: Mapping[str, Any] = {
+            "path": str(result.path),
+            "bytes": result.bytes,
+            "seconds": result.seconds,
+            "blocked_seconds": result.blocked_seconds,
+            "deleted": result.deleted,
+        }
+        self._event(
+            "checkpoint", f"checkpoint {result.path.name} in {result.seconds:.1f} s", **fields
+        )
+        for warning in result.warnings:
+            self._event("warning", warning)
+
+    def _event(self, kind: str, message: str, **fields: Any) -> None:
+        if self.reporter is not None:
+            self.reporter.event(
+                kind,
+                step=self.progress.step,
+                tokens=self.progress.tokens,
+                message=message,
+                **fields,
+            )
+
+
+def _due(
+    step: int, tokens: tuple[int, int], interval_steps: int | None, interval_tokens: int | None
+) -> bool:
+    """Whether something with an interval in steps or tokens is due after a step.
+
+    Args:
+        step: finished steps.
+        tokens: consumed tokens before and after the step.
+    """
+    if interval_tokens is not None:
+        return tokens[1] // interval_tokens > tokens[0] // interval_tokens
+    return interval_steps is not None and step % interval_steps == 0

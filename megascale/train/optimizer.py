@@ -1,0 +1,183 @@
+"""AdamW over the local shards, with the gradient norm taken over all ranks.
+
+The optimizer never sees a `DTensor`: it works on the plain tensors behind the parameters, which
+is the same code for one process, DDP, FSDP2, tensor and expert parallel, and avoids the mixing of
+plain and distributed tensors that fused kernels refuse.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from megascale.parallel.mesh import Mesh
+from megascale.parallel.shards import Chunk, collect_specs, local_chunk
+
+
+@dataclass
+class LocalParameter:
+    """One parameter's part on this rank.
+
+    Attributes:
+        name: fully qualified name in the model.
+        owner: the parameter itself (a `DTensor` under FSDP2), whose `.grad` autograd fills.
+        local: the same memory as a plain parameter, which the optimizer updates.
+        weight: 1 / number of ranks that hold this very part: its share in the global norm.
+        decays: whether weight decay applies.
+    """
+
+    name: str
+    owner: nn.Parameter
+    local: nn.Parameter
+    weight: float
+    decays: bool
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """The local tensor behind a `DTensor`, or the tensor itself."""
+    return getattr(tensor, "_local_tensor", tensor)
+
+
+class ShardedAdamW:
+    """Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) on local shards.
+
+    `p -= lr * weight_decay * p` for decaying parameters, as PyTorch's AdamW has it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        mesh: Mesh,
+        *,
+        decays: dict[str, bool],
+        beta1: float,
+        beta2: float,
+        eps: float,
+    ):
+        """Collect the local parts of `model`'s parameters.
+
+        Args:
+            model: a `Qwen3`, already wrapped for its data dimension and initialised.
+            mesh: the process's place.
+            decays: parameter name -> whether weight decay applies to it.
+            beta1, beta2, eps: Adam's constants; the betas act per step.
+        """
+        specs = collect_specs(model)
+        self._mesh = mesh
+        self._specs = specs
+        self.parameters: list[LocalParameter] = []
+        for name, parameter in model.named_parameters():
+            chunk = local_chunk(name, specs[name], parameter, mesh)
+            if chunk.local.numel() == 0:
+                continue
+            self.parameters.append(
+                LocalParameter(
+                    name=name,
+                    owner=parameter,
+                    local=nn.Parameter(plain(parameter.detach())),
+                    weight=1.0 / chunk.replicas,
+                    decays=decays[name],
+                )
+            )
+        groups = []
+        for wanted in (True, False):
+            members = [p.local for p in self.parameters if p.decays is wanted]
+            if members:
+                groups.append({"params": members, "decays": wanted})
+        self._adam = torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=eps, fused=True)
+
+    def gradients(self) -> list[torch.Tensor]:
+        """Local gradients in the order of `parameters`; a missing one counts as zero."""
+        found = []
+        for parameter in self.parameters:
+            gradient = parameter.owner.grad
+            if gradient is None:
+                parameter.owner.grad = torch.zeros_like(parameter.owner)
+                gradient = parameter.owner.grad
+            found.append(plain(gradient))
+        return found
+
+    def local_square_sum(self, gradients: list[torch.Tensor]) -> torch.Tensor:
+        """This rank's share of the squared gradient norm: its sum over all ranks is the square.
+
+        Returns:
+            A float64 scalar on the parameters' device.
+        """
+        norms = torch.stack(torch._foreach_norm(gradients)).double()
+        weights = torch.tensor(
+            [p.weight for p in self.parameters], dtype=torch.float64, device=norms.device
+        )
+        return (norms.square() * weights).sum()
+
+    def step(
+        self,
+        gradients: list[torch.Tensor],
+        *,
+        lr: float,
+        weight_decay: float,
+        grad_norm: float,
+        clip: float | None,
+    ) -> None:
+        """Clip by the global norm, then update the local shards in place.
+
+        Args:
+            gradients: what `gradients()` returned.
+            lr: learning rate of this step.
+            weight_decay: coefficient for the decaying parameters.
+            grad_norm: global gradient norm, before clipping.
+            clip: largest norm let through, None for no clipping.
+        """
+        if clip is not None and grad_norm > clip:
+            torch._foreach_mul_(gradients, clip / (grad_norm + 1e-6))
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.local.grad = gradient
+        for group in self._adam.param_groups:
+            group["lr"] = lr
+            group["weight_decay"] = weight_decay if group["decays"] else 0.0
+        self._adam.step()
+        for parameter in self.parameters:
+            parameter.local.grad = None
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for parameter in self.parameters:
+            parameter.owner.grad = None
+
+    def chunks(self) -> dict[str, Chunk]:
+        """Adam's moments and step counts, with the geometry of their parameters.
+
+        Keys are `optimizer.exp_avg.NAME`, `optimizer.exp_avg_sq.NAME`; tensors alias the
+        optimizer's own, so loading into them restores it. Missing moments are made first.
+        """
+        found = {}
+        for parameter in self.parameters:
+            state = self._state(parameter)
+            for key in ("exp_avg", "exp_avg_sq"):
+                chunk = local_chunk(
+                    parameter.name, self._specs[parameter.name], parameter.owner, self._mesh
+                )
+                name = f"optimizer.{key}.{parameter.name}"
+                found[name] = replace(chunk, fqn=name, local=state[key])
+        return found
+
+    def _state(self, parameter: LocalParameter) -> dict[str, torch.Tensor]:
+        state = self._adam.state[parameter.local]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.local.device)
+            state["exp_avg"] = torch.zeros_like(parameter.local)
+            state["exp_avg_sq"] = torch.zeros_like(parameter.local)
+        return state
+
+    @property
+    def updates(self) -> int:
+        """Number of updates made (skipped steps do not count): Adam's bias correction."""
+        state = self._adam.state[self.parameters[0].local]
+        return int(state["step"].item()) if state else 0
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        for parameter in self.parameters:
+            self._state(parameter)["step"].fill_(float(count))

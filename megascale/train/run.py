@@ -1,0 +1,279 @@
+"""A run from start to end on this rank: bring up, restore, train, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megascale import __version__
+from megascale.config import RunConfig, dump_yaml
+from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED
+from megascale.plan.flops import device_peak
+from megascale.runs.console import RunConsole
+from megascale.runs.interval import IntervalAccumulator
+from megascale.runs.log import RunLog, read_run
+from megascale.runs.reporter import Reporter
+from megascale.runs.sinks import Sink, TensorBoardSink, WandbSink
+from megascale.schedule.batch import BatchSchedule
+from megascale.train.build import build_parts
+from megascale.train.checkpoint import (
+    Checkpointer,
+    Retention,
+    latest_checkpoint,
+    pin,
+    read_state,
+    verify_checkpoint,
+)
+from megascale.train.checks import batch_schedule_of, check_sequence_lengths, run_path
+from megascale.train.distributed import Process, agree_on_config, start_process, stop_process
+from megascale.train.guard import Guard, GuardSettings
+from megascale.train.loop import Loop
+from megascale.train.peak import measure_gemm
+from megascale.train.rundir import RunDirectory
+from megascale.train.signals import SignalFlags
+from megascale.train.state import Progress, restore
+
+
+def run(
+    config: RunConfig,
+    *,
+    branch_from: Path | None = None,
+    allow_changed: tuple[str, ...] = (),
+) -> int:
+    """Train, resuming whatever the run directory holds.
+
+    Args:
+        config: checked by `check_run`.
+        branch_from: checkpoint of another run that a new run starts from (a decay branch).
+        allow_changed: config keys, `tokenizer` or `corpus`, that a resumed run may change.
+
+    Returns:
+        The process's exit code.
+
+    Raises:
+        UserError: of the kind that fits.
+    """
+    process = start_process(backend=config.parallel.backend, threads=config.train.threads)
+    agree_on_config(process, config.digest())
+    directory = RunDirectory(run_path(config)) if process.is_main else None
+    try:
+        with SignalFlags() as signals:
+            code = _run(config, process, directory, signals, branch_from, allow_changed)
+    finally:
+        if directory is not None:
+            directory.close()
+    stop_process()
+    return code
+
+
+def _run(
+    config: RunConfig,
+    process: Process,
+    directory: RunDirectory | None,
+    signals: SignalFlags,
+    branch_from: Path | None,
+    allow_changed: tuple[str, ...],
+) -> int:
+    parts = build_parts(config, process)
+    changes = []
+    if directory is not None:
+        changes = directory.begin(
+            config=config.model_dump(mode="json"),
+            config_yaml=dump_yaml(config),
+            digest=config.digest(),
+            identity={
+                "tokenizer": parts.stream.spec.tokenizer_sha256 or "",
+                "corpus": parts.stream.fingerprint(),
+            },
+            allow_changed=allow_changed,
+        )
+    checkpoints = run_path(config) / "checkpoints"
+    checkpointer = Checkpointer(
+        checkpoints,
+        retention=Retention(config.checkpoint.keep_last, config.checkpoint.keep_every_tokens),
+        asynchronous=config.checkpoint.async_save,
+    )
+    guard = Guard(guard_settings(config))
+    interval = IntervalAccumulator(peak_flops=_peak_flops(config, process))
+    found = latest_checkpoint(checkpoints, move_damaged=True)
+    progress, notes = Progress(), list(changes)
+    source = found.path if found is not None else branch_from
+    if found is None and branch_from is not None:
+        verify_checkpoint(branch_from)
+        if process.is_main:
+            pin(branch_from, f"decay branch {config.name}")
+    if source is not None:
+        progress, restored = restore(
+            source,
+            read_state(source),
+            config,
+            parts,
+            guard,
+            interval,
+            allow_changed=allow_changed,
+        )
+        notes += restored
+        if found is not None:
+            checkpointer.trust(source)
+    schedule = batch_schedule_of(config, parts.mesh.dp_size, (progress.tokens, progress.step))
+    check_sequence_lengths(config, process.world_size, schedule)
+    reporter = None
+    if directory is not None:
+        reporter = _reporter(config, directory, schedule, process, interval)
+        _report_start(reporter, config, schedule, progress, source, found is None, notes)
+        for line in found.rejected if found is not None else []:
+            reporter.event(
+                "fallback",
+                step=progress.step,
+                tokens=progress.tokens,
+                message=f"WARNING: damaged checkpoint passed over: {line}",
+            )
+    loop = Loop(
+        config,
+        parts,
+        schedule,
+        progress,
+        guard=guard,
+        interval=interval,
+        checkpointer=checkpointer,
+        signals=signals,
+        reporter=reporter,
+    )
+    loop.last_checkpoint = None if source is None else str(source)
+    try:
+        code = loop.run() if progress.tokens < schedule.total_tokens else EXIT_DONE
+        if reporter is not None:
+            _report_end(reporter, directory, progress, code)
+    finally:
+        checkpointer.close()
+        if reporter is not None:
+            reporter.close()
+    return code
+
+
+def guard_settings(config: RunConfig) -> GuardSettings:
+    """The guard's settings of a config; a null window is 1 % of the run."""
+    guard = config.guard
+    window = guard.window_tokens or max(1, config.train.total_tokens // 100)
+    return GuardSettings(
+        window_tokens=window,
+        spike_factor=guard.spike_factor if guard.spike_factor is not None else float("inf"),
+        grad_norm_factor=float("inf") if guard.spike_factor is None else 10.0,
+        nonfinite_budget=guard.nonfinite_budget,
+        spike_budget=guard.spike_budget,
+    )
+
+
+def _peak_flops(config: RunConfig, process: Process) -> float | None:
+    """Peak FLOP/s of all devices of the run: by data sheet, or measured on a CPU."""
+    if process.device.type == "cuda":
+        name = torch.cuda.get_device_name(process.device)
+        peak = device_peak(name, config.train.precision)
+        return None if peak is None else peak * process.world_size
+    return measure_gemm() * process.world_size
+
+
+def _reporter(
+    config: RunConfig,
+    directory: RunDirectory,
+    schedule: BatchSchedule,
+    process: Process,
+    interval: IntervalAccumulator,
+) -> Reporter:
+    sinks: list[Sink] = []
+    if config.log.tensorboard:
+        sinks.append(TensorBoardSink(directory.path / "tensorboard"))
+    if config.log.wandb is not None:
+        sinks.append(
+            WandbSink(
+                directory.path,
+                name=config.name,
+                config=config.model_dump(mode="json"),
+                **config.log.wandb.model_dump(),
+            )
+        )
+    log = RunLog(
+        directory.path,
+        {
+            "name": config.name,
+            "config_digest": config.digest(),
+            "megascale": __version__,
+            "torch": torch.__version__,
+            "world_size": process.world_size,
+            "device": str(process.device.type),
+            "peak_flops_per_second": interval.peak_flops,
+            "schedule_source": dict(schedule.source),
+        },
+    )
+    console = RunConsole(total_tokens=config.train.total_tokens, mode=config.log.console)
+    return Reporter(log, console, schedule=schedule, sinks=sinks)
+
+
+def _report_start(
+    reporter: Reporter,
+    config: RunConfig,
+    schedule: BatchSchedule,
+    progress: Progress,
+    source: Path | None,
+    fresh: bool,
+    notes: list[str],
+) -> None:
+    segments = [
+        {
+            "start_tokens": segment.start_tokens,
+            "batch_tokens": segment.batch_tokens,
+            "requested_batch_tokens": segment.requested_batch_tokens,
+            "sequence_length": segment.sequence_length,
+            "steps": segment.steps,
+        }
+        for segment in schedule.segments
+    ]
+    fields: dict[str, Any] = {"config_digest": config.digest(), "segments": segments}
+    if source is None:
+        reporter.log.start(**fields)
+        reporter.console.line(
+            f"{config.name}: {config.train.total_tokens} tokens in {schedule.total_steps} steps, "
+            f"{len(schedule.segments)} batch sizes -> {reporter.log.directory}"
+        )
+    elif fresh:
+        reporter.event(
+            "branch",
+            step=progress.step,
+            tokens=progress.tokens,
+            message=f"branch from {source} at {progress.tokens} tokens",
+            checkpoint=str(source),
+            **fields,
+        )
+    else:
+        reporter.log.resume(progress.step, progress.tokens, checkpoint=str(source), **fields)
+        reporter.console.line(
+            f"{config.name}: resumed from {source} (step {progress.step}, {progress.tokens} tokens)"
+        )
+    for note in notes:
+        reporter.event("warning", step=progress.step, tokens=progress.tokens, message=note)
+    reporter.console.start(progress.tokens)
+
+
+def _report_end(
+    reporter: Reporter, directory: RunDirectory | None, progress: Progress, code: int
+) -> None:
+    reporter.event(
+        "end",
+        step=progress.step,
+        tokens=progress.tokens,
+        exit_code=code,
+        token_hash=f"{progress.token_hash:016x}",
+    )
+    reporter.console.stop()
+    if code == EXIT_INTERRUPTED:
+        reporter.console.line("interrupted after a checkpoint: start again to go on")
+        return
+    reporter.summary()
+    assert directory is not None
+    from megascale.report.run_figure import draw_run
+
+    data = read_run(directory.path)
+    if data.records:
+        reporter.console.line(f"loss plot: {draw_run(data, directory.path / 'loss.png')}")

@@ -1,0 +1,132 @@
+"""Where a run stands, as it goes into a checkpoint and comes out again on any layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from megascale.config import RunConfig
+from megascale.errors import CheckpointError
+from megascale.runs.interval import IntervalAccumulator
+from megascale.train.build import Parts
+from megascale.train.checkpoint import check_same_model, load_checkpoint, set_rng_state
+from megascale.train.guard import Guard
+
+
+@dataclass
+class Progress:
+    """The counters of a run.
+
+    Attributes:
+        step: finished steps.
+        tokens: consumed tokens: the clock, and the whole state of the data.
+        samples: consumed sequences.
+        token_hash: `position_hash` of all consumed tokens.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    samples: int = 0
+    token_hash: int = 0
+
+
+def pack_state(
+    config: RunConfig,
+    parts: Parts,
+    progress: Progress,
+    guard: Guard,
+    interval: IntervalAccumulator,
+    *,
+    schedule_source: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything of the training state that is not a tensor, as JSON."""
+    return {
+        "samples": progress.samples,
+        "token_hash": f"{progress.token_hash:016x}",
+        "updates": parts.optimizer.updates,
+        "lr_phase": parts.lr.phase(progress.tokens),
+        "model": config.model.model_dump(mode="json"),
+        "config_digest": config.digest(),
+        "stream": parts.stream.fingerprint(before=progress.tokens),
+        "tokenizer_sha256": parts.stream.spec.tokenizer_sha256,
+        "schedule_source": dict(schedule_source),
+        "layout": {
+            "tensor": parts.mesh.tp_size,
+            "data": parts.mesh.dp_size,
+            "expert": parts.mesh.ep_size,
+            "data_mode": parts.mesh.data_mode,
+        },
+        "threads": torch.get_num_threads(),
+        "guard": guard.state_dict(),
+        "interval": interval.state_dict(),
+        "balance": None if parts.balance is None else parts.balance.state_dict(),
+    }
+
+
+def restore(
+    path: Path,
+    state: Mapping[str, Any],
+    config: RunConfig,
+    parts: Parts,
+    guard: Guard,
+    interval: IntervalAccumulator,
+    *,
+    allow_changed: tuple[str, ...] = (),
+) -> tuple[Progress, list[str]]:
+    """Load a verified checkpoint into this rank's parts; collective.
+
+    Args:
+        path: the checkpoint folder.
+        state: its `state.json`, from `read_state`.
+        allow_changed: `corpus` goes on although the tokens consumed so far would be others now.
+
+    Returns:
+        Where the run stands, and what could not be bitwise the same (one line each).
+
+    Raises:
+        CheckpointError: of another model, or of another corpus; tensors do not fit.
+    """
+    check_same_model(path, state["model"], config.model.model_dump(mode="json"))
+    tokens = int(state["consumed_tokens"])
+    now = parts.stream.fingerprint(before=tokens)
+    if now != state["stream"] and not {"corpus", "all"} & set(allow_changed):
+        raise CheckpointError.of(
+            f"checkpoint {path}",
+            f"stream {state['stream'][:12]}",
+            f"the data of this config gives other tokens ({now[:12]}) at the {tokens} positions "
+            "already consumed: sources, tokenizer, mixture, chunk length or seed changed. Undo "
+            "that, or go on all the same with --allow-changed corpus",
+        )
+    load_checkpoint(path, parts.chunks())
+    parts.optimizer.updates = int(state["updates"])
+    guard.load_state_dict(state["guard"])
+    interval.load_state_dict(state["interval"])
+    if parts.balance is not None:
+        parts.balance.load_state_dict(state["balance"])
+    notes = []
+    ranks = state["ranks"]
+    if len(ranks) == parts.mesh.world_size:
+        set_rng_state(ranks[parts.mesh.rank], parts.mesh.device)
+    else:
+        notes.append(
+            f"random generators start afresh: {len(ranks)} ranks saved the checkpoint, "
+            f"{parts.mesh.world_size} load it"
+        )
+    if state["threads"] != torch.get_num_threads():
+        notes.append(
+            f"{torch.get_num_threads()} CPU threads now, {state['threads']} when the checkpoint "
+            "was saved: losses agree to rounding, not bitwise"
+        )
+    return (
+        Progress(
+            step=int(state["step"]),
+            tokens=tokens,
+            samples=int(state["samples"]),
+            token_hash=int(state["token_hash"], 16),
+        ),
+        notes,
+    )

@@ -1,0 +1,144 @@
+"""One training step: micro-batches, gradients, one small collective, update or skip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from megascale.data.loader import LoadedStep
+from megascale.parallel.data import DataParallel
+from megascale.parallel.mesh import Mesh
+from megascale.train.optimizer import ShardedAdamW
+
+_HASH_SHIFTS = (0, 16, 32, 48)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What one step minimises besides the cross-entropy.
+
+    Attributes:
+        aux_loss_coef: weight of the load-balancing loss, a mean over windows of `window_tokens`.
+        z_loss_coef: weight of the router z-loss, a mean over tokens.
+        window_tokens: length of a balance window; 0 without MoE layers.
+    """
+
+    aux_loss_coef: float = 0.0
+    z_loss_coef: float = 0.0
+    window_tokens: int = 0
+
+
+@dataclass
+class StepStatistics:
+    """Sums over the whole global batch of one step, the same on every rank.
+
+    Attributes:
+        loss_sum: sum of token losses in nats.
+        loss_tokens: valid target tokens of the global batch.
+        aux_loss: mean balance loss per window and layer (1 is perfect balance); 0 for dense.
+        z_loss: mean router z-loss per token and layer; 0 for dense.
+        grad_norm: global gradient norm before clipping.
+        expert_counts: [MoE layers, experts] int64, slots routed to each expert.
+        router_entropy_sum: per MoE layer, entropy of the router in nats summed over positions.
+        token_hash: `position_hash` of the tokens the step consumed.
+        signalled: whether any rank was told to stop.
+    """
+
+    loss_sum: float
+    loss_tokens: int
+    aux_loss: float
+    z_loss: float
+    grad_norm: float
+    expert_counts: torch.Tensor
+    router_entropy_sum: list[float]
+    token_hash: int
+    signalled: bool
+
+    @property
+    def loss(self) -> float:
+        """Mean token loss of the step in nats."""
+        return self.loss_sum / self.loss_tokens
+
+
+def accumulate_gradients(
+    parallel: DataParallel,
+    mesh: Mesh,
+    optimizer: ShardedAdamW,
+    loaded: LoadedStep,
+    *,
+    batch_tokens: int,
+    objective: Objective,
+    balance_counts: torch.Tensor | None = None,
+    signalled: bool = False,
+) -> tuple[StepStatistics, list[torch.Tensor]]:
+    """Forward and backward of all micro-batches of a step, reduced over all ranks.
+
+    Args:
+        loaded: this rank's micro-batches and the step's normaliser.
+        batch_tokens: positions of the whole global batch, padding of a clipped last step included.
+        objective: weights of the auxiliary losses.
+        balance_counts: [MoE layers, experts] slots of the last complete balance window, for
+            windows longer than a micro-batch.
+        signalled: whether this rank was told to stop; the statistics say whether any was.
+
+    Returns:
+        The statistics and the local gradients (unclipped), complete over all ranks.
+    """
+    device = mesh.device
+    windows = batch_tokens / objective.window_tokens if objective.window_tokens else 1.0
+    totals: torch.Tensor | None = None
+    shape = (0, 0)
+    for number, batch in enumerate(loaded.micro_batches, start=1):
+        tokens = batch.inputs.to(device, non_blocking=True)
+        targets = batch.targets.to(device, non_blocking=True)
+        documents = batch.doc_ids
+        if documents is not None:
+            documents = documents.to(device, non_blocking=True)
+        with parallel.accumulate(last=number == len(loaded.micro_batches)):
+            output = parallel(tokens, targets, doc_ids=documents, balance_counts=balance_counts)
+            loss = output.loss_sum / loaded.valid_targets
+            if objective.aux_loss_coef:
+                loss = loss + output.aux_sum * (objective.aux_loss_coef / windows)
+            if objective.z_loss_coef:
+                loss = loss + output.z_sum * (objective.z_loss_coef / batch_tokens)
+            loss.backward()
+        shape = tuple(output.expert_counts.shape)
+        flat = torch.cat([value.detach().double().reshape(-1) for value in output])
+        totals = flat if totals is None else totals + flat
+    parallel.finish()
+
+    gradients = optimizer.gradients()
+    square = optimizer.local_square_sum(gradients)
+    # 64 bits in four parts, which float64 sums exactly over any number of ranks
+    parts = [float((loaded.token_hash >> shift) & 0xFFFF) for shift in _HASH_SHIFTS]
+    flags = torch.tensor([*parts, float(signalled)], dtype=torch.float64).to(device)
+    vector = torch.cat([totals, flags]) if totals is not None else flags
+    if mesh.tp_rank:
+        vector.zero_()  # tensor-parallel ranks hold the same: one of them speaks for its group
+        vector[-1] = float(signalled)
+    vector = torch.cat([vector, square.reshape(1)])
+    if mesh.world_size > 1:
+        dist.all_reduce(vector)
+    values = vector.cpu()
+
+    layers, experts = shape
+    entropy_start = 3 + layers * experts
+    return (
+        StepStatistics(
+            loss_sum=float(values[0]),
+            loss_tokens=loaded.valid_targets,
+            aux_loss=float(values[1]) / windows,
+            z_loss=float(values[2]) / batch_tokens,
+            grad_norm=float(values[-1]) ** 0.5,
+            expert_counts=values[3:entropy_start].long().reshape(layers, experts),
+            router_entropy_sum=values[entropy_start : entropy_start + layers].tolist(),
+            token_hash=sum(
+                int(part) << shift for part, shift in zip(values[-6:-2], _HASH_SHIFTS, strict=True)
+            )
+            % 2**64,
+            signalled=bool(values[-2] > 0),
+        ),
+        gradients,
+    )
