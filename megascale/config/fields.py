@@ -108,7 +108,7 @@ BatchTable = Annotated[
                 {"type": "string"},
                 {
                     "type": "object",
-                    "additionalProperties": {"type": ["integer", "number", "string"]},
+                    "additionalProperties": {"anyOf": [{"type": "number"}, {"type": "string"}]},
                 },
             ]
         }

@@ -94,7 +94,7 @@ def _not_a_choice(key: str, value: Any, path: tuple[Any, ...], root: type[BaseMo
 
 def _unknown_key(path: tuple[Any, ...], root: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in path)
-    section = _model_in(_annotation_at(root, path[:-1]))
+    section = model_of(_annotation_at(root, path[:-1]))
     keys = list(section.model_fields) if section else []
     if section is root:
         keys.append("base")
@@ -117,13 +117,13 @@ def _unknown_key(path: tuple[Any, ...], root: type[BaseModel]) -> str:
 def _all_keys(root: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, field in root.model_fields.items():
         yield name, prefix + name
-        below = _model_in(field.annotation)
+        below = model_of(field.annotation)
         if below is not None and typing.get_origin(field.annotation) not in (dict, list):
             yield from _all_keys(below, f"{prefix}{name}.")
 
 
 def _meaning(path: tuple[Any, ...], root: type[BaseModel]) -> str:
-    section = _model_in(_annotation_at(root, path[:-1]))
+    section = model_of(_annotation_at(root, path[:-1]))
     field = section.model_fields.get(str(path[-1])) if section else None
     return f" ({field.description})" if field is not None and field.description else ""
 
@@ -131,7 +131,7 @@ def _meaning(path: tuple[Any, ...], root: type[BaseModel]) -> str:
 def _annotation_at(root: type[BaseModel], path: tuple[Any, ...]) -> Any:
     annotation: Any = root
     for part in path:
-        section = _model_in(annotation) if not _is_container(annotation) else None
+        section = model_of(annotation) if not _is_container(annotation) else None
         if section is not None:
             field = section.model_fields.get(str(part))
             if field is None:
@@ -160,7 +160,8 @@ def _is_container(annotation: Any) -> bool:
     return typing.get_origin(_bare(annotation)) in (dict, list, tuple)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_of(annotation: Any) -> type[BaseModel] | None:
+    """The section a field holds (`X`, `X | None`, annotated), or None for any other type."""
     bare = _bare(annotation)
     return bare if isinstance(bare, type) and issubclass(bare, BaseModel) else None
 

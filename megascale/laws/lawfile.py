@@ -123,7 +123,9 @@ class LawFile(_Part):
         said = []
         checks = (("N", n_params, self.range.n), ("D", d_tokens, self.range.d))
         for name, value, limits in checks:
-            if None not in (value, limits) and not limits[0] <= value <= limits[1]:
+            if value is None or limits is None:
+                continue
+            if not limits[0] <= value <= limits[1]:
                 said.append(f"{name} = {value:.4g} is outside {limits[0]:.4g} to {limits[1]:.4g}")
         return said
 
