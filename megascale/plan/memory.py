@@ -257,4 +257,13 @@ def block_activation_bytes(
     if config.shared_expert_intermediate_size:
         rows += (3 * config.shared_expert_intermediate_size // tensor) * compute
         rows += (2 * hidden * compute) if autocast else 0
+        # The gate multiplies the shared expert's result, and autocast casts its input once more.
+        gated = 2 if autocast else 1
+        rows += gated * hidden * compute if config.shared_expert_gate else 0
     return stream + attention + routing + rows
+
+
+def checkpoint_interval(setting: str) -> int:
+    """`train.activation_checkpointing` as a number: `off` 0, `blocks` 1, `every_n` n."""
+    known = {"off": 0, "blocks": 1}
+    return known[setting] if setting in known else int(setting.removeprefix("every_"))

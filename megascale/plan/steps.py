@@ -1,0 +1,39 @@
+"""Work of a whole run, segment by segment, and the time it takes at a given utilisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megascale.model.config import ModelConfig
+from megascale.plan.flops import flops_per_token
+from megascale.schedule.batch import BatchSchedule
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentWork:
+    """Model FLOPs of one segment of a batch schedule.
+
+    Attributes:
+        tokens: consumed in the segment.
+        steps: optimizer steps in it.
+        flops: model FLOPs of all of them, forward and backward.
+    """
+
+    tokens: int
+    steps: int
+    flops: int
+
+
+def segment_work(model: ModelConfig, schedule: BatchSchedule) -> tuple[SegmentWork, ...]:
+    """Work of each segment, in the order of `schedule.segments`."""
+    work = []
+    for segment in schedule.segments:
+        tokens = segment.end_tokens - segment.start_tokens
+        flops = flops_per_token(model, segment.sequence_length).total * tokens
+        work.append(SegmentWork(tokens, segment.steps, flops))
+    return tuple(work)
+
+
+def seconds_of(flops: float, peak_flops_per_second: float, utilisation: float) -> float:
+    """Time for `flops` on devices with that peak together, at that utilisation (0 to 1)."""
+    return flops / (peak_flops_per_second * utilisation)

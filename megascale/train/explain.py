@@ -1,0 +1,214 @@
+"""`megascale train --explain`: what a config means, worked out without starting anything.
+
+No torch, no data files, no process group: the same functions the trainer calls, on paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+
+from megascale.config import RunConfig
+from megascale.model.count import ParameterCount, count_parameters, elements, parameter_shapes
+from megascale.parallel.layout import Layout
+from megascale.plan.flops import FlopsPerToken, flops_per_token
+from megascale.plan.memory import MemoryEstimate, checkpoint_interval, estimate_memory
+from megascale.plan.steps import SegmentWork, segment_work
+from megascale.schedule.batch import BatchSchedule
+from megascale.schedule.from_config import (
+    DataPhase,
+    lr_schedule_from_config,
+    phases_from_config,
+    weight_decay_from_config,
+)
+from megascale.schedule.lr import LRSchedule
+from megascale.schedule.weight_decay import WeightDecaySchedule
+from megascale.train.checks import batch_schedule_of, check_sequence_lengths, layout_of
+from megascale.train.groups import decay_group, parameter_kind
+
+SCHEMA = "megascale.explain/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Landmark:
+    """What holds at one token count.
+
+    Attributes:
+        name: why the count is worth a line.
+        tokens: consumed tokens.
+        step: the step that contains it; the number of steps at the end.
+        lr: learning rate there, with the batch's coupling.
+        weight_decay: coefficient there.
+        batch_tokens: global batch there.
+    """
+
+    name: str
+    tokens: int
+    step: int
+    lr: float
+    weight_decay: float
+    batch_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """Parameters that are treated alike by weight decay.
+
+    Attributes:
+        kind: `norm`, `bias`, `embedding`, or `weight` for the rest.
+        decays: whether weight decay applies.
+        tensors: how many.
+        parameters: their elements.
+    """
+
+    kind: str
+    decays: bool
+    tensors: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainReport:
+    """Everything that follows from a config and a number of ranks."""
+
+    config: RunConfig
+    world_size: int
+    layout: Layout
+    schedule: BatchSchedule
+    work: tuple[SegmentWork, ...]
+    landmarks: tuple[Landmark, ...]
+    phases: tuple[DataPhase, ...]
+    parameters: ParameterCount
+    groups: tuple[ParameterGroup, ...]
+    memory: MemoryEstimate
+    flops: FlopsPerToken
+
+    @property
+    def total_flops(self) -> int:
+        """Model FLOPs of the whole run."""
+        return sum(part.flops for part in self.work)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON types (`--json`)."""
+        return {
+            "schema": SCHEMA,
+            "config": self.config.model_dump(mode="json"),
+            "config_digest": self.config.digest(),
+            "layout": {"world_size": self.world_size, **asdict(self.layout)},
+            "batch_schedule": {
+                "source": dict(self.schedule.source),
+                "total_tokens": self.schedule.total_tokens,
+                "total_steps": self.schedule.total_steps,
+                "segments": [
+                    asdict(segment) | {"tokens": part.tokens, "flops": part.flops}
+                    for segment, part in zip(self.schedule.segments, self.work, strict=True)
+                ],
+            },
+            "landmarks": [asdict(landmark) for landmark in self.landmarks],
+            "data_phases": [
+                {
+                    "start_tokens": phase.start_tokens,
+                    "end_tokens": phase.end_tokens,
+                    "mixture": dict(phase.mixture),
+                }
+                for phase in self.phases
+            ],
+            "parameters": self.parameters.to_dict(),
+            "parameter_groups": [asdict(group) for group in self.groups],
+            "memory_per_rank": self.memory.to_dict(),
+            "flops": {
+                "per_token": self.flops.total,
+                "per_token_weights": self.flops.weights,
+                "per_token_attention": self.flops.attention,
+                "total": self.total_flops,
+            },
+        }
+
+    def render(self, console: Console | None = None) -> None:
+        """Print the report as tables.
+
+        Args:
+            console: where to; standard output where None.
+        """
+        from megascale.train.explain_tables import render
+
+        render(self, console or Console())
+
+
+def explain(config: RunConfig, world_size: int) -> ExplainReport:
+    """Work out what `config` means on `world_size` ranks.
+
+    Raises:
+        LayoutError: the degrees do not fit.
+        ScheduleError: a segment of the batch schedule or the learning rate is illegal.
+    """
+    layout = layout_of(config, world_size)
+    schedule = batch_schedule_of(config, layout.data)
+    check_sequence_lengths(config, world_size, schedule)
+    longest = max(segment.sequence_length for segment in schedule.segments)
+    return ExplainReport(
+        config=config,
+        world_size=world_size,
+        layout=layout,
+        schedule=schedule,
+        work=segment_work(config.model, schedule),
+        landmarks=_landmarks(
+            schedule, lr_schedule_from_config(config), weight_decay_from_config(config)
+        ),
+        phases=phases_from_config(config),
+        parameters=count_parameters(config.model),
+        groups=_groups(config),
+        memory=estimate_memory(
+            config.model,
+            layout,
+            sequence_length=longest,
+            micro_batch_size=config.train.micro_batch_size,
+            micro_batches=max(segment.micro_batches for segment in schedule.segments),
+            precision=config.train.precision,
+            checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
+        ),
+        flops=flops_per_token(config.model, config.train.sequence_length),
+    )
+
+
+def _landmarks(
+    schedule: BatchSchedule, lr: LRSchedule, weight_decay: WeightDecaySchedule
+) -> tuple[Landmark, ...]:
+    """Token counts where something begins, ends or is half way; each once, names joined."""
+    names: dict[int, list[str]] = {}
+    for name, tokens in lr.landmarks():
+        names.setdefault(tokens, []).append(name)
+    for name, tokens in weight_decay.landmarks():
+        if tokens not in (0, schedule.total_tokens):
+            names.setdefault(tokens, []).append(f"weight decay {name}")
+    for number, segment in enumerate(schedule.segments[1:], start=2):
+        names.setdefault(segment.start_tokens, []).append(f"batch {number}")
+    found = []
+    for tokens, reasons in sorted(names.items()):
+        ended = tokens == schedule.total_tokens
+        segment = schedule.segments[-1] if ended else schedule.segment_at_tokens(tokens)
+        found.append(
+            Landmark(
+                name=", ".join(reasons),
+                tokens=tokens,
+                step=schedule.total_steps if ended else schedule.step_containing(tokens),
+                lr=lr.at(tokens) * segment.lr_scale,
+                weight_decay=weight_decay.at(tokens),
+                batch_tokens=segment.batch_tokens,
+            )
+        )
+    return tuple(found)
+
+
+def _groups(config: RunConfig) -> tuple[ParameterGroup, ...]:
+    counts: dict[tuple[str, bool], tuple[int, int]] = {}
+    for name, shape in parameter_shapes(config.model):
+        key = (parameter_kind(name) or "weight", decay_group(name, config))
+        tensors, parameters = counts.get(key, (0, 0))
+        counts[key] = (tensors + 1, parameters + elements(shape))
+    return tuple(
+        ParameterGroup(kind, decays, *counts[kind, decays])
+        for kind, decays in sorted(counts, key=lambda key: (not key[1], key[0] != "weight", key[0]))
+    )
