@@ -86,6 +86,8 @@ class DataParallel:
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)
+                # a plain sum: gloo has no pre-multiplied one
+                module.set_force_sum_reduction_for_comms(True)
         self._fsdp = True
 
     def _replicate(self) -> None:
@@ -139,7 +141,7 @@ class DataParallel:
         sync_partial_gradients(self.model, self._mesh)
 
 
-def _sum_bucket(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def _sum_bucket(group, bucket):  # type: ignore[no-untyped-def]  # DDP refuses textual annotations
     """DDP communication hook: a plain sum, where DDP's own would divide by the world size."""
     work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
     return work.get_future().then(lambda done: done.value()[0])

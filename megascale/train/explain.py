@@ -130,11 +130,13 @@ class ExplainReport:
         """Print the report as tables.
 
         Args:
-            console: where to; standard output where None.
+            console: where to; where None standard output, 120 columns wide unless a terminal.
         """
         from megascale.train.explain_tables import render
 
-        render(self, console or Console())
+        if console is None:
+            console = Console() if Console().is_terminal else Console(width=120)
+        render(self, console)
 
 
 def explain(config: RunConfig, world_size: int) -> ExplainReport:

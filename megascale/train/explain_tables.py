@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -41,9 +42,15 @@ def show_bytes(size: float) -> str:
 
 def table(title: str, *columns: str, left: int = 1) -> Table:
     """An empty table whose first `left` columns are text and the rest numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold")
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number < left else "right")
+        made.add_column(column, justify="left" if number < left else "right", overflow="fold")
     return made
 
 
@@ -64,16 +71,15 @@ def _segments(report: ExplainReport) -> Table:
     made = table(
         f"Batch schedule: {schedule.total_steps:,} steps, "
         f"{format_count(schedule.total_tokens)} tokens",
-        "from tokens",
-        "requested at",
-        "batch requested",
-        "batch realised",
-        "sequences",
-        "length",
-        "micro-batches",
-        "first step",
+        "start\ntokens",
+        "asked\nfor at",
+        "batch\nasked for",
+        "batch\nrealised",
+        "sequences\nx length",
+        "micro-\nbatches",
+        "first\nstep",
         "steps",
-        "LR scale",
+        "LR\nscale",
         left=0,
     )
     for segment in schedule.segments:
@@ -82,12 +88,11 @@ def _segments(report: ExplainReport) -> Table:
             format_count(segment.requested_start_tokens),
             format_count(segment.requested_batch_tokens),
             format_count(segment.batch_tokens),
-            f"{segment.batch_tokens // segment.sequence_length:,}",
-            f"{segment.sequence_length:,}",
-            f"{segment.micro_batches:,} x {segment.micro_batch_size}",
+            f"{segment.batch_tokens // segment.sequence_length} x {segment.sequence_length}",
+            f"{segment.micro_batches} x {segment.micro_batch_size}",
             f"{segment.first_step:,}",
             f"{segment.steps:,}",
-            f"{segment.lr_scale:.4g}",
+            f"{segment.lr_scale:.3g}",
         )
     return made
 

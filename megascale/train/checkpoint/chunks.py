@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
@@ -111,7 +112,16 @@ class ChunkSavePlanner(DefaultSavePlanner):
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
         self.rank_states = [plan.planner_data for plan in all_plans]
-        return super().create_global_plan(all_plans)
+        plans, metadata = super().create_global_plan(all_plans)
+        # The library refuses overlaps; gaps it lets pass when there is one rank.
+        for fqn, tensor in metadata.state_dict_metadata.items():
+            assert isinstance(tensor, TensorStorageMetadata)
+            held = sum(math.prod(box.sizes) for box in tensor.chunks)
+            if held != math.prod(tensor.size):
+                raise CheckpointError(
+                    f"{fqn}: the ranks hold {held} of its {math.prod(tensor.size)} elements"
+                )
+        return plans, metadata
 
     def lookup_object(self, index: MetadataIndex) -> torch.Tensor:
         return self.state_dict[index.fqn].__get_tensor_shard__(index)
