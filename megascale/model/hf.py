@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +89,7 @@ def write_hub_folder(
     dtype: torch.dtype = torch.float32,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     eos_token_id: int | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a model as a hub folder; it appears whole or not at all.
 
@@ -99,6 +100,7 @@ def write_hub_folder(
         dtype: of the written weights.
         max_shard_bytes: largest file; a larger single tensor gets a file of its own.
         eos_token_id: written into `config.json` and `generation_config.json` when known.
+        extra_files: name to content of further files, such as `tokenizer.json`.
 
     Raises:
         ConfigError: the model has parts that transformers lacks.
@@ -128,6 +130,8 @@ def write_hub_folder(
                     writer.write(tensor.name, value[tensor.index])
         for file, content in (("config.json", hf_config), ("generation_config.json", generation)):
             (partial / file).write_text(json.dumps(content, indent=2) + "\n")
+        for file, data in (extra_files or {}).items():
+            (partial / file).write_bytes(data)
         partial.rename(folder)
     except OSError as failure:
         raise CheckpointError.of(
