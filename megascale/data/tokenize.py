@@ -1,0 +1,175 @@
+"""Tokenizer files, and raw documents to token ids."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megascale.data.documents import Batch, RawDocument
+from megascale.data.opening import tokenizer_sha256
+from megascale.errors import DataError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+EOS_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
+
+
+class TokenizerFile:
+    """A Hugging Face `tokenizer.json`, ready to encode text as plain text.
+
+    Special tokens that stand in a document ("<|endoftext|>") are encoded as the characters they
+    are; only `data prepare` itself places the end-of-document token.
+
+    Attributes:
+        path, sha256: the file and its identity.
+        vocab_size: largest id + 1, added tokens included.
+
+    Raises:
+        DataError: the file is missing or not a tokenizer.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        from tokenizers import Tokenizer
+
+        self.path = Path(path)
+        self.sha256 = tokenizer_sha256(path)
+        try:
+            self.tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        except Exception as failure:  # the binding raises plain Exception
+            raise DataError.of(
+                "--tokenizer", str(path), f"not a Hugging Face tokenizer.json: {failure}"
+            ) from None
+        self.tokenizer.encode_special_tokens = True
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
+
+    def eos_id(self, token: str | None = None) -> int:
+        """Id of the token that ends a document.
+
+        Args:
+            token: its text; None takes the first of the usual ones that the vocabulary has.
+
+        Raises:
+            DataError: the vocabulary has no such token.
+        """
+        candidates = EOS_TOKENS if token is None else (token,)
+        for candidate in candidates:
+            found = self.tokenizer.token_to_id(candidate)
+            if found is not None:
+                return found
+        special = [
+            added.content
+            for _, added in sorted(self.tokenizer.get_added_tokens_decoder().items())
+            if added.special
+        ]
+        raise DataError.of(
+            "--eos-token",
+            token if token is not None else "not given",
+            f"{self.path} has no token {' or '.join(candidates)}",
+            special[:8] or None,
+        )
+
+    def encode(self, texts: list[str]) -> list[NDArray[np.int32]]:
+        """Ids of each text, without any added token."""
+        encoded = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(item.ids, dtype=np.int32) for item in encoded]
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of some ids, special tokens shown."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A line that could not be used: where it stands and why."""
+
+    path: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.reason}"
+
+
+class EncodedBatch(NamedTuple):
+    """Documents of a batch as ids: `tokens` in a row, cut by `lengths`."""
+
+    tokens: NDArray[np.int32]
+    lengths: NDArray[np.int32]
+    malformed: list[Malformed]
+    empty_documents: int
+    text_bytes: int
+
+
+def encode_batch(
+    batch: Batch, tokenizer: TokenizerFile, *, text_field: str, eos_id: int | None
+) -> EncodedBatch:
+    """Parse and encode a batch; `eos_id` (unless None) is put after every document.
+
+    Empty documents give no tokens and are counted; malformed ones are returned with their reason.
+    """
+    texts: list[str] = []
+    malformed: list[Malformed] = []
+    empty = 0
+    for document in batch.documents:
+        text = _text_of(document, text_field)
+        if isinstance(text, Malformed):
+            malformed.append(text)
+        elif text:
+            texts.append(text)
+        else:
+            empty += 1
+    end = [] if eos_id is None else [np.array([eos_id], dtype=np.int32)]
+    pieces: list[NDArray[np.int32]] = []
+    lengths = []
+    for ids in tokenizer.encode(texts):
+        pieces += [ids, *end]
+        lengths.append(len(ids) + len(end))
+    tokens = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
+    text_bytes = sum(len(text.encode()) for text in texts)
+    return EncodedBatch(tokens, np.array(lengths, dtype=np.int32), malformed, empty, text_bytes)
+
+
+def _text_of(document: RawDocument, text_field: str) -> str | Malformed:
+    def bad(reason: str) -> Malformed:
+        return Malformed(document.path, document.line, reason)
+
+    raw = document.raw
+    if raw is None:
+        return bad("the text is null")
+    if isinstance(raw, bytes):
+        try:
+            raw = raw.decode("utf-8-sig")
+        except UnicodeDecodeError as failure:
+            before = document.raw[: failure.start]  # type: ignore[index]
+            place = Malformed(
+                document.path,
+                document.line + before.count(b"\n"),  # type: ignore[arg-type]
+                f"not UTF-8: byte 0x{failure.object[failure.start]:02x}, {failure.reason}",
+            )
+            return place
+    if document.kind == "json":
+        try:
+            found = json.loads(raw)
+        except ValueError as failure:
+            return bad(f"not JSON: {failure}")
+        except RecursionError:
+            return bad("not JSON: nested too deeply")
+        if not isinstance(found, dict) or text_field not in found:
+            keys = ", ".join(sorted(found)[:8]) if isinstance(found, dict) else type(found).__name__
+            return bad(f"no key {text_field!r} (found: {keys})")
+        raw = found[text_field]
+        if not isinstance(raw, str):
+            return bad(f"{text_field!r} is not a string but {type(raw).__name__}")
+    try:
+        raw.encode()
+    except UnicodeEncodeError:
+        return bad("the text holds half a surrogate pair")
+    return raw
