@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen3Config, Qwen3Moe
 
 from megascale.errors import ConfigError
 from megascale.model.config import ModelConfig, nearest_divisors, read_model_config
-from megascale.model.count import count_parameters
+from megascale.model.count import count_parameters, parameter_shapes
+from megascale.model.qwen3 import Qwen3
 
 # Published config.json values, in the order of KEYS, then what the model cards say:
 # total, active and non-embedding parameters in units of 1e9, as printed there.
@@ -100,6 +101,15 @@ def test_counts_are_those_of_transformers(repository):
             model = AutoModelForCausalLM.from_config(_hf_config(config))
         elements = sum(parameter.numel() for parameter in model.parameters())
         assert count_parameters(config).total == elements, path.name
+
+
+def test_counts_and_shapes_are_those_of_our_model(repository):
+    for path in preset_names(repository):
+        config = read_model_config(path)
+        with torch.device("meta"):
+            model = Qwen3(config)
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        assert shapes == dict(parameter_shapes(config)), path.name
 
 
 def test_active_counts_leave_out_the_experts_not_chosen():

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
 
 from megascale.model.config import ModelConfig, read_model_config
 from megascale.plan.flops import device_peak, flops_per_token, utilisation
+from megascale.train.peak import measure_gemm
 
 SHAPE = {
     "vocab_size": 512,
@@ -81,3 +82,8 @@ def test_utilisation_of_a_known_run():
 )
 def test_device_names_find_their_peaks(name, peak):
     assert device_peak(name, "bf16") == peak
+
+
+def test_the_measured_peak_is_a_rate_of_this_machine():
+    # Any CPU of the last decades lies between these, and a unit slip would not.
+    assert 1e8 < measure_gemm(size=256, seconds=0.02) < 1e15
