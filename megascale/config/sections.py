@@ -184,8 +184,9 @@ class GuardConfig(Section):
     )
     spike_factor: Annotated[float, Field(gt=1)] | None = Field(
         None,
-        description="a loss above this multiple of the window's median is a spike and its step is "
-        "skipped; null does not look for spikes",
+        description="a loss this many robust standard deviations (of a batch of its size) above "
+        "the window's median is a spike and its step is skipped, and so is one whose gradient "
+        "norm exceeds ten times the median; null does not look for spikes",
     )
     spike_budget: Count = Field(3, description="spikes skipped per window before stopping")
     window_tokens: PositiveCount | None = Field(

@@ -37,7 +37,7 @@ class GuardSettings:
 
     window_tokens: int  # how far back the running statistics look
     min_steps: int = 20  # steps the window must hold before spikes are judged
-    max_steps: int = 1024  # steps the window holds at most
+    max_steps: int = 256  # steps the window holds at most
     spike_factor: float | None = 8.0  # loss limit: median + spike_factor * spread; None: no limit
     min_rise: float = 0.1  # nats; a smaller rise of the loss is never a spike
     grad_norm_factor: float | None = 10.0  # limit: grad_norm_factor * median norm; None: no limit
@@ -141,6 +141,7 @@ class Guard:
         self.settings = settings
         self._window: deque[_Entry] = deque(maxlen=settings.max_steps)
         self._skips: deque[tuple[int, str]] = deque()  # (tokens, "nonfinite" | "spike")
+        self._last_applied = 0  # consumed tokens after the last step let through
 
     def check(self, *, tokens: int, batch_tokens: int, loss: float, grad_norm: float) -> Decision:
         """Judge one step before its update.
@@ -166,6 +167,7 @@ class Guard:
             if grad_norm > limit:
                 return self._skip(tokens, "spike", "gradient spike", grad_norm, limit)
         self._window.append(_Entry(tokens, batch_tokens, loss, grad_norm))
+        self._last_applied = tokens
         return Decision("apply")
 
     def loss_limit(self, batch_tokens: int) -> float:
@@ -210,7 +212,9 @@ class Guard:
     ) -> Decision:
         settings = self.settings
         reach = settings.budget_window_tokens or settings.window_tokens
-        while self._skips and self._skips[0][0] <= tokens - reach:
+        # An unbroken series of skips counts in full, however few steps the window spans.
+        expired = min(tokens - reach, self._last_applied)
+        while self._skips and self._skips[0][0] <= expired:
             self._skips.popleft()
         self._skips.append((tokens, kind))
         spent = sum(spent_kind == kind for _, spent_kind in self._skips)
@@ -226,9 +230,11 @@ class Guard:
                 for entry in self._window
             ],
             "skips": [list(skip) for skip in self._skips],
+            "last_applied": self._last_applied,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue with the window and budgets that `state_dict` described."""
         self._window = deque((_Entry(*row) for row in state["window"]), self.settings.max_steps)
         self._skips = deque((int(tokens), str(kind)) for tokens, kind in state["skips"])
+        self._last_applied = state["last_applied"]

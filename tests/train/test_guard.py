@@ -134,10 +134,19 @@ def test_budget_is_spent_then_the_run_stops_and_names_the_checkpoint():
 def test_budgets_refill_with_tokens_and_are_separate():
     guard = Guard(quiet(nonfinite_budget=1, spike_budget=0, budget_window_tokens=100))
 
-    def nan(tokens):
-        return guard.check(tokens=tokens, batch_tokens=1, loss=math.nan, grad_norm=1.0).action
+    def check(tokens, loss=math.nan):
+        return guard.check(tokens=tokens, batch_tokens=1, loss=loss, grad_norm=1.0).action
 
-    assert [nan(10), nan(111), nan(112)] == ["skip", "skip", "stop"]
+    assert [check(10), check(50, 3.0), check(111), check(112)] == ["skip", "apply", "skip", "stop"]
+
+
+def test_an_unbroken_series_of_skips_stops_even_in_a_window_of_one_step():
+    guard = Guard(quiet(window_tokens=1, nonfinite_budget=3))
+    actions = [
+        guard.check(tokens=step * 100, batch_tokens=100, loss=math.nan, grad_norm=1.0).action
+        for step in range(1, 5)
+    ]
+    assert actions == ["skip", "skip", "skip", "stop"]
 
 
 def test_reset_window_forgets_statistics_but_not_spending():
