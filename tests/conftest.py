@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("repository", deadline=None, derandomize=True)
+settings.load_profile("repository")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

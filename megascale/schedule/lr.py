@@ -99,9 +99,8 @@ class LRSchedule:
     def _before_decay(self, tokens: float) -> float:
         if self.kind == "inverse_sqrt" and tokens > self.warmup_tokens:
             return self.peak * math.sqrt(self.warmup_tokens / tokens)
-        if self.kind == "power" and tokens > 0:
-            log_value = math.log(self.coefficient) + self.exponent * math.log(tokens)
-            return min(self.peak, math.exp(min(log_value, math.log(self.peak))))
+        if self.kind == "power":
+            return min(self.peak, self.coefficient * max(tokens, 1.0) ** self.exponent)
         return self.peak
 
 
