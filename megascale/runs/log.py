@@ -148,7 +148,12 @@ class RunLog:
             self._events.write({"schema": SCHEMA, "created": timestamp()})
 
     def start(self, **fields: Any) -> None:
-        """Log the event `start`: the run begins at token 0."""
+        """Log the event `start`: the run begins at token 0.
+
+        Records of an earlier attempt that died before its first checkpoint are taken over.
+        """
+        if self.attempt > 1:
+            self._take_over(0, 0)
         self.event("start", step=0, tokens=0, **fields)
 
     def resume(self, step: int, tokens: int, **fields: Any) -> None:
@@ -158,10 +163,13 @@ class RunLog:
             step: finished steps in the checkpoint.
             tokens: consumed tokens in the checkpoint.
         """
+        self._take_over(step, tokens)
+        self.event("resume", step=step, tokens=tokens, **fields)
+
+    def _take_over(self, step: int, tokens: int) -> None:
         self._metrics.write(
             {"resumed_at_step": step, "resumed_at_tokens": tokens, "time": timestamp()}
         )
-        self.event("resume", step=step, tokens=tokens, **fields)
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """Append one interval's record (see docs/formats/run-log.md for its keys).
@@ -240,7 +248,7 @@ def _count_attempts(path: Path) -> int:
                 kind = json.loads(line).get("kind")
             except (ValueError, AttributeError):
                 continue
-            attempts += kind in ("start", "resume")
+            attempts += kind in ("start", "resume", "branch")
     return attempts
 
 

@@ -129,6 +129,26 @@ def test_attempts_are_counted(tmp_path):
     assert read_run(tmp_path).records[0]["attempt"] == 2
 
 
+def test_a_branch_is_an_attempt_too(tmp_path):
+    log = write(tmp_path)
+    log.event("branch", step=10, tokens=100)
+    log.close()
+    assert RunLog(tmp_path).attempt == 2
+
+
+def test_starting_again_after_a_death_before_the_first_checkpoint(tmp_path):
+    log = write(tmp_path)
+    log.start()
+    for step in (1, 2, 3):
+        log.metrics(record(step))
+    log.close()
+    log = RunLog(tmp_path)
+    log.start()
+    log.metrics(record(1))
+    log.close()
+    assert read_run(tmp_path).column("step") == [1]
+
+
 def test_torn_last_line_is_tolerated_and_reported_with_its_number(tmp_path):
     write(tmp_path, record(1), record(2)).close()
     path = tmp_path / "metrics.jsonl"
