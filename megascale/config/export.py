@@ -43,7 +43,7 @@ EXAMPLE: dict[str, Any] = {
             {"start_tokens": "500B", "mixture": {"web": 0.5, "code": 0.5}},
         ],
     },
-    "train": {"total_tokens": "600B", "sequence_length": 4096, "micro_batch_size": 4},
+    "train": {"total_tokens": "600B", "sequence_length": 4096, "micro_batch_size": 1},
     "batch": {"schedule": "0: 2M, 125B: 4M, 250B: 5M, 375B: 6M"},
     "lr": {"peak": 6e-4, "warmup_tokens": "2B", "decay_tokens": "100B"},
 }

@@ -74,7 +74,7 @@ class LawFile(_Part):
     output: Literal["batch_tokens", "peak_lr"] = Field(description="what f(N, D) is")
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     table: Table | None = None
-    n_kind: Literal["total", "active", "non_embedding"] = Field(
+    n_kind: Literal["total", "active", "non_embedding", "active_non_embedding"] = Field(
         description="which parameters N counts"
     )
     n_unit: Scale = Field("units", description="N is counted in these")

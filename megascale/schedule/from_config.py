@@ -9,6 +9,7 @@ from typing import Any
 from megascale.config.sections import RunConfig
 from megascale.errors import ConfigError
 from megascale.laws.lawfile import read_law_file
+from megascale.model.count import count_parameters
 from megascale.schedule.batch import BatchSchedule, build_batch_schedule
 from megascale.schedule.law_driven import law_driven_points
 from megascale.schedule.lr import LRSchedule, build_lr_schedule
@@ -38,13 +39,12 @@ def batch_schedule_from_config(
     Args:
         config: the run.
         data_parallel: data-parallel degree.
-        n_params: parameters as the law's `n_kind` counts them; needed with `batch.law` whose
-            exponent of N is not 0.
+        n_params: N of a law, where it is not to be the model's own count of the law's `n_kind`.
         start: (consumed tokens, step) of a resumed run.
 
     Raises:
         ScheduleError: some segment from `start` on is illegal.
-        ConfigError: a law needs `n_params`, or gives something else than a batch.
+        ConfigError: the law gives something else than a batch.
         DataError: the law file cannot be used.
     """
     train, batch = config.train, config.batch
@@ -130,14 +130,8 @@ def _law_points(
             f"law {law.name} gives {law.output}, not a batch",
             "a law file with output batch_tokens",
         )
+    n = n_params or getattr(count_parameters(config.model), law.n_kind)
     uses_n = law.form == "power" and law.parameters["a"].value != 0
-    if n_params is None and uses_n:
-        raise ConfigError.of(
-            "batch.law.file",
-            section.file,
-            f"law {law.name} depends on N: the number of {law.n_kind} parameters is needed",
-        )
-    n = n_params if n_params is not None else 1
     points = law_driven_points(
         lambda tokens: law.evaluate(n, tokens),
         interval_tokens=section.interval_tokens,
@@ -150,7 +144,7 @@ def _law_points(
     beyond = [
         said
         for tokens in (section.interval_tokens, total)
-        for said in law.outside_range(n_params if uses_n else None, tokens)
+        for said in law.outside_range(n if uses_n else None, tokens)
     ]
     source = {
         "kind": "law",
@@ -159,7 +153,7 @@ def _law_points(
         "name": law.name,
         "version": law.version,
         "n_kind": law.n_kind,
-        "n_params": n_params,
+        "n_params": n,
         "outside_fitted_range": list(dict.fromkeys(beyond)),
     }
     return points, source

@@ -10,6 +10,7 @@ import pytest
 from megascale.config import RunConfig, load_config
 from megascale.errors import ConfigError, DataError, ScheduleError
 from megascale.laws.lawfile import LawFile, write_law_file
+from megascale.model.count import count_parameters
 from megascale.schedule.from_config import (
     batch_schedule_from_config,
     lr_schedule_from_config,
@@ -78,12 +79,15 @@ def test_law_file_is_found_beside_the_config(tmp_path: Path) -> None:
     assert any("D = " in said for said in source["outside_fitted_range"])
 
 
-def test_law_that_needs_n_or_gives_something_else(tmp_path: Path) -> None:
+def test_law_takes_n_from_the_model_and_must_give_a_batch(tmp_path: Path) -> None:
     parameters = {"coef": {"value": 1.0}, "a": {"value": 0.5}, "b": {"value": 0.0}}
     path = law(tmp_path, parameters=parameters)
     override = f"batch.law={{file: {path}, interval_tokens: 1M, initial_tokens: 16Ki}}"
-    with pytest.raises(ConfigError, match="number of total parameters is needed"):
-        batch_schedule_from_config(config(tmp_path, override), 1)
+    run = config(tmp_path, override, "batch.max_rounding=1.0")
+    schedule = batch_schedule_from_config(run, 1)
+    total = count_parameters(run.model).total
+    assert schedule.source["n_params"] == total
+    assert schedule.segments[-1].requested_batch_tokens == round(total**0.5)
     schedule = batch_schedule_from_config(config(tmp_path, override), 1, n_params=10**8)
     assert schedule.segments[-1].requested_batch_tokens == 10_000
     law(tmp_path, output="peak_lr")
