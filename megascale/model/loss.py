@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from megascale.model.matmul import matmul_nt, uses_onednn
 from megascale.model.norm import accumulation_dtype
 from megascale.parallel.mesh import Mesh
 
@@ -64,7 +65,7 @@ def _forward(
     for start in range(0, hidden.shape[0], step):
         part = slice(start, start + step)
         valid = targets[part] != IGNORED
-        logits = (inputs[part] @ matrix.t()).to(wide)
+        logits = matmul_nt(inputs[part], matrix).to(wide)
         index = targets[part].masked_fill(~valid, 0)
         owned = valid
         if mesh is not None:
@@ -91,12 +92,12 @@ def _forward(
         logits.scatter_add_(1, index, -owned.unsqueeze(1).to(wide))
         gradient = logits.to(compute)
         if grad_hidden is not None:
-            grad_hidden[part] = gradient @ matrix
+            grad_hidden[part] = matmul_nt(gradient, matrix.t())
         if grad_weight is not None:
-            if compute == wide:
+            if compute == wide and not uses_onednn(gradient.t(), inputs[part].t()):
                 grad_weight.addmm_(gradient.t(), inputs[part])
             else:
-                grad_weight.add_(gradient.t() @ inputs[part])
+                grad_weight.add_(matmul_nt(gradient.t(), inputs[part].t()))
     ctx.gradients = (grad_hidden, grad_weight)
     return loss
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from megascale.model.matmul import linear
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.tensor import ColumnParallelLinear, RowParallelLinear, enter_region
 
@@ -56,4 +57,4 @@ class MLP(nn.Module):
 
     def partial(self, x: Tensor) -> Tensor:
         """Inside a region already: this rank's addend of the output, `[tokens, H]`."""
-        return F.linear(swiglu(self.gate_proj(x), self.up_proj(x)), self.down_proj.weight)
+        return linear(swiglu(self.gate_proj(x), self.up_proj(x)), self.down_proj.weight)

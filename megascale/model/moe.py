@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from megascale.errors import LayoutError
 from megascale.model.config import ModelConfig, nearest_divisors
 from megascale.model.experts import Experts
+from megascale.model.matmul import linear
 from megascale.model.mlp import MLP
 from megascale.model.norm import accumulation_dtype
 from megascale.parallel.mesh import Mesh
@@ -73,7 +74,7 @@ class Router(nn.Module):
             bias: `[E]` added to the probabilities for the choice alone, not for the weights
                 (Wang et al. 2024, arXiv 2408.15664).
         """
-        logits = F.linear(x, self.weight)
+        logits = linear(x, self.weight)
         probabilities = F.softmax(logits, dim=-1, dtype=accumulation_dtype(logits.dtype))
         if bias is None:
             weights, experts = torch.topk(probabilities, self._top_k, dim=-1)

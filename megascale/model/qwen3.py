@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +17,7 @@ from megascale.model.attention import Attention, document_mask, rope_tables
 from megascale.model.config import ModelConfig
 from megascale.model.experts import Experts
 from megascale.model.loss import linear_cross_entropy
+from megascale.model.matmul import linear
 from megascale.model.mlp import MLP
 from megascale.model.moe import MoE, Statistics
 from megascale.model.norm import RMSNorm
@@ -218,7 +218,7 @@ class Qwen3(nn.Module):
         x = enter_region(x, self._mesh, self.options.sequence_parallel)
         weight = self.output_weight()
         if targets is None:
-            return gather_columns(F.linear(x, weight), self._mesh).view(batch, length, -1)
+            return gather_columns(linear(x, weight), self._mesh).view(batch, length, -1)
         loss_sum = linear_cross_entropy(x, weight, targets.flatten(), mesh=self._mesh)
         return _output(loss_sum, collected, self.config.num_experts)
 

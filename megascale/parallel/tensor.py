@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.tensor import DTensor
 
+from megascale.model.matmul import linear
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import ShardSpec, collect_specs
 
@@ -177,7 +178,7 @@ class ColumnParallelLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[tokens, in]` inside a region to `[tokens, out / tp]`."""
-        return F.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def shard_specs(self) -> dict[str, ShardSpec]:
         """Both parameters are cut along their rows."""
@@ -205,7 +206,7 @@ class RowParallelLinear(nn.Module):
 
         The bias is added once, after the sum.
         """
-        y = exit_region(F.linear(x, self.weight), self._mesh, self._sequence_parallel)
+        y = exit_region(linear(x, self.weight), self._mesh, self._sequence_parallel)
         return y if self.bias is None else y + self.bias
 
     def shard_specs(self) -> dict[str, ShardSpec]:

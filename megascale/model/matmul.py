@@ -1,0 +1,100 @@
+"""Matrix multiplication through the faster of the CPU's two libraries.
+
+torch multiplies fp32 matrices on x86 with MKL, whose AVX-512 kernels run on one vendor's CPUs
+only: elsewhere it falls back to AVX2 and reaches less than half of what oneDNN, in the same wheel,
+does. So on such CPUs fp32 goes through oneDNN. The choice depends on the hardware alone, never
+on a timing, so that a restarted run repeats its bits. All other devices and dtypes use torch's
+own multiplication.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SMALLEST = 1 << 18  # multiply-adds below which a call's overhead outweighs its speed
+
+
+@cache
+def prefers_onednn() -> bool:
+    """Whether this CPU has AVX-512 that MKL leaves unused."""
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
+        return False
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        return False
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    vendors = {line.split(":")[1].strip() for line in lines if line.startswith("vendor_id")}
+    return bool(vendors) and "GenuineIntel" not in vendors
+
+
+def uses_onednn(a: Tensor, b: Tensor) -> bool:
+    """Whether `matmul_nt(a, b)` goes through oneDNN."""
+    return (
+        a.dtype == b.dtype == torch.float32
+        and a.device.type == "cpu"
+        and a.shape[0] * a.shape[1] * b.shape[0] >= SMALLEST
+        and prefers_onednn()
+    )
+
+
+@torch.library.custom_op("megascale::onednn_matmul_nt", mutates_args=())
+def _opaque_onednn(a: Tensor, b: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+@_opaque_onednn.register_fake
+def _(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty(a.shape[0], b.shape[0])
+
+
+def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
+    """`a @ b.T`, outside autograd.
+
+    Args:
+        a: `[m, k]`, any strides.
+        b: `[n, k]`, any strides.
+
+    Returns:
+        `[m, n]`.
+    """
+    if not uses_onednn(a, b):
+        return a @ b.t()
+    if torch.compiler.is_compiling():  # the compiler takes oneDNN's operator for inference only
+        return _opaque_onednn(a, b)
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return matmul_nt(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad_x = matmul_nt(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        grad_weight = matmul_nt(grad.t(), x.t()) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x W^T + b`, differentiable.
+
+    Args:
+        x: `[tokens, in]`.
+        weight: `[out, in]`.
+        bias: `[out]` or None.
+    """
+    if torch.is_autocast_enabled(x.device.type) or not uses_onednn(x, weight):
+        return F.linear(x, weight, bias)
+    y = _Linear.apply(x, weight)
+    return y if bias is None else y + bias
