@@ -114,13 +114,16 @@ class WandbSink:
             mode=mode,
         )
         self._run.define_metric("tokens")
-        self._run.define_metric("* vs tokens", step_metric="tokens")
+        self._on_tokens: set[str] = set()
 
     def log(self, record: Mapping[str, Any]) -> None:
         values: dict[str, float] = {"tokens": record["tokens"]}
         for tag, value in scalars(record):
-            values[tag] = value
-            values[f"{tag} vs tokens"] = value
+            twin = f"{tag} vs tokens"
+            if twin not in self._on_tokens:  # W&B takes no pattern that ends in a fixed text
+                self._run.define_metric(twin, step_metric="tokens")
+                self._on_tokens.add(twin)
+            values[tag] = values[twin] = value
         self._run.log(values, step=record["step"])
 
     def close(self) -> None:

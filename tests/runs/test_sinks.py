@@ -79,3 +79,5 @@ def test_wandb_call_sequence(monkeypatch, tmp_path):
     twins = {f"{tag} vs tokens": value for tag, value in SCALARS.items()}
     assert calls[-2] == ("log", {"tokens": RECORD["tokens"]} | SCALARS | twins, 7)
     assert calls[-1] == ("finish",)
+    defined = [call[1:] for call in calls if call[0] == "define"]
+    assert defined == [(("tokens",), {})] + [((twin,), {"step_metric": "tokens"}) for twin in twins]
