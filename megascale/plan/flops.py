@@ -1,4 +1,4 @@
-"""Model FLOPs of training, and utilisation against a device's peak.
+"""Model FLOPs of training, and the devices' peaks that utilisation is measured against.
 
 Counted is what the mathematics needs: a multiply and an add for every weight a token meets, three
 times (forward, gradient of the inputs, gradient of the weights), and attention to the past.
@@ -41,19 +41,6 @@ def flops_per_token(config: ModelConfig, sequence_length: int) -> FlopsPerToken:
     """
     attention = 6 * config.num_hidden_layers * config.query_size * sequence_length
     return FlopsPerToken(6 * count_parameters(config).matmul_active, attention)
-
-
-def utilisation(
-    tokens_per_second: float, flops_of_token: float, peak_flops_per_second: float
-) -> float:
-    """Model FLOP utilisation, 0 to 1.
-
-    Args:
-        tokens_per_second: of the whole job.
-        flops_of_token: `FlopsPerToken.total`.
-        peak_flops_per_second: of all devices of the job together.
-    """
-    return tokens_per_second * flops_of_token / peak_flops_per_second
 
 
 # Dense (not sparse) peaks per device in FLOP/s, from the vendors' data sheets, at boost clock.

@@ -1,4 +1,4 @@
-"""Work of a whole run, segment by segment, and the time it takes at a given utilisation."""
+"""Work of a whole run, segment by segment."""
 
 from __future__ import annotations
 
@@ -32,8 +32,3 @@ def segment_work(model: ModelConfig, schedule: BatchSchedule) -> tuple[SegmentWo
         flops = flops_per_token(model, segment.sequence_length).total * tokens
         work.append(SegmentWork(tokens, segment.steps, flops))
     return tuple(work)
-
-
-def seconds_of(flops: float, peak_flops_per_second: float, utilisation: float) -> float:
-    """Time for `flops` on devices with that peak together, at that utilisation (0 to 1)."""
-    return flops / (peak_flops_per_second * utilisation)

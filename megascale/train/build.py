@@ -14,6 +14,7 @@ from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import Chunk, model_chunks
+from megascale.plan.memory import checkpoint_interval
 from megascale.schedule.from_config import lr_schedule_from_config, weight_decay_from_config
 from megascale.schedule.lr import LRSchedule
 from megascale.schedule.weight_decay import WeightDecaySchedule
@@ -59,11 +60,9 @@ class Parts:
 
 def model_options(config: RunConfig) -> ModelOptions:
     """How the model computes, by the config."""
-    recompute = config.train.activation_checkpointing
-    every = {"off": 0, "blocks": 1}.get(recompute)
     return ModelOptions(
         sequence_parallel=config.parallel.sequence_parallel,
-        checkpoint_every=int(recompute.removeprefix("every_")) if every is None else every,
+        checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
         compile=config.train.compile == "blocks",
         balance_window_tokens=balance_window(config) if config.model.is_moe else None,
     )

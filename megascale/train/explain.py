@@ -26,7 +26,7 @@ from megascale.schedule.from_config import (
 from megascale.schedule.lr import LRSchedule
 from megascale.schedule.weight_decay import WeightDecaySchedule
 from megascale.train.checks import batch_schedule_of, check_sequence_lengths, layout_of
-from megascale.train.groups import decay_group, parameter_kind
+from megascale.train.groups import decays, parameter_kind
 
 SCHEMA = "megascale.explain/1"
 
@@ -207,10 +207,13 @@ def _landmarks(
 def _groups(config: RunConfig) -> tuple[ParameterGroup, ...]:
     counts: dict[tuple[str, bool], tuple[int, int]] = {}
     for name, shape in parameter_shapes(config.model):
-        key = (parameter_kind(name) or "weight", decay_group(name, config))
+        kind = parameter_kind(name) or "weight"
+        key = (kind, decays(name, config.weight_decay.exclude))
         tensors, parameters = counts.get(key, (0, 0))
         counts[key] = (tensors + 1, parameters + elements(shape))
     return tuple(
-        ParameterGroup(kind, decays, *counts[kind, decays])
-        for kind, decays in sorted(counts, key=lambda key: (not key[1], key[0] != "weight", key[0]))
+        ParameterGroup(kind, decaying, *counts[kind, decaying])
+        for kind, decaying in sorted(
+            counts, key=lambda key: (not key[1], key[0] != "weight", key[0])
+        )
     )

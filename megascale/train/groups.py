@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from megascale.config import RunConfig
 
-KINDS = ("norm", "bias", "embedding")
-"""What `weight_decay.exclude` may name."""
-
 
 def parameter_kind(name: str) -> str | None:
     """`norm`, `bias` or `embedding`, or None for every other weight.
@@ -32,16 +29,11 @@ def decays(name: str, exclude: Collection[str]) -> bool:
 
     Args:
         name: fully qualified name, as the model has it.
-        exclude: kinds that do not decay, out of `KINDS`.
+        exclude: kinds that do not decay, out of `norm`, `bias` and `embedding`.
     """
     return parameter_kind(name) not in exclude
 
 
-def decay_group(name: str, config: RunConfig) -> bool:
-    """`decays` with the exclusions of a run's config (`weight_decay.exclude`)."""
-    return decays(name, config.weight_decay.exclude)
-
-
 def decay_groups(names: Iterable[str], config: RunConfig) -> dict[str, bool]:
-    """Parameter name -> whether weight decay applies, for all of `names`."""
-    return {name: decay_group(name, config) for name in names}
+    """Parameter name -> whether weight decay applies, by a run's `weight_decay.exclude`."""
+    return {name: decays(name, config.weight_decay.exclude) for name in names}

@@ -13,7 +13,6 @@ from rich.console import Console
 from megascale.config import load_config
 from megascale.errors import LayoutError, ScheduleError
 from megascale.plan.flops import flops_per_token
-from megascale.plan.steps import seconds_of
 from megascale.train.explain import explain
 
 CONFIG = """
@@ -134,7 +133,3 @@ def test_explaining_imports_no_torch(path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Batch schedule" in done.stdout
-
-
-def test_time_at_a_utilisation():
-    assert seconds_of(6e18, 1e15, 0.5) == pytest.approx(12_000)

@@ -10,6 +10,7 @@ import torch
 
 from megascale.model.config import ModelConfig
 from megascale.model.count import count_parameters, parameter_shapes
+from megascale.model.init import initialize
 from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.layout import Layout
 from megascale.parallel.mesh import Mesh
@@ -137,6 +138,22 @@ def test_kept_activations_within_five_percent(config):
 def test_kept_activations_under_autocast_within_five_percent(config):
     measured = kept_bytes(build(config), autocast=True)
     estimated = lines(config, precision="bf16")["activations"]
+    assert abs(estimated / measured - 1) < 0.05, (estimated, measured)
+
+
+def kept_by_rank(rank: int, layout: Layout, config: ModelConfig) -> int:
+    mesh = Mesh.from_layout(layout, rank=rank, world_size=layout.world_size, device="cpu")
+    model = Qwen3(config, mesh, ModelOptions(sequence_parallel=layout.sequence_parallel))
+    initialize(model, mesh, seed=0)
+    return kept_bytes(model)
+
+
+@pytest.mark.parametrize("config", [DENSE, MIXED])
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_kept_activations_of_a_tensor_parallel_rank(config, sequence_parallel):
+    layout = Layout(tensor=2, sequence_parallel=sequence_parallel)
+    measured = max(spawn_ranks(2, kept_by_rank, layout, config))
+    estimated = lines(config, layout=layout)["activations"]
     assert abs(estimated / measured - 1) < 0.05, (estimated, measured)
 
 
