@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
+    add_completion=False,
     help="Prepare and inspect token files.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

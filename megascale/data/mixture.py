@@ -1,11 +1,11 @@
-"""Which source the n-th chunk of a phase comes from: exact counts in every block, O(1) access.
+"""Which source the n-th chunk of a phase comes from: exact in every block, found directly.
 
 Weights are held to nine decimals (`WEIGHT_UNIT` parts). After t chunks a source with p parts has
 floor(t p / WEIGHT_UNIT) chunks, plus one for the sources with the largest remainders until the
 counts sum to t (the method of largest remainders). So a cumulative count never differs from
 t * weight by one or more, and the count of a block is a difference of two such counts. That
 difference cannot be negative as long as each source is due at least one chunk per block, which is
-what `Mixture` demands.
+what `Mixture` demands. Access costs one block, wherever it lies.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from megascale.errors import DataError
 
 WEIGHT_UNIT = 10**9
 SUM_TOLERANCE = 1e-9
+MAX_BLOCK_CHUNKS = 65_536
 
 Int64Array = NDArray[np.int64]
 
@@ -43,8 +44,10 @@ class Mixture:
     def __init__(
         self, weights: Mapping[str, float], *, block_chunks: int, key: int, where: str = "mixture"
     ) -> None:
-        if block_chunks < 1:
-            raise DataError.of("data.mixture_block_chunks", block_chunks, "must be positive", 1)
+        if not 1 <= block_chunks <= MAX_BLOCK_CHUNKS:
+            rule = f"must lie between 1 and {MAX_BLOCK_CHUNKS}; a block is laid out whole"
+            nearest = min(max(block_chunks, 1), MAX_BLOCK_CHUNKS)
+            raise DataError.of("data.mixture_block_chunks", block_chunks, rule, nearest)
         parts = weight_parts(weights, where)
         self.names: tuple[str, ...] = tuple(sorted(name for name, part in parts.items() if part))
         self.block_chunks = block_chunks
@@ -87,18 +90,41 @@ class Mixture:
 
         Returns:
             (index into `names`, how-manieth chunk of that source in this phase), each of shape
-            [n]. Over whole blocks each source's ordinals are 0, 1, 2, ... without gap or repeat.
+            [n]. In the order of the phase each source's ordinals are 0, 1, 2, ...
         """
         numbers = np.atleast_1d(np.asarray(chunks, dtype=np.int64))
         blocks, places = np.divmod(numbers, self.block_chunks)
         distinct, inverse = np.unique(blocks, return_inverse=True)
-        before = self.chunks_before(distinct * self.block_chunks)
-        counts = self.chunks_before((distinct + 1) * self.block_chunks) - before
-        ends = np.cumsum(counts, axis=1)
-        slots = permute(places, self.block_chunks, numbered_keys(self._key, blocks))
-        source = np.sum(slots[:, None] >= ends[inverse], axis=1)
-        first_slot = ends[inverse, source] - counts[inverse, source]
-        return source, before[inverse, source] + slots - first_slot
+        sources, ordinals = self._blocks(distinct)
+        return sources[inverse, places], ordinals[inverse, places]
+
+    def delivered(self, chunks: int) -> Int64Array:
+        """Chunks of each source among the first `chunks` chunks, also inside a block; [sources]."""
+        block, place = divmod(chunks, self.block_chunks)
+        sources, _ = self._blocks(np.array([block], dtype=np.int64))
+        begun = np.bincount(sources[0, :place], minlength=len(self.names))
+        return self.chunks_before(block * self.block_chunks)[0] + begun
+
+    def _blocks(self, blocks: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """Sources and ordinals of whole blocks, each of shape [blocks, block_chunks].
+
+        A permutation puts the block's places onto slots; the first slots belong to the first
+        source, and so on.
+        """
+        before = self.chunks_before(blocks * self.block_chunks)
+        counts = self.chunks_before((blocks + 1) * self.block_chunks) - before
+        shape = (len(blocks), self.block_chunks)
+        places = np.broadcast_to(np.arange(self.block_chunks), shape)
+        slots = permute(places, self.block_chunks, numbered_keys(self._key, blocks)[:, None])
+        sources = np.zeros(shape, dtype=np.int64)
+        for end in np.cumsum(counts, axis=1).T[:-1]:
+            sources += slots >= end[:, None]
+        ordinals = np.empty(shape, dtype=np.int64)
+        for number in range(len(self.names)):
+            mine = sources == number
+            ranks = np.cumsum(mine, axis=1) - 1
+            ordinals[mine] = (before[:, number, None] + ranks)[mine]
+        return sources, ordinals
 
 
 def weight_parts(weights: Mapping[str, float], where: str = "mixture") -> dict[str, int]:

@@ -11,9 +11,8 @@ Rules for what does not fit:
 * The source's last `tokens mod chunk_tokens` tokens do not fill a chunk. Each epoch leaves out
   that many tokens, split between the two ends differently in every epoch (epoch 0 leaves out the
   end), so none of them is left out for good. `describe()` reports the number.
-* A phase that starts inside a mixture block of the phase before begins, in every source, with the
-  first chunk that the abandoned block would not have used: positions before the phase never
-  depend on what comes later. `describe()` reports the chunks skipped in this way.
+* A phase cuts off the block and the chunk of the phase before in which it starts, so positions
+  before it never depend on it. Every source goes on with the chunk after the last it has begun.
 """
 
 from __future__ import annotations
@@ -131,15 +130,10 @@ class Stream:
             sources = tuple(self.sources[name] for name in mixture.names)
             phases.append(_Phase(phase.start_tokens, stop, mixture, first, sources))
             if stop is not None:
-                begun = self._begun_chunks(phase.start_tokens, stop)
-                for name, count in zip(mixture.names, mixture.chunks_before(begun)[0]):
+                begun = -(-(stop - phase.start_tokens) // spec.chunk_tokens)
+                for name, count in zip(mixture.names, mixture.delivered(begun)):
                     used[name] += int(count)
         return tuple(phases)
-
-    def _begun_chunks(self, start: int, stop: int) -> int:
-        """Chunks in all blocks that [start, stop) touches."""
-        block_tokens = self.spec.chunk_tokens * self.spec.mixture_block_chunks
-        return -(-(stop - start) // block_tokens) * self.spec.mixture_block_chunks
 
     def read(self, start: int, count: int) -> NDArray[Any]:
         """Tokens at positions [start, start + count).
@@ -290,28 +284,19 @@ class Stream:
 
         Returns:
             JSON-ready: per source `tokens`, `chunks`, `left_out_tokens_per_epoch` and, with
-            `total_tokens`, `epochs`; per phase `start_tokens`, `mixture`, `skipped_chunks` (chunks
-            of abandoned blocks of the phase before).
+            `total_tokens`, `epochs`; per phase `start_tokens` and `mixture`.
         """
         chunk = self.spec.chunk_tokens
         used = dict.fromkeys(self.sources, 0)
-        phases: list[dict[str, Any]] = []
         for phase in self._phases:
-            skipped = 0
-            if phases:
-                before = self._phases[len(phases) - 1]
-                length = phase.start - before.start
-                skipped = self._begun_chunks(before.start, phase.start) - -(-length // chunk)
-            parts = self.spec.phases[len(phases)].weights
-            phases.append(
-                {"start_tokens": phase.start, "mixture": dict(parts), "skipped_chunks": skipped}
-            )
-            stop = total_tokens if phase.stop is None else phase.stop
-            if stop is not None and total_tokens is not None:
-                length = max(0, min(stop, total_tokens) - phase.start)
-                counts = phase.mixture.chunks_before(-(-length // chunk))[0]
-                for name, count in zip(phase.mixture.names, counts):
-                    used[name] += int(count)
+            stop = total_tokens if phase.stop is None else min(phase.stop, total_tokens or 0)
+            begun = -(-max(0, (stop or 0) - phase.start) // chunk)
+            for name, count in zip(phase.mixture.names, phase.mixture.delivered(begun)):
+                used[name] += int(count)
+        phases = [
+            {"start_tokens": phase.start_tokens, "mixture": dict(phase.weights)}
+            for phase in self.spec.phases
+        ]
         sources = {}
         for name, source in self.sources.items():
             size, tail = divmod(source.tokens, chunk)

@@ -35,16 +35,19 @@ def test_counts_are_exact_and_never_drift(made, block):
     assert (np.diff(counts, axis=0) >= 0).all()
 
 
-@given(mixtures(), st.integers(0, 10**9))
-def test_random_access_equals_counting_through_the_block(made, block):
+@given(mixtures(), st.integers(0, 10**9), st.data())
+def test_random_access_equals_counting_through_the_block(made, block, data):
     _, mixture = made
     first = block * mixture.block_chunks
     chunks = np.arange(first, first + 3 * mixture.block_chunks)
     source, ordinal = mixture.locate(chunks)
     low, high = mixture.chunks_before([chunks[0], chunks[-1] + 1])
     for column in range(len(mixture.names)):
-        mine = np.sort(ordinal[source == column])
+        mine = ordinal[source == column]
         np.testing.assert_array_equal(mine, np.arange(low[column], high[column]))
+    middle = first + mixture.block_chunks + data.draw(st.integers(0, mixture.block_chunks))
+    begun = np.bincount(source[: middle - first], minlength=len(mixture.names))
+    np.testing.assert_array_equal(mixture.delivered(middle), low + begun)
     alone = [mixture.locate([chunk]) for chunk in chunks[:: max(1, len(chunks) // 7)]]
     assert [int(s[0]) for s, _ in alone] == source[:: max(1, len(chunks) // 7)].tolist()
     assert [int(o[0]) for _, o in alone] == ordinal[:: max(1, len(chunks) // 7)].tolist()
@@ -86,3 +89,5 @@ def test_a_source_too_rare_for_the_block_is_refused_with_the_nearest_block():
     with pytest.raises(DataError, match=r"rare.*Nearest legal: 1000\."):
         Mixture({"main": 0.999, "rare": 0.001}, block_chunks=100, key=0)
     Mixture({"main": 0.999, "rare": 0.001}, block_chunks=1000, key=0)
+    with pytest.raises(DataError, match=r"Nearest legal: 65536\."):
+        Mixture({"main": 1.0}, block_chunks=65_537, key=0)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from megascale.data.batches import position_hash
 from megascale.data.indexed import HEADER, MAGIC
 from megascale.data.stream import PhaseSpec, Stream, StreamSpec
 from megascale.errors import DataError
@@ -60,11 +61,12 @@ def test_any_cut_reads_the_same_tokens(stream, everything, cuts):
     np.testing.assert_array_equal(np.concatenate(pieces), everything)
 
 
-def test_it_is_the_same_in_a_second_process_and_other_with_another_seed(spec, everything):
+def test_the_order_is_fixed_for_good_and_other_with_another_seed(spec, everything):
     np.testing.assert_array_equal(Stream(spec).read(0, TOTAL), everything)
     other = Stream(replace(spec, seed=12)).read(0, TOTAL)
     assert np.mean(other == everything) < 0.05
-    assert int(np.sum(everything[:64].astype(np.int64))) == 362_464
+    # Pinned: a change here changes the data order of every run that is under way.
+    assert position_hash(np.arange(TOTAL), everything) == 16_997_956_707_943_411_920
 
 
 def test_chunks_are_contiguous_text_of_one_source(stream, everything):
@@ -87,7 +89,7 @@ def test_weights_hold_in_every_block(everything):
 def test_an_epoch_holds_each_chunk_once_and_the_next_is_shuffled_anew(make_source):
     prefix = make_source("epochs", 64 * 50 + 17)
     phases = [PhaseSpec(0, {"a": 1.0})]
-    spec = StreamSpec({"a": [prefix]}, phases, seed=5, chunk_tokens=64, mixture_block_chunks=10)
+    spec = StreamSpec({"a": [prefix]}, phases, seed=5, chunk_tokens=64, mixture_block_chunks=77)
     tokens = Stream(spec).read(0, 64 * 50 * 8).reshape(8, 50, 64)
     first_of = tokens[:, :, 0]
     shifts = np.unique(first_of % 64, axis=1)
@@ -135,8 +137,8 @@ def test_past_does_not_depend_on_later_phases(spec, stream, everything):
 def test_a_new_phase_repeats_nothing_of_the_epoch(spec, stream, everything):
     begun = [everything[p] for p in stream.chunk_starts(0, 20_000)]
     code = [token for token in begun if source_of(token) == "code"][: 3_210 // 64]
+    assert len(code) == 3_210 // 64
     assert len(set(code)) == len(code)
-    assert stream.describe()["phases"][1]["skipped_chunks"] == 200 - 193
 
 
 @pytest.mark.parametrize(
@@ -165,8 +167,9 @@ def test_describe_reports_what_is_left_out(stream):
     told = stream.describe(total_tokens=TOTAL)
     assert told["sources"]["books"]["left_out_tokens_per_epoch"] == 130 % 64
     assert told["sources"]["books"]["chunks"] == 2
-    begun = TOTAL // 64
-    assert sum(s["epochs"] * s["chunks"] for s in told["sources"].values()) >= begun
+    begun = sum(-(-length // 64) for length in (12_345, 20_000 - 12_345, TOTAL - 20_000))
+    assert sum(s["epochs"] * s["chunks"] for s in told["sources"].values()) == pytest.approx(begun)
+    assert "epochs" not in stream.describe()["sources"]["books"]
 
 
 @pytest.mark.parametrize(
