@@ -251,13 +251,14 @@ def _model(config: RunConfig) -> Iterator[UserError]:
             )
     balance = config.moe_balance
     window = balance.window_tokens
-    if window is not None and (train.micro_batch_size * train.sequence_length) % window:
+    micro_batch_tokens = train.micro_batch_size * train.sequence_length
+    if window is not None and window < micro_batch_tokens and micro_batch_tokens % window:
         yield ConfigError.of(
             "moe_balance.window_tokens",
             window,
             f"must divide the micro-batch of {train.micro_batch_size} x {train.sequence_length} "
-            "tokens",
-            train.sequence_length,
+            "tokens, or be no smaller",
+            [train.sequence_length, micro_batch_tokens],
         )
     if model.expert_bias != (balance.bias_update_per_million_tokens > 0):
         yield ConfigError.of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -80,6 +81,10 @@ def agree_on_config(process: Process, digest: str) -> None:
     prefix = f"megascale/config-digest/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store.set(f"{prefix}/{process.rank}", digest)
     digests = [store.get(f"{prefix}/{rank}").decode() for rank in range(process.world_size)]
+    # Rank 0 serves the store: it must not leave before everybody has read.
+    store.add(f"{prefix}/read", 1)
+    while process.is_main and store.add(f"{prefix}/read", 0) < process.world_size:
+        time.sleep(0.01)
     different = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if different:
         raise ConfigError.of(

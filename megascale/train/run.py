@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from megascale import __version__
 from megascale.config import RunConfig, dump_yaml
@@ -79,9 +80,10 @@ def _run(
     parts = build_parts(config, process)
     changes = []
     if directory is not None:
+        text = dump_yaml(config)
         changes = directory.begin(
-            config=config.model_dump(mode="json"),
-            config_yaml=dump_yaml(config),
+            config=yaml.safe_load(text),  # compared with a saved text that was read the same way
+            config_yaml=text,
             digest=config.digest(),
             identity={
                 "tokenizer": parts.stream.spec.tokenizer_sha256 or "",
