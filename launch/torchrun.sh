@@ -5,10 +5,11 @@
 #   NNODES          number of nodes (default 1), or MIN:MAX for elastic starts
 #   HEAD_NODE       host:port of one of them (required when NNODES is not 1)
 #   RUN_ID          any name, the same on every node (default megascale)
-# and optionally NPROC_PER_NODE (default: GPUs, or 1 without any) and MAX_RESTARTS (default 3).
+# and optionally NPROC_PER_NODE (default: GPUs, or 1 without any), MAX_RESTARTS (default 3) and
+# SHUTDOWN_TIMEOUT (default 100): seconds a worker has after SIGTERM to write its checkpoint.
 # A run resumes by itself: after a restart every rank loads the newest whole checkpoint.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
 cd "$(dirname "$0")/.."
 python="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
 nodes="${NNODES:-1}"
@@ -23,4 +24,5 @@ else
 fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 exec "$python" -m torch.distributed.run --nnodes "$nodes" --nproc-per-node "$nproc" \
-  --max-restarts "${MAX_RESTARTS:-3}" "${rendezvous[@]}" -m megascale train "$@"
+  --max-restarts "${MAX_RESTARTS:-3}" --shutdown_timeout "${SHUTDOWN_TIMEOUT:-100}" \
+  "${rendezvous[@]}" -m megascale train "$@"

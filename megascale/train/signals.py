@@ -1,8 +1,8 @@
 """Turn SIGTERM, SIGUSR1 and SIGINT into a request that the loop sees between two steps.
 
-torchrun forwards SIGTERM to its workers and kills them 30 seconds later, so the loop has that
-long to finish the step it is in and to write a checkpoint. docs/faults.md says how to start a
-run whose checkpoints take longer.
+torchrun forwards SIGTERM to its workers and kills them 30 seconds later, or after its
+`--shutdown_timeout`: the loop has that long to finish the step it is in and to write a
+checkpoint. docs/faults.md says how to start a run whose checkpoints take longer.
 """
 
 from __future__ import annotations
