@@ -130,6 +130,8 @@ def prepare(
             partial.replace(listing)
         else:
             listing.unlink(missing_ok=True)
+    except OSError as failure:
+        raise DataError.of(str(prefix), "cannot be written", str(failure)) from None
     finally:
         partial.unlink(missing_ok=True)
     return Prepared(

@@ -6,6 +6,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -163,7 +164,8 @@ class IndexedWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bin.close()
-        self._lengths.close()
+        for file in (self._bin, self._lengths):
+            with suppress(OSError):  # `finish` has flushed; what is left here is thrown away
+                file.close()
         for partial in self._partials.values():
             partial.unlink(missing_ok=True)

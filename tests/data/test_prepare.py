@@ -205,6 +205,26 @@ def test_bad_input_stops_with_one_message_and_writes_nothing(
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("line", ['{"text": "' + "word " * 40 + '"}\n', "{\n"])
+def test_a_full_disk_leaves_what_was_there(tmp_path, tokenizer, line):
+    """A file size limit stands in for the full disk: the same error from the same calls."""
+    resource = pytest.importorskip("resource")
+    (tmp_path / "in.jsonl").write_text('{"text": "x"}\n' + line * 4_000)
+    (tmp_path / "old.txt").write_text("old")
+    prepare([tmp_path / "old.txt"], tokenizer=tokenizer, prefix=tmp_path / "o")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
+    try:
+        with pytest.raises(DataError, match=r"o = cannot be written: .*File too large"):
+            prepare(
+                [tmp_path / "in.jsonl"], tokenizer=tokenizer, prefix=tmp_path / "o", overwrite=True
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_overwriting_replaces_all_files(tmp_path, tokenizer):
     (tmp_path / "a.txt").write_text("old")
     (tmp_path / "b.jsonl").write_text('{"text": "new"}\n{')
