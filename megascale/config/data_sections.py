@@ -66,7 +66,9 @@ class DataConfig(Section):
         False, description="tokens attend only to their own document (cross-document masking)"
     )
     eos_id: Count | None = Field(
-        None, description="token id that ends a document, for mask_documents; null reads the .idx"
+        None,
+        description="token id that ends a document, for mask_documents; null takes it from the "
+        "sources' .meta.json",
     )
 
     @model_validator(mode="before")
