@@ -19,13 +19,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from megascale.errors import RunError
 from megascale.runs.log import timestamp
 
 LOCK_FILE = "run.lock"
 CONFIG_FILE = "config.yaml"
+CONFIG_DATA_FILE = "config.json"
 DIGEST_FILE = "config.sha256"
 IDENTITY_FILE = "identity.json"
 
@@ -123,7 +122,7 @@ class RunDirectory:
     @property
     def begun(self) -> bool:
         """Whether a run was started here before: then this one resumes it."""
-        return (self.path / CONFIG_FILE).is_file()
+        return (self.path / CONFIG_DATA_FILE).is_file()
 
     def begin(
         self,
@@ -138,7 +137,7 @@ class RunDirectory:
 
         Args:
             config: the resolved config as plain data.
-            config_yaml: the same, as it is to be saved.
+            config_yaml: the same for people to read.
             digest: sha256 of the canonical config.
             identity: fingerprints of what the config only points at, for example "tokenizer"
                 and "corpus".
@@ -166,6 +165,8 @@ class RunDirectory:
                 write_durably(self.path / IDENTITY_FILE, identity_json.encode())
                 write_durably(self.path / DIGEST_FILE, f"{digest}\n".encode())
                 write_durably(self.path / CONFIG_FILE, config_yaml.encode())
+                config_json = json.dumps(config, indent=1) + "\n"
+                write_durably(self.path / CONFIG_DATA_FILE, config_json.encode())
             except OSError as failure:
                 raise disk_error("run directory", self.path, failure) from failure
         return changes
@@ -177,11 +178,11 @@ class RunDirectory:
     def _compare(
         self, config: Mapping[str, Any], identity: Mapping[str, str], allowed: tuple[str, ...]
     ) -> list[str]:
-        old_config = yaml.safe_load((self.path / CONFIG_FILE).read_text()) or {}
+        old_config = json.loads((self.path / CONFIG_DATA_FILE).read_text())
         old_identity = {}
         if (self.path / IDENTITY_FILE).is_file():
             old_identity = json.loads((self.path / IDENTITY_FILE).read_text())
-        old_flat, new_flat = flatten(old_config), flatten(config)
+        old_flat, new_flat = flatten(old_config), flatten(json.loads(json.dumps(config)))
         changed = {
             key: (old_flat.get(key), new_flat.get(key))
             for key in sorted(old_flat.keys() | new_flat.keys())
@@ -213,7 +214,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             flat.update(flatten(value, f"{prefix}{key}."))
         elif value is not None and value != {}:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -10,6 +11,8 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from megascale.errors import EXIT_CHECKPOINT, CheckpointError
@@ -150,6 +153,31 @@ def test_partial_load_takes_the_model_without_the_optimizer(tmp_path):
     target = empty_like(sample_chunks()[:2])
     load_checkpoint(path, target, partial=True)
     assert equal(target, sample_chunks(1)[:2])
+
+
+def cuts(total: int, where: list[int]) -> list[tuple[int, int]]:
+    edges = sorted({0, total, *(point % total for point in where)})
+    return list(itertools.pairwise(edges))
+
+
+grids = st.tuples(*[st.lists(st.integers(0, 10), max_size=4)] * 2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(saved=grids, wanted=grids)
+def test_any_cut_loads_as_any_other_cut(tmp_path_factory, saved, wanted):
+    """One rank with many boxes sees all the overlaps that many ranks with one box each see."""
+    full = torch.randn(7, 9, generator=torch.Generator().manual_seed(0))
+
+    def boxes(tensor, grid):
+        for top, bottom in cuts(7, grid[0]):
+            for left, right in cuts(9, grid[1]):
+                yield Chunk("w", (7, 9), (top, left), tensor[top:bottom, left:right], 1)
+
+    path = save(tmp_path_factory.mktemp("cut"), chunks=list(boxes(full, saved))).path
+    target = torch.zeros(7, 9)
+    load_checkpoint(path, boxes(target, wanted))
+    assert torch.equal(target, full)
 
 
 def test_gaps_and_overlaps_are_refused_when_saving(tmp_path):

@@ -12,6 +12,7 @@ import yaml
 
 from megascale.errors import RunError
 from megascale.train.rundir import RunDirectory, flatten, write_durably
+from tests.train.checkpoint_samples import files_below
 
 CONFIG = {
     "name": "demo",
@@ -47,6 +48,27 @@ def test_new_run_saves_config_and_is_then_begun(tmp_path):
     with RunDirectory(tmp_path / "a" / "run") as directory:
         assert begin(directory) == []
         assert [p.name for p in (directory.path / "configs").iterdir()] == ["0001.yaml"]
+
+
+def test_a_real_config_is_the_same_run_as_itself(tmp_path, repository):
+    """However counts are written in YAML ("2B"): what is compared are the values."""
+    from megascale.config import dump_yaml, load_config
+
+    def start(*overrides):
+        config = load_config(repository / "configs" / "reference.yaml", list(overrides))
+        return directory.begin(
+            config=config.model_dump(mode="json"),
+            config_yaml=dump_yaml(config),
+            digest=config.digest(),
+            identity=IDENTITY,
+        )
+
+    with RunDirectory(tmp_path) as directory:
+        assert start() == []
+        assert start() == []
+        assert start("log.interval_steps=7") == ["log.interval_steps: 1 -> 7"]
+        with pytest.raises(RunError, match=r"train\.total_tokens: 600000000000 -> 700000000000"):
+            start("train.total_tokens=700B")
 
 
 def test_second_process_is_told_who_holds_it(tmp_path):
@@ -105,11 +127,11 @@ def test_layout_and_remaining_batch_schedule_may_change(tmp_path, change):
 def test_another_run_is_refused_and_nothing_changes(tmp_path, change, named):
     with RunDirectory(tmp_path) as directory:
         begin(directory)
-        before = (tmp_path / "config.yaml").read_bytes()
+        before = files_below(tmp_path)
         with pytest.raises(RunError) as caught:
             begin(directory, changed(**change))
         assert named in str(caught.value)
-        assert (tmp_path / "config.yaml").read_bytes() == before
+        assert files_below(tmp_path) == before
         key = named.split(":")[0]
         assert begin(directory, changed(**change), allow_changed=[key]) != []
 

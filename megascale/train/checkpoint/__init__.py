@@ -1,5 +1,7 @@
 """Checkpoints: sharded, atomic, verified by hashes, loadable on any layout, never unpickled."""
 
+import warnings
+
 from megascale.train.checkpoint.directory import (
     Retention,
     Saved,
@@ -17,6 +19,9 @@ from megascale.train.checkpoint.loading import (
 )
 from megascale.train.checkpoint.rng import rng_state, set_rng_state
 from megascale.train.checkpoint.saving import Checkpointer, SaveResult
+
+# A run of one process uses the same library calls as one of many; no need to be told every time.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
 
 __all__ = [
     "Checkpointer",

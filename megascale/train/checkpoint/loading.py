@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,15 +151,13 @@ def load_checkpoint(
     path = Path(path)
     state = read_state(path)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            dcp.load(
-                group_chunks(chunks),
-                storage_reader=SafetensorsReader(path),
-                planner=ChunkLoadPlanner(partial=partial),
-                process_group=group,
-                no_dist=not dist.is_initialized(),
-            )
+        dcp.load(
+            group_chunks(chunks),
+            storage_reader=SafetensorsReader(path),
+            planner=ChunkLoadPlanner(partial=partial),
+            process_group=group,
+            no_dist=not dist.is_initialized(),
+        )
     except CheckpointException as failure:
         raise user_error(failure, path) from failure
     return state

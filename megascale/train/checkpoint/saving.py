@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -267,15 +266,13 @@ class Checkpointer:
             sync_directory(self.directory)
 
         try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-                dcp.save(
-                    group_chunks(chunks),
-                    storage_writer=SafetensorsWriter(folder, finished),
-                    planner=planner,
-                    process_group=self._group,
-                    no_dist=self._group is None,
-                )
+            dcp.save(
+                group_chunks(chunks),
+                storage_writer=SafetensorsWriter(folder, finished),
+                planner=planner,
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
         except CheckpointException as failure:
             if self._rank == 0:
                 shutil.rmtree(folder, ignore_errors=True)
