@@ -48,7 +48,7 @@ class TensorBoardSink:
             ConfigError: TensorBoard is not installed.
         """
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            from tensorboard.summary import Writer
         except ImportError as failure:
             raise ConfigError.of(
                 "log.tensorboard",
@@ -56,14 +56,13 @@ class TensorBoardSink:
                 "TensorBoard is not installed; pip install 'megascale[tensorboard]'",
                 False,
             ) from failure
-        self._writer = SummaryWriter(str(directory))
+        self._writer = Writer(str(directory))
 
     def log(self, record: Mapping[str, Any]) -> None:
         for tag, value in scalars(record):
-            self._writer.add_scalar(tag, value, global_step=record["step"], new_style=True)
-            self._writer.add_scalar(
-                f"{tag} vs tokens", value, global_step=record["tokens"], new_style=True
-            )
+            self._writer.add_scalar(tag, value, record["step"])
+            self._writer.add_scalar(f"{tag} vs tokens", value, record["tokens"])
+        self._writer.flush()
 
     def close(self) -> None:
         self._writer.close()

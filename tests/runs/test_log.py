@@ -223,10 +223,12 @@ def test_full_disk_is_one_message_and_keeps_whole_records(tmp_path):
     assert steps
 
 
-def test_offline_modules_do_not_import_torch():
+def test_offline_modules_do_not_import_torch(tmp_path):
+    pytest.importorskip("tensorboard")
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "import megascale.runs.log, megascale.runs.console, megascale.runs.timing\n"
         "import megascale.runs.interval, megascale.runs.sinks, megascale.runs.reporter\n"
+        "megascale.runs.sinks.TensorBoardSink(sys.argv[1]).close()\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
