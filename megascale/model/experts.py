@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megascale.model.config import ModelConfig
+from megascale.model.matmul import matmul_over_rows, matmul_rows
 from megascale.model.mlp import swiglu
 from megascale.parallel.expert import Permute, dispatch, invert
 from megascale.parallel.mesh import Mesh
@@ -69,13 +70,13 @@ class _ExpertLoop(torch.autograd.Function):
         width = down.shape[2]
         inner = rows.new_empty(rows.shape[0], 2 * width)
         for expert, (start, stop) in _slices(counts):
-            torch.mm(rows[start:stop], gate_up[expert].flatten(0, 1).t(), out=inner[start:stop])
+            matmul_rows(rows[start:stop], gate_up[expert].flatten(0, 1), out=inner[start:stop])
         ctx.counts = counts
         ctx.save_for_backward(rows, weights, gate_up, down, inner)
         activated = F.silu(inner[:, :width]).mul_(inner[:, width:]).mul_(weights.unsqueeze(1))
         out = rows.new_empty(rows.shape[0], down.shape[1])
         for expert, (start, stop) in _slices(counts):
-            torch.mm(activated[start:stop], down[expert].t(), out=out[start:stop])
+            matmul_rows(activated[start:stop], down[expert], out=out[start:stop])
         return out
 
     @staticmethod
@@ -91,8 +92,9 @@ class _ExpertLoop(torch.autograd.Function):
         grad_down = torch.empty_like(down)
         grad_activated = torch.empty_like(activated)
         for expert, (start, stop) in _slices(ctx.counts):
-            torch.mm(grad[start:stop], down[expert], out=grad_activated[start:stop])
-            torch.mm(grad[start:stop].t(), weighted[start:stop], out=grad_down[expert])
+            part = slice(start, stop)
+            matmul_rows(grad[part], down[expert].t(), out=grad_activated[part])
+            matmul_over_rows(grad[part], weighted[part], out=grad_down[expert])
         del weighted
         grad_weights = torch.linalg.vecdot(activated, grad_activated)
         del activated
@@ -105,14 +107,10 @@ class _ExpertLoop(torch.autograd.Function):
         grad_rows = torch.empty_like(rows)
         grad_gate_up = torch.empty_like(gate_up)
         for expert, (start, stop) in _slices(ctx.counts):
-            torch.mm(
-                grad_inner[start:stop], gate_up[expert].flatten(0, 1), out=grad_rows[start:stop]
-            )
-            torch.mm(
-                grad_inner[start:stop].t(),
-                rows[start:stop],
-                out=grad_gate_up[expert].flatten(0, 1),
-            )
+            part = slice(start, stop)
+            matrix, grad_matrix = gate_up[expert].flatten(0, 1), grad_gate_up[expert].flatten(0, 1)
+            matmul_rows(grad_inner[part], matrix.t(), out=grad_rows[part])
+            matmul_over_rows(grad_inner[part], rows[part], out=grad_matrix)
         for expert, count in enumerate(ctx.counts):
             if count == 0:
                 grad_gate_up[expert].zero_()

@@ -9,7 +9,6 @@ own multiplication.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from torch import Tensor
 
 SMALLEST = 1 << 18  # multiply-adds below which a call's overhead outweighs its speed
 
+ROWS = 32  # oneDNN compiles a kernel per shape (half a millisecond): keep to multiples of these
 
-@cache
-def prefers_onednn() -> bool:
-    """Whether this CPU has AVX-512 that MKL leaves unused."""
+
+def _mkl_leaves_avx512_unused() -> bool:
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
@@ -35,13 +34,16 @@ def prefers_onednn() -> bool:
     return bool(vendors) and "GenuineIntel" not in vendors
 
 
+PREFERS_ONEDNN = _mkl_leaves_avx512_unused()
+
+
 def uses_onednn(a: Tensor, b: Tensor) -> bool:
     """Whether `matmul_nt(a, b)` goes through oneDNN."""
     return (
         a.dtype == b.dtype == torch.float32
         and a.device.type == "cpu"
         and a.shape[0] * a.shape[1] * b.shape[0] >= SMALLEST
-        and prefers_onednn()
+        and PREFERS_ONEDNN
     )
 
 
@@ -70,6 +72,40 @@ def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # the compiler takes oneDNN's operator for inference only
         return _opaque_onednn(a, b)
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+
+
+def matmul_rows(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """`out = a @ b.T` for a number of rows that is never the same twice.
+
+    Args:
+        a: `[m, k]`; m varies from call to call.
+        b: `[n, k]`.
+        out: `[m, n]`, contiguous.
+    """
+    if not uses_onednn(a, b):
+        torch.mm(a, b.t(), out=out)
+        return
+    whole = a.shape[0] - a.shape[0] % ROWS
+    out[:whole] = matmul_nt(a[:whole], b)
+    if whole < a.shape[0]:
+        torch.mm(a[whole:], b.t(), out=out[whole:])
+
+
+def matmul_over_rows(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """`out = a.T @ b` for a number of rows that is never the same twice.
+
+    Args:
+        a: `[m, k]`; m varies from call to call.
+        b: `[m, n]`.
+        out: `[k, n]`, contiguous.
+    """
+    if not uses_onednn(a.t(), b.t()):
+        torch.mm(a.t(), b, out=out)
+        return
+    whole = a.shape[0] - a.shape[0] % ROWS
+    out.copy_(matmul_nt(a[:whole].t(), b[:whole].t()))
+    if whole < a.shape[0]:
+        out.addmm_(a[whole:].t(), b[whole:])
 
 
 class _Linear(torch.autograd.Function):
