@@ -97,7 +97,7 @@ class DataParallel:
         self._ddp = DistributedDataParallel(
             self.model,
             process_group=self._mesh.dp_group,
-            broadcast_buffers=False,
+            forward_sync_buffers=False,
             gradient_as_bucket_view=True,
             init_sync=False,
         )
