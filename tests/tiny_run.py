@@ -11,11 +11,14 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# Imported once, before forking: each would cost every child a second.
+import matplotlib.pyplot  # noqa: F401
 import numpy as np
-import torch  # noqa: F401  imported once, before forking
+import torch._dynamo  # noqa: F401
 
 from megascale.config import RunConfig, build_config
 from megascale.data.writer import IndexedWriter
@@ -56,7 +59,11 @@ def write_source(prefix: Path, *, seed: int, documents: int = 60) -> Path:
 
 
 def tiny_config(folder: Path, **sections: dict[str, Any] | str | int) -> RunConfig:
-    """A config of about 40 steps over two data phases; sections are merged into the defaults."""
+    """A config of about 40 steps over two data phases.
+
+    Sections are merged into the defaults, but `model` replaces its section; a dense one takes the
+    MoE balance settings with it.
+    """
     for number, name in enumerate(("web", "code")):
         if not (folder / f"{name}.idx").exists():
             write_source(folder / name, seed=number)
@@ -93,6 +100,10 @@ def tiny_config(folder: Path, **sections: dict[str, Any] | str | int) -> RunConf
         "log": {"interval_steps": 1, "console": "off"},
         "checkpoint": {"interval_steps": 3},
     }
+    if "model" in sections:
+        content["model"] = sections.pop("model")
+        if "num_experts" not in content["model"]:
+            del content["moe_balance"]
     for section, values in sections.items():
         if isinstance(values, dict) and isinstance(content.get(section), dict):
             content[section] = {**content[section], **values}
@@ -101,8 +112,19 @@ def tiny_config(folder: Path, **sections: dict[str, Any] | str | int) -> RunConf
     return build_config(content)
 
 
-def start_ranks(config: RunConfig | list[RunConfig], ranks: int = 1, **options: Any) -> list[int]:
-    """Fork `ranks` processes that run a config (or one config each); returns their pids."""
+def start_ranks(
+    config: RunConfig | list[RunConfig],
+    ranks: int = 1,
+    *,
+    prepare: Callable[[], None] | None = None,
+    **options: Any,
+) -> list[int]:
+    """Fork `ranks` processes that run a config (or one config each); returns their pids.
+
+    Args:
+        prepare: called in each child before the run, to make something go wrong in it.
+        options: further arguments of `run`.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -121,6 +143,8 @@ def start_ranks(config: RunConfig | list[RunConfig], ranks: int = 1, **options: 
                         "MASTER_ADDR": "127.0.0.1",
                         "MASTER_PORT": str(port),
                     }
+                if prepare is not None:
+                    prepare()
                 code = run(config[rank] if isinstance(config, list) else config, **options)
             except UserError as error:
                 print(error, file=sys.stderr)

@@ -54,6 +54,11 @@ class TrainConfig(Section):
             "layer) or every_N (each N-th layer)",
         )
     )
+    initial_weights: str | None = Field(
+        None,
+        description="hub folder (config.json and safetensors) that a new run takes its weights from; "
+        "null draws them from the seed",
+    )
     threads: Degree | None = Field(
         None, description="CPU threads of each process; null keeps torch's own choice"
     )

@@ -141,7 +141,7 @@ class DataParallel:
         sync_partial_gradients(self.model, self._mesh)
 
 
-def _sum_bucket(group, bucket):  # type: ignore[no-untyped-def]  # DDP refuses textual annotations
+def _sum_bucket(group, bucket):  # without annotations: DDP refuses textual ones
     """DDP communication hook: a plain sum, where DDP's own would divide by the world size."""
     work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
     return work.get_future().then(lambda done: done.value()[0])

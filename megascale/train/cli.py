@@ -19,7 +19,7 @@ EPILOG = """Examples:
 
   torchrun --nproc-per-node 8 -m megascale train run.yaml parallel.tensor=2
 
-  megascale train run.yaml name=decay --branch-decay runs/run/checkpoints/step-... lr.decay_tokens=1B
+  megascale train run.yaml --branch-decay runs/run/checkpoints/step-... lr.decay_tokens=1B
 
 Exit codes: 0 done; 2 config, schedule or layout; 3 data; 4 checkpoint; 5 run directory;
 6 stopped by the guard; 75 interrupted by a signal after a checkpoint: start again to go on."""

@@ -77,10 +77,10 @@ class Loop:
             for loaded in loader:
                 segment = self.schedule.segment_at_step(loaded.step)
                 self._announce(loaded, segment)
-                signalled = self._step(loaded, segment)
+                statistics = self._step(loaded, segment)
                 loader.advance(loaded)
-                self._after_step(loaded)
-                if signalled:
+                self._after_step(loaded, saving=statistics.saving)
+                if statistics.signalled:
                     interrupted = True
                     break
         if interrupted and self.progress.tokens < self.schedule.total_tokens:
@@ -91,8 +91,8 @@ class Loop:
         self._save(wait=True)
         return EXIT_DONE
 
-    def _step(self, loaded: LoadedStep, segment: Segment) -> bool:
-        """Run one step; returns whether any rank was told to stop."""
+    def _step(self, loaded: LoadedStep, segment: Segment) -> StepStatistics:
+        """Run one step and apply or skip its update."""
         began = time.perf_counter()
         parts, progress = self.parts, self.progress
         middle = (loaded.start + loaded.stop) / 2
@@ -108,6 +108,7 @@ class Loop:
             objective=parts.objective,
             balance_counts=None if balance is None else balance.previous,
             signalled=self.signals.requested() is not None,
+            saving=self.checkpointer.in_flight and not self.checkpointer.finished,
         )
         tokens = loaded.stop - loaded.start
         decision = self.guard.check(
@@ -148,7 +149,7 @@ class Loop:
                 skipped=not decision.apply,
             )
         )
-        return statistics.signalled
+        return statistics
 
     def _result(
         self,
@@ -183,19 +184,22 @@ class Loop:
             extra={"aux_loss": statistics.aux_loss, "z_loss": statistics.z_loss} if moe else {},
         )
 
-    def _after_step(self, loaded: LoadedStep) -> None:
-        """Whatever is due after the step that `loaded` was."""
+    def _after_step(self, loaded: LoadedStep, *, saving: bool) -> None:
+        """Whatever is due after the step that `loaded` was.
+
+        Args:
+            saving: whether any rank was writing a checkpoint when the step reduced its gradients.
+        """
         config, tokens = self.config, (loaded.start, loaded.stop)
-        log, saving = config.log, config.checkpoint
+        log, checkpoint = config.log, config.checkpoint
         if _due(self.progress.step, tokens, log.interval_steps, log.interval_tokens):
             self._flush_interval()
         if _due(self.progress.step, tokens, None, config.train.eval_interval_tokens):
             self._evaluate()
-        if self.checkpointer.in_flight and self.parts.mesh.world_size == 1:
-            if self.checkpointer.finished:
-                self._collect_checkpoint()
+        if self.checkpointer.in_flight and not saving:
+            self._collect_checkpoint()
         if loaded.stop < self.schedule.total_tokens and _due(
-            self.progress.step, tokens, saving.interval_steps, saving.interval_tokens
+            self.progress.step, tokens, checkpoint.interval_steps, checkpoint.interval_tokens
         ):
             self._save(wait=False)
 
@@ -204,6 +208,7 @@ class Loop:
         step, parts = loaded.step, self.parts
         if step > self.schedule.start_step and step == segment.first_step:
             before = self.schedule.segment_at_step(step - 1)
+            self._flush_interval()  # no record straddles two batch sizes
             self._event(
                 "batch_change",
                 f"batch {before.batch_tokens} -> {segment.batch_tokens} tokens "

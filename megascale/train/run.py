@@ -11,6 +11,7 @@ import yaml
 from megascale import __version__
 from megascale.config import RunConfig, dump_yaml
 from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED
+from megascale.model.hf import import_model
 from megascale.plan.flops import device_peak
 from megascale.runs.console import RunConsole
 from megascale.runs.interval import IntervalAccumulator
@@ -78,19 +79,6 @@ def _run(
     allow_changed: tuple[str, ...],
 ) -> int:
     parts = build_parts(config, process)
-    changes = []
-    if directory is not None:
-        text = dump_yaml(config)
-        changes = directory.begin(
-            config=yaml.safe_load(text),  # compared with a saved text that was read the same way
-            config_yaml=text,
-            digest=config.digest(),
-            identity={
-                "tokenizer": parts.stream.spec.tokenizer_sha256 or "",
-                "corpus": parts.stream.fingerprint(),
-            },
-            allow_changed=allow_changed,
-        )
     checkpoints = run_path(config) / "checkpoints"
     checkpointer = Checkpointer(
         checkpoints,
@@ -100,8 +88,11 @@ def _run(
     guard = Guard(guard_settings(config))
     interval = IntervalAccumulator(peak_flops=_peak_flops(config, process))
     found = latest_checkpoint(checkpoints, move_damaged=True)
-    progress, notes = Progress(), list(changes)
+    progress, notes = Progress(), []
     source = found.path if found is not None else branch_from
+    if source is None and config.train.initial_weights is not None:
+        import_model(parts.model, parts.mesh, Path(config.train.initial_weights))
+        notes.append(f"weights start from {config.train.initial_weights}")
     if found is None and branch_from is not None:
         verify_checkpoint(branch_from)
         if process.is_main:
@@ -119,6 +110,19 @@ def _run(
         notes += restored
         if found is not None:
             checkpointer.trust(source)
+    # Only now, with everything accepted, does the run directory take on this config.
+    if directory is not None:
+        text = dump_yaml(config)
+        notes += directory.begin(
+            config=yaml.safe_load(text),  # compared with a saved text that was read the same way
+            config_yaml=text,
+            digest=config.digest(),
+            identity={
+                "tokenizer": parts.stream.spec.tokenizer_sha256 or "",
+                "corpus": parts.stream.fingerprint(),
+            },
+            allow_changed=allow_changed,
+        )
     schedule = batch_schedule_of(config, parts.mesh.dp_size, (progress.tokens, progress.step))
     check_sequence_lengths(config, process.world_size, schedule)
     reporter = None

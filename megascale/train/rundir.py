@@ -10,6 +10,7 @@ run.lock              held by the process that writes here
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -90,11 +91,7 @@ class RunDirectory:
             os.close(self._lock)
             if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise disk_error("run directory", self.path, failure) from failure
-            raise RunError.of(
-                "run directory",
-                str(self.path),
-                f"in use by {holder}; stop that process or choose another name or output_dir",
-            ) from failure
+            raise in_use(self.path, holder) from failure
         try:
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": timestamp()}
             os.ftruncate(self._lock, 0)
@@ -112,6 +109,8 @@ class RunDirectory:
     def close(self) -> None:
         """Release the directory."""
         if self._lock >= 0:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._lock, 0)
             os.close(self._lock)
             self._lock = -1
 
@@ -122,7 +121,7 @@ class RunDirectory:
     @property
     def begun(self) -> bool:
         """Whether a run was started here before: then this one resumes it."""
-        return (self.path / CONFIG_DATA_FILE).is_file()
+        return run_began(self.path)
 
     def begin(
         self,
@@ -154,7 +153,7 @@ class RunDirectory:
         """
         changes: list[str] = []
         if self.begun:
-            changes = self._compare(config, identity, tuple(allow_changed))
+            changes = compare_with_saved(self.path, config, identity, allow_changed)
         if not self.begun or self._saved_digest() != digest:
             try:
                 history = self.path / "configs"
@@ -175,36 +174,87 @@ class RunDirectory:
         file = self.path / DIGEST_FILE
         return file.read_text().strip() if file.is_file() else None
 
-    def _compare(
-        self, config: Mapping[str, Any], identity: Mapping[str, str], allowed: tuple[str, ...]
-    ) -> list[str]:
-        old_config = json.loads((self.path / CONFIG_DATA_FILE).read_text())
-        old_identity = {}
-        if (self.path / IDENTITY_FILE).is_file():
-            old_identity = json.loads((self.path / IDENTITY_FILE).read_text())
-        old_flat, new_flat = flatten(old_config), flatten(json.loads(json.dumps(config)))
-        changed = {
-            key: (old_flat.get(key), new_flat.get(key))
-            for key in sorted(old_flat.keys() | new_flat.keys())
-            if old_flat.get(key) != new_flat.get(key)
-        }
-        refused = [
-            f"{key}: {old!r} -> {new!r}"
-            for key, (old, new) in changed.items()
-            if not _covered(key, (*MAY_CHANGE, *allowed))
-        ]
-        refused += [
-            f"{name} fingerprint: {old_identity[name]} -> {value}"
-            for name, value in identity.items()
-            if name in old_identity and old_identity[name] != value and not _covered(name, allowed)
-        ]
-        if refused:
-            raise RunError(
-                f"run directory = {self.path}: holds a run that differs from this config in what "
-                f"makes it the same run: {'; '.join(refused)}. Choose another name or "
-                "output_dir, undo the change, or allow it with --allow-changed KEY"
-            )
-        return [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items()]
+def run_began(path: Path) -> bool:
+    """Whether a run was started in a directory before: then another start resumes it."""
+    return (path / CONFIG_DATA_FILE).is_file()
+
+
+def in_use_by(path: Path) -> str | None:
+    """Who holds a run directory, in words; None when it is free. Changes nothing."""
+    try:
+        lock = os.open(path / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _holder(lock)
+    finally:
+        os.close(lock)
+    return None
+
+
+def in_use(path: Path, holder: str) -> RunError:
+    """What the user reads when another process holds a run directory."""
+    rule = f"in use by {holder}; stop that process or choose another name or output_dir"
+    return RunError.of("run directory", str(path), rule)
+
+
+def compare_with_saved(
+    path: Path,
+    config: Mapping[str, Any],
+    identity: Mapping[str, str],
+    allow_changed: Iterable[str] = (),
+) -> list[str]:
+    """Check that a config continues the run that a directory holds. Changes nothing.
+
+    Args, result and errors as `RunDirectory.begin` for a resumed run.
+    """
+    allowed = tuple(allow_changed)
+    old_config = _saved_mapping(path / CONFIG_DATA_FILE)
+    old_identity = {}
+    if (path / IDENTITY_FILE).is_file():
+        old_identity = _saved_mapping(path / IDENTITY_FILE)
+    old_flat, new_flat = flatten(old_config), flatten(json.loads(json.dumps(config)))
+    changed = {
+        key: (old_flat.get(key), new_flat.get(key))
+        for key in sorted(old_flat.keys() | new_flat.keys())
+        if old_flat.get(key) != new_flat.get(key)
+    }
+    refused = [
+        f"{key}: {old!r} -> {new!r}"
+        for key, (old, new) in changed.items()
+        if not _covered(key, (*MAY_CHANGE, *allowed))
+    ]
+    refused += [
+        f"{name} fingerprint: {old_identity[name]} -> {value}"
+        for name, value in identity.items()
+        if name in old_identity and old_identity[name] != value and not _covered(name, allowed)
+    ]
+    if refused:
+        raise RunError(
+            f"run directory = {path}: holds a run that differs from this config in what "
+            f"makes it the same run: {'; '.join(refused)}. Choose another name or "
+            "output_dir, undo the change, or allow it with --allow-changed KEY"
+        )
+    return [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items()]
+
+
+def _saved_mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as failure:
+        raise disk_error("run directory", path, failure) from failure
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise RunError.of(
+            "run directory",
+            str(path),
+            "damaged: must hold a JSON mapping; restore it from a copy, or choose another name "
+            "or output_dir",
+        )
+    return content
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

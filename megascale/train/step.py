@@ -44,6 +44,7 @@ class StepStatistics:
         router_entropy_sum: per MoE layer, entropy of the router in nats summed over positions.
         token_hash: `position_hash` of the tokens the step consumed.
         signalled: whether any rank was told to stop.
+        saving: whether any rank was still writing a checkpoint in the background.
     """
 
     loss_sum: float
@@ -55,6 +56,7 @@ class StepStatistics:
     router_entropy_sum: list[float]
     token_hash: int
     signalled: bool
+    saving: bool
 
     @property
     def loss(self) -> float:
@@ -72,6 +74,7 @@ def accumulate_gradients(
     objective: Objective,
     balance_counts: torch.Tensor | None = None,
     signalled: bool = False,
+    saving: bool = False,
 ) -> tuple[StepStatistics, list[torch.Tensor]]:
     """Forward and backward of all micro-batches of a step, reduced over all ranks.
 
@@ -82,6 +85,7 @@ def accumulate_gradients(
         balance_counts: [MoE layers, experts] slots of the last complete balance window, for
             windows longer than a micro-batch.
         signalled: whether this rank was told to stop; the statistics say whether any was.
+        saving: whether this rank is still writing a checkpoint; likewise.
 
     Returns:
         The statistics and the local gradients (unclipped), complete over all ranks.
@@ -113,11 +117,13 @@ def accumulate_gradients(
     square = optimizer.local_square_sum(gradients)
     # 64 bits in four parts, which float64 sums exactly over any number of ranks
     parts = [float((loaded.token_hash >> shift) & 0xFFFF) for shift in _HASH_SHIFTS]
-    flags = torch.tensor([*parts, float(signalled)], dtype=torch.float64).to(device)
+    flags = torch.tensor(
+        [*parts, float(signalled), float(saving)], dtype=torch.float64, device=device
+    )
     vector = torch.cat([totals, flags]) if totals is not None else flags
     if mesh.tp_rank:
         vector.zero_()  # tensor-parallel ranks hold the same: one of them speaks for its group
-        vector[-1] = float(signalled)
+        vector[-2:] = flags[-2:]
     vector = torch.cat([vector, square.reshape(1)])
     if mesh.world_size > 1:
         dist.all_reduce(vector)
@@ -135,10 +141,11 @@ def accumulate_gradients(
             expert_counts=values[3:entropy_start].long().reshape(layers, experts),
             router_entropy_sum=values[entropy_start : entropy_start + layers].tolist(),
             token_hash=sum(
-                int(part) << shift for part, shift in zip(values[-6:-2], _HASH_SHIFTS, strict=True)
+                int(part) << shift for part, shift in zip(values[-7:-3], _HASH_SHIFTS, strict=True)
             )
             % 2**64,
-            signalled=bool(values[-2] > 0),
+            signalled=bool(values[-3] > 0),
+            saving=bool(values[-2] > 0),
         ),
         gradients,
     )
