@@ -1,4 +1,4 @@
-"""A run can start from a hub folder; transformers, given the same folder, computes the same loss."""
+"""A run can start from a hub folder: transformers, given that folder, computes the same loss."""
 
 from __future__ import annotations
 
