@@ -1,5 +1,62 @@
-"""Build script. Metadata lives in pyproject.toml."""
+"""Builds the fitting engine with CMake. Metadata lives in pyproject.toml.
 
-from setuptools import setup
+Environment:
+    MEGASCALE_CUDA: 0 (default) builds the CPU engine only; 1 adds the CUDA back end and fails
+        without nvcc; auto adds it where nvcc is found.
+    MEGASCALE_CMAKE_ARGS: further arguments for the configure step.
+"""
 
-setup()
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+def wants_cuda() -> bool:
+    """Whether this build includes the CUDA back end."""
+    choice = os.environ.get("MEGASCALE_CUDA", "0").lower()
+    if choice not in ("0", "1", "auto"):
+        sys.exit(f"MEGASCALE_CUDA = {choice!r}: must be 0, 1 or auto.")
+    found = shutil.which("nvcc") is not None
+    if choice == "1" and not found:
+        sys.exit("MEGASCALE_CUDA = '1': nvcc must be on PATH. Nearest legal: 'auto' or '0'.")
+    return choice == "1" or (choice == "auto" and found)
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds the `_engine` target into setuptools' output folder."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import pybind11
+
+        output = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            "cmake", "-S", str(Path(__file__).resolve().parent), "-B", str(build),
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DMEGASCALE_CUDA={'ON' if wants_cuda() else 'OFF'}",
+        ]  # fmt: skip
+        if shutil.which("ninja"):
+            configure += ["-G", "Ninja"]
+        configure += shlex.split(os.environ.get("MEGASCALE_CMAKE_ARGS", ""))
+        subprocess.run(configure, check=True)
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
+        subprocess.run(
+            ["cmake", "--build", str(build), "--target", "_engine", "--parallel", jobs],
+            check=True,
+        )
+
+
+setup(
+    ext_modules=[Extension("megascale.fitting._engine", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -1,0 +1,294 @@
+// From the caller's points to a scaled problem: checks, scaling, the columns of both solvers, and
+// the way back from the solution to parameters, covariance and diagnostics. Host only.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <vector>
+
+#include "core/dense.h"
+#include "core/elementary.h"
+#include "core/lm.h"
+#include "engine.h"
+#include "laws/law.h"
+
+namespace megascale {
+inline namespace MS_ISA {
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kLimitT = 700;  // |t| of a logarithmic coordinate at its natural limit
+
+// One problem after preparation. Columns live in the chunk's arrays from row `at` on.
+template <class Law>
+struct Prepared {
+  static constexpr int P = Law::kParams, X = Law::kInputs;
+  int64_t id = 0;
+  size_t at = 0;
+  int count = 0;
+  int free_count = P;
+  int32_t status = kConverged;
+  int64_t bad_row = -1;
+  uint32_t flags = 0;
+  double sx[X], sy = 1;
+  double projected_anchor = 1, full_anchor = 1;
+  double lower[P], upper[P], free[P], held[P];  // in the solver's t
+  bool constrained = false;
+  double total = 0;         // the sum of squares R^2 compares against
+  double weight_sum = 0;
+};
+
+template <class Law>
+MS_INLINE double to_solver(int i, double u, double anchor) {
+  if (Law::kCoordinate[i] == Coordinate::kLog) {
+    if (!(u > 0)) return -kLimitT;
+    return std::min(std::log(u), kLimitT);
+  }
+  if (Law::kCoordinate[i] == Coordinate::kLogit) {
+    const double share = u / anchor;
+    if (!(share > 0)) return -kLimitT;
+    if (share >= 1) return 30.0;
+    return std::log(share / (1 - share));
+  }
+  return u;
+}
+
+template <class Law>
+MS_INLINE double from_solver(int i, double t, double anchor) {
+  if (Law::kCoordinate[i] == Coordinate::kLog) return vexp(t);
+  if (Law::kCoordinate[i] == Coordinate::kLogit) return anchor / (1 + vexp(-t));
+  return t;
+}
+
+// Columns of all problems of a chunk.
+template <class Law>
+struct Columns {
+  static constexpr int X = Law::kInputs;
+  std::vector<double> full_x[X], projected_x[X], y, log_y, root, projected_y, scale, target;
+  std::vector<int32_t> group;
+
+  void clear() {
+    for (int k = 0; k < X; ++k) {
+      full_x[k].clear();
+      projected_x[k].clear();
+    }
+    for (auto* v : {&y, &log_y, &root, &projected_y, &scale, &target}) v->clear();
+    group.clear();
+  }
+  void grow(size_t n) {
+    for (int k = 0; k < X; ++k) {
+      full_x[k].resize(n);
+      projected_x[k].resize(n);
+    }
+    for (auto* v : {&y, &log_y, &root, &projected_y, &scale, &target}) v->resize(n);
+    group.resize(n);
+  }
+  size_t size() const { return y.size(); }
+};
+
+// The residual the full solver uses for this job and law.
+template <class Law>
+MS_INLINE Residual full_residual(const FitJob& job) {
+  if (job.residual != Residual::kRay) return job.residual;
+  return Law::kRayResidual;
+}
+
+template <class Law>
+MS_INLINE bool along_ray(const FitJob& job) {
+  return Law::kHasRay && job.residual == Residual::kRay;
+}
+
+// True where the projected objective is the requested one, so that its optimum is the answer.
+template <class Law>
+MS_INLINE bool same_objective(const FitJob& job) {
+  if (job.loss != Loss::kSquared) return false;
+  const Residual kind = full_residual<Law>(job);
+  if (Law::kHasRay && along_ray<Law>(job) != (Law::kNonlinear == 0)) return false;
+  if (Law::kLogTarget) return kind == Residual::kLog;
+  return kind == (Law::kDefault == Residual::kAbsolute ? Residual::kAbsolute : Residual::kRelative);
+}
+
+// Power of two near the geometric mean of positive values: scaling by it is exact.
+class ExponentMean {
+ public:
+  void add(double v) {
+    int e;
+    std::frexp(v, &e);
+    sum_ += e;
+    ++n_;
+  }
+  double scale() const { return n_ ? std::ldexp(1.0, static_cast<int>(std::lround(double(sum_) / n_))) : 1; }
+
+ private:
+  int64_t sum_ = 0, n_ = 0;
+};
+
+template <class Law>
+void fail(Prepared<Law>& p, Status status, int64_t row) {
+  p.status = status;
+  p.bad_row = row;
+}
+
+// Checks and scales problem `id`; appends its columns.
+template <class Law>
+void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out) {
+  constexpr int P = Law::kParams, X = Law::kInputs;
+  p = Prepared<Law>();
+  p.id = id;
+  p.at = out.size();
+  const int64_t begin = job.offsets[id], end = job.offsets[id + 1];
+  const double* weights = job.weights;
+  ExponentMean mean_x[X], mean_y;
+  double log_sum[X] = {}, low[X], high[X], low_y = INFINITY, high_y = -INFINITY, top_y = 0;
+  for (int k = 0; k < X; ++k) {
+    low[k] = INFINITY;
+    high[k] = -INFINITY;
+  }
+  const bool logs = Law::kInputKind == InputKind::kLog;
+  int count = 0;
+  bool sorted = true;
+  double previous = -INFINITY;
+  for (int64_t i = begin; i < end; ++i) {
+    const double y = job.y[i], w = weights ? weights[i] : 1.0;
+    bool finite_row = std::isfinite(y) && std::isfinite(w);
+    bool positive_row = !Law::kPositiveTarget || y > 0;
+    for (int k = 0; k < X; ++k) {
+      const double x = job.x[k][i];
+      finite_row = finite_row && std::isfinite(x);
+      positive_row = positive_row && x > 0;
+    }
+    if (!finite_row) return fail(p, kNonFinite, i - begin);
+    if (w < 0) return fail(p, kBadWeight, i - begin);
+    if (!positive_row) return fail(p, kNonPositive, i - begin);
+    if (w == 0) continue;
+    ++count;
+    for (int k = 0; k < X; ++k) {
+      const double x = Law::kAlongRay ? y / job.x[k][i] : job.x[k][i];
+      low[k] = std::min(low[k], x);
+      high[k] = std::max(high[k], x);
+      if (logs)
+        log_sum[k] += std::log(x);
+      else
+        mean_x[k].add(x);
+    }
+    sorted = sorted && job.x[0][i] >= previous;
+    previous = job.x[0][i];
+    low_y = std::min(low_y, y);
+    high_y = std::max(high_y, y);
+    top_y = std::max(top_y, std::fabs(y));
+    if (Law::kPositiveTarget) mean_y.add(y);
+  }
+  // Fixed parameters and bounds.
+  const double* fixed = job.fixed ? job.fixed + id * P : nullptr;
+  const double* lower = job.lower ? job.lower + id * P : nullptr;
+  const double* upper = job.upper ? job.upper + id * P : nullptr;
+  for (int i = 0; i < P; ++i) {
+    p.free[i] = fixed && !std::isnan(fixed[i]) ? 0.0 : 1.0;
+    if (p.free[i] == 0) --p.free_count;
+    if (lower && upper && lower[i] > upper[i]) return fail(p, kBadBounds, -1);
+    const bool bounded = (lower && lower[i] > -INFINITY) || (upper && upper[i] < INFINITY);
+    p.constrained = p.constrained || p.free[i] == 0 || bounded;
+  }
+  if (count < p.free_count) return fail(p, kTooFewPoints, -1);
+  for (int k = 0; k < X; ++k)
+    if (!(high[k] > low[k])) return fail(p, kConstant, -1);
+  if (!(high_y > low_y) && !Law::kAlongRay) return fail(p, kConstant, -1);
+  // Scales.
+  const bool unit_inputs = Law::kCouplesScale && (p.constrained || job.initial != nullptr);
+  for (int k = 0; k < X; ++k)
+    p.sx[k] = unit_inputs ? 1.0 : (logs ? std::exp(log_sum[k] / count) : mean_x[k].scale());
+  if (job.loss == Loss::kHuber && full_residual<Law>(job) == Residual::kAbsolute) {
+    p.sy = 1;  // delta is in the target's units
+  } else if (Law::kPositiveTarget) {
+    p.sy = mean_y.scale();
+  } else {
+    int e;
+    std::frexp(top_y, &e);
+    p.sy = top_y > 0 ? std::ldexp(1.0, e) : 1.0;
+  }
+  // Columns.
+  std::vector<int64_t> order;
+  const bool sort = Law::kSorted && !sorted;
+  if (sort) {
+    order.resize(end - begin);
+    std::iota(order.begin(), order.end(), begin);
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      return job.x[0][a] < job.x[0][b] || (job.x[0][a] == job.x[0][b] && job.y[a] < job.y[b]);
+    });
+  }
+  out.grow(p.at + count);
+  const bool ray = along_ray<Law>(job);
+  const Residual kind = full_residual<Law>(job);
+  const bool need_log = Law::kLogValue || Law::kLogTarget || kind == Residual::kLog;
+  double log_scale[X];
+  if (logs)
+    for (int k = 0; k < X; ++k) log_scale[k] = std::log(p.sx[k]);
+  const double inverse_sy = 1 / p.sy;
+  const bool absolute = Law::kDefault == Residual::kAbsolute;
+  double low_projected = INFINITY, high_full = 0;
+  double s0 = 0, s1 = 0, s2 = 0;
+  size_t row = p.at;
+  for (int64_t n = begin; n < end; ++n) {
+    const int64_t i = sort ? order[n - begin] : n;
+    const double w = weights ? weights[i] : 1.0;
+    if (w == 0) continue;
+    double x[X];
+    for (int k = 0; k < X; ++k) {
+      const double raw = Law::kAlongRay ? job.y[i] / job.x[k][i] : job.x[k][i];
+      x[k] = logs ? std::log(raw) - log_scale[k] : raw / p.sx[k];
+    }
+    const double y = job.y[i] * inverse_sy;
+    double xf[X], xp[X], yf, yp;
+    Law::full_point(x, y, ray, xf, &yf, X);
+    Law::projected_point(x, y, xp, &yp, X);
+    for (int k = 0; k < X; ++k) {
+      out.full_x[k][row] = xf[k];
+      out.projected_x[k][row] = xp[k];
+    }
+    const double root = w == 1.0 ? 1.0 : std::sqrt(w);
+    const double log_y = need_log ? vlog(yf) : 0;
+    out.y[row] = yf;
+    out.log_y[row] = log_y;
+    out.root[row] = root;
+    out.projected_y[row] = yp;
+    if (Law::kLogTarget) {
+      out.scale[row] = root;
+      out.target[row] = root * Law::projected_target(xp, log_y);
+    } else {
+      out.scale[row] = absolute ? root : root / yp;
+      out.target[row] = absolute ? root * yp : root;
+    }
+    out.group[row] = job.groups ? job.groups[i] : 0;
+    low_projected = std::min(low_projected, xp[0]);
+    high_full = std::max(high_full, yf);
+    // Sums of the best constant in the residual's own metric.
+    const double unit = kind == Residual::kRelative ? 1 / yf : 1.0;
+    const double goal = kind == Residual::kRelative ? 1.0 : (kind == Residual::kLog ? log_y : yf);
+    s0 += w * unit * unit;
+    s1 += w * unit * goal;
+    s2 += w * goal * goal;
+    p.weight_sum += w;
+    ++row;
+  }
+  p.count = count;
+  p.total = s2 - s1 * s1 / s0;
+  p.projected_anchor = logs ? vexp(low_projected) : low_projected;
+  p.full_anchor = ray ? 1e3 * high_full : p.projected_anchor;
+  // Constraints in the solver's coordinates.
+  double u_low[P], u_high[P], u_fixed[P];
+  if (lower) Law::from_natural(lower, p.sx, p.sy, u_low);
+  if (upper) Law::from_natural(upper, p.sx, p.sy, u_high);
+  if (fixed) Law::from_natural(fixed, p.sx, p.sy, u_fixed);
+  for (int i = 0; i < P; ++i) {
+    const double limit = Law::kCoordinate[i] == Coordinate::kIdentity ? 1e100 : kLimitT;
+    p.lower[i] = lower && lower[i] > -INFINITY ? to_solver<Law>(i, u_low[i], p.full_anchor) : -limit;
+    p.upper[i] = upper && upper[i] < INFINITY ? to_solver<Law>(i, u_high[i], p.full_anchor) : limit;
+    p.held[i] = p.free[i] == 0 ? to_solver<Law>(i, u_fixed[i], p.full_anchor) : 0;
+    if (p.free[i] == 0) p.lower[i] = p.upper[i] = p.held[i];
+  }
+}
+
+}  // namespace MS_ISA
+}  // namespace megascale

@@ -1,0 +1,252 @@
+// Bootstrap replicates of a fitted chunk, warm-started from each problem's optimum and runner-up.
+//
+// A replicate is a new target (parametric) or new weights (pairs, runs: draw counts, so that the
+// inputs stay in place). Its draws depend on (seed, problem, replicate) alone.
+#pragma once
+
+#include "cpu/pipeline.h"
+
+namespace megascale {
+inline namespace MS_ISA {
+
+constexpr int kRedraws = 50;  // attempts at a resample that can determine the parameters
+
+template <class Law, class Real>
+class Bootstrapper {
+ public:
+  static constexpr int P = Law::kParams, X = Law::kInputs, L = Law::kLinear;
+  Bootstrapper(const FitJob& job, Pipeline<Law, Real>& fitted, const std::atomic<bool>& cancel)
+      : job_(job), fitted_(fitted), cancel_(cancel) {}
+
+  // Replicates [from, to) of every problem of the chunk; false when cancelled.
+  bool run(int from, int to) {
+    predict_all();
+    const bool linear = Law::kNonlinear == 0 && same_objective<Law>(job_);
+    tasks_.clear();
+    for (size_t i = 0; i < chunk().problems.size(); ++i) {
+      const int64_t id = chunk().problems[i].id;
+      for (int r = from; r < to; ++r) {
+        const int64_t out = id * job_.replicates + r;
+        job_.boot_objective[out] = kNaN;
+        std::fill_n(job_.boot_params + out * P, P, kNaN);
+      }
+      const Solution<Law>& s = chunk().solutions[i];
+      if (!fitted_.ok(i) || !(s.cost < kInfeasible)) continue;
+      const bool direct = linear && !chunk().problems[i].constrained;
+      for (int r = from; r < to; ++r)
+        for (int k = 0; k < (s.has_second && !direct ? 2 : 1); ++k)
+          tasks_.push_back({static_cast<int>(i), r, k});
+    }
+    if (linear && !job_.lower && !job_.upper && !job_.fixed) {
+      if constexpr (Law::kNonlinear == 0) {
+        LinearSolve<typename ProjectedForm<Law, Real>::type, L> machine;
+        fitted_.projected_lanes().reserve(chunk().longest);
+        return run_lanes(machine, *this, tasks_.size());
+      }
+    }
+    fitted_.full_lanes().reserve(chunk().longest);
+    return fitted_.run_full(*this, tasks_.size());
+  }
+
+  // Full problem.
+  template <class Machine>
+  void load(Machine& m, size_t index, int l) {
+    const Task& task = tasks_[index];
+    const Prepared<Law>& p = chunk().problems[task.problem];
+    draw(task, p);
+    auto& lanes = fitted_.full_lanes();
+    const double* from[X + 3];
+    for (int k = 0; k < X; ++k) from[k] = chunk().columns.full_x[k].data() + p.at;
+    from[X] = y_.data();
+    from[X + 1] = log_y_.data();
+    from[X + 2] = root_.data();
+    const int first = held_[l] == task.problem ? X : 0;
+    lanes.fill(l, p.count, from + first, first);
+    held_[l] = task.problem;
+    load_constraints(m, p, l);
+    for (int k = 0; k < X; ++k) m.problem.points.x[k] = lanes.column(k);
+    m.problem.points.y = lanes.column(X);
+    m.problem.points.log_y = lanes.column(X + 1);
+    m.problem.points.root = lanes.column(X + 2);
+    m.problem.points.count = lanes.count();
+    const Solution<Law>& s = chunk().solutions[task.problem];
+    for (int i = 0; i < P; ++i) set_lane(m.t[i], l, task.start == 0 ? s.t[i] : s.second_t[i]);
+  }
+  template <class Problem>
+  void load(LinearSolve<Problem, L>& m, size_t index, int l) {
+    const Task& task = tasks_[index];
+    const Prepared<Law>& p = chunk().problems[task.problem];
+    draw(task, p);
+    auto& lanes = fitted_.projected_lanes();
+    for (int i = 0; i < p.count; ++i) {
+      if (Law::kLogTarget) {
+        double x[X];
+        for (int k = 0; k < X; ++k) x[k] = chunk().columns.projected_x[k][p.at + i];
+        scale_[i] = root_[i];
+        target_[i] = root_[i] * Law::projected_target(x, log_y_[i]);
+      } else if (Law::kDefault == Residual::kAbsolute) {
+        scale_[i] = root_[i];
+        target_[i] = root_[i] * y_[i];
+      } else {
+        scale_[i] = root_[i] / y_[i];
+        target_[i] = root_[i];
+      }
+    }
+    const double* from[X + 2];
+    for (int k = 0; k < X; ++k) from[k] = chunk().columns.projected_x[k].data() + p.at;
+    from[X] = scale_.data();
+    from[X + 1] = target_.data();
+    const int first = held_[l] == task.problem ? X : 0;
+    lanes.fill(l, p.count, from + first, first);
+    held_[l] = task.problem;
+    set_lane(m.problem.anchor, l, p.projected_anchor);
+    for (int k = 0; k < X; ++k) m.problem.points.x[k] = lanes.column(k);
+    m.problem.points.scale = lanes.column(X);
+    m.problem.points.target = lanes.column(X + 1);
+    m.problem.points.count = lanes.count();
+  }
+  template <class Machine>
+  void store(const Machine& m, size_t index, int l) {
+    double t[P];
+    for (int i = 0; i < P; ++i) t[i] = lane(m.t[i], l);
+    keep(tasks_[index], lane(m.cost, l), t);
+  }
+  template <class Problem>
+  void store(const LinearSolve<Problem, L>& m, size_t index, int l) {
+    const Prepared<Law>& p = chunk().problems[tasks_[index].problem];
+    double c[L], u[P], t[P];
+    for (int i = 0; i < L; ++i) c[i] = lane(m.c[i], l);
+    Law::assemble(nullptr, c, p.projected_anchor, u);
+    for (int i = 0; i < P; ++i) t[i] = to_solver<Law>(i, u[i], p.full_anchor);
+    keep(tasks_[index], lane(m.cost, l), t);
+  }
+  bool stop() const { return cancel_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Task {
+    int problem, replicate, start;
+    bool failed = false;
+  };
+
+  Chunk<Law>& chunk() { return fitted_.chunk(); }
+
+  // Fitted values and residual standard deviations at the optimum.
+  void predict_all() {
+    const size_t n = chunk().columns.size();
+    fitted_y_.resize(n);
+    sigma_.resize(chunk().problems.size());
+    for (auto* v : {&y_, &log_y_, &root_, &scale_, &target_}) v->resize(chunk().longest);
+    count_.resize(chunk().longest);
+    for (size_t i = 0; i < chunk().problems.size(); ++i) {
+      const Prepared<Law>& p = chunk().problems[i];
+      const Solution<Law>& s = chunk().solutions[i];
+      if (!fitted_.ok(i) || !(s.cost < kInfeasible)) continue;
+      Full<Law, double> one;
+      one.along_ray = along_ray<Law>(job_);
+      one.anchor = p.full_anchor;
+      double u[P], du[P], x[X], grad[P];
+      one.coordinates(s.t, u, du);
+      double influence[3] = {};
+      if (job_.loss == Loss::kHuber) fitted_.influences(static_cast<int>(i), influence);
+      sigma_[i] = std::sqrt(std::max(0.0, residual_variance(job_, p, influence, s.cost, p.free_count)));
+      if (!(sigma_[i] >= 0)) sigma_[i] = 0;
+      for (int k = 0; k < p.count; ++k) {
+        for (int c = 0; c < X; ++c) x[c] = chunk().columns.full_x[c][p.at + k];
+        fitted_y_[p.at + k] = one.predict(u, x, grad);
+      }
+    }
+  }
+
+  void draw(Task task, const Prepared<Law>& p) {
+    Draws draws(job_.seed, static_cast<uint64_t>(job_.first_problem + p.id),
+                static_cast<uint32_t>(task.replicate));
+    const double* y = chunk().columns.y.data() + p.at;
+    const double* log_y = chunk().columns.log_y.data() + p.at;
+    const double* root = chunk().columns.root.data() + p.at;
+    const int n = p.count;
+    if (job_.bootstrap == Bootstrap::kParametric) {
+      const double* f = fitted_y_.data() + p.at;
+      const double sigma = sigma_[task.problem];
+      const Residual kind = full_residual<Law>(job_);
+      for (int i = 0; i < n; ++i) {
+        double noise = sigma * draws.normal() / root[i];
+        root_[i] = root[i];
+        if (Law::kLogValue) {
+          if (kind == Residual::kRelative) {
+            while (noise <= -0.99) noise = sigma * draws.normal() / root[i];
+            log_y_[i] = f[i] + vlog(1 + noise);
+          } else if (kind == Residual::kLog) {
+            log_y_[i] = f[i] + noise;
+          } else {
+            log_y_[i] = vlog(vmax(vexp(f[i]) + noise, 1e-300));
+          }
+          y_[i] = vexp(log_y_[i]);
+          continue;
+        }
+        if (kind == Residual::kRelative) {
+          while (noise <= -0.99) noise = sigma * draws.normal() / root[i];
+          y_[i] = f[i] * (1 + noise);
+        } else {
+          y_[i] = kind == Residual::kLog ? f[i] * vexp(noise) : f[i] + noise;
+        }
+        log_y_[i] = kind == Residual::kLog ? vlog(y_[i]) : 0;
+      }
+      return;
+    }
+    std::copy(y, y + n, y_.begin());
+    std::copy(log_y, log_y + n, log_y_.begin());
+    for (int attempt = 0; attempt < kRedraws; ++attempt) {
+      std::fill(count_.begin(), count_.begin() + n, 0);
+      int distinct = 0;
+      if (job_.bootstrap == Bootstrap::kPairs) {
+        for (int i = 0; i < n; ++i) distinct += count_[draws.below(n)]++ == 0;
+      } else {
+        distinct = draw_runs(draws, p);
+      }
+      if (distinct > p.free_count || distinct == n) break;
+    }
+    for (int i = 0; i < n; ++i) {
+      static constexpr double kRoots[5] = {0, 1, 1.4142135623730951, 1.7320508075688772, 2};
+      root_[i] = root[i] * (count_[i] < 5 ? kRoots[count_[i]] : std::sqrt(double(count_[i])));
+    }
+  }
+
+  int draw_runs(Draws& draws, const Prepared<Law>& p) {
+    const int32_t* group = chunk().columns.group.data() + p.at;
+    const int groups = 1 + *std::max_element(group, group + p.count);
+    runs_.assign(groups, 0);
+    for (int g = 0; g < groups; ++g) ++runs_[draws.below(groups)];
+    int distinct = 0;
+    for (int i = 0; i < p.count; ++i) {
+      count_[i] = runs_[group[i]];
+      distinct += count_[i] > 0;
+    }
+    return distinct;
+  }
+
+  // The better of a replicate's two starts; on a tie the first.
+  void keep(const Task& task, double cost, const double* t) {
+    if (!(cost < kInfeasible)) return;
+    const Prepared<Law>& p = chunk().problems[task.problem];
+    const int64_t out = p.id * job_.replicates + task.replicate;
+    const double unit = full_residual<Law>(job_) == Residual::kAbsolute ? p.sy * p.sy : 1.0;
+    const double objective = cost * unit * (job_.loss == Loss::kSquared ? 1.0 : 0.5);
+    double& best = job_.boot_objective[out];
+    if (!std::isnan(best) && (best < objective || (best == objective && task.start > 0))) return;
+    best = objective;
+    natural_params(p, t, job_.boot_params + out * P);
+    for (int i = 0; i < P; ++i)
+      if (p.free[i] == 0) job_.boot_params[out * P + i] = job_.fixed[p.id * P + i];
+  }
+
+  const FitJob& job_;
+  Pipeline<Law, Real>& fitted_;
+  const std::atomic<bool>& cancel_;
+  std::vector<Task> tasks_;
+  std::vector<double> fitted_y_, sigma_, y_, log_y_, root_, scale_, target_;
+  std::vector<int> count_, runs_;
+  HeldProblems<RealTraits<Real>::kLanes> held_;
+};
+
+}  // namespace MS_ISA
+}  // namespace megascale

@@ -1,0 +1,188 @@
+// Picks the instruction set at run time and spreads chunks of problems over threads.
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <exception>
+#include <limits>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "cpu/backend.h"
+#include "laws/registry.h"
+
+namespace megascale {
+namespace {
+
+std::vector<const Backend*> available() {
+  std::vector<const Backend*> found;
+#if defined(MEGASCALE_X86)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
+    found.push_back(&avx512_backend());
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    found.push_back(&avx2_backend());
+#endif
+  found.push_back(&baseline_backend());
+  return found;
+}
+
+std::atomic<const Backend*>& forced() {
+  static std::atomic<const Backend*> backend{nullptr};
+  return backend;
+}
+
+const Backend& backend() {
+  static const Backend* widest = available().front();
+  const Backend* chosen = forced().load();
+  return chosen ? *chosen : *widest;
+}
+
+// One piece of work: problems [begin, end), replicates [from, to) of each.
+struct Unit {
+  int64_t begin, end;
+  int from, to;
+};
+
+std::vector<Unit> split(const FitJob& job) {
+  constexpr int64_t kProblems = 256, kPoints = 1 << 15, kReplicates = 2048;
+  const int replicates = job.bootstrap == Bootstrap::kNone ? 0 : job.replicates;
+  std::vector<Unit> units;
+  const int64_t most =
+      replicates > 0 ? std::max<int64_t>(1, kReplicates / replicates) : kProblems;
+  int64_t begin = 0;
+  while (begin < job.problems) {
+    int64_t end = begin + 1;
+    while (end < job.problems && end - begin < std::min(most, kProblems) &&
+           job.offsets[end + 1] - job.offsets[begin] <= kPoints)
+      ++end;
+    for (int from = 0; from == 0 || from < replicates; from += kReplicates)
+      units.push_back({begin, end, from, std::min<int>(replicates, from + kReplicates)});
+    begin = end;
+  }
+  return units;
+}
+
+void mark_cancelled(const FitJob& job, int64_t begin, int64_t end, int params) {
+  const int triangle = params * (params + 1) / 2;
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (int64_t id = begin; id < end; ++id) {
+    std::fill_n(job.params + id * params, params, nan);
+    std::fill_n(job.covariance + id * triangle, triangle, nan);
+    job.objective[id] = job.rms[id] = job.r_squared[id] = nan;
+    job.points[id] = job.free_params[id] = job.iterations[id] = 0;
+    job.starts_used[id] = job.agreeing[id] = 0;
+    job.flags[id] = 0;
+    job.bad_row[id] = -1;
+    job.status[id] = kCancelled;
+  }
+}
+
+template <class Law>
+LawInfo describe() {
+  LawInfo info;
+  info.name = Law::kName;
+  for (int i = 0; i < Law::kParams; ++i) {
+    info.params.push_back(Law::kParamNames[i]);
+    info.positive_params.push_back(Law::kCoordinate[i] != Coordinate::kIdentity);
+  }
+  for (int i = 0; i < Law::kInputs; ++i) info.inputs.push_back(Law::kInputNames[i]);
+  for (int i = 0; i < Law::kDerived; ++i) info.derived.push_back(Law::kDerivedNames[i]);
+  info.target = Law::kTargetName;
+  info.default_residual = Law::kDefault;
+  info.tokens_steps = Law::kHasRay || Law::kAlongRay;
+  info.positive_target = Law::kPositiveTarget;
+  return info;
+}
+
+template <class Law>
+void derive_law(int64_t n, const double* params, const double* covariance, double* values,
+                double* errors) {
+  constexpr int P = Law::kParams, K = Law::kDerived > 0 ? Law::kDerived : 1;
+  for (int64_t id = 0; id < n; ++id) {
+    double theta[P], up[K], down[K], gradient[K][P];
+    std::copy_n(params + id * P, P, theta);
+    Law::derived(theta, values + id * Law::kDerived);
+    for (int i = 0; i < P; ++i) {
+      const double at = theta[i], step = 6e-6 * std::fabs(at);
+      theta[i] = at + step;
+      Law::derived(theta, up);
+      theta[i] = at - step;
+      Law::derived(theta, down);
+      theta[i] = at;
+      for (int k = 0; k < Law::kDerived; ++k)
+        gradient[k][i] = step > 0 ? (up[k] - down[k]) / (2 * step) : 0;
+    }
+    const double* c = covariance + id * packed_size(P);
+    for (int k = 0; k < Law::kDerived; ++k) {
+      double variance = 0;
+      for (int i = 0; i < P; ++i)
+        for (int j = 0; j < P; ++j) variance += gradient[k][i] * c[packed(i, j)] * gradient[k][j];
+      errors[id * Law::kDerived + k] = std::sqrt(std::max(variance, 0.0) + 0 * variance);
+    }
+  }
+}
+
+}  // namespace
+
+const std::vector<LawInfo>& laws() {
+#define MS_ROW(L) describe<L>(),
+  static const std::vector<LawInfo> all = {MEGASCALE_LAWS(MS_ROW)};
+#undef MS_ROW
+  return all;
+}
+
+void derive(int law, int64_t n, const double* params, const double* covariance, double* values,
+            double* errors) {
+  using Derive = void (*)(int64_t, const double*, const double*, double*, double*);
+#define MS_ROW(L) &derive_law<L>,
+  static constexpr Derive table[] = {MEGASCALE_LAWS(MS_ROW)};
+#undef MS_ROW
+  table[law](n, params, covariance, values, errors);
+}
+
+std::string instruction_set() { return backend().name; }
+
+bool force_instruction_set(const std::string& name) {
+  for (const Backend* b : available()) {
+    if (name == b->name) {
+      forced().store(b);
+      return true;
+    }
+  }
+  return false;
+}
+
+void fit(const FitJob& job, Progress* progress) {
+  const std::vector<Unit> units = split(job);
+  const Backend& engine = backend();
+  const int params = static_cast<int>(laws()[job.law].params.size());
+  std::atomic<size_t> next{0};
+  std::exception_ptr failure;
+  std::mutex failure_lock;
+  auto work = [&] {
+    try {
+      for (size_t i = next++; i < units.size(); i = next++) {
+        const Unit& u = units[i];
+        const bool finished = !progress->cancel && engine.run(job, u.begin, u.end, u.from == 0,
+                                                              u.from, u.to, progress->cancel);
+        if (!finished && u.from == 0) mark_cancelled(job, u.begin, u.end, params);
+        if (finished && u.to == std::max(u.to, job.bootstrap == Bootstrap::kNone ? 0 : job.replicates))
+          progress->done += u.end - u.begin;
+      }
+    } catch (...) {
+      const std::lock_guard<std::mutex> hold(failure_lock);
+      failure = std::current_exception();
+      progress->cancel = true;
+    }
+  };
+  const int threads = std::max(1, std::min<int>(job.threads, static_cast<int>(units.size())));
+  std::vector<std::thread> pool;
+  for (int i = 1; i < threads; ++i) pool.emplace_back(work);
+  work();
+  for (std::thread& t : pool) t.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace megascale

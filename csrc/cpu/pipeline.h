@@ -1,0 +1,364 @@
+// One chunk of problems of one law through all stages:
+//
+//   prepare -> starts (grid or designed) -> projected Levenberg-Marquardt -> linear coefficients
+//           -> full problem (Levenberg-Marquardt, or BFGS for Huber) -> finish
+//
+// Everything a stage decides about a problem depends on that problem alone, so results do not
+// depend on how problems are grouped into chunks or which thread runs them.
+#pragma once
+
+#include "cpu/sources.h"
+
+namespace megascale {
+inline namespace MS_ISA {
+
+constexpr double kAgree = 1e-6;         // relative difference in cost of two equal optima
+constexpr int kFirstStarts = 10, kMoreStarts = 24, kWanted = 3;  // designed starts
+
+template <class Law, class Real>
+class Pipeline {
+ public:
+  static constexpr int P = Law::kParams, Q = Law::kNonlinear, L = Law::kLinear, X = Law::kInputs;
+  using ProjectedProblem = typename ProjectedForm<Law, Real>::type;
+  using FullProblem = Full<Law, Real>;
+
+  Pipeline(const FitJob& job, const std::atomic<bool>& cancel) : job_(job), cancel_(cancel) {}
+
+  // Fits problems [begin, end) and, if asked, writes their results; false when cancelled.
+  bool run(int64_t begin, int64_t end, bool write = true) {
+    load(begin, end);
+    if (!solve()) return false;
+    for (size_t i = 0; write && i < chunk_.problems.size(); ++i) {
+      double influence[3] = {};
+      if (job_.loss == Loss::kHuber) influences(static_cast<int>(i), influence);
+      finish(job_, chunk_.problems[i], chunk_.solutions[i], chunk_.columns, influence);
+    }
+    return true;
+  }
+
+  void load(int64_t begin, int64_t end) {
+    chunk_.columns.clear();
+    chunk_.problems.resize(end - begin);
+    chunk_.solutions.assign(end - begin, Solution<Law>());
+    chunk_.longest = 1;
+    for (int64_t id = begin; id < end; ++id) {
+      Prepared<Law>& p = chunk_.problems[id - begin];
+      prepare(job_, id, p, chunk_.columns);
+      if (p.status == kConverged) chunk_.longest = std::max(chunk_.longest, p.count);
+    }
+  }
+
+  Chunk<Law>& chunk() { return chunk_; }
+  LaneColumns<Real, X + 2, 2>& projected_lanes() { return projected_lanes_; }
+  LaneColumns<Real, X + 3, 1>& full_lanes() { return full_lanes_; }
+
+  SolverOptions full_options(bool robust) const {
+    SolverOptions o;
+    o.tolerance = job_.tolerance;
+    o.max_iterations = job_.max_iterations > 0 ? job_.max_iterations : (robust ? 500 : 200);
+    o.floor = 1e-31;
+    // A polish starts next to its optimum.
+    o.start_damping = job_.initial || job_.compatibility_grid ? 1e-2 : 1e-6;
+    return o;
+  }
+
+  template <class Machine>
+  void configure(Machine& m) const {
+    m.problem.residual = full_residual<Law>(job_);
+    m.problem.along_ray = along_ray<Law>(job_);
+    m.problem.loss = job_.loss;
+    m.problem.delta = job_.delta;
+  }
+
+  bool run_full(std::vector<FullTask<Law>>& tasks) {
+    FullSource<Law, Real> source(chunk_, tasks, full_lanes_, cancel_);
+    return run_full(source, tasks.size());
+  }
+
+  template <class Source>
+  bool run_full(Source& source, size_t tasks) {
+    if (job_.loss == Loss::kHuber && !job_.lower && !job_.upper) {
+      Bfgs<FullProblem> machine;
+      machine.options = full_options(true);
+      configure(machine);
+      return run_lanes(machine, source, tasks);
+    }
+    LevenbergMarquardt<FullProblem> machine;
+    machine.options = full_options(job_.loss == Loss::kHuber);
+    configure(machine);
+    return run_lanes(machine, source, tasks);
+  }
+
+  bool ok(size_t i) const { return chunk_.problems[i].status == kConverged; }
+
+  // Sums the Huber error estimate needs: squared influence, points of full weight, squared residual.
+  void influences(int i, double* out) {
+    if (!ok(i)) return;
+    const Prepared<Law>& p = chunk_.problems[i];
+    const Solution<Law>& s = chunk_.solutions[i];
+    Full<Law, double> one;
+    one.residual = full_residual<Law>(job_);
+    one.along_ray = along_ray<Law>(job_);
+    one.anchor = p.full_anchor;
+    double u[P], du[P];
+    one.coordinates(s.t, u, du);
+    for (int n = 0; n < p.count; ++n) {
+      double x[X], grad[P], slope;
+      for (int k = 0; k < X; ++k) x[k] = chunk_.columns.full_x[k][p.at + n];
+      const double r = one.against(one.predict(u, x, grad), chunk_.columns.y[p.at + n],
+                                   chunk_.columns.log_y[p.at + n], one.residual, &slope);
+      const double w = chunk_.columns.root[p.at + n] * chunk_.columns.root[p.at + n];
+      const double clipped = std::min(std::fabs(r), job_.delta);
+      out[0] += w * clipped * clipped;
+      out[1] += std::fabs(r) <= job_.delta ? 1 : 0;
+      out[2] += w * r * r;
+    }
+  }
+
+ private:
+  bool solve() {
+    std::vector<FullTask<Law>> full;
+    if (job_.initial) {
+      given_starts(full);
+    } else if (job_.compatibility_grid) {
+      compatibility_starts(full);
+    } else if (!projected_starts(full)) {
+      return false;
+    }
+    for (FullTask<Law>& f : full) {
+      const Prepared<Law>& p = chunk_.problems[f.problem];
+      for (int i = 0; i < P; ++i)
+        if (p.free[i] == 0) f.t[i] = p.held[i];
+    }
+    if (!run_full(full)) return false;
+    const bool counted = job_.initial || job_.compatibility_grid;
+    for (const FullTask<Law>& f : full) {
+      Solution<Law>& s = chunk_.solutions[f.problem];
+      s.iterations += f.iterations;
+      if (counted) ++s.starts;
+      const double margin = kAgree * std::min(s.cost, f.cost);
+      if (counted && std::fabs(s.cost - f.cost) <= margin) ++s.agreeing;
+      if (counted && f.cost < s.cost - margin) s.agreeing = 1;
+      const bool first = !(s.cost < kInfeasible);
+      if (f.cost < s.cost) {
+        if (!first && f.cost < s.cost - margin) keep_second(s, s.t);
+        s.cost = f.cost;
+        std::copy(f.t, f.t + P, s.t);
+        std::copy(f.h, f.h + packed_size(P), s.h);
+        s.converged = f.converged;
+        s.exhausted = f.exhausted;
+      } else if (f.cost < kInfeasible && f.cost > s.cost + margin && !s.has_second) {
+        keep_second(s, f.t);
+      }
+    }
+    return true;
+  }
+
+  static void keep_second(Solution<Law>& s, const double* t) {
+    std::copy(t, t + P, s.second_t);
+    s.has_second = true;
+  }
+
+  void given_starts(std::vector<FullTask<Law>>& full) {
+    for (size_t i = 0; i < chunk_.problems.size(); ++i) {
+      if (!ok(i)) continue;
+      const Prepared<Law>& p = chunk_.problems[i];
+      FullTask<Law> f;
+      f.problem = static_cast<int>(i);
+      double u[P];
+      Law::from_natural(job_.initial + p.id * P, p.sx, p.sy, u);
+      for (int k = 0; k < P; ++k) f.t[k] = to_solver<Law>(k, u[k], p.full_anchor);
+      full.push_back(f);
+    }
+  }
+
+  // The 4,500 starts of arXiv 2404.10102, in the user's units.
+  void compatibility_starts(std::vector<FullTask<Law>>& full) {
+    if constexpr (Q == 2 && P == 5) {
+      for (size_t i = 0; i < chunk_.problems.size(); ++i) {
+        if (!ok(i)) continue;
+        const Prepared<Law>& p = chunk_.problems[i];
+        for (int n = 0; n < 4500; ++n) {
+          const double theta[5] = {std::exp(-1 + 0.5 * (n % 5)), std::exp(5.0 * (n / 5 % 6)),
+                                   std::exp(5.0 * (n / 30 % 6)), 0.5 * (n / 180 % 5),
+                                   0.5 * (n / 900)};
+          FullTask<Law> f;
+          f.problem = static_cast<int>(i);
+          double u[P];
+          Law::from_natural(theta, p.sx, p.sy, u);
+          for (int k = 0; k < P; ++k) f.t[k] = to_solver<Law>(k, u[k], p.full_anchor);
+          full.push_back(f);
+        }
+      }
+    }
+  }
+
+  SolverOptions projected_options() const {
+    SolverOptions o;
+    o.tolerance = std::max(job_.tolerance, 1e-8);
+    o.max_iterations = job_.max_iterations > 0 ? job_.max_iterations : 200;
+    o.floor = 1e-15;
+    return o;
+  }
+
+  bool run_projected(std::vector<ProjectedTask<Law>>& tasks) {
+    ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
+    LevenbergMarquardt<ProjectedProblem> machine;
+    machine.options = projected_options();
+    return run_lanes(machine, source, tasks.size());
+  }
+
+  StartContext context(const Prepared<Law>& p) {
+    for (int k = 0; k < X; ++k) pointers_[k] = chunk_.columns.projected_x[k].data() + p.at;
+    return {pointers_, chunk_.columns.projected_y.data() + p.at, p.count, p.projected_anchor};
+  }
+
+  // Appends designed starts [from, to) of problem i.
+  void designed(size_t i, int from, int to, std::vector<ProjectedTask<Law>>& tasks) {
+    const StartContext at = context(chunk_.problems[i]);
+    for (int n = from; n < to; ++n) {
+      ProjectedTask<Law> task;
+      task.problem = static_cast<int>(i);
+      Law::grid(n, at, task.t);
+      tasks.push_back(task);
+    }
+  }
+
+  // Best cells of the law's grid as starts.
+  bool grid_starts(std::vector<ProjectedTask<Law>>& tasks) {
+    std::vector<double> cells(size_t(Law::kGrid) * std::max(Q, 1));
+    const StartContext nothing{};
+    for (int n = 0; n < Law::kGrid; ++n) Law::grid(n, nothing, cells.data() + n * Q);
+    std::vector<ProjectedTask<Law>> sweeps;
+    for (size_t i = 0; i < chunk_.problems.size(); ++i) {
+      if (!ok(i)) continue;
+      ProjectedTask<Law> sweep;
+      sweep.problem = static_cast<int>(i);
+      sweeps.push_back(sweep);
+    }
+    GridSearch<ProjectedProblem> machine;
+    machine.cells = cells.data();
+    machine.count = Law::kGrid;
+    ProjectedSource<Law, Real> source(chunk_, sweeps, projected_lanes_, cancel_);
+    if (!run_lanes(machine, source, sweeps.size())) return false;
+    const int wanted = job_.starts > 0 ? std::min(job_.starts, 4) : 2;
+    for (const ProjectedTask<Law>& sweep : sweeps) {
+      for (int k = 0; k < wanted; ++k) {
+        if (sweep.best[k] < 0) continue;
+        ProjectedTask<Law> task;
+        task.problem = sweep.problem;
+        std::copy_n(cells.data() + sweep.best[k] * Q, Q, task.t);
+        tasks.push_back(task);
+      }
+    }
+    return true;
+  }
+
+  // Optima of one problem found so far, best first, at most three distinct ones.
+  struct Optima {
+    double cost[3] = {INFINITY, INFINITY, INFINITY};
+    double t[3][Q > 0 ? Q : 1] = {};
+    int starts = 0, agreeing = 0, iterations = 0;
+
+    void add(const ProjectedTask<Law>& task, double floor) {
+      ++starts;
+      iterations += task.iterations;
+      if (!(task.cost < kInfeasible)) return;
+      const double margin = kAgree * std::min(cost[0], task.cost) + floor;
+      if (std::fabs(task.cost - cost[0]) <= margin) {
+        ++agreeing;
+        if (task.cost < cost[0]) put(0, task);
+        return;
+      }
+      for (int k = 0; k < 3; ++k) {
+        if (cost[k] < kInfeasible && std::fabs(task.cost - cost[k]) <= kAgree * cost[k]) return;
+        if (task.cost < cost[k]) {
+          for (int m = 2; m > k; --m) {
+            cost[m] = cost[m - 1];
+            std::copy_n(t[m - 1], Q, t[m]);
+          }
+          put(k, task);
+          if (k == 0) agreeing = 1;
+          return;
+        }
+      }
+    }
+    void put(int k, const ProjectedTask<Law>& task) {
+      cost[k] = task.cost;
+      std::copy_n(task.t, Q, t[k]);
+    }
+  };
+
+  bool projected_starts(std::vector<FullTask<Law>>& full) {
+    std::vector<Optima> optima(chunk_.problems.size());
+    std::vector<ProjectedTask<Law>> tasks;
+    auto collect = [&] {
+      for (const ProjectedTask<Law>& task : tasks)
+        optima[task.problem].add(task, 1e-15 * chunk_.problems[task.problem].count);
+      tasks.clear();
+    };
+    if constexpr (Q > 0) {
+      if constexpr (Law::kDesignedStarts) {
+        const int first = job_.starts > 0 ? job_.starts : kFirstStarts;
+        for (size_t i = 0; i < chunk_.problems.size(); ++i)
+          if (ok(i)) designed(i, 0, first, tasks);
+        if (!run_projected(tasks)) return false;
+        collect();
+        if (job_.starts == 0) {
+          for (size_t i = 0; i < chunk_.problems.size(); ++i)
+            if (ok(i) && optima[i].agreeing < kWanted)
+              designed(i, kFirstStarts, kFirstStarts + kMoreStarts, tasks);
+          if (!run_projected(tasks)) return false;
+          collect();
+        }
+      } else {
+        if (!grid_starts(tasks)) return false;
+        if (!run_projected(tasks)) return false;
+        collect();
+      }
+    }
+    // Linear coefficients at the optima that go on to the full problem.
+    const bool same = same_objective<Law>(job_);
+    for (size_t i = 0; i < chunk_.problems.size(); ++i) {
+      if (!ok(i)) continue;
+      Solution<Law>& s = chunk_.solutions[i];
+      s.starts = Q > 0 ? optima[i].starts : 1;
+      s.agreeing = Q > 0 ? optima[i].agreeing : 1;
+      s.iterations = optima[i].iterations;
+      // A bootstrap starts from the runner-up too, which must then be polished as well.
+      const int wanted = Q == 0 ? 1 : (same && !chunk_.problems[i].constrained
+                                           ? (job_.bootstrap == Bootstrap::kNone ? 1 : 2)
+                                           : 3);
+      for (int k = 0; k < wanted; ++k) {
+        if (Q > 0 && !(optima[i].cost[k] < kInfeasible)) break;
+        ProjectedTask<Law> task;
+        task.problem = static_cast<int>(i);
+        if constexpr (Q > 0) std::copy_n(optima[i].t[k], Q, task.t);
+        tasks.push_back(task);
+      }
+    }
+    LinearSolve<ProjectedProblem, L> machine;
+    ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
+    if (!run_lanes(machine, source, tasks.size())) return false;
+    for (const ProjectedTask<Law>& task : tasks) {
+      const Prepared<Law>& p = chunk_.problems[task.problem];
+      FullTask<Law> f;
+      f.problem = task.problem;
+      double u[P];
+      Law::assemble(task.t, task.c, p.projected_anchor, u);
+      for (int k = 0; k < P; ++k) f.t[k] = to_solver<Law>(k, u[k], p.full_anchor);
+      full.push_back(f);
+    }
+    return true;
+  }
+
+  const FitJob& job_;
+  const std::atomic<bool>& cancel_;
+  Chunk<Law> chunk_;
+  LaneColumns<Real, X + 2, 2> projected_lanes_;
+  LaneColumns<Real, X + 3, 1> full_lanes_;
+  const double* pointers_[X];
+};
+
+}  // namespace MS_ISA
+}  // namespace megascale

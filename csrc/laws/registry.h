@@ -1,0 +1,40 @@
+// All laws. To add one: write its header and add one line here.
+#pragma once
+
+#include "laws/chinchilla.h"
+#include "laws/classic.h"
+#include "laws/log_quadratic.h"
+#include "laws/loss_curve.h"
+#include "laws/loss_surface.h"
+#include "laws/noise_floor.h"
+#include "laws/noise_scale.h"
+#include "laws/power_law.h"
+#include "laws/two_power.h"
+#include "laws/wsd.h"
+
+#ifdef MEGASCALE_EXTRA_LAW_HEADER
+#include MEGASCALE_EXTRA_LAW_HEADER
+#endif
+#ifndef MEGASCALE_EXTRA_LAWS
+#define MEGASCALE_EXTRA_LAWS(X)
+#endif
+
+#define MEGASCALE_LAWS(X) \
+  X(Wsd<false>)           \
+  X(Wsd<true>)            \
+  X(Classic)              \
+  X(NoiseFloor)           \
+  X(TwoPower)             \
+  X(LossSurface)          \
+  X(LossCurve)            \
+  X(LogQuadratic1)        \
+  X(LogQuadratic2)        \
+  X(PowerLaw<1>)          \
+  X(PowerLaw<2>)          \
+  X(PowerLaw<3>)          \
+  X(PowerLaw<4>)          \
+  X(Chinchilla)           \
+  X(NoiseSgd)             \
+  X(NoiseSign)            \
+  X(NoiseMuon)            \
+  MEGASCALE_EXTRA_LAWS(X)

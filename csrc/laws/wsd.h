@@ -1,0 +1,224 @@
+// The WSD tokens-steps law (arXiv 2601.05034): tokens E to reach a target loss in S steps at
+// constant learning rate, inverse-linear, then quadratic, then linear in S, with equal value and
+// slope at both joints.
+//
+//   S < S_1          B_-1/(S - S_min) + B_0
+//   S_1 <= S <= S_2  C (S - S_opt)^2 + E_min
+//   S > S_2          A_1 S + A_0
+//
+// Coordinates: S_min, b = S_1 - S_min, a = S_opt - S_1, c = S_2 - S_opt, C, E_min, which are free of
+// ordering constraints. `Wsd<true>` has the six natural parameters as coordinates instead, for box
+// bounds and fixed values on S_1, S_opt and S_2.
+#pragma once
+
+#include "core/projected.h"
+#include "laws/law.h"
+#include "laws/wsd_moments.h"
+
+namespace megascale {
+inline namespace MS_ISA {
+
+template <bool kNatural>
+struct Wsd : LawDefaults {
+  static constexpr const char* kName = kNatural ? "wsd_natural" : "wsd";
+  static constexpr int kParams = 6, kInputs = 1, kDerived = 6;
+  static constexpr const char* kParamNames[] = {"S_min", "S_1", "S_opt", "S_2", "C", "E_min"};
+  static constexpr const char* kInputNames[] = {"S"};
+  static constexpr const char* kTargetName = "E";
+  static constexpr const char* kDerivedNames[] = {"B_min", "B_opt", "B_m1", "B_0", "A_1", "A_0"};
+  static constexpr Coordinate kCoordinate[] = {Coordinate::kLogit, Coordinate::kLog, Coordinate::kLog,
+                                               Coordinate::kLog,   Coordinate::kLog, Coordinate::kLog};
+  static constexpr bool kHasRay = true, kSorted = true, kDesignedStarts = true;
+  static constexpr Residual kDefault = Residual::kRay;
+  static constexpr InputKind kInputKind = InputKind::kRatio;
+
+  static constexpr int kLinear = 2, kNonlinear = 4, kGrid = 1 << 20;
+  static constexpr int kOwner[] = {0, 0, 0, 0};
+  static constexpr uint32_t kPositive = 0b11;
+
+  template <class Real>
+  struct Shape {
+    Real s_min, b, a, c, curvature, e_min;
+  };
+  template <class Real>
+  static MS_INLINE Shape<Real> parts(const Real* u) {
+    if constexpr (kNatural)
+      return {u[0], u[1] - u[0], u[2] - u[1], u[3] - u[2], u[4], u[5]};
+    else
+      return {u[0], u[1], u[2], u[3], u[4], u[5]};
+  }
+  template <class Real>
+  static MS_INLINE typename RealTraits<Real>::Mask feasible(const Real* u) {
+    const Shape<Real> p = parts(u);
+    return (p.b > Real(0.0)) & (p.a > Real(0.0)) & (p.c > Real(0.0));
+  }
+
+  // E(S), its gradient, and dE/dS.
+  template <class Real>
+  static MS_INLINE Real tokens(const Shape<Real>& p, Real s, Real* grad, Real* slope) {
+    const Real one(1.0), two(2.0), zero(0.0);
+    const Real d = s - p.s_min, e = d - p.a - p.b;
+    const Real ratio = vmax(p.b / d, one);
+    const Real q = ratio - one;
+    const Real k = vmin(vmax(e, -p.a), p.c);
+    const Real z = vmax(e - p.c, zero);
+    const Real phi = k * k + two * (p.c * z + p.a * p.b * q);
+    const Real base = Real(-2.0) * k, aq = p.a * q, C = p.curvature;
+    Real by_min = C * (base + two * aq * (q + two));
+    Real by_b = C * (base + Real(4.0) * aq);
+    Real by_a = C * (base + two * p.b * q);
+    Real by_c = C * two * z;
+    *slope = -by_min;
+    if constexpr (kNatural) {
+      grad[0] = by_min - by_b;
+      grad[1] = by_b - by_a;
+      grad[2] = by_a - by_c;
+      grad[3] = by_c;
+    } else {
+      grad[0] = by_min;
+      grad[1] = by_b;
+      grad[2] = by_a;
+      grad[3] = by_c;
+    }
+    grad[4] = phi;
+    grad[5] = one;
+    return C * phi + p.e_min;
+  }
+
+  template <class Real>
+  static MS_INLINE Real value(const Real* u, const Real* x, Real* grad) {
+    Real slope;
+    return tokens(parts(u), x[0], grad, &slope);
+  }
+
+  // The step count where the ray E = B S meets the law, and its gradient: the law is convex and
+  // lies above the ray until they cross, so each branch gives the smaller root, in closed form.
+  template <class Real>
+  static MS_INLINE Real ray_value(const Real* u, const Real* ray, Real* grad) {
+    const Shape<Real> p = parts(u);
+    const Real B = ray[0], two(2.0), four(4.0), zero(0.0);
+    const Real s1 = p.s_min + p.b, s_opt = s1 + p.a, s2 = s_opt + p.c;
+    const Real C = p.curvature;
+    const Real e1 = C * p.a * p.a + p.e_min, e2 = C * p.c * p.c + p.e_min;
+    // Left: B d^2 + (B S_min - K) d - Q = 0 in d = S - S_min.
+    const Real Q = two * C * p.a * p.b * p.b;
+    const Real linear = B * p.s_min - (C * p.a * (p.a - two * p.b) + p.e_min);
+    const Real root = vsqrt(linear * linear + four * B * Q);
+    const Real far = (root - linear) / (two * B);
+    const Real near = two * Q / vmax(root + linear, Real(1e-300));
+    const Real left = p.s_min + select(linear > zero, near, far);
+    // Middle: C e^2 - B e + (E_min - B S_opt) = 0 in e = S - S_opt.
+    const Real excess = p.e_min - B * s_opt;
+    const Real disc = vsqrt(vmax(B * B - four * C * excess, zero));
+    const Real middle = s_opt + two * excess / (B + disc);
+    // Right: S = A_0 / (B - A_1). Rays below A_1 never cross: a far point stands in for them.
+    const Real a1 = two * C * p.c;
+    const Real a0 = p.e_min - C * p.c * (p.c + two * s_opt);
+    const Real right = vmax(a0, p.e_min * Real(1e-9)) / vmax(B - a1, B * Real(1e-6));
+    Real s = select(B * s1 > e1, left, select(B * s2 > e2, middle, vmax(right, s2)));
+    Real slope;
+    tokens(p, s, grad, &slope);
+    const Real inverse = Real(1.0) / vmax(B - slope, B * Real(1e-6));
+    for (int i = 0; i < 6; ++i) grad[i] *= inverse;
+    return s;
+  }
+
+  static MS_HD void full_point(const double* s, double e, bool ray, double* x, double* y, int) {
+    x[0] = ray ? e / s[0] : s[0];
+    *y = ray ? s[0] : e;
+  }
+  static MS_HD void assemble(const double* t, const double* c, double anchor, double* u) {
+    u[0] = anchor / (1 + vexp(-t[0]));
+    for (int i = 1; i < 4; ++i) u[i] = vexp(t[i]) + (kNatural ? u[i - 1] : 0.0);
+    u[4] = c[0];
+    u[5] = c[1];
+  }
+
+  // Starts. The objective has one basin with a wide middle branch and one with S_1 close to S_opt,
+  // besides those of S_2; the first twelve starts cover their combinations, later ones are a
+  // low-discrepancy sequence over the same ranges.
+  static MS_HD void grid(int i, const StartContext& at, double* t) {
+    constexpr double kLeft[12] = {.9, .35, .9, .35, .9, .6, .35, .9, .9, .97, .2, .9};
+    constexpr double kPole[12] = {.8, .8, .93, .93, .6, .8, .9, .8, .8, .9, .85, .93};
+    constexpr double kRight[12] = {.4, .4, .4, .4, .3, .15, .6, .6, .15, .2, .3, .4};
+    constexpr int kShift[12] = {0, 0, 0, 0, 1, 0, -1, -1, 1, 0, 0, 1};
+    constexpr double kStride[4] = {.8566748838545029, .733891856627126, .6287067210378087,
+                                   .5385972572236101};
+    const double* s = at.x[0];
+    int best = 0;
+    for (int j = 1; j < at.count; ++j) best = at.y[j] < at.y[best] ? j : best;
+    double pole, left, right, jitter = 1;
+    int shift;
+    if (i < 12) {
+      pole = kPole[i];
+      left = kLeft[i];
+      right = kRight[i];
+      shift = kShift[i];
+    } else {
+      double v[4];
+      for (int k = 0; k < 4; ++k) {
+        v[k] = 0.5 + kStride[k] * (i - 11);
+        v[k] -= std::floor(v[k]);
+      }
+      pole = 1 - vexp(-3.5 + 3.14 * v[0]);
+      shift = i % 3 - 1;
+      jitter = vexp(0.2 * (v[1] - 0.5));
+      left = v[2] < 0.5 ? 0.15 + 1.2 * v[2] : 0.62 + 0.36 * v[2];
+      right = vexp(-3.0 * v[3]);
+    }
+    int at_min = best + shift;
+    at_min = at_min > at.count - 2 ? at.count - 2 : at_min;
+    at_min = at_min < 1 ? 1 : at_min;
+    const double first = s[0], last = s[at.count - 1];
+    const double s_min = first * pole;
+    double s_opt = s[at_min] * jitter;
+    s_opt = s_opt > s_min * 1.02 ? s_opt : s_min * 1.02;
+    double s2 = s_opt + (last - s_opt) * right;
+    s2 = s2 > s_opt * 1.01 ? s2 : s_opt * 1.01;
+    const double s1 = s_min + (s_opt - s_min) * left;
+    const double share = s_min / at.anchor;
+    t[0] = vlog(share / (1 - share));
+    t[1] = vlog(s1 - s_min);
+    t[2] = vlog(s_opt - s1);
+    t[3] = vlog(s2 - s_opt);
+  }
+
+  static MS_HD void to_natural(const double* u, const double* sx, double sy, double* theta) {
+    theta[0] = u[0] * sx[0];
+    for (int i = 1; i < 4; ++i) theta[i] = u[i] * sx[0] + (kNatural ? 0.0 : theta[i - 1]);
+    theta[4] = u[4] * sy / (sx[0] * sx[0]);
+    theta[5] = u[5] * sy;
+  }
+  static MS_HD void from_natural(const double* theta, const double* sx, double sy, double* u) {
+    u[0] = theta[0] / sx[0];
+    for (int i = 1; i < 4; ++i) u[i] = (theta[i] - (kNatural ? 0.0 : theta[i - 1])) / sx[0];
+    u[4] = theta[4] * (sx[0] * sx[0]) / sy;
+    u[5] = theta[5] / sy;
+  }
+  static constexpr bool kAnalyticJacobian = true;
+  static void natural_jacobian(const double*, const double* sx, double sy, double* jacobian) {
+    for (int i = 0; i < 6; ++i)
+      for (int j = 0; j < 6; ++j) {
+        const bool depends = kNatural ? i == j : (i < 4 ? j <= i : j == i);
+        const double unit = i < 4 ? sx[0] : (i == 4 ? sy / (sx[0] * sx[0]) : sy);
+        jacobian[i * 6 + j] = depends ? unit : 0.0;
+      }
+  }
+  static void derived(const double* p, double* out) {
+    const double b = p[1] - p[0], a = p[2] - p[1], c = p[3] - p[2], C = p[4];
+    out[2] = 2 * C * a * b * b;
+    out[3] = C * a * a + p[5] - out[2] / b;
+    out[4] = 2 * C * c;
+    out[5] = p[5] + C * c * c - out[4] * p[3];
+    out[0] = out[4];
+    out[1] = p[5] / p[2];
+  }
+};
+
+template <bool kNatural, class Real>
+struct ProjectedForm<Wsd<kNatural>, Real> {
+  using type = WsdProjected<Real>;
+};
+
+}  // namespace MS_ISA
+}  // namespace megascale
