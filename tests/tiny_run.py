@@ -24,6 +24,7 @@ from megascale.config import RunConfig, build_config
 from megascale.data.writer import IndexedWriter
 from megascale.errors import UserError
 from megascale.runs.log import RunData, read_run
+from megascale.train import loop
 from megascale.train.run import run
 
 MODEL = {
@@ -158,6 +159,25 @@ def start_ranks(
     return pids
 
 
+def signal_at(step: int, number: signal.Signals) -> Callable[[], None]:
+    """For `prepare`: the process signals itself as it begins the step after `step` finished ones.
+
+    A run told to stop answers at the end of the step after that.
+    """
+
+    def prepare() -> None:
+        original = loop.accumulate_gradients
+
+        def accumulate(parallel, mesh, optimizer, loaded, **rest):
+            if loaded.step == step:
+                os.kill(os.getpid(), number)
+            return original(parallel, mesh, optimizer, loaded, **rest)
+
+        loop.accumulate_gradients = accumulate
+
+    return prepare
+
+
 def wait(pids: list[int], seconds: float = 120) -> list[int]:
     """Exit codes of the processes; negative for a signal. Kills what does not end in time."""
     until = time.monotonic() + seconds
@@ -218,6 +238,7 @@ __all__ = [
     "MOE",
     "log_of",
     "run_ranks",
+    "signal_at",
     "start_ranks",
     "tiny_config",
     "trajectory",
