@@ -6,16 +6,18 @@ package's `cli.py`; this file only says where.
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import click
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from megascale import __version__
-from megascale.errors import UserError
+from megascale.errors import EXIT_CONFIG, UserError
 
 # verb -> (module, attribute, one-line help shown without importing the module)
 VERBS: dict[str, tuple[str, str, str]] = {
@@ -30,34 +32,43 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "config": (
         "megascale.config.cli",
         "app",
-        "Check configs; export the schema and the reference.",
+        "Check and show configs; print the schema and the reference.",
     ),
     "fit": ("megascale.fitting.cli", "app", "Fit a law to tables of points."),
+    "recommend": ("megascale.laws.cli", "app", "Learning rate and batch by every law."),
+    "schedule": ("megascale.schedule.cli", "app", "Lay out and export a batch schedule."),
+    "compare": ("megascale.runs.compare_cli", "app", "Compare two runs' losses."),
 }
 
 
 class LazyVerbs(TyperGroup):
-    """A command group that knows its members' names and help, and imports them on use."""
+    """A command group that lists its members by name and help, and imports the one that is run.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    Contexts and commands are `Any` here: which package defines their classes differs between
+    versions of typer.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in VERBS:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A stand-in that carries the help; `resolve_command` gives the command itself."""
+        if cmd_name not in VERBS:
             return None
-        module, attribute, summary = VERBS[name]
-        if _only_listing():
-            return click.Command(name, help=summary, short_help=summary)
-        app = getattr(importlib.import_module(module), attribute)
-        command: Any = typer.main.get_command(app)
-        command.name = name
-        return command
+        summary = VERBS[cmd_name][2]
+        return TyperCommand(cmd_name, help=summary, short_help=summary)
 
-
-def _only_listing() -> bool:
-    """Whether the top level's own help is wanted, which needs no member imported."""
-    words = sys.argv[1:]
-    return not words or words[0] in ("--help", "-h")
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in VERBS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], VERBS, n=1)
+            rule = f"no such verb; verbs are {', '.join(VERBS)}"
+            raise UserError.of("verb", args[0], rule, close or None)
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            module, attribute, _ = VERBS[args[0]]
+            command = typer.main.get_command(getattr(importlib.import_module(module), attribute))
+            command.name = name
+        return name, command, rest
 
 
 app = typer.Typer(
@@ -67,9 +78,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Examples:  megascale train configs/quickstart.yaml --explain   |   "
-    "torchrun --nproc-per-node 2 -m megascale train configs/quickstart.yaml   |   "
-    "megascale data prepare corpus/*.jsonl.gz --tokenizer tokenizer.json -o data/corpus",
+    epilog="""Examples:
+
+  megascale train configs/quickstart.yaml --explain
+
+  torchrun --nproc-per-node 2 -m megascale train configs/quickstart.yaml
+
+  megascale data prepare corpus/*.jsonl.gz --tokenizer tokenizer.json -o data/corpus""",
 )
 
 
@@ -88,13 +103,52 @@ def root(
     """How large the batch and the learning rate should be, at every point of a long run."""
 
 
-def main() -> None:
-    """Run the command line; a `UserError` becomes one message and its exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; an error of the user's becomes one message and its exit code.
+
+    What all ranks of a node or of a run find alike is printed by the first of them only.
+
+    Args:
+        arguments: words after `megascale`; None takes the process's own.
+    """
     try:
-        app()
+        code = app(None if arguments is None else list(arguments), standalone_mode=False)
     except UserError as error:
-        typer.echo(f"megascale: {error}", err=True)
+        if speaks_for(error.found_by, os.environ):
+            typer.echo(f"megascale: {error}", err=True)
         sys.exit(error.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        _explain_usage(error)
+        sys.exit(EXIT_CONFIG)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def speaks_for(found_by: str, environment: Mapping[str, str]) -> bool:
+    """Whether this process is the one to print an error.
+
+    Args:
+        found_by: `UserError.found_by`.
+        environment: where torchrun says which rank this is.
+    """
+    variable = {"run": "RANK", "node": "LOCAL_RANK"}.get(found_by)
+    return variable is None or environment.get(variable, "0") == "0"
+
+
+def _explain_usage(error: Any) -> None:
+    """Print what is wrong with the command line; for no words at all, the help."""
+    if not speaks_for("node", os.environ):
+        return
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return
+    path = error.ctx.command_path if getattr(error, "ctx", None) is not None else "megascale"
+    message = error.format_message()
+    full_stop = "" if message.endswith((".", "?")) else "."
+    typer.echo(f"{path}: {message}{full_stop} See {path} --help.", err=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ is one, the nearest legal value. The command line prints the message alone and e
 
 from __future__ import annotations
 
-from typing import Any, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, Self
 
 EXIT_DONE = 0
 EXIT_CONFIG = 2
@@ -20,9 +22,16 @@ EXIT_INTERRUPTED = 75
 
 
 class UserError(Exception):
-    """Base of every error a user can cause and mend."""
+    """Base of every error a user can cause and mend.
+
+    Attributes:
+        exit_code: what the process exits with.
+        found_by: which processes raise this same error: only this `rank`, every rank of the
+            `node`, or every rank of the `run`. The first of them prints it.
+    """
 
     exit_code = EXIT_CONFIG
+    found_by: Literal["rank", "node", "run"] = "rank"
 
     @classmethod
     def of(cls, key: str, value: Any, rule: str, nearest: Any = None) -> Self:
@@ -42,6 +51,16 @@ class UserError(Exception):
                 nearest = _shown(nearest)
             message += f" Nearest legal: {nearest}."
         return cls(message)
+
+
+@contextmanager
+def found_alike(by: Literal["node", "run"]) -> Iterator[None]:
+    """Mark user errors of the block as ones that every rank of the node, or of the run, raises."""
+    try:
+        yield
+    except UserError as error:
+        error.found_by = by
+        raise
 
 
 def _shown(value: Any) -> str:
@@ -84,6 +103,7 @@ class GuardError(UserError):
     """The guard stopped the run: the budget for skipped steps is spent."""
 
     exit_code = EXIT_GUARD
+    found_by = "run"
 
 
 class FitError(UserError):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megascale.config import RunConfig, build_config
-from megascale.errors import ConfigError
+from megascale.errors import CheckpointError, ConfigError
 from megascale.units import format_count
 
 
@@ -31,8 +31,13 @@ def branch_config(config: RunConfig, checkpoint: Path) -> RunConfig:
             lies in the warmup or in a decay.
         CheckpointError: the checkpoint cannot be read.
     """
-    from megascale.train.checkpoint import read_state
+    from megascale.train.checkpoint import list_checkpoints, read_state
 
+    if not checkpoint.is_dir():
+        siblings = [str(saved.path) for saved in list_checkpoints(checkpoint.parent)]
+        raise CheckpointError.of(
+            "--branch-decay", str(checkpoint), "no such checkpoint", siblings[-1:] or None
+        )
     state = read_state(checkpoint)
     consumed = int(state["consumed_tokens"])
     if config.lr.kind not in ("wsd", "inverse_sqrt", "power"):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from megascale.config import RunConfig
+import yaml
+
+from megascale.config import RunConfig, dump_yaml
 from megascale.data.opening import open_stream, open_validation
+from megascale.data.stream import Stream
+from megascale.errors import RunError
 from megascale.parallel.layout import Layout, validate_layout
 from megascale.schedule.batch import BatchSchedule
 from megascale.schedule.from_config import (
@@ -13,6 +20,7 @@ from megascale.schedule.from_config import (
     lr_schedule_from_config,
     weight_decay_from_config,
 )
+from megascale.train.rundir import compare_with_saved, in_use, in_use_by, run_began
 
 
 def run_path(config: RunConfig) -> Path:
@@ -67,10 +75,23 @@ def check_sequence_lengths(config: RunConfig, ranks: int, schedule: BatchSchedul
     )
 
 
-def check_run(config: RunConfig, ranks: int) -> None:
-    """Check layout, schedules, data files and vocabulary for `ranks` processes; start nothing.
+def check_run(
+    config: RunConfig,
+    ranks: int,
+    *,
+    branch_from: Path | None = None,
+    allow_changed: tuple[str, ...] = (),
+) -> None:
+    """Check layout, schedules, data and run directory for `ranks` processes; start nothing.
 
     Segments of the batch schedule that an earlier attempt of the same run has passed are exempt.
+    No file is written.
+
+    Args:
+        config: the run.
+        ranks: processes that will be started.
+        branch_from: checkpoint of another run that this one would start from.
+        allow_changed: as for `megascale.train.run.run`.
 
     Raises:
         UserError: of the kind that fits, with one message.
@@ -80,8 +101,77 @@ def check_run(config: RunConfig, ranks: int) -> None:
     weight_decay_from_config(config)
     schedule = batch_schedule_of(config, layout.data, start=_reached(run_path(config)))
     check_sequence_lengths(config, ranks, schedule)
-    open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
+    stream = open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
     open_validation(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
+    _check_directory(config, stream, branch_from, allow_changed)
+
+
+def check_free(config: RunConfig) -> None:
+    """Check that nobody trains in the run directory now; starting takes it for good.
+
+    Raises:
+        RunError: another process holds it.
+    """
+    holder = in_use_by(run_path(config))
+    if holder is not None:
+        raise in_use(run_path(config), holder)
+
+
+def saved_form(config: RunConfig) -> dict[str, Any]:
+    """A config as plain data, as a run directory keeps it to compare with later ones."""
+    return yaml.safe_load(dump_yaml(config))
+
+
+def identity_of(stream: Stream) -> dict[str, str]:
+    """Fingerprints of what a config only points at."""
+    return {
+        "tokenizer": stream.spec.tokenizer_sha256 or "",
+        "corpus": stream.fingerprint(),
+    }
+
+
+def _check_directory(
+    config: RunConfig, stream: Stream, branch_from: Path | None, allow_changed: tuple[str, ...]
+) -> None:
+    """Whether the run directory can be made, or holds this run with a checkpoint of this model."""
+    path = run_path(config)
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise RunError.of("run directory", str(path), f"{there} is a file, not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunError.of(
+            "run directory",
+            str(path),
+            f"{there} cannot be written by this user; make it writable or choose another "
+            "output_dir",
+        )
+    if run_began(path):
+        compare_with_saved(path, saved_form(config), identity_of(stream), allow_changed)
+    _check_checkpoint(config, path / "checkpoints", branch_from)
+
+
+def _check_checkpoint(config: RunConfig, folder: Path, branch_from: Path | None) -> None:
+    weights = config.train.initial_weights
+    if not folder.is_dir() and branch_from is None:
+        if weights is not None:
+            from megascale.model.hf import HubWeights
+
+            with HubWeights(weights, config.model):
+                return
+        return
+    from megascale.errors import CheckpointError
+    from megascale.train.checkpoint import check_same_model, list_checkpoints, read_state
+
+    newest = [saved.path for saved in list_checkpoints(folder)[-1:]]
+    start = newest or ([branch_from] if branch_from is not None else [])
+    for path in start:
+        try:
+            state: Mapping[str, Any] = read_state(path)
+        except CheckpointError:
+            if newest:  # damaged: the run itself falls back to one before
+                return
+            raise
+        check_same_model(path, state["model"], config.model.model_dump(mode="json"))
 
 
 def _reached(path: Path) -> tuple[int, int]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from megascale.config import RunConfig
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -41,7 +44,8 @@ def train(
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Check config, layout, schedule and data files; start nothing."
+            "--dry-run",
+            help="Check config, layout, schedule, data and run directory; start nothing.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON (with --explain).")] = False,
@@ -66,31 +70,66 @@ def train(
     A run directory that already holds checkpoints is continued from the newest whole one: starting
     again after a crash, a signal or a restart by torchrun needs nothing else.
     """
-    from megascale.config import load_config
+    from megascale.errors import found_alike
 
-    cfg = load_config(config, overrides or [])
-    if branch_decay is not None:
-        from megascale.train.branch import branch_config
+    ranks = world_size if world_size is not None else int(os.environ.get("WORLD_SIZE", "1"))
+    changeable = tuple(allow_changed or ())
+    with found_alike("node"):  # no rank depends on another yet, and all of a node see the same
+        _check_options(explain, dry_run, as_json, world_size)
+        cfg = _config(config, overrides or [], branch_decay)
+        if explain:
+            _explain(cfg, ranks, as_json)
+            return
+        from megascale.train.checks import check_free, check_run
 
-        cfg = branch_config(cfg, branch_decay)
-    ranks = world_size or int(os.environ.get("WORLD_SIZE", "1"))
-    if explain:
-        from megascale.train.explain import explain as explain_config
-
-        report = explain_config(cfg, ranks)
-        if as_json:
-            typer.echo(json.dumps(report.to_dict(), indent=2))
-        else:
-            report.render()
-        return
-    from megascale.train.checks import check_run
-
-    if dry_run:
-        check_run(cfg, ranks)
-        typer.echo(f"{config}: config, layout, schedule and data are in order for {ranks} ranks")
-        return
-    check_run(cfg, ranks)
+        check_run(cfg, ranks, branch_from=branch_decay, allow_changed=changeable)
+        if dry_run:
+            check_free(cfg)
+            typer.echo(
+                f"{config}: config, layout, schedule, data and run directory are in order for "
+                f"{ranks} rank{'s' if ranks > 1 else ''}"
+            )
+            return
     from megascale.train.run import run
 
-    code = run(cfg, branch_from=branch_decay, allow_changed=tuple(allow_changed or ()))
-    raise typer.Exit(code)
+    raise typer.Exit(run(cfg, branch_from=branch_decay, allow_changed=changeable))
+
+
+def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int | None) -> None:
+    from megascale.errors import ConfigError
+
+    if explain and dry_run:
+        raise ConfigError.of("--dry-run", True, "--explain and --dry-run exclude each other")
+    if as_json and not explain:
+        raise ConfigError.of("--json", True, "has a meaning with --explain only")
+    if world_size is None:
+        return
+    if world_size < 1:
+        raise ConfigError.of("--world-size", world_size, "a run has at least one rank", 1)
+    if not (explain or dry_run):
+        raise ConfigError.of(
+            "--world-size",
+            world_size,
+            "is for --explain and --dry-run; torchrun --nproc-per-node starts ranks",
+        )
+
+
+def _config(path: Path, overrides: list[str], branch_decay: Path | None) -> RunConfig:
+    from megascale.config import load_config
+
+    config = load_config(path, overrides)
+    if branch_decay is None:
+        return config
+    from megascale.train.branch import branch_config
+
+    return branch_config(config, branch_decay)
+
+
+def _explain(config: RunConfig, ranks: int, as_json: bool) -> None:
+    from megascale.train.explain import explain
+
+    report = explain(config, ranks)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        report.render()

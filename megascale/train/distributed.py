@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from megascale.errors import ConfigError
+from megascale.errors import ConfigError, UserError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,40 @@ def agree_on_config(process: Process, digest: str) -> None:
         time.sleep(0.01)
     different = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if different:
-        raise ConfigError.of(
+        error = ConfigError.of(
             "config",
             f"{digests[different[0]][:12]} on rank {different[0]}",
             f"every rank must be started with the same config and overrides; ranks {different} "
             f"differ from rank 0 ({digests[0][:12]})",
         )
+        error.found_by = "run"
+        raise error
+
+
+def on_first(process: Process, action: Callable[[], Result]) -> Result | None:
+    """Do something on rank 0; if that fails for the user, it fails on every rank. Collective.
+
+    Returns:
+        What `action` returned on rank 0; None on the other ranks.
+
+    Raises:
+        UserError: the one that `action` raised, on every rank, so that none waits for the others.
+    """
+    result: Result | None = None
+    failure: UserError | None = None
+    if process.is_main:
+        try:
+            result = action()
+        except UserError as error:
+            failure = error
+    if process.world_size > 1:
+        box = [failure]
+        dist.broadcast_object_list(box, src=0)
+        failure = box[0]
+    if failure is not None:
+        failure.found_by = "run"
+        raise failure
+    return result
 
 
 def stop_process() -> None:

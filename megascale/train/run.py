@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from megascale import __version__
 from megascale.config import RunConfig, dump_yaml
-from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED
+from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, found_alike
 from megascale.model.hf import import_model
 from megascale.plan.flops import device_peak
 from megascale.runs.console import RunConsole
@@ -19,7 +18,7 @@ from megascale.runs.log import RunLog, read_run
 from megascale.runs.reporter import Reporter
 from megascale.runs.sinks import Sink, TensorBoardSink, WandbSink
 from megascale.schedule.batch import BatchSchedule
-from megascale.train.build import build_parts
+from megascale.train.build import Parts, build_parts
 from megascale.train.checkpoint import (
     Checkpointer,
     Retention,
@@ -28,8 +27,20 @@ from megascale.train.checkpoint import (
     read_state,
     verify_checkpoint,
 )
-from megascale.train.checks import batch_schedule_of, check_sequence_lengths, run_path
-from megascale.train.distributed import Process, agree_on_config, start_process, stop_process
+from megascale.train.checks import (
+    batch_schedule_of,
+    check_sequence_lengths,
+    identity_of,
+    run_path,
+    saved_form,
+)
+from megascale.train.distributed import (
+    Process,
+    agree_on_config,
+    on_first,
+    start_process,
+    stop_process,
+)
 from megascale.train.guard import Guard, GuardSettings
 from megascale.train.loop import Loop
 from megascale.train.peak import measure_gemm
@@ -59,7 +70,7 @@ def run(
     """
     process = start_process(backend=config.parallel.backend, threads=config.train.threads)
     agree_on_config(process, config.digest())
-    directory = RunDirectory(run_path(config)) if process.is_main else None
+    directory = on_first(process, lambda: RunDirectory(run_path(config)))
     try:
         with SignalFlags() as signals:
             code = _run(config, process, directory, signals, branch_from, allow_changed)
@@ -87,47 +98,36 @@ def _run(
     )
     guard = Guard(guard_settings(config))
     interval = IntervalAccumulator(peak_flops=_peak_flops(config, process))
-    found = latest_checkpoint(checkpoints, move_damaged=True)
-    progress, notes = Progress(), []
-    source = found.path if found is not None else branch_from
-    if source is None and config.train.initial_weights is not None:
-        import_model(parts.model, parts.mesh, Path(config.train.initial_weights))
-        notes.append(f"weights start from {config.train.initial_weights}")
-    if found is None and branch_from is not None:
-        verify_checkpoint(branch_from)
-        if process.is_main:
-            pin(branch_from, f"decay branch {config.name}")
-    if source is not None:
-        progress, restored = restore(
-            source,
-            read_state(source),
-            config,
-            parts,
-            guard,
-            interval,
-            allow_changed=allow_changed,
-        )
-        notes += restored
-        if found is not None:
-            checkpointer.trust(source)
+    with found_alike("run"):
+        found = latest_checkpoint(checkpoints, move_damaged=True)
+        progress, notes = Progress(), []
+        source = found.path if found is not None else branch_from
+        if source is None and config.train.initial_weights is not None:
+            import_model(parts.model, parts.mesh, Path(config.train.initial_weights))
+            notes.append(f"weights start from {config.train.initial_weights}")
+        if found is None and branch_from is not None:
+            verify_checkpoint(branch_from)
+            on_first(process, lambda: pin(branch_from, f"decay branch {config.name}"))
+        if source is not None:
+            progress, restored = restore(
+                source,
+                read_state(source),
+                config,
+                parts,
+                guard,
+                interval,
+                allow_changed=allow_changed,
+            )
+            notes += restored
+            if found is not None:
+                checkpointer.trust(source)
+        start = (progress.tokens, progress.step)
+        schedule = batch_schedule_of(config, parts.mesh.dp_size, start)
+        check_sequence_lengths(config, process.world_size, schedule)
     # Only now, with everything accepted, does the run directory take on this config.
-    if directory is not None:
-        text = dump_yaml(config)
-        notes += directory.begin(
-            config=yaml.safe_load(text),  # compared with a saved text that was read the same way
-            config_yaml=text,
-            digest=config.digest(),
-            identity={
-                "tokenizer": parts.stream.spec.tokenizer_sha256 or "",
-                "corpus": parts.stream.fingerprint(),
-            },
-            allow_changed=allow_changed,
-        )
-    schedule = batch_schedule_of(config, parts.mesh.dp_size, (progress.tokens, progress.step))
-    check_sequence_lengths(config, process.world_size, schedule)
-    reporter = None
-    if directory is not None:
-        reporter = _reporter(config, directory, schedule, process, interval)
+    notes += on_first(process, lambda: _begin(directory, config, parts, allow_changed)) or []
+    reporter = on_first(process, lambda: _reporter(config, directory, schedule, process, interval))
+    if reporter is not None:
         _report_start(reporter, config, schedule, progress, source, found is None, notes)
         for line in found.rejected if found is not None else []:
             reporter.event(
@@ -159,6 +159,20 @@ def _run(
     return code
 
 
+def _begin(
+    directory: RunDirectory | None, config: RunConfig, parts: Parts, allow_changed: tuple[str, ...]
+) -> list[str]:
+    """Let the run directory take on the config; one line per changed key of a resumed run."""
+    assert directory is not None
+    return directory.begin(
+        config=saved_form(config),
+        config_yaml=dump_yaml(config),
+        digest=config.digest(),
+        identity=identity_of(parts.stream),
+        allow_changed=allow_changed,
+    )
+
+
 def guard_settings(config: RunConfig) -> GuardSettings:
     """The guard's settings of a config; a null window is 1 % of the run."""
     guard = config.guard
@@ -183,11 +197,12 @@ def _peak_flops(config: RunConfig, process: Process) -> float | None:
 
 def _reporter(
     config: RunConfig,
-    directory: RunDirectory,
+    directory: RunDirectory | None,
     schedule: BatchSchedule,
     process: Process,
     interval: IntervalAccumulator,
 ) -> Reporter:
+    assert directory is not None
     sinks: list[Sink] = []
     if config.log.tensorboard:
         sinks.append(TensorBoardSink(directory.path / "tensorboard"))

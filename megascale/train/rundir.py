@@ -78,6 +78,9 @@ class RunDirectory:
             RunError: another process holds the directory, or it cannot be written.
         """
         self.path = Path(path)
+        self._made = [
+            folder for folder in (self.path, *self.path.parents) if not os.path.lexists(folder)
+        ]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -92,6 +95,9 @@ class RunDirectory:
             if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise disk_error("run directory", self.path, failure) from failure
             raise in_use(self.path, holder) from failure
+        if os.fstat(self._lock).st_nlink == 0:  # the holder before removed it as it left
+            os.close(self._lock)
+            raise in_use(self.path, "another process until a moment ago")
         try:
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": timestamp()}
             os.ftruncate(self._lock, 0)
@@ -107,12 +113,17 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Release the directory."""
-        if self._lock >= 0:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._lock, 0)
-            os.close(self._lock)
-            self._lock = -1
+        """Release the directory; one that was made here and holds nothing yet is removed again."""
+        if self._lock < 0:
+            return
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._lock, 0)
+            if self._made and [entry.name for entry in self.path.iterdir()] == [LOCK_FILE]:
+                (self.path / LOCK_FILE).unlink()
+                for folder in self._made:
+                    folder.rmdir()
+        os.close(self._lock)
+        self._lock = -1
 
     @property
     def checkpoints(self) -> Path:
@@ -173,6 +184,7 @@ class RunDirectory:
     def _saved_digest(self) -> str | None:
         file = self.path / DIGEST_FILE
         return file.read_text().strip() if file.is_file() else None
+
 
 def run_began(path: Path) -> bool:
     """Whether a run was started in a directory before: then another start resumes it."""
