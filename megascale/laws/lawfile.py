@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from megascale.errors import DataError
 
 SCHEMA: Literal["megascale.law/1"] = "megascale.law/1"
-_SCALES = {"units": 1.0, "thousands": 1e3, "millions": 1e6, "billions": 1e9}
-
 Scale = Literal["units", "thousands", "millions", "billions"]
+SCALES: dict[Scale, float] = {"units": 1.0, "thousands": 1e3, "millions": 1e6, "billions": 1e9}
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -56,6 +56,46 @@ class Table(_Part):
 
     d: list[float] = Field(min_length=1, description="tokens, in d_unit")
     value: list[float] = Field(min_length=1, description="the law's output at each D")
+    low: list[float] | None = Field(None, description="lower end of the interval at each D")
+    high: list[float] | None = Field(None, description="upper end of the interval at each D")
+
+
+class TokensSteps(_Part):
+    """Tokens E to reach a loss at a constant batch B (tokens): one fitted law per target loss.
+
+    `E(B)` is, by form: `classic` `E_min + S_min B`; `noise_floor`
+    `S_min B (1 - (B_min/B)^q)^(-1/p)`; `two_power` `a B^-u + c B^w`; `wsd` the point of the
+    piecewise law on the ray E = B S;
+    `loss_surface` `B (a / (L - L_inf - c B^-q))^(1/p)`, whose parameters hold for every target.
+    """
+
+    form: Literal["classic", "noise_floor", "two_power", "wsd", "loss_surface"]
+    target_loss: list[float] = Field(min_length=2, description="nats per token, falling")
+    parameters: dict[str, list[float]] = Field(
+        description="by name, one value per target; one in all for loss_surface"
+    )
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        if any(later >= earlier for earlier, later in pairwise(self.target_loss)):
+            raise ValueError("target_loss must fall")
+        names = TOKENS_STEPS_PARAMETERS[self.form]
+        if set(self.parameters) != set(names):
+            raise ValueError(f"form {self.form} has the parameters {', '.join(names)}")
+        count = 1 if self.form == "loss_surface" else len(self.target_loss)
+        if any(len(values) != count for values in self.parameters.values()):
+            raise ValueError(f"form {self.form} has {count} values of each parameter")
+        return self
+
+
+TOKENS_STEPS_PARAMETERS = {
+    "classic": ("S_min", "E_min"),
+    "noise_floor": ("S_min", "B_min", "p", "q"),
+    "two_power": ("a", "c", "u", "w"),
+    "wsd": ("S_min", "S_1", "S_opt", "S_2", "C", "E_min"),
+    "loss_surface": ("L_inf", "a", "p", "c", "q"),
+}
+"""Parameters of each form of `TokensSteps`, as the fitting engine names them."""
 
 
 class LawFile(_Part):
@@ -74,6 +114,9 @@ class LawFile(_Part):
     output: Literal["batch_tokens", "peak_lr"] = Field(description="what f(N, D) is")
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     table: Table | None = None
+    tokens_steps: TokensSteps | None = Field(
+        None, description="tokens to a loss at a constant batch, where that was fitted too"
+    )
     n_kind: Literal["total", "active", "non_embedding", "active_non_embedding"] = Field(
         description="which parameters N counts"
     )
@@ -108,10 +151,10 @@ class LawFile(_Part):
         for name, value in (("N", n_params), ("D", d_tokens)):
             if not value > 0:
                 raise DataError.of(name, value, f"law {self.name} is defined for positive {name}")
-        n = n_params / _SCALES[self.n_unit]
-        d = d_tokens / _SCALES[self.d_unit]
+        n = n_params / SCALES[self.n_unit]
+        d = d_tokens / SCALES[self.d_unit]
         if self.table is not None:
-            return _interpolate(self.table, d)
+            return interpolate(self.table.d, self.table.value, d)
         coef, a, b = (self.parameters[key].value for key in ("coef", "a", "b"))
         return math.exp(math.log(coef) + a * math.log(n) + b * math.log(d))
 
@@ -149,6 +192,13 @@ class LawFile(_Part):
             raise ValueError("table.d and table.value must be positive")
         if any(later <= earlier for earlier, later in pairwise(self.table.d)):
             raise ValueError("table.d must increase")
+        for side, sign in ((self.table.low, 1), (self.table.high, -1)):
+            if side is None:
+                continue
+            if len(side) != len(self.table.value) or min(side) <= 0:
+                raise ValueError("table.low and table.high are positive and as long as table.value")
+            if any(sign * (v - s) < 0 for v, s in zip(self.table.value, side, strict=True)):
+                raise ValueError("table.value lies between table.low and table.high")
         return self
 
 
@@ -197,12 +247,13 @@ def write_law_file(law: LawFile, path: str | Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _interpolate(table: Table, d: float) -> float:
-    if d <= table.d[0]:
-        return table.value[0]
-    if d >= table.d[-1]:
-        return table.value[-1]
-    right = bisect_right(table.d, d)
-    x0, x1 = math.log(table.d[right - 1]), math.log(table.d[right])
-    y0, y1 = math.log(table.value[right - 1]), math.log(table.value[right])
+def interpolate(knots: list[float], values: list[float], d: float) -> float:
+    """Straight lines in (log D, log value) through the knots, the end values held outside."""
+    if d <= knots[0]:
+        return values[0]
+    if d >= knots[-1]:
+        return values[-1]
+    right = bisect_right(knots, d)
+    x0, x1 = math.log(knots[right - 1]), math.log(knots[right])
+    y0, y1 = math.log(values[right - 1]), math.log(values[right])
     return math.exp(y0 + (y1 - y0) * (math.log(d) - x0) / (x1 - x0))
