@@ -90,6 +90,12 @@ class ParallelConfig(Section):
         "ddp",
         description="ddp replicates parameters, fsdp shards them, hsdp shards inside each replica",
     )
+    fsdp_gather: Literal["step", "block"] = Field(
+        "step",
+        description="modes fsdp and hsdp: step gathers whole parameters once a step and keeps them "
+        "until its last backward; block frees each layer after its forward and its backward, for "
+        "less memory and more communication",
+    )
     hsdp_replicate: Degree = Field(1, description="replicas of the sharded model (data_mode hsdp)")
     sequence_parallel: bool = Field(
         False, description="split norms and residuals over the tensor-parallel ranks along tokens"

@@ -38,7 +38,7 @@ class DataParallel:
     Call it like the model, inside `accumulate(last=...)`, and `finish()` after the last backward.
     """
 
-    def __init__(self, model: Qwen3, mesh: Mesh, *, precision: str, reshard: bool = True):
+    def __init__(self, model: Qwen3, mesh: Mesh, *, precision: str, gather: str = "step"):
         """Wrap `model` in place by `mesh.data_mode`.
 
         Args:
@@ -46,29 +46,32 @@ class DataParallel:
             mesh: the process's place among all ranks.
             precision: `fp32` or `bf16` (compute in bf16; parameters, reductions and optimizer
                 state stay in fp32).
-            reshard: FSDP modes: free full parameters between forward and backward.
+            gather: FSDP modes: `step` gathers whole parameters once a step and keeps them until
+                its last backward; `block` frees each block after its forward and backward.
         """
         self.model = model
         self._mesh = mesh
         self._precision = precision
         self._callable: nn.Module = model
         self._ddp: DistributedDataParallel | None = None
-        self._fsdp = False
+        self._fsdp: list[FSDPModule] = []
+        self._gather = gather
         specs = collect_specs(model)
         self._local_experts = {
             name for name, spec in specs.items() if mesh.ep_size > 1 and spec.ep_dim is not None
         }
         if mesh.data_mode in ("fsdp", "hsdp") and mesh.dp_group is not None:
-            self._shard(reshard)
+            self._shard()
         elif mesh.dp_size > 1:
             self._replicate()
 
-    def _shard(self, reshard: bool) -> None:
+    def _shard(self) -> None:
         policy = (
             MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
             if self._precision == "bf16"
             else MixedPrecisionPolicy()
         )
+        reshard = self._gather == "block"
         for block in self.model.blocks():
             if self._mesh.ep_size > 1 and (experts := block.expert_module()) is not None:
                 fully_shard(
@@ -83,12 +86,11 @@ class DataParallel:
         fully_shard(
             self.model, mesh=self._mesh.dense_mesh, mp_policy=policy, reshard_after_forward=False
         )
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                module.set_gradient_divide_factor(1.0)
-                # a plain sum: gloo has no pre-multiplied one
-                module.set_force_sum_reduction_for_comms(True)
-        self._fsdp = True
+        self._fsdp = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
+        for module in self._fsdp:
+            module.set_gradient_divide_factor(1.0)
+            # a plain sum: gloo has no pre-multiplied one
+            module.set_force_sum_reduction_for_comms(True)
 
     def _replicate(self) -> None:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
@@ -115,13 +117,21 @@ class DataParallel:
     def accumulate(self, *, last: bool) -> Iterator[None]:
         """Forward and backward of one micro-batch; only the `last` of a step communicates."""
         with ExitStack() as stack:
-            if self._fsdp:
-                root: Any = self.model
-                root.set_requires_gradient_sync(last)
-                root.set_is_last_backward(last)
-            elif self._ddp is not None and not last:
+            for module in self._fsdp[:1]:  # the root passes it on to the blocks
+                module.set_requires_gradient_sync(last)
+                module.set_is_last_backward(last)
+                module.set_reshard_after_backward(last or self._gather == "block")
+            if self._ddp is not None and not last:
                 stack.enter_context(self._ddp.no_sync())
             yield
+
+    def rest(self) -> None:
+        """Free the whole parameters that forward passes without a backward left gathered.
+
+        Until then `model.named_parameters()` gives whole parameters under FSDP2, not shards.
+        """
+        for module in self._fsdp:
+            module.reshard()
 
     def finish(self) -> None:
         """Complete every parameter's gradient after the step's last backward."""

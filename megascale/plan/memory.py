@@ -67,6 +67,7 @@ def estimate_memory(
     micro_batches: int,
     precision: str = "fp32",
     checkpoint_every: int = 0,
+    fsdp_gather: str = "step",
 ) -> MemoryEstimate:
     """Estimate the peak memory of one rank in a training step.
 
@@ -79,6 +80,7 @@ def estimate_memory(
             gradients until the last.
         precision: `fp32` or `bf16`.
         checkpoint_every: recompute every n-th block; 0 keeps all activations.
+        fsdp_gather: `step` or `block`: how long FSDP keeps whole parameters.
     """
     sizes = dict(local_sizes(config, layout))
     whole = dict(local_sizes(config, layout, sharded=False))
@@ -94,13 +96,13 @@ def estimate_memory(
     ]
     if fsdp:
         block, root = _largest_block(whole), _outside_blocks(whole)
-        lines.append(
-            MemoryLine(
-                "gathered parameters",
-                (2 * block + root) * compute,
+        gathered = (unsharded, "all, whole until the last backward of a step")
+        if fsdp_gather == "block":
+            gathered = (
+                2 * block + root,
                 "two blocks, the embedding and the output projection, whole",
             )
-        )
+        lines.append(MemoryLine("gathered parameters", gathered[0] * compute, gathered[1]))
         if micro_batches > 1:
             lines.append(
                 MemoryLine(

@@ -88,7 +88,9 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
     if not shards:
         model.to_empty(device=process.device)
         initialize(model, mesh, seed=config.seed)
-    parallel = DataParallel(model, mesh, precision=config.train.precision)
+    parallel = DataParallel(
+        model, mesh, precision=config.train.precision, gather=config.parallel.fsdp_gather
+    )
     if shards:
         # Cut first, fill after: no rank ever holds the whole model.
         model.to_empty(device=process.device)

@@ -76,6 +76,7 @@ def evaluate(
             balance_counts=balance_counts,
         )
         total += output.loss_sum.double()
+    parallel.rest()
     if mesh.dp_size > 1:
         dist.all_reduce(total, group=mesh.dp_group)
     return Evaluation(float(total), valid_targets(stream, 0, tokens))

@@ -170,6 +170,7 @@ def explain(config: RunConfig, world_size: int) -> ExplainReport:
             micro_batches=max(segment.micro_batches for segment in schedule.segments),
             precision=config.train.precision,
             checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
+            fsdp_gather=config.parallel.fsdp_gather,
         ),
         flops=flops_per_token(config.model, config.train.sequence_length),
     )

@@ -57,6 +57,7 @@ def step_gradients(rank: int, world_size: int, moe: bool, layout: dict) -> dict:
     torch.set_default_dtype(torch.float64)
     layout = dict(layout)
     sequence_parallel = layout.pop("sequence_parallel", False)
+    gather = layout.pop("gather", "step")
     tensor = layout.get("tensor", 1)
     mesh = Mesh(**{**layout, "data": world_size // tensor}, rank=rank, world_size=world_size)
     config = model_config(moe)
@@ -65,7 +66,7 @@ def step_gradients(rank: int, world_size: int, moe: bool, layout: dict) -> dict:
     )
     model = Qwen3(config, mesh, options)
     initialize(model, mesh, seed=3)
-    parallel = DataParallel(model, mesh, precision="fp32")
+    parallel = DataParallel(model, mesh, precision="fp32", gather=gather)
     optimizer = ShardedAdamW(
         model,
         mesh,
@@ -124,6 +125,7 @@ def single(moe: bool) -> dict:
 LAYOUTS = [
     (2, {"data_mode": "ddp"}),
     (2, {"data_mode": "fsdp"}),
+    (2, {"data_mode": "fsdp", "gather": "block"}),
     (2, {"data_mode": "ddp", "expert": 2}),
     (2, {"data_mode": "fsdp", "expert": 2}),
     (2, {"tensor": 2}),
