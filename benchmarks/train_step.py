@@ -49,11 +49,11 @@ DENSE = ModelConfig(
 )
 
 
-def moe(experts: int) -> ModelConfig:
-    """Two MoE layers of the dense shape's width, top-8."""
+def moe(experts: int, layers: int) -> ModelConfig:
+    """MoE layers of the dense shape's width, top-8."""
     return DENSE.model_copy(
         update={
-            "num_hidden_layers": 2,
+            "num_hidden_layers": layers,
             "num_experts": experts,
             "num_experts_per_tok": 8,
             "moe_intermediate_size": 128,
@@ -64,8 +64,8 @@ def moe(experts: int) -> ModelConfig:
 # name: model, sequences, tokens of a sequence
 SHAPES: dict[str, tuple[ModelConfig, int, int]] = {
     "dense": (DENSE, 4, 512),
-    "moe64": (moe(64), 4, 512),
-    "moe128": (moe(128), 2, 512),
+    "moe64": (moe(64, 6), 4, 512),
+    "moe128": (moe(128, 2), 2, 512),
 }
 VARIANTS = {
     "dense": ["hf", "hf compiled", "ours", "ours compiled"],

@@ -8,6 +8,7 @@ leaves less to keep for the backward pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megascale.model.config import ModelConfig
-from megascale.model.matmul import matmul_over_rows, matmul_rows
+from megascale.model.matmul import matmul_nt, row_window
 from megascale.model.mlp import swiglu
 from megascale.parallel.expert import Permute, dispatch, invert
 from megascale.parallel.mesh import Mesh
@@ -68,49 +69,46 @@ class _ExpertLoop(torch.autograd.Function):
         ctx: Any, rows: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, counts: list[int]
     ) -> Tensor:
         width = down.shape[2]
-        inner = rows.new_empty(rows.shape[0], 2 * width)
-        for expert, (start, stop) in _slices(counts):
-            matmul_rows(rows[start:stop], gate_up[expert].flatten(0, 1), out=inner[start:stop])
-        ctx.counts = counts
-        ctx.save_for_backward(rows, weights, gate_up, down, inner)
-        activated = F.silu(inner[:, :width]).mul_(inner[:, width:]).mul_(weights.unsqueeze(1))
         out = rows.new_empty(rows.shape[0], down.shape[1])
-        for expert, (start, stop) in _slices(counts):
-            matmul_rows(activated[start:stop], down[expert], out=out[start:stop])
+        inner = []
+        for expert, window, kept in _windows(counts):
+            both = matmul_nt(rows[window], gate_up[expert].flatten(0, 1))
+            inner.append(both)
+            activated = F.silu(both[:, :width]).mul_(both[:, width:])
+            activated.mul_(weights[window].unsqueeze(1))
+            results = matmul_nt(activated, down[expert])
+            out[window][kept] = results[kept]
+        ctx.counts = counts
+        ctx.save_for_backward(rows, weights, gate_up, down, *inner)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        rows, weights, gate_up, down, inner = ctx.saved_tensors
+        rows, weights, gate_up, down, *inner = ctx.saved_tensors
         grad = grad.contiguous()
         width = down.shape[2]
-        gate, up = inner[:, :width], inner[:, width:]
-        scale = weights.unsqueeze(1)
-        silu = F.silu(gate)
-        activated = silu * up
-        weighted = activated * scale
-        grad_down = torch.empty_like(down)
-        grad_activated = torch.empty_like(activated)
-        for expert, (start, stop) in _slices(ctx.counts):
-            part = slice(start, stop)
-            matmul_rows(grad[part], down[expert].t(), out=grad_activated[part])
-            matmul_over_rows(grad[part], weighted[part], out=grad_down[expert])
-        del weighted
-        grad_weights = torch.linalg.vecdot(activated, grad_activated)
-        del activated
-        grad_activated.mul_(scale)
-        grad_inner = torch.empty_like(inner)
-        torch.mul(grad_activated, silu, out=grad_inner[:, width:])
-        grad_activated.mul_(up)
-        torch.ops.aten.silu_backward(grad_activated, gate, grad_input=grad_inner[:, :width])
-        del silu, grad_activated
-        grad_rows = torch.empty_like(rows)
-        grad_gate_up = torch.empty_like(gate_up)
-        for expert, (start, stop) in _slices(ctx.counts):
-            part = slice(start, stop)
-            matrix, grad_matrix = gate_up[expert].flatten(0, 1), grad_gate_up[expert].flatten(0, 1)
-            matmul_rows(grad_inner[part], matrix.t(), out=grad_rows[part])
-            matmul_over_rows(grad_inner[part], rows[part], out=grad_matrix)
+        grad_rows, grad_weights = torch.empty_like(rows), torch.empty_like(weights)
+        grad_gate_up, grad_down = torch.empty_like(gate_up), torch.empty_like(down)
+        for (expert, window, kept), both in zip(_windows(ctx.counts), inner, strict=True):
+            gate, up = both[:, :width], both[:, width:]
+            grad_activated = matmul_nt(grad[window], down[expert].t())
+            silu = F.silu(gate)
+            activated = silu * up
+            grad_weights[window][kept] = (activated * grad_activated).sum(1)[kept]
+            # rows outside `kept` belong to other experts: from here on they weigh nothing
+            weight = weights.new_zeros(both.shape[0], 1)
+            weight[kept] = weights[window][kept].unsqueeze(1)
+            grad_down[expert] = matmul_nt(grad[window].t(), activated.mul_(weight).t())
+            grad_activated.mul_(weight)
+            grad_both = torch.empty_like(both)
+            torch.mul(grad_activated, silu, out=grad_both[:, width:])
+            grad_activated.mul_(up)
+            torch.ops.aten.silu_backward(grad_activated, gate, grad_input=grad_both[:, :width])
+            matrix = gate_up[expert].flatten(0, 1)
+            grad_rows[window][kept] = matmul_nt(grad_both, matrix.t())[kept]
+            grad_gate_up[expert] = matmul_nt(grad_both.t(), rows[window].t()).view_as(
+                gate_up[expert]
+            )
         for expert, count in enumerate(ctx.counts):
             if count == 0:
                 grad_gate_up[expert].zero_()
@@ -118,14 +116,14 @@ class _ExpertLoop(torch.autograd.Function):
         return grad_rows, grad_weights, grad_gate_up, grad_down, None
 
 
-def _slices(counts: list[int]) -> list[tuple[int, tuple[int, int]]]:
-    """Experts that have rows, each with its `(start, stop)`."""
-    slices, start = [], 0
+def _windows(counts: list[int]) -> Iterator[tuple[int, slice, slice]]:
+    """Experts that have rows, each with the window to multiply and its own rows within."""
+    total, start = sum(counts), 0
     for expert, count in enumerate(counts):
         if count:
-            slices.append((expert, (start, start + count)))
+            window = row_window(start, start + count, total)
+            yield expert, window, slice(start - window.start, start - window.start + count)
         start += count
-    return slices
 
 
 def expert_loop(

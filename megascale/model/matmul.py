@@ -18,7 +18,7 @@ from torch import Tensor
 
 SMALLEST = 1 << 18  # multiply-adds below which a call's overhead outweighs its speed
 
-ROWS = 32  # oneDNN compiles a kernel per shape (half a millisecond): keep to multiples of these
+ROWS = 32  # few shapes of kernels (half a millisecond to compile each), little waste
 
 
 def _mkl_leaves_avx512_unused() -> bool:
@@ -74,38 +74,21 @@ def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
-def matmul_rows(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """`out = a @ b.T` for a number of rows that is never the same twice.
+def row_window(start: int, stop: int, total: int) -> slice:
+    """Rows to multiply where `start:stop` is wanted and varies from call to call.
+
+    Where oneDNN is in use the window is widened into the neighbouring rows to a multiple of
+    `ROWS`, because oneDNN compiles a kernel per shape; elsewhere it is the range itself.
 
     Args:
-        a: `[m, k]`; m varies from call to call.
-        b: `[n, k]`.
-        out: `[m, n]`, contiguous.
+        start, stop: the rows wanted.
+        total: rows there are.
     """
-    if not uses_onednn(a, b):
-        torch.mm(a, b.t(), out=out)
-        return
-    whole = a.shape[0] - a.shape[0] % ROWS
-    out[:whole] = matmul_nt(a[:whole], b)
-    if whole < a.shape[0]:
-        torch.mm(a[whole:], b.t(), out=out[whole:])
-
-
-def matmul_over_rows(a: Tensor, b: Tensor, out: Tensor) -> None:
-    """`out = a.T @ b` for a number of rows that is never the same twice.
-
-    Args:
-        a: `[m, k]`; m varies from call to call.
-        b: `[m, n]`.
-        out: `[k, n]`, contiguous.
-    """
-    if not uses_onednn(a.t(), b.t()):
-        torch.mm(a.t(), b, out=out)
-        return
-    whole = a.shape[0] - a.shape[0] % ROWS
-    out.copy_(matmul_nt(a[:whole].t(), b[:whole].t()))
-    if whole < a.shape[0]:
-        out.addmm_(a[whole:].t(), b[whole:])
+    size = -(-(stop - start) // ROWS) * ROWS
+    if not PREFERS_ONEDNN or size > total:
+        return slice(start, stop)
+    first = min(start, total - size)
+    return slice(first, first + size)
 
 
 class _Linear(torch.autograd.Function):

@@ -70,13 +70,17 @@ def test_linear_equals_torch_through_either_library(onednn, monkeypatch):
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-    for rows in (0, 5, 32, 69):  # whole kernels and remainders
-        a, b = torch.randn(rows, 24), torch.randn(rows, 9)
-        out, over = torch.empty(rows, 40), torch.empty(24, 9)
-        matmul.matmul_rows(a, weight.detach(), out)
-        torch.testing.assert_close(out, a @ weight.detach().t(), rtol=1e-4, atol=1e-4)
-        matmul.matmul_over_rows(a, b, over)
-        torch.testing.assert_close(over, a.t() @ b, rtol=1e-4, atol=1e-4)
+
+
+def test_row_windows_have_few_sizes_and_cover_their_rows(monkeypatch):
+    for onednn in (False, True):
+        monkeypatch.setattr(matmul, "PREFERS_ONEDNN", onednn)
+        for start, stop, total in [(0, 3, 100), (5, 40, 100), (97, 100, 100), (0, 100, 100)]:
+            window = matmul.row_window(start, stop, total)
+            assert 0 <= window.start <= start
+            assert stop <= window.stop <= total
+            size = window.stop - window.start
+            assert size == stop - start if not onednn or stop - start == 100 else size % 32 == 0
 
 
 @pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])

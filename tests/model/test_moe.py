@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from megascale.errors import LayoutError
+from megascale.model import matmul
 from megascale.model.experts import Experts, can_group, expert_grouped, expert_loop
 from megascale.model.moe import MoE, balance_loss, count_slots, update_expert_bias
 from megascale.parallel.mesh import Mesh
@@ -138,6 +139,21 @@ def test_experts_without_any_rows():
     tensors, counts = expert_inputs(torch.float64, counts=(0, 0))
     expert_loop(*tensors, counts).sum().backward()
     assert tensors[2].grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+def test_experts_equal_the_written_out_ones_through_either_library(onednn, monkeypatch):
+    """Enough rows for widened windows, which must not leak into the neighbours."""
+    monkeypatch.setattr(matmul, "PREFERS_ONEDNN", onednn)
+    monkeypatch.setattr(matmul, "SMALLEST", 1)
+    tensors, counts = expert_inputs(torch.float32, counts=(33, 0, 70, 1, 12))
+    direction = torch.randn(116, 8)
+    results = []
+    for backend in (expert_loop, naive):
+        out = backend(*tensors, counts)
+        results.append([out, *torch.autograd.grad(out, tensors, direction)])
+    for loop, written_out in zip(*results, strict=True):
+        torch.testing.assert_close(loop, written_out, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("counts", [(3, 0, 5, 1), (0, 0, 9, 0)])
