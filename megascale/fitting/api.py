@@ -1,0 +1,358 @@
+"""`fit`: one call for a batch of problems of one law, on the CPU, on a GPU, or through scipy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from megascale.errors import FitError
+from megascale.fitting import _engine
+from megascale.fitting.catalogue import RESIDUALS, Law, find_law, laws
+from megascale.fitting.own_law import fit_callable
+from megascale.fitting.points import Points, collect, from_frame
+from megascale.fitting.result import FitResult
+from megascale.fitting.status import BAD_INPUT, Status
+
+BOOTSTRAPS = {None: 0, "parametric": 1, "pairs": 2, "runs": 3}
+DEFAULT_DELTA = 1e-3
+DEFAULT_REPLICATES = 1000
+DEFAULT_TOLERANCE = 1e-8
+
+Bounds = Mapping[str, tuple[Any, Any]]
+
+
+def fit(
+    law: str | Callable[..., Any],
+    x: Any,
+    y: Any,
+    *,
+    offsets: Any = None,
+    groups: Any = None,
+    residual: str = "auto",
+    weights: Any = None,
+    bounds: Bounds | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    initial: Mapping[str, Any] | None = None,
+    loss: str = "squared",
+    delta: float = DEFAULT_DELTA,
+    starts: int | str = "auto",
+    bootstrap: str | None = None,
+    replicates: int = DEFAULT_REPLICATES,
+    runs: Any = None,
+    confidence: float = 0.9,
+    tolerance: float = DEFAULT_TOLERANCE,
+    max_iterations: int = 0,
+    threads: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    errors: str = "auto",
+) -> FitResult:
+    """Fit one law to many problems at once.
+
+    Args:
+        law: a name of `law_names()`, or a callable `f(x, *parameters)` fitted through scipy.
+        x: inputs. Tokens-steps laws take S; `loss_surface` (S, B) in steps and tokens;
+            `chinchilla` (N, D); `power_law` one to four columns. Several inputs are the rows of a
+            2-D array.
+        y: targets: E in tokens for tokens-steps laws, a loss in nats, a learning rate or a batch.
+            A list of arrays or a 2-D array holds one problem an entry or row.
+        offsets: problem p owns points offsets[p] to offsets[p + 1].
+        groups: a label a point instead of offsets.
+        residual: "relative" minimises the sum of (f/y - 1)^2, "log" of (log f - log y)^2,
+            "absolute" of (f - y)^2. "ray", for tokens-steps laws, measures along E = B S: log S
+            at given B. "auto" takes the law's own: "ray" for tokens-steps laws.
+        weights: a non-negative weight a point, multiplying its squared residual (or Huber loss).
+        bounds: {parameter: (lower, upper)}, numbers or one a problem; None leaves a side open.
+        fixed: {parameter: value}, a number or one a problem.
+        initial: {parameter: value} for every parameter: the only start, instead of the search.
+        loss: "squared", or "huber" with `delta` in units of the residual.
+        delta: where the Huber loss turns linear.
+        starts: "auto" searches until starts agree; an integer fixes how many; "grid" is
+            Chinchilla's 4,500-start grid (arXiv 2404.10102).
+        bootstrap: None, "parametric" (new noise of the fitted size), "pairs" (points with
+            replacement) or "runs" (whole runs with replacement, `runs` labels the points).
+        replicates: bootstrap replicates a problem.
+        runs: a label a point for bootstrap="runs".
+        confidence: of the intervals the result reports.
+        tolerance: stop when the predicted relative decrease of the objective is below it.
+        max_iterations: a start's budget; 0 is the solver's own.
+        threads: default all cores this process may use. The numbers do not depend on it.
+        device: "cpu", "cuda" or "auto" (a GPU only where it pays and can do the job).
+        seed: of the bootstrap draws.
+        progress: called now and then with (problems done, problems).
+        errors: "raise" on the first problem with bad input, "status" to mark it and go on, "auto":
+            raise for one problem, status for a batch.
+
+    Returns:
+        Per-problem arrays, see `FitResult`.
+
+    Raises:
+        FitError: an argument breaks a rule, or (see `errors`) a problem's points do.
+    """
+    if not 0 < confidence < 1:
+        raise FitError.of("confidence", confidence, "must lie between 0 and 1", 0.9)
+    if errors not in ("auto", "raise", "status"):
+        raise FitError.of("errors", errors, "must be auto, raise or status", "auto")
+    if bootstrap not in BOOTSTRAPS:
+        raise FitError.of("bootstrap", bootstrap, "must be parametric, pairs or runs", "parametric")
+    if bootstrap and replicates < 1:
+        raise FitError.of("replicates", replicates, "must be at least 1", DEFAULT_REPLICATES)
+    if bootstrap == "runs" and runs is None:
+        raise FitError.of("bootstrap", "runs", "needs runs, a label a point")
+    if not 0 < tolerance < 1:
+        raise FitError.of("tolerance", tolerance, "must lie between 0 and 1", DEFAULT_TOLERANCE)
+    points = collect(x, y, offsets, groups)
+    weight = None if weights is None else points.rearrange(weights, "weights").astype(np.float64)
+    if callable(law):
+        return fit_callable(
+            law,
+            points,
+            residual=residual,
+            weights=weight,
+            bounds=bounds,
+            fixed=fixed,
+            initial=initial,
+            loss=loss,
+            delta=delta,
+            starts=8 if starts == "auto" else _start_count(starts, law),
+            bootstrap=bootstrap,
+            replicates=replicates,
+            runs=None if runs is None else points.rearrange(runs, "runs"),
+            confidence=confidence,
+            seed=seed,
+            progress=progress,
+            raise_on_bad=errors == "raise" or (errors == "auto" and points.single),
+        )
+    known = find_law(law, points.x.shape[0])
+    known = _natural_variant(known, bounds, fixed)
+    kind = _residual(known, residual)
+    boxes = _boxes(known, points.problems, bounds, fixed, initial)
+    if loss not in ("squared", "huber"):
+        raise FitError.of("loss", loss, "must be squared or huber", "squared")
+    if loss == "huber" and not delta > 0:
+        raise FitError.of("delta", delta, "must be positive", DEFAULT_DELTA)
+    count = _start_count(starts, known)
+    raw = _engine.fit(
+        law=known.index,
+        residual=RESIDUALS[kind],
+        loss=int(loss == "huber"),
+        delta=float(delta),
+        offsets=points.offsets,
+        x=points.x,
+        y=points.y,
+        weights=weight,
+        **boxes,
+        starts=count,
+        compatibility_grid=starts == "grid",
+        tolerance=float(tolerance),
+        max_iterations=int(max_iterations),
+        threads=_thread_count(threads),
+        bootstrap=BOOTSTRAPS[bootstrap],
+        replicates=int(replicates),
+        seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
+        groups=None if bootstrap != "runs" else _run_numbers(points, runs),
+        device=_device(device, points.problems, loss, bootstrap, starts),
+        progress=progress,
+    )
+    if errors == "raise" or (errors == "auto" and points.single):
+        _raise_on_bad_input(raw, points, known)
+    public = known.name if known.name != "wsd_natural" else "wsd"
+    return FitResult.from_engine(
+        law=laws()[public],
+        residual=kind,
+        raw=raw,
+        points=points,
+        confidence=confidence,
+        weights=weight,
+        settings={"loss": loss, "delta": delta if loss == "huber" else None, "seed": seed},
+    )
+
+
+def fit_frame(
+    law: str | Callable[..., Any],
+    frame: Any,
+    *,
+    x: str | list[str],
+    y: str,
+    group: str | list[str] | None = None,
+    weights: str | None = None,
+    runs: str | None = None,
+    **options: Any,
+) -> FitResult:
+    """`fit` on the columns of a polars frame.
+
+    Args:
+        law: as in `fit`.
+        frame: the table, one point a row.
+        x: input column or columns.
+        y: target column.
+        group: column or columns whose distinct values make the problems; they label the result.
+        weights: column of weights.
+        runs: column naming the run a point came from, for bootstrap="runs".
+        **options: passed to `fit`.
+
+    Raises:
+        FitError: a column is missing or not numeric; and all of `fit`'s.
+    """
+    points, keys = from_frame(frame, x, y, group)
+    given: dict[str, Any] = {}
+    for name, column in (("weights", weights), ("runs", runs)):
+        if column is None:
+            continue
+        if column not in list(frame.columns):
+            raise FitError.of("column", column, "is not in the table", list(frame.columns))
+        given[name] = points.rearrange(list(frame[column]), name)
+    whole = points.single
+    result = fit(
+        law, points.x, points.y, offsets=None if whole else points.offsets, **given, **options
+    )
+    result.labels = points.labels
+    result.label_names = keys
+    return result
+
+
+def _start_count(starts: int | str, law: Any) -> int:
+    if starts == "auto":
+        return 0
+    if starts == "grid":
+        if getattr(law, "name", None) != "chinchilla":
+            raise FitError.of("starts", "grid", "is for the chinchilla law", "auto")
+        return 0
+    if not isinstance(starts, int) or not 1 <= starts <= 100_000:
+        raise FitError.of("starts", starts, "must be auto, grid or 1 to 100000", "auto")
+    return starts
+
+
+def _residual(law: Law, residual: str) -> str:
+    if residual == "auto":
+        return law.default_residual
+    if residual not in RESIDUALS:
+        legal = ["auto", *RESIDUALS]
+        raise FitError.of("residual", residual, "must be one of " + ", ".join(legal), "auto")
+    if residual == "ray" and not law.tokens_steps:
+        raise FitError.of("residual", "ray", f"{law.name} is no tokens-steps law", "relative")
+    if residual in ("relative", "log") and not law.positive_target:
+        raise FitError.of("residual", residual, f"{law.name} has targets of any sign", "absolute")
+    return residual
+
+
+def _natural_variant(
+    law: Law, bounds: Bounds | None, fixed: Mapping[str, Any] | None
+) -> Law:
+    joints = {"S_1", "S_opt", "S_2"}
+    named = set(bounds or ()) | set(fixed or ())
+    return laws()["wsd_natural"] if law.name == "wsd" and named & joints else law
+
+
+def _boxes(
+    law: Law,
+    problems: int,
+    bounds: Bounds | None,
+    fixed: Mapping[str, Any] | None,
+    initial: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Bounds, fixed values and starts as (problems, parameters) arrays, or None."""
+
+    def table(values: Mapping[str, Any], name: str, fill: float) -> np.ndarray:
+        out = np.full((problems, len(law.params)), fill)
+        for key, value in values.items():
+            if key not in law.params:
+                raise FitError.of(name, key, f"{law.name} has no such parameter", list(law.params))
+            if value is None:
+                continue
+            try:
+                out[:, law.params.index(key)] = value
+            except (TypeError, ValueError):
+                raise FitError.of(
+                    f"{name}[{key}]", value, f"must be a number or {problems} numbers"
+                ) from None
+        return np.ascontiguousarray(out)
+
+    out: dict[str, Any] = dict.fromkeys(("lower", "upper", "fixed", "initial"))
+    if bounds:
+        for key, pair in bounds.items():
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise FitError.of(f"bounds[{key}]", pair, "must be a pair (lower, upper)")
+        out["lower"] = table({k: v[0] for k, v in bounds.items()}, "bounds", -np.inf)
+        out["upper"] = table({k: v[1] for k, v in bounds.items()}, "bounds", np.inf)
+        if np.isnan(out["lower"]).any() or np.isnan(out["upper"]).any():
+            raise FitError.of("bounds", "NaN", "must be numbers or None")
+    if fixed:
+        out["fixed"] = table(fixed, "fixed", np.nan)
+    if initial:
+        missing = [name for name in law.params if name not in initial]
+        if missing:
+            raise FitError.of("initial", list(initial), f"must name every parameter, no {missing}")
+        out["initial"] = table(initial, "initial", np.nan)
+        if not np.isfinite(out["initial"]).all():
+            raise FitError.of("initial", "NaN or infinity", "must be finite numbers")
+    return out
+
+
+def _run_numbers(points: Points, runs: Any) -> np.ndarray:
+    """Runs numbered from 0 within every problem."""
+    labels = points.rearrange(runs, "runs")
+    out = np.empty(len(labels), np.int32)
+    for begin, end in zip(points.offsets[:-1], points.offsets[1:], strict=True):
+        out[begin:end] = np.unique(labels[begin:end], return_inverse=True)[1]
+    return out
+
+
+def _thread_count(threads: int | None) -> int:
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if not isinstance(threads, int) or threads < 1:
+        raise FitError.of("threads", threads, "must be a positive integer", 1)
+    return threads
+
+
+def _device(
+    device: str, problems: int, loss: str, bootstrap: str | None, starts: int | str
+) -> str:
+    """The engine's device. The GPU runs squared-loss fits; the rest is the CPU's."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
+    able = loss == "squared" and bootstrap is None and starts != "grid"
+    if device == "cuda":
+        if not _engine.built_with_cuda:
+            raise FitError.of(
+                "device", "cuda", "this build has no CUDA back end (MEGASCALE_CUDA=1 adds it)", "cpu"
+            )
+        if _engine.cuda_devices() == 0:
+            raise FitError.of("device", "cuda", "no CUDA device is present", "cpu")
+        if not able:
+            raise FitError.of(
+                "device", "cuda", "runs squared-loss fits without bootstrap or grid starts", "cpu"
+            )
+        return "cuda"
+    if device == "auto" and able and problems >= 100_000 and _engine.built_with_cuda:
+        return "cuda" if _engine.cuda_devices() else "cpu"
+    return "cpu"
+
+
+def _raise_on_bad_input(raw: dict[str, Any], points: Points, law: Law) -> None:
+    for status, words in BAD_INPUT.items():
+        hits = np.flatnonzero(raw["status"] == int(status))
+        if len(hits) == 0:
+            continue
+        problem = int(hits[0])
+        row = int(raw["bad_row"][problem])
+        rule = f"the {law.name} fit {words}"
+        begin = int(points.offsets[problem])
+        if row >= 0:
+            at = begin + row
+            original = at if points.order is None else int(points.order[at])
+            inputs = ", ".join(
+                f"{name} = {points.x[k, at]!r}" for k, name in enumerate(law.inputs)
+            )
+            raise FitError(
+                f"problem {problem}, row {original}: {rule} ({inputs}, "
+                f"{law.target} = {points.y[at]!r})."
+            )
+        found = int(raw["points"][problem]) or int(points.offsets[problem + 1]) - begin
+        detail = f" ({found} points)" if status is Status.TOO_FEW_POINTS else ""
+        raise FitError(f"problem {problem}: {rule}{detail}.")

@@ -1,0 +1,243 @@
+"""The laws the engine fits: names, parameters, and how to evaluate them in the user's units.
+
+The engine's own registry is the authority on names and parameters; this module adds what only
+Python needs: aliases, the number of inputs a name may stand for, and vectorised prediction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from megascale.errors import FitError
+from megascale.fitting import _engine
+
+Array = np.ndarray
+
+#: Residual kinds, as the engine numbers them.
+RESIDUALS = {"relative": 0, "log": 1, "absolute": 2, "ray": 3}
+RESIDUAL_NAMES = {number: name for name, number in RESIDUALS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """One law as the engine registers it."""
+
+    index: int
+    name: str
+    params: tuple[str, ...]
+    inputs: tuple[str, ...]
+    target: str
+    derived: tuple[str, ...]
+    default_residual: str
+    tokens_steps: bool
+    positive_target: bool
+
+
+#: Public names that stand for several engine laws, chosen by the number of input columns.
+FAMILIES = {
+    "power_law": {k: f"power_law_{k}" for k in range(1, 5)},
+    "log_quadratic": {1: "log_quadratic_1", 2: "log_quadratic_2"},
+}
+
+
+@lru_cache(maxsize=1)
+def laws() -> dict[str, Law]:
+    """Every law of the engine by name."""
+    return {
+        row["name"]: Law(
+            index=index,
+            name=row["name"],
+            params=tuple(row["params"]),
+            inputs=tuple(row["inputs"]),
+            target=row["target"],
+            derived=tuple(row["derived"]),
+            default_residual=RESIDUAL_NAMES[row["default_residual"]],
+            tokens_steps=row["tokens_steps"],
+            positive_target=row["positive_target"],
+        )
+        for index, row in enumerate(_engine.laws())
+    }
+
+
+def law_names() -> list[str]:
+    """Names a user may pass to `fit`."""
+    hidden = {name for family in FAMILIES.values() for name in family.values()} | {"wsd_natural"}
+    return sorted([*(name for name in laws() if name not in hidden), *FAMILIES])
+
+
+def find_law(name: str, columns: int) -> Law:
+    """The law called `name` for `columns` input columns.
+
+    Raises:
+        FitError: no such law, or it takes another number of inputs.
+    """
+    if name in FAMILIES:
+        family = FAMILIES[name]
+        if columns not in family:
+            raise FitError.of("x", f"{columns} columns", f"{name} takes {_options(family)} inputs")
+        return laws()[family[columns]]
+    if name not in laws():
+        import difflib
+
+        close = difflib.get_close_matches(name, law_names(), n=2) or law_names()
+        raise FitError.of("law", name, "must be a law the engine knows, or a callable", close)
+    law = laws()[name]
+    if len(law.inputs) != columns:
+        wanted = ", ".join(law.inputs)
+        raise FitError.of("x", f"{columns} columns", f"{name} takes {len(law.inputs)}: {wanted}")
+    return law
+
+
+def _options(family: dict[int, str]) -> str:
+    return " or ".join(str(k) for k in sorted(family))
+
+
+# Prediction: p is {name: array broadcastable to the points}, x a list of input arrays.
+
+
+def _wsd(p: dict[str, Array], x: list[Array]) -> Array:
+    s = x[0]
+    b, a, c = p["S_1"] - p["S_min"], p["S_opt"] - p["S_1"], p["S_2"] - p["S_opt"]
+    d = s - p["S_min"]
+    e = s - p["S_opt"]
+    with np.errstate(divide="ignore"):
+        left = a * a - 2 * a * b + 2 * a * b * b / d
+    phi = np.where(d < b, left, np.where(e <= c, e * e, 2 * c * e - c * c))
+    return np.where(d > 0, p["C"] * phi + p["E_min"], np.inf)
+
+
+def _classic(p: dict[str, Array], x: list[Array]) -> Array:
+    with np.errstate(divide="ignore"):
+        value = p["E_min"] * x[0] / (x[0] - p["S_min"])
+    return np.where(x[0] > p["S_min"], value, np.inf)
+
+
+def _noise_floor(p: dict[str, Array], x: list[Array]) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = 1 - (p["S_min"] / x[0]) ** p["p"]
+        value = p["B_min"] * x[0] * ratio ** (-1 / p["q"])
+    return np.where(x[0] > p["S_min"], value, np.inf)
+
+
+def _two_power(p: dict[str, Array], x: list[Array]) -> Array:
+    # S = a B^(-u-1) + c B^(w-1) falls with B up to the far branch; bisect on log B.
+    p = {k: np.asarray(v, float) for k, v in p.items()}
+    s = x[0]
+    turn = (p["a"] * (p["u"] + 1) / (p["c"] * np.maximum(p["w"] - 1, 1e-12))) ** (
+        1 / (p["u"] + p["w"])
+    )
+    shape = np.broadcast(s, p["a"]).shape
+    high = np.broadcast_to(np.where(p["w"] < 1, 700.0, np.log(turn)), shape).copy()
+    low = np.full(shape, -700.0)
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        with np.errstate(over="ignore"):
+            steps = p["a"] * np.exp(-(p["u"] + 1) * middle)
+            steps = steps + p["c"] * np.exp((p["w"] - 1) * middle)
+        low = np.where(steps > s, middle, low)
+        high = np.where(steps > s, high, middle)
+    return s * np.exp(0.5 * (low + high))
+
+
+def _loss_surface(p: dict[str, Array], x: list[Array]) -> Array:
+    return p["L_inf"] + p["a"] * x[0] ** -p["p"] + p["c"] * x[1] ** -p["q"]
+
+
+def _loss_curve(p: dict[str, Array], x: list[Array]) -> Array:
+    return p["L0"] + p["A"] * x[0] ** -p["gamma"]
+
+
+def _quadratic_1(p: dict[str, Array], x: list[Array]) -> Array:
+    return p["L_min"] + p["C"] * np.log(x[0] / p["eta_opt"]) ** 2
+
+
+def _quadratic_2(p: dict[str, Array], x: list[Array]) -> Array:
+    u, v = np.log(x[0] / p["eta_opt"]), np.log(x[1] / p["B_opt"])
+    return p["L_min"] + p["c_ee"] * u * u + p["c_eb"] * u * v + p["c_bb"] * v * v
+
+
+def _power_law(p: dict[str, Array], x: list[Array]) -> Array:
+    value = p["coefficient"]
+    for i, column in enumerate(x):
+        value = value * column ** p[f"exponent_{i + 1}"]
+    return value
+
+
+def _chinchilla(p: dict[str, Array], x: list[Array]) -> Array:
+    return p["E"] + p["A"] * x[0] ** -p["alpha"] + p["B"] * x[1] ** -p["beta"]
+
+
+def _noise_sgd(p: dict[str, Array], x: list[Array]) -> Array:
+    return p["eta_max"] / (1 + p["B_noise"] / x[0])
+
+
+def _noise_sign(p: dict[str, Array], x: list[Array]) -> Array:
+    ratio = np.sqrt(p["B_noise"] / x[0])
+    return 2 * p["eta_max"] / (ratio + 1 / ratio)
+
+
+def _noise_muon(p: dict[str, Array], x: list[Array]) -> Array:
+    return p["eta_max"] / np.sqrt(1 + p["B_noise"] / x[0])
+
+
+PREDICT: dict[str, Callable[[dict[str, Array], list[Array]], Array]] = {
+    "wsd": _wsd,
+    "wsd_natural": _wsd,
+    "classic": _classic,
+    "noise_floor": _noise_floor,
+    "two_power": _two_power,
+    "loss_surface": _loss_surface,
+    "loss_curve": _loss_curve,
+    "log_quadratic_1": _quadratic_1,
+    "log_quadratic_2": _quadratic_2,
+    "power_law_1": _power_law,
+    "power_law_2": _power_law,
+    "power_law_3": _power_law,
+    "power_law_4": _power_law,
+    "chinchilla": _chinchilla,
+    "noise_sgd": _noise_sgd,
+    "noise_sign": _noise_sign,
+    "noise_muon": _noise_muon,
+}
+
+
+def predict(law: str, params: dict[str, Array], x: list[Array]) -> Array:
+    """The law's value at `x` in the user's units.
+
+    For tokens-steps laws `x` is S and the value E(S), infinite at or below S_min.
+    """
+    return PREDICT[law](params, x)
+
+
+def steps_along_ray(law: str, p: dict[str, Array], batch: Array) -> Array:
+    """S where the ray E = B S meets a tokens-steps law, in closed form.
+
+    Rays below B_min never meet it: NaN.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if law == "classic":
+            return p["S_min"] + p["E_min"] / batch
+        if law == "noise_floor":
+            inside = 1 - (p["B_min"] / batch) ** p["q"]
+            return np.where(inside > 0, p["S_min"] * np.abs(inside) ** (-1 / p["p"]), np.nan)
+        if law == "two_power":
+            return p["a"] * batch ** (-p["u"] - 1) + p["c"] * batch ** (p["w"] - 1)
+        b, a, c = p["S_1"] - p["S_min"], p["S_opt"] - p["S_1"], p["S_2"] - p["S_opt"]
+        curve, floor = p["C"], p["E_min"]
+        q = 2 * curve * a * b * b
+        linear = batch * p["S_min"] - (curve * a * (a - 2 * b) + floor)
+        root = np.sqrt(linear * linear + 4 * batch * q)
+        d = np.where(linear > 0, 2 * q / (root + linear), (root - linear) / (2 * batch))
+        excess = floor - batch * p["S_opt"]
+        disc = np.sqrt(np.maximum(batch * batch - 4 * curve * excess, 0))
+        middle = p["S_opt"] + 2 * excess / (batch + disc)
+        a1 = 2 * curve * c
+        right = (floor - curve * c * (c + 2 * p["S_opt"])) / (batch - a1)
+        left_first = batch * p["S_1"] > curve * a * a + floor
+        past = batch * p["S_2"] <= curve * c * c + floor
+        steps = np.where(left_first, p["S_min"] + d, np.where(past, right, middle))
+        return np.where((batch > a1) & (steps > 0), steps, np.nan)
