@@ -138,6 +138,11 @@ class LawFile(_Part):
         """SHA-256 of the file's bytes; of the canonical text for a law that was never a file."""
         return self._sha256 or hashlib.sha256(self.to_json().encode()).hexdigest()
 
+    @property
+    def uses_n(self) -> bool:
+        """Whether the output depends on N."""
+        return self.form == "power" and self.parameters["a"].value != 0
+
     def evaluate(self, n_params: float, d_tokens: float) -> float:
         """f(N, D) in the output's own unit (tokens, or a learning rate).
 

@@ -166,9 +166,9 @@ def published_row(law: PublishedLaw, target: Target, sequence_length: int) -> Ro
 def own_row(law: LawFile, target: Target, sequence_length: int) -> Row:
     """A law file's row; D is the whole budget."""
     n = target.n(law.n_kind)
-    outside = law.outside_range(None if not uses_n(law) else n, target.tokens)
+    outside = law.outside_range(n if law.uses_n else None, target.tokens)
     warnings = list(outside)
-    if uses_n(law) and target.n_is_stand_in(law.n_kind):
+    if law.uses_n and target.n_is_stand_in(law.n_kind):
         warnings.append("N counts embeddings here, which this law leaves out; give --model")
     if law.d_kind == "consumed":
         warnings.append("D was consumed tokens in the fit: this is the value at the run's end")
@@ -196,11 +196,6 @@ def own_row(law: LawFile, target: Target, sequence_length: int) -> Row:
         warnings=tuple(warnings),
         missing=(),
     )
-
-
-def uses_n(law: LawFile) -> bool:
-    """Whether a law file's output depends on N."""
-    return law.form == "power" and law.parameters["a"].value != 0
 
 
 def pools(rows: Sequence[Row]) -> tuple[Pool, ...]:

@@ -166,6 +166,7 @@ def build_batch_schedule(
     growth: Growth = "micro_batches",
     sequence_multiple: int = 1,
     max_sequence_length: int | None = None,
+    batch_multiple: int = 1,
     skip_passed: bool = False,
     start: tuple[int, int] = (0, 0),
     source: Mapping[str, Any] | None = None,
@@ -185,6 +186,8 @@ def build_batch_schedule(
         growth: `micro_batches`, or `sequence_length` at the first segment's number of sequences.
         sequence_multiple: what a grown sequence length must be a multiple of.
         max_sequence_length: longest sequence in tokens, or None.
+        batch_multiple: number of sequences that every batch must be a multiple of (growth
+            `micro_batches`).
         skip_passed: a batch whose turn is over before a step can start with it is left out, as
             Megatron does, instead of being refused.
         start: (consumed tokens, step) of a resumed run: segments that lie wholly before it are
@@ -212,6 +215,7 @@ def build_batch_schedule(
         max_rounding=max_rounding,
         sequence_multiple=sequence_multiple,
         max_sequence_length=max_sequence_length,
+        batch_multiple=batch_multiple,
         key=key,
     )
     active = bisect_right([point.start_tokens for point in spec], tokens) - 1

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from megascale.config.sections import RunConfig
-from megascale.errors import ConfigError
 from megascale.laws.lawfile import read_law_file
 from megascale.model.count import count_parameters
 from megascale.schedule.batch import BatchSchedule, build_batch_schedule
-from megascale.schedule.law_driven import law_driven_points
+from megascale.schedule.law_driven import points_from_law
 from megascale.schedule.lr import LRSchedule, build_lr_schedule
 from megascale.schedule.megatron import parse_step_schedule, rampup_points
 from megascale.schedule.points import BatchPoint, format_table
@@ -120,40 +119,19 @@ def phases_from_config(config: RunConfig) -> tuple[DataPhase, ...]:
 def _law_points(
     config: RunConfig, n_params: int | None
 ) -> tuple[tuple[BatchPoint, ...], dict[str, Any]]:
-    section, total = config.batch.law, config.train.total_tokens
+    section = config.batch.law
     assert section is not None
     law = read_law_file(section.file)
-    if law.output != "batch_tokens":
-        raise ConfigError.of(
-            "batch.law.file",
-            section.file,
-            f"law {law.name} gives {law.output}, not a batch",
-            "a law file with output batch_tokens",
-        )
     n = n_params or getattr(count_parameters(config.model), law.n_kind)
-    uses_n = law.form == "power" and law.parameters["a"].value != 0
-    points = law_driven_points(
-        lambda tokens: law.evaluate(n, tokens),
+    return points_from_law(
+        law,
+        n,
+        file=section.file,
+        key="batch.law.file",
         interval_tokens=section.interval_tokens,
         momentum=section.momentum,
         initial_tokens=section.initial_tokens,
-        total_tokens=total,
+        total_tokens=config.train.total_tokens,
         min_tokens=section.min_tokens,
         max_tokens=section.max_tokens,
     )
-    beyond = [
-        said
-        for tokens in (section.interval_tokens, total)
-        for said in law.outside_range(n if uses_n else None, tokens)
-    ]
-    source = {
-        "kind": "law",
-        "file": section.file,
-        "sha256": law.sha256,
-        "name": law.name,
-        "version": law.version,
-        "n_kind": law.n_kind,
-        "n_params": n,
-        "outside_fitted_range": list(dict.fromkeys(beyond)),
-    }
-    return points, source

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from megascale.errors import ScheduleError
+from megascale.errors import ConfigError, ScheduleError
+from megascale.laws.lawfile import LawFile
 from megascale.schedule.points import BatchPoint
 
 
@@ -59,3 +61,57 @@ def law_driven_points(
         batch += momentum * (target - batch)
         points.append(BatchPoint(start, round(batch)))
     return tuple(points)
+
+
+def points_from_law(
+    law: LawFile,
+    n_params: float,
+    *,
+    file: str,
+    key: str,
+    interval_tokens: int,
+    total_tokens: int,
+    **rest: Any,
+) -> tuple[tuple[BatchPoint, ...], dict[str, Any]]:
+    """The batches a law file asks for, and where they come from.
+
+    Args:
+        law: the law.
+        n_params: N, as the law's `n_kind` counts it.
+        file: the law file's path, for logs.
+        key: config key or option that names it, for messages.
+        interval_tokens, total_tokens, rest: as `law_driven_points`.
+
+    Raises:
+        ConfigError: the law gives something else than a batch.
+        ScheduleError: as `law_driven_points`.
+    """
+    if law.output != "batch_tokens":
+        raise ConfigError.of(
+            key,
+            file,
+            f"law {law.name} gives {law.output}, not a batch",
+            "a law file with output batch_tokens",
+        )
+    points = law_driven_points(
+        lambda tokens: law.evaluate(n_params, tokens),
+        interval_tokens=interval_tokens,
+        total_tokens=total_tokens,
+        **rest,
+    )
+    beyond = [
+        said
+        for tokens in (interval_tokens, total_tokens)
+        for said in law.outside_range(n_params if law.uses_n else None, tokens)
+    ]
+    source = {
+        "kind": "law",
+        "file": file,
+        "sha256": law.sha256,
+        "name": law.name,
+        "version": law.version,
+        "n_kind": law.n_kind,
+        "n_params": n_params,
+        "outside_fitted_range": list(dict.fromkeys(beyond)),
+    }
+    return points, source

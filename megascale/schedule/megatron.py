@@ -4,7 +4,8 @@
 samples: with `n = (global - START) / INCREMENT`, the batch at `c` consumed samples is
 `START + int(c / (SAMPLES / n)) * INCREMENT` up to SAMPLES, and the global batch after.
 `--step-batch-size-schedule "0:768 250B:1536"` has thresholds in tokens, cut down to whole samples,
-and sizes in samples.
+and sizes in samples. Megatron reads `1.13M` as `int(1.13 * 1e6)` = 1129999 in floats; so does this
+reader, and the writer avoids suffixes that lose a token so.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Iterable
 from megascale.errors import ScheduleError
 from megascale.schedule.points import BatchPoint, format_table
 from megascale.units import CountError, format_count, read_count
+
+_MEGATRON_SUFFIXES = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
 
 def rampup_points(
@@ -137,6 +140,7 @@ def parse_step_schedule(
             )
         if size == 0:
             raise ScheduleError.of(key, entry, "a batch has at least one sample", 1)
+        threshold = _float_threshold(threshold_text, threshold)
         whole = threshold // sequence_length * sequence_length
         points.append(BatchPoint(whole, size * sequence_length))
     if not points:
@@ -172,8 +176,19 @@ def format_step_schedule(points: Iterable[BatchPoint], *, sequence_length: int) 
                     [size for size in (below, below + sequence_length) if size],
                 )
         start = format_count(point.start_tokens).replace("_", "")
+        if _float_threshold(start, point.start_tokens) != point.start_tokens:
+            start = str(point.start_tokens)
         entries.append(f"{start}:{point.batch_tokens // sequence_length}")
     return " ".join(entries)
+
+
+def _float_threshold(text: str, exact: int) -> int:
+    """A threshold as Megatron's floats read its text; `exact` under a suffix it does not know."""
+    text = text.strip().replace("_", "")
+    scale = _MEGATRON_SUFFIXES.get(text[-1:].upper())
+    if scale is not None:
+        return int(float(text[:-1]) * scale)
+    return exact if text[-1:].isalpha() else int(float(text))
 
 
 def _rampup_threshold(level: int, increments: int, ramp_samples: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +35,8 @@ class BatchRule:
         max_rounding: largest relative move under `nearest`.
         sequence_multiple: what every grown sequence length must be a multiple of.
         max_sequence_length: longest sequence (tokens) the model allows, or None.
+        batch_multiple: what the number of sequences must be a multiple of, beside what the layout
+            asks for.
         key: config key, for messages.
     """
 
@@ -44,6 +47,7 @@ class BatchRule:
     max_rounding: float = 0.1
     sequence_multiple: int = 1
     max_sequence_length: int | None = None
+    batch_multiple: int = 1
     key: str = "batch.schedule"
 
     def by_micro_batches(self, point: BatchPoint) -> RealisedBatch:
@@ -53,13 +57,18 @@ class BatchRule:
             ScheduleError: no legal batch is near enough; the legal ones around it are named.
         """
         sequence = point.sequence_length or self.sequence_length
-        unit = self.micro_batch_size * sequence * self.data_parallel
+        pass_sequences = self.micro_batch_size * self.data_parallel
+        sequences = math.lcm(pass_sequences, self.batch_multiple)
+        unit = sequences * sequence
         words = (
             f"micro_batch_size {self.micro_batch_size} x sequence_length {sequence} x "
-            f"data-parallel degree {self.data_parallel} = {format_count(unit)} tokens"
+            f"data-parallel degree {self.data_parallel} = {format_count(pass_sequences * sequence)}"
+            " tokens"
         )
+        if unit != pass_sequences * sequence:
+            words += f", and of {self.batch_multiple} sequences: {format_count(unit)} tokens"
         batch = self._multiple(point, unit, words)
-        return RealisedBatch(batch, sequence, batch // unit)
+        return RealisedBatch(batch, sequence, batch // (pass_sequences * sequence))
 
     def by_sequence_length(self, point: BatchPoint, first: RealisedBatch) -> RealisedBatch:
         """Keep the sequences and micro-batches of `first`; the sequence length carries the batch.
