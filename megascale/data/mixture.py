@@ -53,6 +53,8 @@ class Mixture:
         self.block_chunks = block_chunks
         self._parts = np.array([parts[name] for name in self.names], dtype=np.int64)
         self._key = key
+        nothing = np.empty((0, 0), dtype=np.int64)
+        self._recent = (range(0), nothing, nothing)
         smallest = int(self._parts.min())
         if len(self.names) > 1 and block_chunks * smallest < WEIGHT_UNIT:
             name = self.names[int(self._parts.argmin())]
@@ -94,9 +96,18 @@ class Mixture:
         """
         numbers = np.atleast_1d(np.asarray(chunks, dtype=np.int64))
         blocks, places = np.divmod(numbers, self.block_chunks)
-        distinct, inverse = np.unique(blocks, return_inverse=True)
-        sources, ordinals = self._blocks(distinct)
-        return sources[inverse, places], ordinals[inverse, places]
+        if not numbers.size:
+            return numbers, numbers
+        known, sources, ordinals = self._recent  # reads go forward: mostly the same block again
+        if blocks.min() < known.start or blocks.max() >= known.stop:
+            known = range(int(blocks.min()), int(blocks.max()) + 1)
+            if len(known) > len(blocks):
+                distinct, inverse = np.unique(blocks, return_inverse=True)
+                sources, ordinals = self._blocks(distinct)
+                return sources[inverse, places], ordinals[inverse, places]
+            sources, ordinals = self._blocks(np.arange(known.start, known.stop, dtype=np.int64))
+            self._recent = (known, sources, ordinals)
+        return sources[blocks - known.start, places], ordinals[blocks - known.start, places]
 
     def delivered(self, chunks: int) -> Int64Array:
         """Chunks of each source among the first `chunks` chunks, also inside a block; [sources]."""
