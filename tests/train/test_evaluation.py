@@ -24,7 +24,7 @@ def test_evaluation_on_every_layout_and_across_a_resume(tmp_path: Path):
     train = {"total_tokens": 3072, "eval_interval_tokens": 1024, "eval_tokens": 1000}
     lr = {"decay_tokens": 512}
     batch = {"schedule": "0: 256"}
-    data = tiny_config(tmp_path).data.model_dump(mode="json") | held_out["data"]
+    data = tiny_config(tmp_path).data.model_dump(mode="json") | {"validation": held_out}
     phases = [phase for phase in data["phases"] if phase["start_tokens"] == 0]
     common = {"train": train, "lr": lr, "batch": batch, "data": data | {"phases": phases}}
 
