@@ -18,9 +18,7 @@ def evaluations(config) -> list[tuple[int, int, float]]:
 
 
 def test_evaluation_on_every_layout_and_across_a_resume(tmp_path: Path):
-    held_out = {
-        "data": {"validation": {"held": {"path": str(write_source(tmp_path / "h", seed=9))}}}
-    }
+    held_out = {"held": {"path": str(write_source(tmp_path / "h", seed=9))}}
     train = {"total_tokens": 3072, "eval_interval_tokens": 1024, "eval_tokens": 1000}
     lr = {"decay_tokens": 512}
     batch = {"schedule": "0: 256"}
