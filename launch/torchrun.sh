@@ -8,13 +8,14 @@
 # and optionally NPROC_PER_NODE (default: GPUs, or 1 without any), MAX_RESTARTS (default 3) and
 # SHUTDOWN_TIMEOUT (default 100): seconds a worker has after SIGTERM to write its checkpoint.
 # A run resumes by itself: after a restart every rank loads the newest whole checkpoint.
+# Paths are relative to where you are. docs/launch.md has the rest.
 set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
-cd "$(dirname "$0")/.."
-python="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
+root="$(cd "$(dirname "$0")/.." && pwd)"
+python="${PYTHON:-$([ -x "$root/.venv/bin/python" ] && echo "$root/.venv/bin/python" || echo python3)}"
 nodes="${NNODES:-1}"
-nproc="${NPROC_PER_NODE:-$(nvidia-smi -L 2>/dev/null | wc -l)}"
-[ "$nproc" != 0 ] || nproc=1
+gpus="$({ nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU' || true)"
+[ "$gpus" != 0 ] || gpus=1
 
 if [ "$nodes" = 1 ]; then
   rendezvous=(--standalone)
@@ -23,6 +24,6 @@ else
   rendezvous=(--rdzv-backend c10d --rdzv-endpoint "$HEAD_NODE" --rdzv-id "${RUN_ID:-megascale}")
 fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec "$python" -m torch.distributed.run --nnodes "$nodes" --nproc-per-node "$nproc" \
-  --max-restarts "${MAX_RESTARTS:-3}" --shutdown_timeout "${SHUTDOWN_TIMEOUT:-100}" \
-  "${rendezvous[@]}" -m megascale train "$@"
+exec "$python" -m torch.distributed.run --nnodes "$nodes" \
+  --nproc-per-node "${NPROC_PER_NODE:-$gpus}" --max-restarts "${MAX_RESTARTS:-3}" \
+  --shutdown_timeout "${SHUTDOWN_TIMEOUT:-100}" "${rendezvous[@]}" -m megascale train "$@"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +16,8 @@ import torch.distributed as dist
 from megascale.errors import ConfigError, UserError
 
 Result = TypeVar("Result")
+
+TIMEOUT = timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,61 @@ def start_process(*, backend: str = "auto", threads: int | None = None) -> Proce
     torch.set_num_threads(threads or max(1, cores // local_world_size))
     torch.set_flush_denormal(True)
     if world_size > 1 and not dist.is_initialized():
+        store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=TIMEOUT))
+        if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+            store = dist.PrefixStore(agree_on_attempt(store, rank, world_size), store)
         # gloo beside NCCL: checkpoints and host-side agreement do not touch the GPU.
         dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if use_cuda else "gloo", timeout=timedelta(minutes=30)
+            "cpu:gloo,cuda:nccl" if use_cuda else "gloo",
+            store=store,
+            rank=rank,
+            world_size=world_size,
+            timeout=TIMEOUT,
         )
     return Process(rank, world_size, local_rank, local_world_size, device)
+
+
+def agree_on_attempt(
+    store: dist.Store, rank: int, world_size: int, *, timeout: timedelta = TIMEOUT
+) -> str:
+    """A name for this start of all ranks that no earlier start has had. Collective.
+
+    With a c10d or static rendezvous torchrun keeps one store over its restarts, and its count of
+    restarts differs between nodes. Without a name of their own, restarted workers find the
+    addresses that dead ones left there. Each rank asks under a name it has just invented, so no
+    answer can be an old one; rank 0 answers whatever it finds, old questions too, until every
+    rank has confirmed.
+
+    Args:
+        store: the one that all ranks share.
+        rank: of this process.
+        world_size: number of processes.
+        timeout: longest wait for the other ranks.
+
+    Raises:
+        TimeoutError: on rank 0; some ranks did not come. They are named.
+        torch.distributed.DistStoreError: on the others; rank 0 did not come.
+    """
+    name = uuid.uuid4().hex
+    if rank:
+        store.set(f"megascale/asks/{rank}", name)
+        store.wait([f"megascale/answers/{name}"], timeout)
+        attempt = store.get(f"megascale/answers/{name}").decode()
+        store.set(f"megascale/confirmed/{attempt}/{rank}", "")
+        return attempt
+    missing = set(range(1, world_size))
+    until = time.monotonic() + timeout.total_seconds()
+    while missing:
+        for other in sorted(missing):
+            if store.check([f"megascale/confirmed/{name}/{other}"]):
+                missing.remove(other)
+            elif store.check([f"megascale/asks/{other}"]):
+                asking = store.get(f"megascale/asks/{other}").decode()
+                store.set(f"megascale/answers/{asking}", name)
+        if missing and time.monotonic() > until:
+            raise TimeoutError(f"ranks {sorted(missing)} did not come within {timeout}")
+        time.sleep(0.01)
+    return name
 
 
 def agree_on_config(process: Process, digest: str) -> None:
@@ -82,7 +135,7 @@ def agree_on_config(process: Process, digest: str) -> None:
     if process.world_size == 1:
         return
     store = dist.distributed_c10d._get_default_store()
-    prefix = f"megascale/config-digest/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    prefix = "megascale/config-digest"
     store.set(f"{prefix}/{process.rank}", digest)
     digests = [store.get(f"{prefix}/{rank}").decode() for rank in range(process.world_size)]
     # Rank 0 serves the store: it must not leave before everybody has read.

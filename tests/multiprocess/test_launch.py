@@ -1,0 +1,69 @@
+"""The launcher on one node: restarts, signals, and what it exits with."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.multiprocess.launching import end, launch, logged_step, until, workers
+from tests.tiny_run import log_of, run_ranks, tiny_config, trajectory
+
+
+@pytest.mark.slow
+def test_max_restarts_resumes_a_killed_worker_bitwise(tmp_path):
+    whole = tiny_config(tmp_path, name="whole")
+    assert run_ranks(whole, 2) == [0, 0]
+    config = tiny_config(tmp_path, name="restarted")
+    launcher = launch(config, tmp_path / "output.txt", environment={"NPROC_PER_NODE": "2"})
+    try:
+        until(lambda: logged_step(config) >= 8, launcher)
+        os.kill(workers(launcher)[1], signal.SIGKILL)
+        assert launcher.wait(200) == 0, (tmp_path / "output.txt").read_text()[-3000:]
+    finally:
+        end([launcher])
+    assert trajectory(config) == trajectory(whole)
+    kinds = [event["kind"] for event in log_of(config).events]
+    assert kinds.count("resume") == 1
+
+
+@pytest.mark.slow
+def test_sigterm_to_the_launcher_saves_and_ends_all_workers(tmp_path):
+    config = tiny_config(tmp_path, name="stopped", train={"total_tokens": 1_024_000})
+    launcher = launch(config, tmp_path / "output.txt", environment={"NPROC_PER_NODE": "2"})
+    try:
+        until(lambda: logged_step(config) >= 3, launcher)
+        pids = workers(launcher)
+        told = time.monotonic()
+        launcher.send_signal(signal.SIGTERM)
+        code = launcher.wait(60)
+        assert time.monotonic() - told < 30
+    finally:
+        end([launcher])
+    assert code == 1
+    assert len(pids) == 2
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    events = log_of(config).events
+    assert [event["kind"] for event in events[-3:]] == ["signal", "checkpoint", "end"]
+    assert events[-1]["exit_code"] == 75
+    assert events[-2]["tokens"] == log_of(config).records[-1]["tokens"]
+
+
+def test_the_launcher_says_what_it_needs():
+    script = str(REPOSITORY / "launch/torchrun.sh")
+    shown = subprocess.run(["bash", script], check=False, capture_output=True, text=True)
+    assert shown.returncode == 2
+    assert "NNODES" in shown.stdout + shown.stderr
+    missing = subprocess.run(
+        ["bash", script, "config.yaml"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"NNODES": "2"},
+    )
+    assert missing.returncode != 0
+    assert "HEAD_NODE" in missing.stderr
