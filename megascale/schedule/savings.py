@@ -16,6 +16,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from megascale.laws.lawfile import TokensSteps
 from megascale.schedule.batch import BatchSchedule, Segment
@@ -117,7 +118,8 @@ def token_saving(schedule: BatchSchedule, family: TokensSteps) -> TokenSaving | 
         best_tokens=best,
         token_saving=1 - tokens / best,
         step_saving=1 - steps / (best / batch),
-        says=f"law of tokens and steps ({family.form}), loss {targets[0]:g} to {targets[-1]:g}{ended}",
+        says=f"law of tokens and steps ({family.form}), "
+        f"loss {targets[0]:g} to {targets[-1]:g}{ended}",
     )
 
 
@@ -187,7 +189,7 @@ def _walk(segments: Sequence[Segment], family: TokensSteps) -> tuple[float, floa
     for segment in segments:
         at, batch = segment.start_tokens, segment.batch_tokens
         needs = [tokens_to_target(family, i, batch) for i in range(last + 1)]
-        legs = [needs[0], *(b - a for a, b in zip(needs, needs[1:], strict=False))]
+        legs = [needs[0], *(b - a for a, b in pairwise(needs))]
         left = float(segment.end_tokens - at)
         while position < last:
             leg = legs[int(position + 1)]
