@@ -1,0 +1,154 @@
+"""Which files are meant by paths, globs and directory trees, and which of them make one run."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from megascale.errors import DataError
+from megascale.runs.log import METRICS_FILE, SCHEMA
+
+PACKED = (".gz", ".zst", ".zstd")
+SUFFIXES = frozenset(
+    {".jsonl", ".json", ".log", ".out", ".txt", ".csv", ".tsv", ".parquet", ".stdout", ".err"}
+)
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+_NUMBERS = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """A file that may be a log.
+
+    Attributes:
+        path: where it is.
+        named: the user named this very file; if no reader knows it, that is an error.
+    """
+
+    path: Path
+    named: bool
+
+
+def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
+    """Every log meant by `paths`: files, run directories, trees, globs.
+
+    In a tree a directory with our own `metrics.jsonl` is that one log: what lies below it
+    (TensorBoard files, checkpoints) says nothing more. Hidden directories and files that no log
+    is called are passed over.
+
+    Raises:
+        DataError: a path does not exist, a glob matches nothing, or there is no candidate.
+    """
+    found: dict[Path, LogFile] = {}
+    for text in paths:
+        path = Path(text)
+        if path.is_dir():
+            files = [LogFile(file, False) for file in _walk(path)]
+        elif path.is_file():
+            files = [LogFile(path, True)]
+        elif any(mark in str(text) for mark in "*?["):
+            files = [LogFile(file, False) for file in _globbed(str(text))]
+            if not files:
+                raise DataError.of("path", str(text), "the glob matches nothing")
+        else:
+            near = difflib.get_close_matches(path.name, _names(path.parent), n=3)
+            raise DataError.of("path", str(text), "no such file or directory", near or None)
+        for file in files:
+            found.setdefault(file.path, file)
+    if not found:
+        shown = ", ".join(str(path) for path in paths)
+        raise DataError.of("path", shown, "no file there has the name of a log")
+    return sorted(found.values(), key=lambda file: natural(str(file.path)))
+
+
+def natural(text: str) -> list[str | tuple[int, str]]:
+    """A sort key under which checkpoint-1000 comes after checkpoint-500."""
+    pieces = _NUMBERS.split(text)
+    return [f"{int(piece):020d}" if index % 2 else piece for index, piece in enumerate(pieces)]
+
+
+def _globbed(pattern: str) -> Iterator[Path]:
+    for name in sorted(glob.glob(pattern, recursive=True)):
+        path = Path(name)
+        if path.is_dir():
+            yield from _walk(path)
+        elif path.is_file():
+            yield path
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(root):
+        here = Path(folder)
+        metrics = here / METRICS_FILE
+        if METRICS_FILE in names and _is_own(metrics):
+            folders.clear()
+            yield metrics
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (here / name for name in sorted(names) if _is_candidate(name))
+
+
+def _is_own(metrics: Path) -> bool:
+    try:
+        with metrics.open("rb") as file:
+            return SCHEMA.split("/")[0].encode() in file.read(256)
+    except OSError:
+        return False
+
+
+def _is_candidate(name: str) -> bool:
+    if name.startswith("."):
+        return False
+    return "tfevents" in name or Path(bare(name)).suffix.lower() in SUFFIXES
+
+
+def bare(name: str) -> str:
+    """A file's name without the suffix of its compression."""
+    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in PACKED else name
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def group_of(path: Path, format_name: str, *, join: bool) -> Path:
+    """What the files of one run have in common.
+
+    Our own log, TensorBoard files and Hugging Face states belong to their directory (that of the
+    run, not of a checkpoint in it); every other file is a run of its own, unless `join`.
+    """
+    parent = path.parent
+    if format_name == "hf":
+        while _CHECKPOINT.fullmatch(parent.name):
+            parent = parent.parent
+        return parent
+    if join or format_name == "tensorboard" or path.name == METRICS_FILE:
+        return parent
+    return path
+
+
+def run_names(groups: Sequence[Path]) -> dict[Path, str]:
+    """A short name for every group: its path below what all of them have in common."""
+    whole = {group: Path(os.path.abspath(group)) for group in groups}
+    unique = list(dict.fromkeys(whole.values()))
+    common = Path(os.path.commonpath([path.parent for path in unique])) if unique else Path()
+    names = {}
+    for group, path in whole.items():
+        relative = path.relative_to(common)
+        stem = bare(relative.name)
+        if path.is_file() and Path(stem).suffix.lower() in SUFFIXES:
+            stem = Path(stem).stem
+        names[group] = (relative.parent / stem).as_posix()
+    taken: dict[str, Path] = {}
+    for group, name in list(names.items()):
+        if taken.setdefault(name, whole[group]) != whole[group]:  # a.csv beside a.json
+            names[group] = whole[group].relative_to(common).as_posix()
+    return names

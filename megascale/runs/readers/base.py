@@ -1,0 +1,283 @@
+"""What every reader takes and gives: a source in, rows and a report out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+READER_VERSION = 1
+"""Goes up whenever a reader gives other rows for the same bytes; part of every cache key."""
+
+SCHEMA: dict[str, Any] = {
+    "run": pl.String,
+    "step": pl.Int64,
+    "tokens": pl.Int64,
+    "samples": pl.Int64,
+    "batch_tokens": pl.Int64,
+    "batch_samples": pl.Int64,
+    "lr": pl.Float64,
+    "loss": pl.Float64,
+    "loss_kind": pl.String,
+    "grad_norm": pl.Float64,
+    "source": pl.String,
+    "line": pl.Int64,
+}
+"""The columns of the one table, in order; empty (null) where a log does not say."""
+
+INTERVAL_MEAN = "interval_mean"
+INSTANTANEOUS = "instantaneous"
+EMA = "ema"
+VALIDATION = "validation"
+LOSS_KINDS = (INTERVAL_MEAN, INSTANTANEOUS, EMA, VALIDATION)
+
+KEPT_MALFORMED = 100
+"""How many malformed lines of a file are kept with their reason; all are counted."""
+
+INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A line that should have been a record and is not."""
+
+    line: int  # counted from 1; in binary files the record, counted from 1
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a reader saw that a fit should know.
+
+    Attributes:
+        kind: `restart`, `torn`, `nonfinite_loss`, `coarse_precision`, `missing_field`,
+            `damaged` or `derived`.
+        message: one sentence.
+        line: where, counted from 1; 0 when it concerns the file.
+    """
+
+    kind: str
+    message: str
+    line: int = 0
+
+
+@dataclass(slots=True)
+class RunMeta:
+    """What a log says about a run as a whole; None where it does not say.
+
+    Attributes:
+        run: the run's id, the key into the table.
+        n_params: parameters, as the log or its config counts them.
+        d_tokens: planned tokens of the whole run, not those consumed so far.
+        seq_length: tokens per sample.
+        extra: whatever else identifies the run: name, config values, benchmark.
+    """
+
+    run: str
+    n_params: int | None = None
+    d_tokens: int | None = None
+    seq_length: int | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What the user states because a log does not.
+
+    Attributes:
+        columns: for CSV, JSON and Parquet tables: our column name -> theirs.
+        seq_length: tokens per sample.
+        batch_samples, batch_tokens: the global batch, where it was constant; with them a log
+            that has steps alone gets its samples and tokens.
+        loss_kind: what the training loss is, where the format cannot know.
+    """
+
+    columns: tuple[tuple[str, str], ...] = ()
+    seq_length: int | None = None
+    batch_samples: int | None = None
+    batch_tokens: int | None = None
+    loss_kind: str | None = None
+
+    def key(self) -> str:
+        """Identifies the options in a cache key."""
+        return repr(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One log file, decompressed.
+
+    Attributes:
+        path: the file.
+        data: its bytes.
+        companions: bytes of files that belong to it, by name.
+        complete: False when a compressed file ended before its stream did.
+    """
+
+    path: Path
+    data: bytes
+    companions: Mapping[str, bytes] = field(default_factory=dict)
+    complete: bool = True
+
+
+def empty_table() -> pl.DataFrame:
+    """No rows, all columns."""
+    return pl.DataFrame(schema=SCHEMA)
+
+
+@dataclass(slots=True)
+class FileRead:
+    """What one file gave.
+
+    Attributes:
+        path, format, sha256: which file, read as what, and its content's hash.
+        table: rows with the columns of `SCHEMA`; `run` is empty where the file is one run.
+        runs: one per run in the file.
+        malformed: the first malformed lines; `malformed_count` counts all.
+        superseded: rows that a restart wrote again.
+    """
+
+    path: Path
+    format: str = ""
+    sha256: str = ""
+    table: pl.DataFrame = field(default_factory=empty_table)
+    runs: list[RunMeta] = field(default_factory=list)
+    malformed: list[Malformed] = field(default_factory=list)
+    malformed_count: int = 0
+    notes: list[Note] = field(default_factory=list)
+    superseded: int = 0
+
+    def reject(self, line: int, reason: str) -> None:
+        """Count a malformed line and keep it if there is room."""
+        self.malformed_count += 1
+        if len(self.malformed) < KEPT_MALFORMED:
+            self.malformed.append(Malformed(line, reason))
+
+    def note(self, kind: str, message: str, line: int = 0) -> None:
+        """Add a note."""
+        self.notes.append(Note(kind, message, line))
+
+
+def as_table(columns: Mapping[str, Any] | pl.DataFrame) -> pl.DataFrame:
+    """Columns in any order, completed with empty ones, as the one table."""
+    frame = columns if isinstance(columns, pl.DataFrame) else pl.DataFrame(columns, strict=False)
+    return frame.select(
+        (pl.col(name).cast(kind) if name in frame.columns else pl.lit(None, kind)).alias(name)
+        for name, kind in SCHEMA.items()
+    )
+
+
+def rows_table(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
+    """Rows as dicts of exact values, as the one table."""
+    listed = list(rows)
+    return pl.DataFrame(
+        {name: [row.get(name) for row in listed] for name in SCHEMA}, schema=SCHEMA, strict=True
+    )
+
+
+def exact_int(value: Any) -> int | None:
+    """`value` as an integer if it is one exactly and fits 64 bits; else None.
+
+    Takes ints, floats that are whole numbers below 2**53, and their decimal texts with or without
+    thousands commas.
+    """
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, str):
+        text = value.strip().replace(",", "").replace("_", "")
+        if len(text) > 25 or not text.isascii():
+            return None
+        try:
+            value = int(text)
+        except ValueError:
+            try:
+                value = float(text)
+            except ValueError:
+                return None
+    if isinstance(value, int):
+        return value if abs(value) <= INT64_MAX else None
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:
+        return int(value)
+    return None
+
+
+def real(value: Any) -> float | None:
+    """`value` as a finite float; None where it is none."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, str):
+        value = value.strip().replace(",", "")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def positive(value: Any) -> int | None:
+    """`value` as an exact positive integer; None where it is none."""
+    number = exact_int(value)
+    return number if number is not None and number > 0 else None
+
+
+def filled(read: FileRead, options: ReadOptions) -> FileRead:
+    """Complete a file's rows with what follows exactly from them and from the user's statements.
+
+    Samples and tokens follow from one another by the sequence length, and from the step where the
+    user states a constant global batch. Nothing is estimated: products are exact or left empty.
+    """
+    if read.table.is_empty():
+        return read
+    stated = options.seq_length
+    lengths = {meta.run: stated or meta.seq_length for meta in read.runs}
+    for meta in read.runs:
+        meta.seq_length = lengths[meta.run]
+    only = next(iter(lengths.values())) if len(lengths) == 1 else None
+    table = read.table
+    if len(set(lengths.values())) <= 1:
+        seq = pl.lit(stated or only, pl.Int64)
+    else:
+        seq = pl.col("run").replace_strict(lengths, default=None, return_dtype=pl.Int64)
+    batch_samples = pl.coalesce("batch_samples", pl.lit(options.batch_samples, pl.Int64))
+    batch_tokens = pl.coalesce(
+        "batch_tokens", pl.lit(options.batch_tokens, pl.Int64), product(batch_samples, seq)
+    )
+    table = table.with_columns(
+        batch_samples=pl.coalesce(batch_samples, divided(batch_tokens, seq)),
+        batch_tokens=batch_tokens,
+    )
+    table = table.with_columns(
+        samples=pl.coalesce(
+            "samples",
+            divided(pl.col("tokens"), seq),
+            product(pl.col("step"), pl.lit(options.batch_samples, pl.Int64)),
+        ),
+    )
+    table = table.with_columns(
+        tokens=pl.coalesce(
+            "tokens",
+            product(pl.col("samples"), seq),
+            product(pl.col("step"), pl.lit(options.batch_tokens, pl.Int64)),
+        )
+    )
+    if options.loss_kind is not None:
+        train = pl.col("loss_kind").is_in([INTERVAL_MEAN, INSTANTANEOUS, EMA])
+        table = table.with_columns(
+            loss_kind=pl.when(train).then(pl.lit(options.loss_kind)).otherwise("loss_kind")
+        )
+    return replace(read, table=table)
+
+
+def product(left: pl.Expr, right: pl.Expr) -> pl.Expr:
+    """left x right in integers; null where it would not fit 64 bits."""
+    fits = left.cast(pl.Float64).abs() * right.cast(pl.Float64).abs() < 9e18
+    return pl.when(fits).then(left * right)
+
+
+def divided(total: pl.Expr, part: pl.Expr) -> pl.Expr:
+    """total / part where it is a whole number; else null."""
+    return pl.when((part > 0) & (total % part == 0)).then(total // part)

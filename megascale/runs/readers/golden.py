@@ -1,0 +1,58 @@
+"""Megatron-LM's golden values: one JSON object of step -> value per TensorBoard tag."""
+
+from __future__ import annotations
+
+from megascale.errors import DataError
+from megascale.runs.readers import fields
+from megascale.runs.readers.base import (
+    INSTANTANEOUS,
+    FileRead,
+    ReadOptions,
+    RunMeta,
+    Source,
+    exact_int,
+    real,
+    rows_table,
+)
+from megascale.runs.readers.documents import document, mapping
+
+NAME = "megatron-golden"
+ORDERED = False
+
+
+def sniff(head: bytes, path: str) -> bool:
+    return head.lstrip().startswith(b"{") and b'"step_interval"' in head and b'"values"' in head
+
+
+def read(source: Source, options: ReadOptions) -> FileRead:
+    """Read the loss, and what else was kept on the same steps. Lines count the values.
+
+    Raises:
+        DataError: no JSON object, or none of its tags is a loss.
+    """
+    found = FileRead(source.path, NAME)
+    tags = {key: mapping(mapping(value).get("values")) for key, value in _tags(source).items()}
+    loss_tag = fields.find("loss", tags)
+    if loss_tag is None:
+        raise DataError.of(NAME, str(source.path), "no tag is known to be a loss")
+    beside = {ours: tags.get(fields.find(ours, tags) or "", {}) for ours in ("lr", "grad_norm")}
+    rows, missing = [], []
+    for number, (text, value) in enumerate(tags[loss_tag].items(), start=1):
+        step, loss = exact_int(text), real(value)
+        if step is None:
+            found.reject(number, f"step {text[:40]!r} is no integer")
+        elif loss is None:
+            missing.append(number)
+        else:
+            row = {"step": step, "loss": loss, "loss_kind": INSTANTANEOUS, "line": number}
+            row |= {ours: real(values.get(text)) for ours, values in beside.items()}
+            rows.append(row)
+    if missing:
+        found.note("nonfinite_loss", f"{len(missing)} values are 'nan': not run", missing[0])
+    found.table = rows_table(rows)
+    found.runs = [RunMeta(run="")]
+    return found
+
+
+def _tags(source: Source) -> dict:
+    return mapping(document(source, NAME))

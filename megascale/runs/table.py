@@ -1,0 +1,303 @@
+"""Any logs as one table: one row per logged loss, with stated semantics, and a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from megascale.errors import DataError
+from megascale.runs.cache import SMALLEST_BYTES, ReadCache, default_directory
+from megascale.runs.files import LogFile, find_logs, group_of, run_names
+from megascale.runs.pool import in_order
+from megascale.runs.readers import csv, detect, opening
+from megascale.runs.readers.base import (
+    READER_VERSION,
+    SCHEMA,
+    FileRead,
+    Note,
+    ReadOptions,
+    RunMeta,
+    Source,
+    empty_table,
+    filled,
+)
+from megascale.runs.readers.restarts import keep_last
+
+_POOL_BYTES = 32 * 2**20
+_POOL_FILES = 200
+
+
+@dataclass(slots=True)
+class LoadedRun:
+    """A run, whatever files it came from.
+
+    Attributes:
+        meta: its id and what its logs say about it as a whole.
+        format: the format of its files.
+        files: indices into `RunTable.files`.
+    """
+
+    meta: RunMeta
+    format: str
+    files: list[int]
+
+    @property
+    def run(self) -> str:
+        return self.meta.run
+
+
+@dataclass(slots=True)
+class RunTable:
+    """What `load_runs` gives.
+
+    Attributes:
+        table: the columns of `SCHEMA`; sorted by run and step, each step once per kind of loss.
+            `step`, `tokens` and `samples` are exact integers counted after the step;
+            `loss_kind` is `interval_mean`, `instantaneous`, `ema` or `validation` (or
+            `validation:SET` where a log has several sets); empty where a log does not say.
+        runs: one entry per run, in the order of the table.
+        files: per file its hash, malformed lines and notes; their tables are empty.
+        skipped: files of trees and globs that no reader knows or could read, with the reason.
+    """
+
+    table: pl.DataFrame
+    runs: list[LoadedRun]
+    files: list[FileRead]
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+    def rows(self, run: str) -> pl.DataFrame:
+        """The rows of one run."""
+        return self.table.filter(pl.col("run") == run)
+
+    def provenance(self, run: LoadedRun) -> list[dict[str, Any]]:
+        """Path, sha256, format and reader version of every file of a run."""
+        return [
+            {
+                "path": str(self.files[index].path),
+                "sha256": self.files[index].sha256,
+                "format": self.files[index].format,
+                "reader_version": READER_VERSION,
+            }
+            for index in run.files
+        ]
+
+    def run_frame(self) -> pl.DataFrame:
+        """One row per run: id, format, N, planned D, sequence length, hashes of its files."""
+        return pl.DataFrame(
+            {
+                "run": [run.run for run in self.runs],
+                "format": [run.format for run in self.runs],
+                "n_params": [run.meta.n_params for run in self.runs],
+                "d_tokens": [run.meta.d_tokens for run in self.runs],
+                "seq_length": [run.meta.seq_length for run in self.runs],
+                "sha256": [
+                    ",".join(self.files[index].sha256 for index in run.files) for run in self.runs
+                ],
+            },
+            schema={
+                "run": pl.String,
+                "format": pl.String,
+                "n_params": pl.Int64,
+                "d_tokens": pl.Int64,
+                "seq_length": pl.Int64,
+                "sha256": pl.String,
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTask:
+    """One file to read, as a worker needs it."""
+
+    file: LogFile
+    format: str | None
+    options: ReadOptions
+    cache: Path | None
+
+
+def load_runs(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    format: str | None = None,
+    options: ReadOptions | None = None,
+    join: bool = False,
+    workers: int = 1,
+    cache: bool | Path = True,
+    progress: bool = False,
+) -> RunTable:
+    """Read logs of any format into one table.
+
+    Args:
+        paths: files, run directories, directory trees, globs.
+        format: a name of `detect.READERS`; None recognises every file by its content.
+        options: what the logs do not say: columns, sequence length, batch.
+        join: the files of one directory are one run, in the order of their names (a job's log per
+            restart); later files replace the steps they repeat.
+        workers: processes; more than one is used for many files or much to read, and needs the
+            calling script to be importable.
+        cache: keep what was read under the user's cache directory, or in a given one.
+        progress: show a bar on stderr.
+
+    Raises:
+        DataError: a path is missing, a named file is in no known format or damaged beyond
+            reading, or nothing was read at all.
+    """
+    listed = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    options = options or ReadOptions()
+    if format is not None:
+        detect.reader_of(b"", "", format)
+    folder = (default_directory() if cache is True else cache) or None
+    tasks = [ReadTask(file, format, options, folder) for file in find_logs(listed)]
+    files: list[FileRead] = []
+    skipped: list[tuple[Path, str]] = []
+    results = in_order(read_file, tasks, _useful(workers, tasks))
+    for task, result in zip(tasks, _shown(results, tasks, progress), strict=True):
+        if isinstance(result, str):
+            skipped.append((task.file.path, result))
+        else:
+            files.append(result)
+    if not files:
+        reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
+        shown = ", ".join(str(path) for path in listed)
+        raise DataError.of("path", shown, f"no log that can be read ({reasons})")
+    return _combined(files, skipped, join)
+
+
+def read_file(task: ReadTask) -> FileRead | str:
+    """Read one file, or take it from the cache.
+
+    Returns:
+        What it gave; for a file that the user did not name, the reason why it gave nothing.
+
+    Raises:
+        DataError: a named file is in no known format, or its reader refuses it.
+    """
+    try:
+        return _read(task)
+    except DataError as error:
+        if task.file.named:
+            raise
+        return str(error)
+
+
+def _read(task: ReadTask) -> FileRead:
+    path = task.file.path
+    raw = opening.raw_bytes(path)
+    data, complete = opening.decompressed(path, raw)
+    reader = detect.reader_of(data, str(path), task.format)
+    if reader is None and task.options.columns and csv.header_of(data):
+        reader = csv
+    if reader is None:
+        rule = "in no format that is recognised; name one with --format"
+        raise DataError.of("log", str(path), rule, list(detect.READERS))
+    companions = {
+        name: (path.parent / name).read_bytes()
+        for name in getattr(reader, "COMPANIONS", {}).get(path.name, ())
+        if (path.parent / name).is_file()
+    }
+    sha256 = opening.sha256_of(raw, *companions.values())
+    store, key = None, ""
+    if task.cache is not None and len(data) >= SMALLEST_BYTES:
+        store = ReadCache(task.cache)
+        key = store.key(sha256, reader.NAME, task.options)
+        kept = store.load(key, path)
+        if kept is not None:
+            return kept
+    source = Source(path, data, companions, complete)
+    found: FileRead = filled(reader.read(source, task.options), task.options)
+    found.sha256 = sha256
+    if not complete:
+        found.notes.append(Note("torn", "the compressed file ends before its stream does"))
+    _settle(found, reader.ORDERED)
+    if store is not None:
+        store.store(key, found)
+    return found
+
+
+def _settle(found: FileRead, ordered: bool) -> None:
+    """Keep each step once and say so."""
+    kept = keep_last(found.table, ordered=ordered)
+    found.table = kept.table
+    found.superseded += kept.superseded
+    for line in kept.restarts:
+        found.note("restart", "the step goes back: the run was restarted", line)
+    if kept.duplicates:
+        found.note("duplicate", f"{kept.duplicates} rows repeat a step; the last one counts")
+
+
+def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool) -> RunTable:
+    groups: dict[Path, list[int]] = {}
+    for index, found in enumerate(files):
+        groups.setdefault(group_of(found.path, found.format, join=join), []).append(index)
+    names = run_names(list(groups))
+    runs: list[LoadedRun] = []
+    tables: list[pl.DataFrame] = []
+    for group, members in groups.items():
+        parts = []
+        metas: dict[str, RunMeta] = {}
+        for index in members:
+            found = files[index]
+            parts.append(found.table.with_columns(source=pl.lit(str(found.path))))
+            for meta in found.runs:
+                metas[meta.run] = _merged(metas.get(meta.run), meta)
+            found.table = empty_table()
+        table = pl.concat(parts)
+        if len(members) > 1:
+            ordered = detect.READERS[files[members[0]].format].ORDERED
+            kept = keep_last(table, ordered=ordered)
+            table = kept.table
+            files[members[-1]].superseded += kept.superseded
+        for inner, meta in metas.items():
+            name = names[group]
+            if inner:
+                name = inner if len(groups) == 1 else f"{name}/{inner}"
+            own = pl.col("run").is_null() if not inner else pl.col("run") == inner
+            tables.append(table.filter(own).with_columns(run=pl.lit(name)))
+            runs.append(LoadedRun(replace(meta, run=name), files[members[0]].format, members))
+    return RunTable(pl.concat(tables).select(list(SCHEMA)), runs, files, skipped)
+
+
+def _merged(first: RunMeta | None, second: RunMeta) -> RunMeta:
+    if first is None:
+        return second
+    return RunMeta(
+        run=first.run,
+        n_params=first.n_params or second.n_params,
+        d_tokens=second.d_tokens or first.d_tokens,
+        seq_length=first.seq_length or second.seq_length,
+        extra={**first.extra, **second.extra},
+    )
+
+
+def _useful(workers: int, tasks: Sequence[ReadTask]) -> int:
+    """Processes worth starting: none for a few small files."""
+    if workers <= 1 or len(tasks) < 2:
+        return 1
+    if len(tasks) < _POOL_FILES:
+        total = sum(os.path.getsize(task.file.path) for task in tasks)
+        if total < _POOL_BYTES:
+            return 1
+    return min(workers, len(tasks))
+
+
+def _shown(
+    results: Iterable[FileRead | str], tasks: Sequence[ReadTask], progress: bool
+) -> Iterator[FileRead | str]:
+    if not progress or len(tasks) < 2:
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = ("reading logs", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        job = bar.add_task("reading", total=len(tasks))
+        for result in results:
+            bar.advance(job)
+            yield result
