@@ -122,7 +122,10 @@ def recommend(
 
     from megascale.laws.recommend_tables import render
 
-    render(found, Console())
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    render(found, console)
 
 
 def _reference(

@@ -222,7 +222,10 @@ def schedule(
 
         from megascale.schedule.tables import render
 
-        render(found, Console())
+        console = Console()
+        if not console.is_terminal:
+            console.width = max(console.width, 120)
+        render(found, console)
     if text is not None and output is not None:
         _write(output, text)
     elif text is not None and not as_json:

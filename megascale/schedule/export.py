@@ -60,13 +60,13 @@ def table_points(
     usual = schedule.segments[0].sequence_length if schedule.segments else 0
     for segment in schedule.segments:
         length = None if segment.sequence_length == usual else segment.sequence_length
-        size = (segment.batch_tokens, length)
-        if points and (points[-1].batch_tokens, points[-1].sequence_length) == size:
+        goes_on = points and segment.start_tokens == schedule.start_tokens
+        if goes_on and points[-1].batch_tokens == segment.batch_tokens:
             continue
         start = segment.requested_start_tokens
         if points and start <= points[-1].start_tokens:
             start = segment.start_tokens
-        points.append(BatchPoint(start, *size))
+        points.append(BatchPoint(start, segment.batch_tokens, length))
     return tuple(points)
 
 

@@ -212,4 +212,6 @@ def _at_position(needs: Sequence[float], position: float) -> float:
     fraction = position - index
     if fraction == 0:
         return needs[index]
+    if math.inf in (needs[index], needs[index + 1]):
+        return math.inf
     return needs[index] + fraction * (needs[index + 1] - needs[index])
