@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import polars as pl
@@ -84,9 +84,7 @@ def find_crossings(
     for group in by_setting(curves).values():
         seeds = by_batch(group)
         means = [mean_curve(same) for same in seeds.values()]
-        pairs = pairwise(range(len(means)))
-        if all_pairs:
-            pairs = ((i, j) for i in range(len(means)) for j in range(i + 1, len(means)))
+        pairs = combinations(range(len(means)), 2) if all_pairs else pairwise(range(len(means)))
         counts = [len(same) for same in seeds.values()]
         for i, j in pairs:
             crossing = cross(means[i], means[j], runs=counts[i] + counts[j])

@@ -213,7 +213,7 @@ def curves_from_table(
 
 
 def _of_kind(part: pl.DataFrame, wanted: str) -> pl.DataFrame:
-    """Records with a finite loss of the wanted kind, in order, the last one of every token count."""
+    """Records with a finite loss of the wanted kind, in order, one a token count (the last)."""
     if "loss_kind" in part.columns:
         validation = (pl.col("loss_kind") == "validation").fill_null(False)
         part = part.filter(validation if wanted == "validation" else ~validation)
@@ -276,7 +276,9 @@ def _curve(
     positions, values, errors = smooth(
         where[rising], losses[keep][rising], smoothing, weights[keep][rising]
     )
-    sources = part["source"].drop_nulls().unique() if "source" in part.columns else []
+    sources: list[str] = []
+    if "source" in part.columns:
+        sources = part["source"].drop_nulls().unique().to_list()
     return {
         "run": run,
         "tokens": positions,
@@ -285,7 +287,7 @@ def _curve(
         "batch_tokens": batch,
         "lr": float(np.nanmax(rates)) if np.isfinite(rates).any() else None,
         "loss_kind": "/".join(sorted(kinds)),
-        "sources": tuple(sorted(map(str, sources))),
+        "sources": tuple(sorted(sources)),
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -78,7 +78,8 @@ def extract(
         raise FitError.of("span", span, "must be above 1", 2.0)
     if not len(targets) or not np.isfinite(np.asarray(targets, dtype=np.float64)).all():
         raise FitError.of("targets", list(targets), "must be losses in nats per token")
-    rows, missed, local = [], [], []
+    rows: list[dict[str, Any]] = []
+    missed, local = [], []
     for curve in curves:
         if curve.batch_tokens is None:
             raise FitError.of("curve", curve.run, "its batch changed; E(S) needs a constant one")
@@ -98,7 +99,7 @@ def extract(
     return Extraction(points, pl.DataFrame(missed, schema=schema))
 
 
-def _row(curve: Curve, target: float, tokens: float, log_error: float) -> dict[str, object]:
+def _row(curve: Curve, target: float, tokens: float, log_error: float) -> dict[str, Any]:
     return {
         "run": curve.run,
         "n_params": curve.n_params,
@@ -141,7 +142,7 @@ def _neighbourhood(curve: Curve, tokens: float, span: float) -> tuple[Array, Arr
     return curve.tokens[near], curve.loss[near], curve.error[near]
 
 
-def _refine(rows: list[dict[str, object]], local: list[tuple[Array, Array, Array]]) -> None:
+def _refine(rows: list[dict[str, Any]], local: list[tuple[Array, Array, Array]]) -> None:
     """Replace first crossings by inverted local power laws where these can be had."""
     able = [i for i, (tokens, _, _) in enumerate(local) if len(tokens) >= MIN_LOCAL_POINTS]
     if not able:
@@ -158,7 +159,7 @@ def _refine(rows: list[dict[str, object]], local: list[tuple[Array, Array, Array
     for problem, i in enumerate(able):
         tokens, loss, error = local[i]
         values = {name: float(result[name][problem]) for name in ("L0", "A", "gamma")}
-        found = _invert(values, tokens, loss, error, float(rows[i]["target_loss"]))  # type: ignore[arg-type]
+        found = _invert(values, tokens, loss, error, rows[i]["target_loss"])
         if found is not None and result.converged[problem]:
             rows[i]["tokens"], rows[i]["log_error"] = found
             rows[i]["method"] = LOCAL

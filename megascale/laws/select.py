@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 import polars as pl
@@ -145,7 +146,7 @@ def leave_one_batch_out(points: pl.DataFrame, law: str) -> tuple[Array, Array, i
     offsets = group_offsets(points)
     kept: list[Array] = []
     left: list[tuple[Array, bool]] = []
-    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for begin, end in pairwise(offsets):
         rows = np.arange(begin, end)
         sizes = np.unique(batch[rows])
         if len(sizes) - 1 < LAW_PARAMETERS[law]:
