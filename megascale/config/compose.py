@@ -28,21 +28,32 @@ ALTERNATIVES: dict[tuple[str, ...], frozenset[str]] = {
 Mapping = dict[str, Any]
 
 
-def compose(path: str | Path, overrides: Sequence[str] = ()) -> Mapping:
+def compose(
+    path: str | Path, overrides: Sequence[str] = (), *, layers: Sequence[tuple[Mapping, Path]] = ()
+) -> Mapping:
     """Read a config file with its bases, then lay the overrides on top.
 
     Args:
         path: YAML file.
         overrides: `a.b=value` texts, the value in YAML; the last of equal keys holds.
+        layers: mappings of sections between the file and the overrides, later ones on top; each
+            with the folder in which the files it names are looked for first.
 
     Raises:
         ConfigError: a file is missing, not YAML, not a mapping or part of a cycle of bases; an
             override is not `key=value`.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = [str(file) for file in sorted(path.iterdir()) if file.suffix in (".yaml", ".yml")]
+        raise ConfigError.of(
+            "config", str(path), "is a directory; must be a YAML file", inside[:3] or None
+        )
     if not path.is_file():
         raise _missing("config", str(path), [path])
     content = _read(path, ())
+    for layer, beside in layers:
+        content = merge(content, _prepare(layer, beside))
     if overrides:
         content = merge(content, _prepare(_override_layer(overrides), Path.cwd()))
     for group in ("sources", "validation"):
@@ -184,7 +195,11 @@ def _override_layer(overrides: Iterable[str]) -> Mapping:
 
 def _override_value(key: str, text: str) -> Any:
     try:
-        return parse_yaml(text, f"override {key}")
+        value = parse_yaml(text, f"override {key}")
+        if value == {}:
+            rule = "an empty mapping changes nothing; null takes a key or an entry back"
+            raise ConfigError.of(key, text, rule, "null")
+        return value
     except ConfigError:
         if text.lstrip()[:1] in ("[", "{", '"', "'", "&", "*", "!"):
             raise
