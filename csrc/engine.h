@@ -21,32 +21,32 @@ struct FitJob {
   const int64_t* offsets = nullptr;  // problems + 1
   const double* const* x = nullptr;  // one pointer per input
   const double* y = nullptr;
-  const double* weights = nullptr;   // or null: all ones
+  const double* weights = nullptr;  // or null: all ones
   // Per problem and parameter, or null. NaN in `fixed` leaves a parameter free.
   const double* lower = nullptr;
   const double* upper = nullptr;
   const double* fixed = nullptr;
-  const double* initial = nullptr;   // the only start, when given
-  int starts = 0;                    // 0: diverse starts until two agree; n: exactly n
-  bool compatibility_grid = false;   // Chinchilla: the 4,500 starts of arXiv 2404.10102
+  const double* initial = nullptr;  // the only start, when given
+  int starts = 0;                   // 0: diverse starts until two agree; n: exactly n
+  bool compatibility_grid = false;  // Chinchilla: the 4,500 starts of arXiv 2404.10102
   double tolerance = 1e-10;
-  int max_iterations = 0;            // 0: the solver's default
+  int max_iterations = 0;  // 0: the solver's default
   int threads = 1;
 
   // Results, problems long unless noted.
-  double* params = nullptr;       // problems x P
-  double* covariance = nullptr;   // problems x P (P + 1) / 2, packed lower triangle
-  double* objective = nullptr;    // sum of squared residuals, or of Huber losses
-  double* rms = nullptr;          // root of the weighted mean squared residual
+  double* params = nullptr;      // problems x P
+  double* covariance = nullptr;  // problems x P (P + 1) / 2, packed lower triangle
+  double* objective = nullptr;   // sum of squared residuals, or of Huber losses
+  double* rms = nullptr;         // root of the weighted mean squared residual
   double* r_squared = nullptr;
-  int32_t* points = nullptr;      // points of positive weight
+  int32_t* points = nullptr;  // points of positive weight
   int32_t* free_params = nullptr;
   int32_t* iterations = nullptr;  // over all starts
   int32_t* starts_used = nullptr;
-  int32_t* agreeing = nullptr;    // starts that reached the reported optimum
+  int32_t* agreeing = nullptr;  // starts that reached the reported optimum
   int32_t* status = nullptr;
   uint32_t* flags = nullptr;
-  int64_t* bad_row = nullptr;     // first offending point within the problem, or -1
+  int64_t* bad_row = nullptr;  // first offending point within the problem, or -1
 
   // Bootstrap (kNone: not run).
   Bootstrap bootstrap = Bootstrap::kNone;

@@ -69,8 +69,8 @@ struct Bfgs {
     }
     for (int i = 0; i < P; ++i) direction[i] = select(which, d[i], direction[i]);
     slope = select(which, Real(2.0) * s, slope);
-    length = select(which,
-                    select(largest > Real(kMaxStep), Real(kMaxStep) / largest, Real(1.0)), length);
+    length = select(which, select(largest > Real(kMaxStep), Real(kMaxStep) / largest, Real(1.0)),
+                    length);
   }
 
   MS_NOINLINE void iterate() {
@@ -78,7 +78,8 @@ struct Bfgs {
     for (int i = 0; i < P; ++i) next[i] = t[i] + length * direction[i];
     problem.evaluate(next, &cost1, g1, h1);
     const Mask active = !done;
-    const Mask accept = active & (cost1 <= cost + Real(kArmijo) * length * slope) & (slope < Real(0.0));
+    const Mask accept =
+        active & (cost1 <= cost + Real(kArmijo) * length * slope) & (slope < Real(0.0));
     // Inverse update on the accepted lanes where the curvature is positive.
     Real s[P], y[P], sy(0.0), ss(0.0), yy(0.0);
     for (int i = 0; i < P; ++i) {
@@ -99,8 +100,8 @@ struct Bfgs {
     const Real scale = (Real(1.0) + rho * yiy) * rho;
     for (int i = 0; i < P; ++i)
       for (int j = 0; j <= i; ++j) {
-        const Real updated = inverse[packed(i, j)] + scale * s[i] * s[j] -
-                             rho * (iy[i] * s[j] + s[i] * iy[j]);
+        const Real updated =
+            inverse[packed(i, j)] + scale * s[i] * s[j] - rho * (iy[i] * s[j] + s[i] * iy[j]);
         inverse[packed(i, j)] = select(curved, updated, inverse[packed(i, j)]);
       }
     const Real drop = cost - cost1;
@@ -117,12 +118,14 @@ struct Bfgs {
     iterations = select(active, iterations + Real(1.0), iterations);
     // Rejected: the minimum of the parabola through the slope and both costs, within [0.1, 0.5].
     const Real bend = Real(2.0) * (cost1 - cost - length * slope);
-    const Real ideal = select(bend > Real(0.0), -slope * length * length / bend, Real(0.1) * length);
+    const Real ideal =
+        select(bend > Real(0.0), -slope * length * length / bend, Real(0.1) * length);
     const Real shorter = vmin(vmax(ideal, Real(0.1) * length), Real(0.5) * length);
     length = select(active & !accept, shorter, length);
     aim(accept);
-    const Mask tiny = active & ((Real(-1.0) * length * slope <= Real(0.01 * options.tolerance) * cost) |
-                                (cost <= Real(options.floor)));
+    const Mask tiny =
+        active & ((Real(-1.0) * length * slope <= Real(0.01 * options.tolerance) * cost) |
+                  (cost <= Real(options.floor)));
     const Mask finished = (quiet >= Real(3.0)) | tiny;
     converged = converged | (active & finished);
     done = done | finished | (iterations >= Real(static_cast<double>(options.max_iterations)));

@@ -23,8 +23,8 @@ struct BodyColumns {
 template <class Law>
 struct BodyProblem {
   static constexpr int P = Law::kParams;
-  int64_t at;
-  int32_t count, valid;
+  int64_t at, projected_at;
+  int32_t count, projected_count, valid;
   double projected_anchor, full_anchor;
   double lower[P], upper[P], free[P], start[P];
 };
@@ -48,7 +48,8 @@ struct BodyResult {
 template <class Law>
 MS_HD inline double body_to_solver(int i, double u, double anchor) {
   constexpr double kLimit = 700;
-  if (Law::kCoordinate[i] == Coordinate::kLog) return u > 0 ? vmin(vlog(vmax(u, 1e-300)), kLimit) : -kLimit;
+  if (Law::kCoordinate[i] == Coordinate::kLog)
+    return u > 0 ? vmin(vlog(vmax(u, 1e-300)), kLimit) : -kLimit;
   if (Law::kCoordinate[i] == Coordinate::kLogit) {
     const double share = u / anchor;
     if (!(share > 0)) return -kLimit;
@@ -79,14 +80,16 @@ MS_HD void fit_body(const BodyColumns<Law>& columns, const BodyProblem<Law>& p,
   int optima = 1;
   ProjectedProblem projected;
   const double* inputs[X];
-  for (int k = 0; k < X; ++k) inputs[k] = projected.points.x[k] = columns.projected_x[k] + p.at;
-  projected.points.scale = columns.scale + p.at;
-  projected.points.target = columns.target + p.at;
-  projected.points.count = p.count;
+  for (int k = 0; k < X; ++k)
+    inputs[k] = projected.points.x[k] = columns.projected_x[k] + p.projected_at;
+  projected.points.scale = columns.scale + p.projected_at;
+  projected.points.target = columns.target + p.projected_at;
+  projected.points.count = p.projected_count;
   projected.anchor = p.projected_anchor;
   if constexpr (Q > 0) {
     if (!options.given_start) {
-      const StartContext context{inputs, columns.projected_y + p.at, p.count, p.projected_anchor};
+      const StartContext context{inputs, columns.projected_y + p.projected_at, p.projected_count,
+                                 p.projected_anchor};
       LevenbergMarquardt<ProjectedProblem> machine;
       machine.problem = projected;
       machine.options = options.projected;

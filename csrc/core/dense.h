@@ -6,7 +6,9 @@
 namespace megascale {
 inline namespace MS_ISA {
 
-constexpr MS_HD int packed(int i, int j) { return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i; }
+constexpr MS_HD int packed(int i, int j) {
+  return i >= j ? i * (i + 1) / 2 + j : j * (j + 1) / 2 + i;
+}
 constexpr MS_HD int packed_size(int n) { return n * (n + 1) / 2; }
 
 // In-place Cholesky A = L L'. Pivots below `floor` are replaced by it, so that the factor of a

@@ -99,7 +99,9 @@ MS_INLINE Real vlog(Real x) {
 
 // x^p for x > 0.
 template <class Real>
-MS_INLINE Real vpow(Real x, Real p) { return vexp(p * vlog(x)); }
+MS_INLINE Real vpow(Real x, Real p) {
+  return vexp(p * vlog(x));
+}
 
 }  // namespace MS_ISA
 }  // namespace megascale

@@ -1,4 +1,5 @@
-// From a solution in solver coordinates to parameters, covariance, diagnostics and flags. Host only.
+// From a solution in solver coordinates to parameters, covariance, diagnostics and flags. Host
+// only.
 #pragma once
 
 #include "core/prepare.h"
@@ -95,11 +96,6 @@ double residual_variance(const FitJob& job, const Prepared<Law>& p, const double
 }
 
 template <class Law>
-uint32_t branch_flags(const Prepared<Law>&, const Columns<Law>&, const double*) {
-  return 0;
-}
-
-template <class Law>
 void finish(const FitJob& job, const Prepared<Law>& p, const Solution<Law>& s,
             const Columns<Law>& columns, const double* influence) {
   constexpr int P = Law::kParams;
@@ -169,7 +165,8 @@ void finish(const FitJob& job, const Prepared<Law>& p, const Solution<Law>& s,
     if (!(error <= 0.5 * std::fabs(params[i])) && (p.count > free_count || !(inflation < 1e10)))
       flags |= kWeakParameter << i;
   }
-  flags |= branch_flags<Law>(p, columns, u);
+  flags |= Law::check(u, columns.full_x[0].data() + p.at, columns.y.data() + p.at, p.count,
+                      along_ray<Law>(job));
   if (s.starts > 1 && s.agreeing < 2) flags |= kStartsDisagree;
   // The target is scaled by sy, so absolute residuals are too.
   const Residual kind = full_residual<Law>(job);

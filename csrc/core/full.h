@@ -22,6 +22,7 @@ struct Full {
   FullPoints<X> points;
   Residual residual = Residual::kRelative;
   bool along_ray = false;
+  bool across = false;  // lanes hold points of one problem, not one problem each
   Loss loss = Loss::kSquared;
   double delta = 0;
   Real anchor = Real(1.0);           // upper limit of a logit coordinate
@@ -111,6 +112,11 @@ struct Full {
         for (int b = 0; b <= a; ++b) h[packed(a, b)] += row * grad[b];
       }
     }
+    if (across) {
+      sum = total(sum);
+      for (int i = 0; i < P; ++i) g[i] = total(g[i]);
+      for (int i = 0; i < packed_size(P); ++i) h[i] = total(h[i]);
+    }
     const Mask ok = finite(sum) & Law::feasible(u);
     *cost = select(ok, sum, Real(kInfeasible));
     for (int a = 0; a < P; ++a) {
@@ -127,8 +133,8 @@ struct Full {
   MS_INLINE void hold(const Real* t, Real* g, Real* h) const {
     Real keep[P];
     for (int i = 0; i < P; ++i) {
-      const Mask outward = ((t[i] <= lower[i]) & (g[i] > Real(0.0))) |
-                           ((t[i] >= upper[i]) & (g[i] < Real(0.0)));
+      const Mask outward =
+          ((t[i] <= lower[i]) & (g[i] > Real(0.0))) | ((t[i] >= upper[i]) & (g[i] < Real(0.0)));
       keep[i] = select(outward, Real(0.0), free[i]);
       g[i] *= keep[i];
     }

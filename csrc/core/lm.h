@@ -75,8 +75,7 @@ struct LevenbergMarquardt {
     cholesky_solve<P>(factor, step);
     Real largest(0.0);
     for (int i = 0; i < P; ++i) largest = vmax(largest, vabs(step[i]));
-    const Real shorten =
-        select(largest > Real(kMaxStep), Real(kMaxStep) / largest, Real(1.0));
+    const Real shorten = select(largest > Real(kMaxStep), Real(kMaxStep) / largest, Real(1.0));
     for (int i = 0; i < P; ++i) next[i] = select(starting, t[i], t[i] + step[i] * shorten);
     if constexpr (IsBoxed<Problem>::value) problem.clip(next);
     Real predicted(0.0);
@@ -90,8 +89,9 @@ struct LevenbergMarquardt {
     problem.evaluate(next, &cost1, g1, h1);
     const Mask active = !done;
     const Mask better = active & (cost1 < cost);
-    const Mask small = active & !starting &
-                       ((predicted <= Real(options.tolerance) * cost) | (cost <= Real(options.floor)));
+    const Mask small =
+        active & !starting &
+        ((predicted <= Real(options.tolerance) * cost) | (cost <= Real(options.floor)));
     const Mask lost = starting & !(cost1 < Real(kInfeasible));
     for (int i = 0; i < P; ++i) {
       t[i] = select(better, next[i], t[i]);

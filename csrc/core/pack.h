@@ -74,6 +74,7 @@ MS_INLINE bool lane(bool a, int) { return a; }
 MS_INLINE void set_lane(double& a, int, double value) { a = value; }
 MS_INLINE void set_lane(bool& a, int, bool value) { a = value; }
 MS_INLINE double load(const double* p, double) { return *p; }
+MS_INLINE double total(double a) { return a; }
 
 #if MS_HAS_PACK
 
@@ -117,9 +118,18 @@ struct Pack {
   MS_INLINE Pack() : v{} {}
   MS_INLINE Pack(Vector native) : v(native) {}
   MS_INLINE Pack(double value) : v(Vector{} + value) {}
-  MS_INLINE Pack& operator+=(Pack b) { v += b.v; return *this; }
-  MS_INLINE Pack& operator-=(Pack b) { v -= b.v; return *this; }
-  MS_INLINE Pack& operator*=(Pack b) { v *= b.v; return *this; }
+  MS_INLINE Pack& operator+=(Pack b) {
+    v += b.v;
+    return *this;
+  }
+  MS_INLINE Pack& operator-=(Pack b) {
+    v -= b.v;
+    return *this;
+  }
+  MS_INLINE Pack& operator*=(Pack b) {
+    v *= b.v;
+    return *this;
+  }
   friend MS_INLINE Pack operator+(Pack a, Pack b) { return {a.v + b.v}; }
   friend MS_INLINE Pack operator-(Pack a, Pack b) { return {a.v - b.v}; }
   friend MS_INLINE Pack operator*(Pack a, Pack b) { return {a.v * b.v}; }
@@ -142,9 +152,13 @@ MS_INLINE Pack<W> select(PackMask<W> mask, Pack<W> a, Pack<W> b) {
   return {mask.v ? a.v : b.v};
 }
 template <int W>
-MS_INLINE Pack<W> select(PackMask<W> mask, double a, Pack<W> b) { return select(mask, Pack<W>(a), b); }
+MS_INLINE Pack<W> select(PackMask<W> mask, double a, Pack<W> b) {
+  return select(mask, Pack<W>(a), b);
+}
 template <int W>
-MS_INLINE Pack<W> select(PackMask<W> mask, Pack<W> a, double b) { return select(mask, a, Pack<W>(b)); }
+MS_INLINE Pack<W> select(PackMask<W> mask, Pack<W> a, double b) {
+  return select(mask, a, Pack<W>(b));
+}
 template <int W>
 MS_INLINE PackMask<W> select(PackMask<W> mask, PackMask<W> a, PackMask<W> b) {
   return {(mask.v & a.v) | (~mask.v & b.v)};
@@ -152,18 +166,22 @@ MS_INLINE PackMask<W> select(PackMask<W> mask, PackMask<W> a, PackMask<W> b) {
 template <int W>
 MS_INLINE Pack<W> vmin(Pack<W> a, Pack<W> b) {
 #if defined(__AVX512F__)
-  if constexpr (W == 8) return {(typename Pack<W>::Vector)_mm512_min_pd((__m512d)a.v, (__m512d)b.v)};
+  if constexpr (W == 8)
+    return {(typename Pack<W>::Vector)_mm512_min_pd((__m512d)a.v, (__m512d)b.v)};
 #elif defined(__AVX2__)
-  if constexpr (W == 4) return {(typename Pack<W>::Vector)_mm256_min_pd((__m256d)a.v, (__m256d)b.v)};
+  if constexpr (W == 4)
+    return {(typename Pack<W>::Vector)_mm256_min_pd((__m256d)a.v, (__m256d)b.v)};
 #endif
   return {a.v < b.v ? a.v : b.v};
 }
 template <int W>
 MS_INLINE Pack<W> vmax(Pack<W> a, Pack<W> b) {
 #if defined(__AVX512F__)
-  if constexpr (W == 8) return {(typename Pack<W>::Vector)_mm512_max_pd((__m512d)a.v, (__m512d)b.v)};
+  if constexpr (W == 8)
+    return {(typename Pack<W>::Vector)_mm512_max_pd((__m512d)a.v, (__m512d)b.v)};
 #elif defined(__AVX2__)
-  if constexpr (W == 4) return {(typename Pack<W>::Vector)_mm256_max_pd((__m256d)a.v, (__m256d)b.v)};
+  if constexpr (W == 4)
+    return {(typename Pack<W>::Vector)_mm256_max_pd((__m256d)a.v, (__m256d)b.v)};
 #endif
   return {a.v > b.v ? a.v : b.v};
 }
@@ -178,9 +196,13 @@ MS_INLINE Pack<W> vsqrt(Pack<W> a) {
   return a;
 }
 template <int W>
-MS_INLINE Pack<W> vmin(Pack<W> a, double b) { return vmin(a, Pack<W>(b)); }
+MS_INLINE Pack<W> vmin(Pack<W> a, double b) {
+  return vmin(a, Pack<W>(b));
+}
 template <int W>
-MS_INLINE Pack<W> vmax(Pack<W> a, double b) { return vmax(a, Pack<W>(b)); }
+MS_INLINE Pack<W> vmax(Pack<W> a, double b) {
+  return vmax(a, Pack<W>(b));
+}
 template <int W>
 MS_INLINE Pack<W> vabs(Pack<W> a) {
   typename Native<W>::integer bits = (typename Native<W>::integer)a.v & INT64_MAX;
@@ -197,13 +219,21 @@ MS_INLINE bool all(PackMask<W> m) {
   return !any(!m);
 }
 template <int W>
-MS_INLINE double lane(const Pack<W>& a, int i) { return a.v[i]; }
+MS_INLINE double lane(const Pack<W>& a, int i) {
+  return a.v[i];
+}
 template <int W>
-MS_INLINE bool lane(const PackMask<W>& a, int i) { return a.v[i] != 0; }
+MS_INLINE bool lane(const PackMask<W>& a, int i) {
+  return a.v[i] != 0;
+}
 template <int W>
-MS_INLINE void set_lane(Pack<W>& a, int i, double value) { a.v[i] = value; }
+MS_INLINE void set_lane(Pack<W>& a, int i, double value) {
+  a.v[i] = value;
+}
 template <int W>
-MS_INLINE void set_lane(PackMask<W>& a, int i, bool value) { a.v[i] = -static_cast<int64_t>(value); }
+MS_INLINE void set_lane(PackMask<W>& a, int i, bool value) {
+  a.v[i] = -static_cast<int64_t>(value);
+}
 template <int W>
 MS_INLINE Pack<W> load(const double* p, Pack<W>) {
   Pack<W> out;
@@ -211,14 +241,26 @@ MS_INLINE Pack<W> load(const double* p, Pack<W>) {
   return out;
 }
 
+// The sum over lanes, in every lane; pairwise, in a fixed order.
+template <int W>
+MS_INLINE Pack<W> total(Pack<W> a) {
+  for (int step = W / 2; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) a.v[i] += a.v[i + step];
+  return Pack<W>(a.v[0]);
+}
+
 #endif  // MS_HAS_PACK
 
 template <class Real>
-MS_INLINE Real load(const double* p) { return load(p, Real()); }
+MS_INLINE Real load(const double* p) {
+  return load(p, Real());
+}
 
 // False for NaN and both infinities.
 template <class Real>
-MS_INLINE typename RealTraits<Real>::Mask finite(Real a) { return vabs(a) <= Real(1.7e308); }
+MS_INLINE typename RealTraits<Real>::Mask finite(Real a) {
+  return vabs(a) <= Real(1.7e308);
+}
 
 }  // namespace MS_ISA
 }  // namespace megascale

@@ -26,8 +26,10 @@ template <class Law>
 struct Prepared {
   static constexpr int P = Law::kParams, X = Law::kInputs;
   int64_t id = 0;
-  size_t at = 0;
+  size_t at = 0;  // rows of the full problem
   int count = 0;
+  size_t projected_at = 0;  // rows of the projected problem: fewer where a long curve is binned
+  int projected_count = 0;
   int free_count = P;
   int32_t status = kConverged;
   int64_t bad_row = -1;
@@ -36,7 +38,7 @@ struct Prepared {
   double projected_anchor = 1, full_anchor = 1;
   double lower[P], upper[P], free[P], held[P];  // in the solver's t
   bool constrained = false;
-  double total = 0;         // the sum of squares R^2 compares against
+  double total = 0;  // the sum of squares R^2 compares against
   double weight_sum = 0;
 };
 
@@ -68,6 +70,7 @@ struct Columns {
   static constexpr int X = Law::kInputs;
   std::vector<double> full_x[X], projected_x[X], y, log_y, root, projected_y, scale, target;
   std::vector<int32_t> group;
+  std::vector<double> scratch;
 
   void clear() {
     for (int k = 0; k < X; ++k) {
@@ -77,13 +80,14 @@ struct Columns {
     for (auto* v : {&y, &log_y, &root, &projected_y, &scale, &target}) v->clear();
     group.clear();
   }
-  void grow(size_t n) {
-    for (int k = 0; k < X; ++k) {
-      full_x[k].resize(n);
-      projected_x[k].resize(n);
-    }
-    for (auto* v : {&y, &log_y, &root, &projected_y, &scale, &target}) v->resize(n);
+  void resize_full(size_t n) {
+    for (int k = 0; k < X; ++k) full_x[k].resize(n);
+    for (auto* v : {&y, &log_y, &root}) v->resize(n);
     group.resize(n);
+  }
+  void resize_projected(size_t n) {
+    for (int k = 0; k < X; ++k) projected_x[k].resize(n);
+    for (auto* v : {&projected_y, &scale, &target}) v->resize(n);
   }
   size_t size() const { return y.size(); }
 };
@@ -119,7 +123,9 @@ class ExponentMean {
     sum_ += e;
     ++n_;
   }
-  double scale() const { return n_ ? std::ldexp(1.0, static_cast<int>(std::lround(double(sum_) / n_))) : 1; }
+  double scale() const {
+    return n_ ? std::ldexp(1.0, static_cast<int>(std::lround(double(sum_) / n_))) : 1;
+  }
 
  private:
   int64_t sum_ = 0, n_ = 0;
@@ -131,17 +137,77 @@ void fail(Prepared<Law>& p, Status status, int64_t row) {
   p.bad_row = row;
 }
 
-// Checks and scales problem `id`; appends its columns.
+// out[i] = log(in[i]), in vectors of eight rows whatever the instruction set; in place allowed.
+template <class Real>
+void log_column(const double* in, double* out, size_t n) {
+  constexpr int W = RealTraits<Real>::kLanes;
+  size_t i = 0;
+  for (; i + W <= n; i += W) {
+    const Real v = vlog(load<Real>(in + i));
+    std::memcpy(out + i, &v, sizeof(v));
+  }
+  for (; i < n; ++i) {
+    double buffer[W];
+    for (int k = 0; k < W; ++k) buffer[k] = in[i];
+    const Real v = vlog(load<Real>(buffer));
+    out[i] = lane(v, 0);
+  }
+}
+
+// Closes the projected columns of the problem being appended: a long curve of one logarithmic input
+// is gathered into bins, which is exact for points of equal input and good enough for a start
+// otherwise (the full problem polishes on all points); then rows are padded to whole vectors.
 template <class Law>
+void finish_projected(Prepared<Law>& p, Columns<Law>& out) {
+  constexpr int kBins = 48, kLong = 96, X = Law::kInputs;
+  size_t end = p.projected_at + p.count;
+  p.projected_count = p.count;
+  if (Law::kNonlinear > 0 && X == 1 && Law::kInputKind == InputKind::kLog && p.count > kLong) {
+    double* x = out.projected_x[0].data() + p.projected_at;
+    double* scale = out.scale.data() + p.projected_at;
+    double* target = out.target.data() + p.projected_at;
+    double weight[kBins] = {}, place[kBins] = {}, goal[kBins] = {};
+    const auto range = std::minmax_element(x, x + p.count);
+    const double low = *range.first, inverse = (kBins - 1e-9) / (*range.second - low);
+    for (int i = 0; i < p.count; ++i) {
+      const int bin = static_cast<int>((x[i] - low) * inverse);
+      const double w = scale[i] * scale[i];
+      weight[bin] += w;
+      place[bin] += w * x[i];
+      goal[bin] += scale[i] * target[i];
+    }
+    int n = 0;
+    for (int bin = 0; bin < kBins; ++bin) {
+      if (weight[bin] == 0) continue;
+      x[n] = place[bin] / weight[bin];
+      scale[n] = std::sqrt(weight[bin]);
+      target[n] = goal[bin] / scale[n];
+      ++n;
+    }
+    p.projected_count = n;
+    end = p.projected_at + n;
+  }
+  const size_t padded = p.projected_at + (end - p.projected_at + 7) / 8 * 8;
+  out.resize_projected(padded);
+  for (size_t row = end; row < padded; ++row) {
+    for (int k = 0; k < X; ++k) out.projected_x[k][row] = out.projected_x[k][p.projected_at];
+    out.projected_y[row] = 1;
+    out.scale[row] = out.target[row] = 0;
+  }
+}
+
+// Checks and scales problem `id`; appends its columns, padded to whole vectors of eight rows.
+template <class Law, class Real>
 void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out) {
   constexpr int P = Law::kParams, X = Law::kInputs;
   p = Prepared<Law>();
   p.id = id;
   p.at = out.size();
+  p.projected_at = out.scale.size();
   const int64_t begin = job.offsets[id], end = job.offsets[id + 1];
   const double* weights = job.weights;
   ExponentMean mean_x[X], mean_y;
-  double log_sum[X] = {}, low[X], high[X], low_y = INFINITY, high_y = -INFINITY, top_y = 0;
+  double low[X], high[X], low_y = INFINITY, high_y = -INFINITY, top_y = 0;
   for (int k = 0; k < X; ++k) {
     low[k] = INFINITY;
     high[k] = -INFINITY;
@@ -168,10 +234,7 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
       const double x = Law::kAlongRay ? y / job.x[k][i] : job.x[k][i];
       low[k] = std::min(low[k], x);
       high[k] = std::max(high[k], x);
-      if (logs)
-        log_sum[k] += std::log(x);
-      else
-        mean_x[k].add(x);
+      if (!logs) mean_x[k].add(x);
     }
     sorted = sorted && job.x[0][i] >= previous;
     previous = job.x[0][i];
@@ -197,8 +260,7 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
   if (!(high_y > low_y) && !Law::kAlongRay) return fail(p, kConstant, -1);
   // Scales.
   const bool unit_inputs = Law::kCouplesScale && (p.constrained || job.initial != nullptr);
-  for (int k = 0; k < X; ++k)
-    p.sx[k] = unit_inputs ? 1.0 : (logs ? std::exp(log_sum[k] / count) : mean_x[k].scale());
+  for (int k = 0; k < X; ++k) p.sx[k] = unit_inputs || logs ? 1.0 : mean_x[k].scale();
   if (job.loss == Loss::kHuber && full_residual<Law>(job) == Residual::kAbsolute) {
     p.sy = 1;  // delta is in the target's units
   } else if (Law::kPositiveTarget) {
@@ -218,13 +280,32 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
       return job.x[0][a] < job.x[0][b] || (job.x[0][a] == job.x[0][b] && job.y[a] < job.y[b]);
     });
   }
-  out.grow(p.at + count);
+  const size_t padded = p.at + (count + 7) / 8 * 8;
+  out.resize_full(padded);
+  out.resize_projected(p.projected_at + (count + 7) / 8 * 8);
+  // Logarithms of the inputs, centred on their mean.
+  std::vector<double>& logs_of = out.scratch;
+  double log_scale[X];
+  if (logs) {
+    logs_of.resize(size_t(X) * count);
+    for (int k = 0; k < X; ++k) {
+      double* to = logs_of.data() + size_t(k) * count;
+      size_t row = 0;
+      for (int64_t n = begin; n < end; ++n) {
+        const int64_t i = sort ? order[n - begin] : n;
+        if (weights && weights[i] == 0) continue;
+        to[row++] = Law::kAlongRay ? job.y[i] / job.x[k][i] : job.x[k][i];
+      }
+      log_column<Real>(to, to, row);
+      double sum = 0;
+      for (size_t i = 0; i < row; ++i) sum += to[i];
+      log_scale[k] = unit_inputs ? 0.0 : sum / count;
+      p.sx[k] = unit_inputs ? 1.0 : std::exp(log_scale[k]);
+    }
+  }
   const bool ray = along_ray<Law>(job);
   const Residual kind = full_residual<Law>(job);
   const bool need_log = Law::kLogValue || Law::kLogTarget || kind == Residual::kLog;
-  double log_scale[X];
-  if (logs)
-    for (int k = 0; k < X; ++k) log_scale[k] = std::log(p.sx[k]);
   const double inverse_sy = 1 / p.sy;
   const bool absolute = Law::kDefault == Residual::kAbsolute;
   double low_projected = INFINITY, high_full = 0;
@@ -236,29 +317,32 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
     if (w == 0) continue;
     double x[X];
     for (int k = 0; k < X; ++k) {
-      const double raw = Law::kAlongRay ? job.y[i] / job.x[k][i] : job.x[k][i];
-      x[k] = logs ? std::log(raw) - log_scale[k] : raw / p.sx[k];
+      if (logs)
+        x[k] = logs_of[size_t(k) * count + (row - p.at)] - log_scale[k];
+      else
+        x[k] = (Law::kAlongRay ? job.y[i] / job.x[k][i] : job.x[k][i]) / p.sx[k];
     }
     const double y = job.y[i] * inverse_sy;
     double xf[X], xp[X], yf, yp;
     Law::full_point(x, y, ray, xf, &yf, X);
     Law::projected_point(x, y, xp, &yp, X);
+    const size_t to = p.projected_at + (row - p.at);
     for (int k = 0; k < X; ++k) {
       out.full_x[k][row] = xf[k];
-      out.projected_x[k][row] = xp[k];
+      out.projected_x[k][to] = xp[k];
     }
     const double root = w == 1.0 ? 1.0 : std::sqrt(w);
     const double log_y = need_log ? vlog(yf) : 0;
     out.y[row] = yf;
     out.log_y[row] = log_y;
     out.root[row] = root;
-    out.projected_y[row] = yp;
+    out.projected_y[to] = yp;
     if (Law::kLogTarget) {
-      out.scale[row] = root;
-      out.target[row] = root * Law::projected_target(xp, log_y);
+      out.scale[to] = root;
+      out.target[to] = root * Law::projected_target(xp, log_y);
     } else {
-      out.scale[row] = absolute ? root : root / yp;
-      out.target[row] = absolute ? root * yp : root;
+      out.scale[to] = absolute ? root : root / yp;
+      out.target[to] = absolute ? root * yp : root;
     }
     out.group[row] = job.groups ? job.groups[i] : 0;
     low_projected = std::min(low_projected, xp[0]);
@@ -272,7 +356,14 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
     p.weight_sum += w;
     ++row;
   }
+  for (; row < padded; ++row) {
+    for (int k = 0; k < X; ++k) out.full_x[k][row] = out.full_x[k][p.at];
+    out.y[row] = 1;
+    out.log_y[row] = out.root[row] = 0;
+    out.group[row] = 0;
+  }
   p.count = count;
+  finish_projected(p, out);
   p.total = s2 - s1 * s1 / s0;
   p.projected_anchor = logs ? vexp(low_projected) : low_projected;
   p.full_anchor = ray ? 1e3 * high_full : p.projected_anchor;
@@ -283,7 +374,8 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
   if (fixed) Law::from_natural(fixed, p.sx, p.sy, u_fixed);
   for (int i = 0; i < P; ++i) {
     const double limit = Law::kCoordinate[i] == Coordinate::kIdentity ? 1e100 : kLimitT;
-    p.lower[i] = lower && lower[i] > -INFINITY ? to_solver<Law>(i, u_low[i], p.full_anchor) : -limit;
+    p.lower[i] =
+        lower && lower[i] > -INFINITY ? to_solver<Law>(i, u_low[i], p.full_anchor) : -limit;
     p.upper[i] = upper && upper[i] < INFINITY ? to_solver<Law>(i, u_high[i], p.full_anchor) : limit;
     p.held[i] = p.free[i] == 0 ? to_solver<Law>(i, u_fixed[i], p.full_anchor) : 0;
     if (p.free[i] == 0) p.lower[i] = p.upper[i] = p.held[i];

@@ -34,8 +34,7 @@ MS_INLINE Real linear_coefficients(const Real* gram, const Real* moment, Real ta
       pivot[i] = Real(1.0) / vsqrt(vmax(gram[packed(i, i)], Real(1e-290)));
       for (int j = 0; j <= i; ++j) {
         const bool out = out_i || (zero >> j & 1);
-        f[packed(i, j)] =
-            out ? Real(i == j ? 1.0 : 0.0) : gram[packed(i, j)] * pivot[i] * pivot[j];
+        f[packed(i, j)] = out ? Real(i == j ? 1.0 : 0.0) : gram[packed(i, j)] * pivot[i] * pivot[j];
       }
       b[i] *= pivot[i];
     }
@@ -55,8 +54,8 @@ MS_INLINE Real linear_coefficients(const Real* gram, const Real* moment, Real ta
       for (int j = 0; j <= i; ++j) {
         // Undo the scaling: row i of the factor times |column i|; a column out gets a zero row.
         const bool out = (zero >> i & 1) || (zero >> j & 1);
-        const Real raw = out ? Real(0.0)
-                             : (i == j ? f[packed(i, i)] * pivot[i] : f[packed(i, j)] / pivot[i]);
+        const Real raw =
+            out ? Real(0.0) : (i == j ? f[packed(i, i)] * pivot[i] : f[packed(i, j)] / pivot[i]);
         factor[packed(i, j)] = select(ok, raw, factor[packed(i, j)]);
       }
     best = select(ok, cost, best);
@@ -72,6 +71,7 @@ struct Projected {
   static constexpr int kParams = P;
   ProjectedPoints<X> points;
   Real anchor = Real(1.0);  // upper limit of a logit coordinate
+  bool across = false;      // lanes hold points of one problem, not one problem each
 
   MS_INLINE void evaluate(const Real* t, Real* cost, Real* g, Real* h) const {
     Real c[L];
@@ -98,6 +98,11 @@ struct Projected {
         for (int b = 0; b <= a; ++b) gram[packed(a, b)] += col[a] * col[b];
       }
       target += goal * goal;
+    }
+    if (across) {
+      for (int i = 0; i < packed_size(M); ++i) gram[i] = total(gram[i]);
+      for (int i = 0; i < M; ++i) moment[i] = total(moment[i]);
+      target = total(target);
     }
     Real factor[packed_size(L)];
     *cost = linear_coefficients<L>(gram, moment, target, Law::kPositive, c, factor);

@@ -40,11 +40,11 @@ class Bootstrapper {
     if (linear && !job_.lower && !job_.upper && !job_.fixed) {
       if constexpr (Law::kNonlinear == 0) {
         LinearSolve<typename ProjectedForm<Law, Real>::type, L> machine;
-        fitted_.projected_lanes().reserve(chunk().longest);
-        return run_lanes(machine, *this, tasks_.size());
+        fitted_.projected_lanes().reserve(std::min(chunk().longest, kWide));
+        return run_tasks(machine, *this, tasks_.size());
       }
     }
-    fitted_.full_lanes().reserve(chunk().longest);
+    fitted_.full_lanes().reserve(std::min(chunk().longest, kWide));
     return fitted_.run_full(*this, tasks_.size());
   }
 
@@ -78,22 +78,9 @@ class Bootstrapper {
     const Prepared<Law>& p = chunk().problems[task.problem];
     draw(task, p);
     auto& lanes = fitted_.projected_lanes();
-    for (int i = 0; i < p.count; ++i) {
-      if (Law::kLogTarget) {
-        double x[X];
-        for (int k = 0; k < X; ++k) x[k] = chunk().columns.projected_x[k][p.at + i];
-        scale_[i] = root_[i];
-        target_[i] = root_[i] * Law::projected_target(x, log_y_[i]);
-      } else if (Law::kDefault == Residual::kAbsolute) {
-        scale_[i] = root_[i];
-        target_[i] = root_[i] * y_[i];
-      } else {
-        scale_[i] = root_[i] / y_[i];
-        target_[i] = root_[i];
-      }
-    }
+    project(p);
     const double* from[X + 2];
-    for (int k = 0; k < X; ++k) from[k] = chunk().columns.projected_x[k].data() + p.at;
+    for (int k = 0; k < X; ++k) from[k] = chunk().columns.projected_x[k].data() + p.projected_at;
     from[X] = scale_.data();
     from[X + 1] = target_.data();
     const int first = held_[l] == task.problem ? X : 0;
@@ -104,6 +91,36 @@ class Bootstrapper {
     m.problem.points.scale = lanes.column(X);
     m.problem.points.target = lanes.column(X + 1);
     m.problem.points.count = lanes.count();
+  }
+  int points(size_t index) const { return fitted_.chunk().problems[tasks_[index].problem].count; }
+  template <class Machine>
+  void load_wide(Machine& m, size_t index) {
+    const Task& task = tasks_[index];
+    const Prepared<Law>& p = chunk().problems[task.problem];
+    draw(task, p);
+    pad(p.count);
+    for (int k = 0; k < X; ++k) m.problem.points.x[k] = chunk().columns.full_x[k].data() + p.at;
+    m.problem.points.y = y_.data();
+    m.problem.points.log_y = log_y_.data();
+    m.problem.points.root = root_.data();
+    m.problem.points.count = vectors<Real>(p.count);
+    load_constraints_wide(m, p);
+    const Solution<Law>& s = chunk().solutions[task.problem];
+    for (int i = 0; i < P; ++i) m.t[i] = Real(task.start == 0 ? s.t[i] : s.second_t[i]);
+  }
+  template <class Problem>
+  void load_wide(LinearSolve<Problem, L>& m, size_t index) {
+    const Task& task = tasks_[index];
+    const Prepared<Law>& p = chunk().problems[task.problem];
+    draw(task, p);
+    project(p);
+    pad(p.count);
+    for (int k = 0; k < X; ++k)
+      m.problem.points.x[k] = chunk().columns.projected_x[k].data() + p.projected_at;
+    m.problem.points.scale = scale_.data();
+    m.problem.points.target = target_.data();
+    m.problem.points.count = vectors<Real>(p.count);
+    m.problem.anchor = Real(p.projected_anchor);
   }
   template <class Machine>
   void store(const Machine& m, size_t index, int l) {
@@ -130,12 +147,38 @@ class Bootstrapper {
 
   Chunk<Law>& chunk() { return fitted_.chunk(); }
 
+  // Scale and target of the projected form from the replicate's weights and targets.
+  void project(const Prepared<Law>& p) {
+    for (int i = 0; i < p.count; ++i) {
+      if (Law::kLogTarget) {
+        double x[X];
+        for (int k = 0; k < X; ++k) x[k] = chunk().columns.projected_x[k][p.projected_at + i];
+        scale_[i] = root_[i];
+        target_[i] = root_[i] * Law::projected_target(x, log_y_[i]);
+      } else if (Law::kDefault == Residual::kAbsolute) {
+        scale_[i] = root_[i];
+        target_[i] = root_[i] * y_[i];
+      } else {
+        scale_[i] = root_[i] / y_[i];
+        target_[i] = root_[i];
+      }
+    }
+  }
+
+  void pad(int n) {
+    for (int i = n; i % 8 != 0; ++i) {
+      y_[i] = 1;
+      log_y_[i] = root_[i] = scale_[i] = target_[i] = 0;
+    }
+  }
+
   // Fitted values and residual standard deviations at the optimum.
   void predict_all() {
     const size_t n = chunk().columns.size();
     fitted_y_.resize(n);
     sigma_.resize(chunk().problems.size());
-    for (auto* v : {&y_, &log_y_, &root_, &scale_, &target_}) v->resize(chunk().longest);
+    // Padded to whole vectors: a row past the problem has zero weight and a harmless target.
+    for (auto* v : {&y_, &log_y_, &root_, &scale_, &target_}) v->assign(chunk().longest + 8, 0.0);
     count_.resize(chunk().longest);
     for (size_t i = 0; i < chunk().problems.size(); ++i) {
       const Prepared<Law>& p = chunk().problems[i];
@@ -148,7 +191,8 @@ class Bootstrapper {
       one.coordinates(s.t, u, du);
       double influence[3] = {};
       if (job_.loss == Loss::kHuber) fitted_.influences(static_cast<int>(i), influence);
-      sigma_[i] = std::sqrt(std::max(0.0, residual_variance(job_, p, influence, s.cost, p.free_count)));
+      sigma_[i] =
+          std::sqrt(std::max(0.0, residual_variance(job_, p, influence, s.cost, p.free_count)));
       if (!(sigma_[i] >= 0)) sigma_[i] = 0;
       for (int k = 0; k < p.count; ++k) {
         for (int c = 0; c < X; ++c) x[c] = chunk().columns.full_x[c][p.at + k];

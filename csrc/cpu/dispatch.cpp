@@ -49,8 +49,7 @@ std::vector<Unit> split(const FitJob& job) {
   constexpr int64_t kProblems = 256, kPoints = 1 << 15, kReplicates = 2048;
   const int replicates = job.bootstrap == Bootstrap::kNone ? 0 : job.replicates;
   std::vector<Unit> units;
-  const int64_t most =
-      replicates > 0 ? std::max<int64_t>(1, kReplicates / replicates) : kProblems;
+  const int64_t most = replicates > 0 ? std::max<int64_t>(1, kReplicates / replicates) : kProblems;
   int64_t begin = 0;
   while (begin < job.problems) {
     int64_t end = begin + 1;
@@ -168,7 +167,8 @@ void fit(const FitJob& job, Progress* progress) {
         const bool finished = !progress->cancel && engine.run(job, u.begin, u.end, u.from == 0,
                                                               u.from, u.to, progress->cancel);
         if (!finished && u.from == 0) mark_cancelled(job, u.begin, u.end, params);
-        if (finished && u.to == std::max(u.to, job.bootstrap == Bootstrap::kNone ? 0 : job.replicates))
+        if (finished &&
+            u.to == std::max(u.to, job.bootstrap == Bootstrap::kNone ? 0 : job.replicates))
           progress->done += u.end - u.begin;
       }
     } catch (...) {

@@ -6,7 +6,9 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <type_traits>
+#include <vector>
 
 #include "core/pack.h"
 
@@ -63,6 +65,57 @@ bool run_lanes(Machine& machine, Source& source, size_t tasks) {
     machine.iterate();
     if (++rounds % 64 == 0 && source.stop()) return false;
   }
+}
+
+// Problems of at least this many points spread over the lanes of one vector instead: their columns
+// are read in place, and the sums of the lanes added at the end of each pass.
+constexpr int kWide = 48;
+
+// Runs tasks one after the other, each across all lanes. `Source::load_wide` sets the machine up.
+template <class Machine, class Source>
+bool run_wide(Machine& machine, Source& source, const std::vector<uint32_t>& tasks) {
+  using Mask = typename Machine::Mask;
+  machine.problem.across = true;
+  for (const uint32_t task : tasks) {
+    source.load_wide(machine, task);
+    machine.done = Mask(true);
+    machine.admit(Mask(true));
+    int rounds = 0;
+    while (!lane(machine.done, 0)) {
+      machine.iterate();
+      if (++rounds % 64 == 0 && source.stop()) return false;
+    }
+    source.store(machine, task, 0);
+    if (source.stop()) return false;
+  }
+  return true;
+}
+
+// A source seen through a list of task numbers.
+template <class Source>
+struct Subset {
+  Source& source;
+  const std::vector<uint32_t>& tasks;
+  template <class Machine>
+  void load(Machine& m, size_t i, int l) {
+    source.load(m, tasks[i], l);
+  }
+  template <class Machine>
+  void store(const Machine& m, size_t i, int l) {
+    source.store(m, tasks[i], l);
+  }
+  bool stop() const { return source.stop(); }
+};
+
+// Splits tasks by the size of their problem and runs both kinds.
+template <class Machine, class Source>
+bool run_tasks(Machine& machine, Source& source, size_t count) {
+  std::vector<uint32_t> narrow, wide;
+  for (size_t i = 0; i < count; ++i)
+    (source.points(i) >= kWide ? wide : narrow).push_back(static_cast<uint32_t>(i));
+  Subset<Source> subset{source, narrow};
+  if (!run_lanes(machine, subset, narrow.size())) return false;
+  return run_wide(machine, source, wide);
 }
 
 }  // namespace MS_ISA

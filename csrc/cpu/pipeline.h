@@ -7,12 +7,13 @@
 // depend on how problems are grouped into chunks or which thread runs them.
 #pragma once
 
+#include "cpu/classic_batch.h"
 #include "cpu/sources.h"
 
 namespace megascale {
 inline namespace MS_ISA {
 
-constexpr double kAgree = 1e-6;         // relative difference in cost of two equal optima
+constexpr double kAgree = 1e-6;  // relative difference in cost of two equal optima
 constexpr int kFirstStarts = 10, kMoreStarts = 24, kWanted = 3;  // designed starts
 
 template <class Law, class Real>
@@ -26,6 +27,13 @@ class Pipeline {
 
   // Fits problems [begin, end) and, if asked, writes their results; false when cancelled.
   bool run(int64_t begin, int64_t end, bool write = true) {
+    if constexpr (std::is_same_v<Law, Classic>) {
+      if (write && classic_batch_applies(job_)) return run_classic(begin, end);
+    }
+    return run_generic(begin, end, write);
+  }
+
+  bool run_generic(int64_t begin, int64_t end, bool write) {
     load(begin, end);
     if (!solve()) return false;
     for (size_t i = 0; write && i < chunk_.problems.size(); ++i) {
@@ -43,8 +51,9 @@ class Pipeline {
     chunk_.longest = 1;
     for (int64_t id = begin; id < end; ++id) {
       Prepared<Law>& p = chunk_.problems[id - begin];
-      prepare(job_, id, p, chunk_.columns);
-      if (p.status == kConverged) chunk_.longest = std::max(chunk_.longest, p.count);
+      prepare<Law, Real>(job_, id, p, chunk_.columns);
+      if (p.status != kConverged) continue;
+      chunk_.longest = std::max(chunk_.longest, p.count);
     }
   }
 
@@ -81,17 +90,18 @@ class Pipeline {
       Bfgs<FullProblem> machine;
       machine.options = full_options(true);
       configure(machine);
-      return run_lanes(machine, source, tasks);
+      return run_tasks(machine, source, tasks);
     }
     LevenbergMarquardt<FullProblem> machine;
     machine.options = full_options(job_.loss == Loss::kHuber);
     configure(machine);
-    return run_lanes(machine, source, tasks);
+    return run_tasks(machine, source, tasks);
   }
 
   bool ok(size_t i) const { return chunk_.problems[i].status == kConverged; }
 
-  // Sums the Huber error estimate needs: squared influence, points of full weight, squared residual.
+  // Sums the Huber error estimate needs: squared influence, points of full weight, squared
+  // residual.
   void influences(int i, double* out) {
     if (!ok(i)) return;
     const Prepared<Law>& p = chunk_.problems[i];
@@ -116,6 +126,21 @@ class Pipeline {
   }
 
  private:
+  // Whole vectors of classic problems in closed form; the rest one at a time.
+  bool run_classic(int64_t begin, int64_t end) {
+    constexpr int W = RealTraits<Real>::kLanes;
+    for (int64_t id = begin; id < end;) {
+      if (id + W <= end && classic_batch<Real>(job_, id)) {
+        id += W;
+        continue;
+      }
+      const int64_t stop = std::min(end, id + W);
+      if (!run_generic(id, stop, true)) return false;
+      id = stop;
+    }
+    return true;
+  }
+
   bool solve() {
     std::vector<FullTask<Law>> full;
     if (job_.initial) {
@@ -205,12 +230,14 @@ class Pipeline {
     ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
     LevenbergMarquardt<ProjectedProblem> machine;
     machine.options = projected_options();
-    return run_lanes(machine, source, tasks.size());
+    return run_tasks(machine, source, tasks.size());
   }
 
   StartContext context(const Prepared<Law>& p) {
-    for (int k = 0; k < X; ++k) pointers_[k] = chunk_.columns.projected_x[k].data() + p.at;
-    return {pointers_, chunk_.columns.projected_y.data() + p.at, p.count, p.projected_anchor};
+    for (int k = 0; k < X; ++k)
+      pointers_[k] = chunk_.columns.projected_x[k].data() + p.projected_at;
+    return {pointers_, chunk_.columns.projected_y.data() + p.projected_at, p.projected_count,
+            p.projected_anchor};
   }
 
   // Appends designed starts [from, to) of problem i.
@@ -240,7 +267,7 @@ class Pipeline {
     machine.cells = cells.data();
     machine.count = Law::kGrid;
     ProjectedSource<Law, Real> source(chunk_, sweeps, projected_lanes_, cancel_);
-    if (!run_lanes(machine, source, sweeps.size())) return false;
+    if (!run_tasks(machine, source, sweeps.size())) return false;
     const int wanted = job_.starts > 0 ? std::min(job_.starts, 4) : 2;
     for (const ProjectedTask<Law>& sweep : sweeps) {
       for (int k = 0; k < wanted; ++k) {
@@ -326,9 +353,10 @@ class Pipeline {
       s.agreeing = Q > 0 ? optima[i].agreeing : 1;
       s.iterations = optima[i].iterations;
       // A bootstrap starts from the runner-up too, which must then be polished as well.
-      const int wanted = Q == 0 ? 1 : (same && !chunk_.problems[i].constrained
-                                           ? (job_.bootstrap == Bootstrap::kNone ? 1 : 2)
-                                           : 3);
+      const int wanted = Q == 0 ? 1
+                                : (same && !chunk_.problems[i].constrained
+                                       ? (job_.bootstrap == Bootstrap::kNone ? 1 : 2)
+                                       : 3);
       for (int k = 0; k < wanted; ++k) {
         if (Q > 0 && !(optima[i].cost[k] < kInfeasible)) break;
         ProjectedTask<Law> task;
@@ -339,7 +367,7 @@ class Pipeline {
     }
     LinearSolve<ProjectedProblem, L> machine;
     ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
-    if (!run_lanes(machine, source, tasks.size())) return false;
+    if (!run_tasks(machine, source, tasks.size())) return false;
     for (const ProjectedTask<Law>& task : tasks) {
       const Prepared<Law>& p = chunk_.problems[task.problem];
       FullTask<Law> f;

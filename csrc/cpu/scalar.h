@@ -20,10 +20,12 @@ struct BodyChunk {
     problems.resize(end - begin);
     for (int64_t id = begin; id < end; ++id) {
       Prepared<Law>& p = prepared[id - begin];
-      prepare(job, id, p, columns);
+      prepare<Law, double>(job, id, p, columns);
       BodyProblem<Law>& b = problems[id - begin];
       b.at = static_cast<int64_t>(p.at);
+      b.projected_at = static_cast<int64_t>(p.projected_at);
       b.count = p.count;
+      b.projected_count = p.projected_count;
       b.valid = p.status == kConverged;
       b.projected_anchor = p.projected_anchor;
       b.full_anchor = p.full_anchor;

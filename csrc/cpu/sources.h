@@ -14,9 +14,9 @@
 namespace megascale {
 inline namespace MS_ISA {
 
-// Interleaved columns of W problems. Rows past a lane's problem repeat its first row, except for the
-// last `kZeroed` columns (weights), which are zero there; `count` is the longest problem any lane
-// has held since the last reset.
+// Interleaved columns of W problems. Rows past a lane's problem repeat its first row, except for
+// the last `kZeroed` columns (weights), which are zero there; `count` is the longest problem any
+// lane has held since the last reset.
 template <class Real, int kColumns, int kZeroed>
 class LaneColumns {
  public:
@@ -84,6 +84,13 @@ struct Chunk {
   int longest = 0;
 };
 
+// Vectors that hold n points; columns are padded to whole vectors of eight.
+template <class Real>
+int vectors(int n) {
+  constexpr int W = RealTraits<Real>::kLanes;
+  return (n + W - 1) / W;
+}
+
 // A projected start or its result.
 template <class Law>
 struct ProjectedTask {
@@ -113,7 +120,7 @@ class ProjectedSource {
   ProjectedSource(const Chunk<Law>& chunk, std::vector<ProjectedTask<Law>>& tasks,
                   LaneColumns<Real, X + 2, 2>& lanes, const std::atomic<bool>& cancel)
       : chunk_(chunk), tasks_(tasks), lanes_(lanes), cancel_(cancel) {
-    lanes_.reserve(chunk.longest);
+    lanes_.reserve(std::min(chunk.longest, kWide));
   }
   template <class Machine>
   void load(Machine& m, size_t task, int l) {
@@ -121,10 +128,10 @@ class ProjectedSource {
     const Prepared<Law>& p = chunk_.problems[start.problem];
     if (held_[l] != start.problem) {
       const double* from[X + 2];
-      for (int k = 0; k < X; ++k) from[k] = chunk_.columns.projected_x[k].data() + p.at;
-      from[X] = chunk_.columns.scale.data() + p.at;
-      from[X + 1] = chunk_.columns.target.data() + p.at;
-      lanes_.fill(l, p.count, from);
+      for (int k = 0; k < X; ++k) from[k] = chunk_.columns.projected_x[k].data() + p.projected_at;
+      from[X] = chunk_.columns.scale.data() + p.projected_at;
+      from[X + 1] = chunk_.columns.target.data() + p.projected_at;
+      lanes_.fill(l, p.projected_count, from);
       set_lane(m.problem.anchor, l, p.projected_anchor);
       held_[l] = start.problem;
     }
@@ -133,6 +140,19 @@ class ProjectedSource {
     m.problem.points.target = lanes_.column(X + 1);
     m.problem.points.count = lanes_.count();
     for (int i = 0; i < P; ++i) set_lane(m.t[i], l, start.t[i]);
+  }
+  int points(size_t task) const { return chunk_.problems[tasks_[task].problem].projected_count; }
+  template <class Machine>
+  void load_wide(Machine& m, size_t task) {
+    const ProjectedTask<Law>& start = tasks_[task];
+    const Prepared<Law>& p = chunk_.problems[start.problem];
+    for (int k = 0; k < X; ++k)
+      m.problem.points.x[k] = chunk_.columns.projected_x[k].data() + p.projected_at;
+    m.problem.points.scale = chunk_.columns.scale.data() + p.projected_at;
+    m.problem.points.target = chunk_.columns.target.data() + p.projected_at;
+    m.problem.points.count = vectors<Real>(p.projected_count);
+    m.problem.anchor = Real(p.projected_anchor);
+    for (int i = 0; i < P; ++i) m.t[i] = Real(start.t[i]);
   }
   template <class Machine>
   void store(const Machine& m, size_t task, int l) {
@@ -149,7 +169,8 @@ class ProjectedSource {
   template <class Problem>
   static void keep(const GridSearch<Problem>& m, ProjectedTask<Law>& out, int l) {
     for (int k = 0; k < 4; ++k) {
-      out.best[k] = lane(m.best_cost[k], l) < kInfeasible ? static_cast<int>(lane(m.best_cell[k], l)) : -1;
+      out.best[k] =
+          lane(m.best_cost[k], l) < kInfeasible ? static_cast<int>(lane(m.best_cell[k], l)) : -1;
     }
   }
   template <class Problem, int L>
@@ -177,6 +198,11 @@ void load_constraints(Machine& m, const Prepared<Law>& p, int l) {
   set_lane(m.problem.anchor, l, p.full_anchor);
 }
 
+template <class Law, class Machine>
+void load_constraints_wide(Machine& m, const Prepared<Law>& p) {
+  for (int l = 0; l < RealTraits<typename Machine::Real>::kLanes; ++l) load_constraints(m, p, l);
+}
+
 template <class Law, class Real>
 class FullSource {
  public:
@@ -184,7 +210,7 @@ class FullSource {
   FullSource(const Chunk<Law>& chunk, std::vector<FullTask<Law>>& tasks,
              LaneColumns<Real, X + 3, 1>& lanes, const std::atomic<bool>& cancel)
       : chunk_(chunk), tasks_(tasks), lanes_(lanes), cancel_(cancel) {
-    lanes_.reserve(chunk.longest);
+    lanes_.reserve(std::min(chunk.longest, kWide));
   }
   template <class Machine>
   void load(Machine& m, size_t task, int l) {
@@ -202,6 +228,19 @@ class FullSource {
     }
     attach(m);
     for (int i = 0; i < P; ++i) set_lane(m.t[i], l, start.t[i]);
+  }
+  int points(size_t task) const { return chunk_.problems[tasks_[task].problem].count; }
+  template <class Machine>
+  void load_wide(Machine& m, size_t task) {
+    const FullTask<Law>& start = tasks_[task];
+    const Prepared<Law>& p = chunk_.problems[start.problem];
+    for (int k = 0; k < X; ++k) m.problem.points.x[k] = chunk_.columns.full_x[k].data() + p.at;
+    m.problem.points.y = chunk_.columns.y.data() + p.at;
+    m.problem.points.log_y = chunk_.columns.log_y.data() + p.at;
+    m.problem.points.root = chunk_.columns.root.data() + p.at;
+    m.problem.points.count = vectors<Real>(p.count);
+    load_constraints_wide(m, p);
+    for (int i = 0; i < P; ++i) m.t[i] = Real(start.t[i]);
   }
   template <class Machine>
   void attach(Machine& m) {

@@ -1,8 +1,8 @@
 // L(N, D) = E + A / N^alpha + B / D^beta (arXiv 2203.15556), fitted on log L with the Huber loss
 // (arXiv 2404.10102) or by plain least squares.
 //
-// Derived: along C = 6 N D the optimum is N = G (C/6)^a, D = (C/6)^b / G with a = beta/(alpha+beta),
-// b = alpha/(alpha+beta), G = (alpha A / (beta B))^(1/(alpha+beta)).
+// Derived: along C = 6 N D the optimum is N = G (C/6)^a, D = (C/6)^b / G with a =
+// beta/(alpha+beta), b = alpha/(alpha+beta), G = (alpha A / (beta B))^(1/(alpha+beta)).
 #pragma once
 
 #include "laws/two_terms.h"

@@ -38,22 +38,24 @@ struct StartContext {
 
 struct LawDefaults {
   static constexpr bool kHasRay = false;
-  static constexpr bool kLogValue = false;       // value() returns log f
-  static constexpr bool kPositiveTarget = true;  // y must be > 0
-  static constexpr bool kLogTarget = false;      // projected form fits log y
-  static constexpr bool kAlongRay = false;       // x = S, y = E, but the law is a function of E/S
-  static constexpr bool kCouplesScale = false;   // box bounds do not survive scaling of the inputs
-  static constexpr bool kDesignedStarts = false; // grid points are starts, not candidates
+  static constexpr bool kLogValue = false;        // value() returns log f
+  static constexpr bool kPositiveTarget = true;   // y must be > 0
+  static constexpr bool kLogTarget = false;       // projected form fits log y
+  static constexpr bool kAlongRay = false;        // x = S, y = E, but the law is a function of E/S
+  static constexpr bool kCouplesScale = false;    // box bounds do not survive scaling of the inputs
+  static constexpr bool kDesignedStarts = false;  // grid points are starts, not candidates
   static constexpr Residual kDefault = Residual::kRelative;
   static constexpr Residual kRayResidual = Residual::kLog;
   static constexpr InputKind kInputKind = InputKind::kLog;
 
-  static constexpr bool kSorted = false;  // points are prepared in ascending order of the first input
+  static constexpr bool kSorted =
+      false;  // points are prepared in ascending order of the first input
   static constexpr bool kAnalyticJacobian = false;  // natural_jacobian: d theta / d u, row by row
-  static constexpr int kShape = 2;        // values `shape` computes once per evaluation
+  static constexpr int kShape = 2;                  // values `shape` computes once per evaluation
 
   // Scaled inputs and target -> columns of the full and of the projected problem.
-  static MS_HD void full_point(const double* x, double y, bool, double* out, double* target, int n) {
+  static MS_HD void full_point(const double* x, double y, bool, double* out, double* target,
+                               int n) {
     for (int i = 0; i < n; ++i) out[i] = x[i];
     *target = y;
   }
@@ -62,6 +64,8 @@ struct LawDefaults {
     *target = y;
   }
   static MS_HD double projected_target(const double*, double log_y) { return log_y; }
+  // Flags about a solution; x and y are the full problem's columns.
+  static uint32_t check(const double*, const double*, const double*, int, bool) { return 0; }
   static MS_HD bool convex(const double*) { return true; }
 
   template <class Real>

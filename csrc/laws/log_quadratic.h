@@ -2,7 +2,8 @@
 // log batch size.
 //
 //   log_quadratic_1  L = L_min + C (log eta - log eta_opt)^2
-//   log_quadratic_2  L = L_min + c_ee x^2 + c_eb x y + c_bb y^2, x = log eta/eta_opt, y = log B/B_opt
+//   log_quadratic_2  L = L_min + c_ee x^2 + c_eb x y + c_bb y^2, x = log eta/eta_opt, y = log
+//   B/B_opt
 //
 // Both are linear in the polynomial's coefficients; the optimum is the vertex. Without convexity
 // there is no minimum: the vertex is reported with `kNotConvex` and status `kNoFit`.
@@ -67,7 +68,8 @@ struct LogQuadratic1 : LawDefaults {
 struct LogQuadratic2 : LawDefaults {
   static constexpr const char* kName = "log_quadratic_2";
   static constexpr int kParams = 6, kInputs = 2, kDerived = 0;
-  static constexpr const char* kParamNames[] = {"L_min", "eta_opt", "B_opt", "c_ee", "c_eb", "c_bb"};
+  static constexpr const char* kParamNames[] = {"L_min", "eta_opt", "B_opt",
+                                                "c_ee",  "c_eb",    "c_bb"};
   static constexpr const char* kInputNames[] = {"eta", "B"};
   static constexpr const char* kTargetName = "L";
   static constexpr const char* kDerivedNames[] = {""};

@@ -14,7 +14,8 @@ struct LossCurve : LawDefaults {
   static constexpr const char* kInputNames[] = {"D"};
   static constexpr const char* kTargetName = "L";
   static constexpr const char* kDerivedNames[] = {""};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLog, Coordinate::kLog, Coordinate::kLog};
+  static constexpr Coordinate kCoordinate[] = {Coordinate::kLog, Coordinate::kLog,
+                                               Coordinate::kLog};
   static constexpr bool kCouplesScale = true;
 
   static constexpr int kLinear = 2, kNonlinear = 1, kGrid = 8;

@@ -16,8 +16,8 @@ struct NoiseFloor : LawDefaults {
   static constexpr const char* kInputNames[] = {"S"};
   static constexpr const char* kTargetName = "E";
   static constexpr const char* kDerivedNames[] = {"B_opt", "E_min", "S_opt"};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLog, Coordinate::kLogit, Coordinate::kLog,
-                                               Coordinate::kLog};
+  static constexpr Coordinate kCoordinate[] = {Coordinate::kLog, Coordinate::kLogit,
+                                               Coordinate::kLog, Coordinate::kLog};
   static constexpr bool kAlongRay = true, kLogValue = true, kLogTarget = true;
   static constexpr Residual kDefault = Residual::kRay;
 

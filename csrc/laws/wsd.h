@@ -6,9 +6,9 @@
 //   S_1 <= S <= S_2  C (S - S_opt)^2 + E_min
 //   S > S_2          A_1 S + A_0
 //
-// Coordinates: S_min, b = S_1 - S_min, a = S_opt - S_1, c = S_2 - S_opt, C, E_min, which are free of
-// ordering constraints. `Wsd<true>` has the six natural parameters as coordinates instead, for box
-// bounds and fixed values on S_1, S_opt and S_2.
+// Coordinates: S_min, b = S_1 - S_min, a = S_opt - S_1, c = S_2 - S_opt, C, E_min, which are free
+// of ordering constraints. `Wsd<true>` has the six natural parameters as coordinates instead, for
+// box bounds and fixed values on S_1, S_opt and S_2.
 #pragma once
 
 #include "core/projected.h"
@@ -26,8 +26,9 @@ struct Wsd : LawDefaults {
   static constexpr const char* kInputNames[] = {"S"};
   static constexpr const char* kTargetName = "E";
   static constexpr const char* kDerivedNames[] = {"B_min", "B_opt", "B_m1", "B_0", "A_1", "A_0"};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLogit, Coordinate::kLog, Coordinate::kLog,
-                                               Coordinate::kLog,   Coordinate::kLog, Coordinate::kLog};
+  static constexpr Coordinate kCoordinate[] = {Coordinate::kLogit, Coordinate::kLog,
+                                               Coordinate::kLog,   Coordinate::kLog,
+                                               Coordinate::kLog,   Coordinate::kLog};
   static constexpr bool kHasRay = true, kSorted = true, kDesignedStarts = true;
   static constexpr Residual kDefault = Residual::kRay;
   static constexpr InputKind kInputKind = InputKind::kRatio;
@@ -195,6 +196,25 @@ struct Wsd : LawDefaults {
     u[4] = theta[4] * (sx[0] * sx[0]) / sy;
     u[5] = theta[5] / sy;
   }
+  // Points on each branch decide what the parameters can be known from.
+  static uint32_t check(const double* u, const double* x, const double* y, int n, bool ray) {
+    const Shape<double> p = parts(u);
+    const double s1 = p.s_min + p.b, s2 = s1 + p.a + p.c;
+    int left = 0, right = 0;
+    for (int i = 0; i < n; ++i) {
+      const double s = ray ? y[i] : x[i];
+      left += s < s1;
+      right += s > s2;
+    }
+    uint32_t flags = 0;
+    if (left < 3 || right < 3) flags |= kFewBranchPoints;
+    if (left == 0 || right == 0 || left + right == n) flags |= kEmptyBranch;
+    if (left < 2) flags |= kWeakParameter | kWeakParameter << 1;
+    if (right < 2) flags |= kWeakParameter << 3;
+    if (p.e_min <= p.curvature * p.c * (p.c + 2 * (s2 - p.c))) flags |= kUnreachable;
+    return flags;
+  }
+
   static constexpr bool kAnalyticJacobian = true;
   static void natural_jacobian(const double*, const double* sx, double sy, double* jacobian) {
     for (int i = 0; i < 6; ++i)

@@ -22,6 +22,7 @@ struct WsdProjected {
   static constexpr int kParams = 4;  // logit(S_min / anchor), log b, log a, log c
   ProjectedPoints<1> points;
   Real anchor = Real(1.0);  // smallest S
+  bool across = false;      // lanes hold points of one problem, not one problem each
 
   struct Shape {
     Real s_min, slope, b, a, c;
@@ -59,12 +60,30 @@ struct WsdProjected {
       const Real kw = k * w, kkw = k * kw;
       const Real z = vmax(e - p.c, zero) * w;
       const Real qv = q * w, rv = q * qv;
-      k0 += w * w; k1 += kw * w; k2 += kw * kw; k3 += kkw * kw; k4 += kkw * kkw;
-      l0 += w * root; l1 += kw * root; l2 += kkw * root;
+      k0 += w * w;
+      k1 += kw * w;
+      k2 += kw * kw;
+      k3 += kkw * kw;
+      k4 += kkw * kkw;
+      l0 += w * root;
+      l1 += kw * root;
+      l2 += kkw * root;
       m0 += root * root;
-      zz += z * z; zw += z * w; z1 += z * root;
-      qq += qv * qv; qr += qv * rv; rr += rv * rv;
-      qw += qv * w; rw += rv * w; q1 += qv * root; r1 += rv * root;
+      zz += z * z;
+      zw += z * w;
+      z1 += z * root;
+      qq += qv * qv;
+      qr += qv * rv;
+      rr += rv * rv;
+      qw += qv * w;
+      rw += rv * w;
+      q1 += qv * root;
+      r1 += rv * root;
+    }
+    if (across) {
+      for (Real* sum : {&k0, &k1, &k2, &k3, &k4, &l0, &l1, &l2, &m0, &zz, &zw, &z1, &qq, &qr, &rr,
+                        &qw, &rw, &q1, &r1})
+        *sum = total(*sum);
     }
     const Real two(2.0);
     const Real c2 = two * p.c, f = two * p.a * p.b, aa = p.a * p.a, cc = p.c * p.c;
@@ -96,7 +115,9 @@ struct WsdProjected {
       cv[i] = A[i] * ev[0] + B[i] * ev[1];
       c1[i] = A[i] * e1[0] + B[i] * e1[1];
     }
-    cu[0] += G0 * eu[2]; cv[0] += G0 * ev[2]; c1[0] += G0 * e1[2];
+    cu[0] += G0 * eu[2];
+    cv[0] += G0 * ev[2];
+    c1[0] += G0 * e1[2];
     cu[3] = c2 * eu[3];
     cv[3] = c2 * ev[3];
     c1[3] = c2 * e1[3];

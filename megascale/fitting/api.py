@@ -240,9 +240,7 @@ def _residual(law: Law, residual: str) -> str:
     return residual
 
 
-def _natural_variant(
-    law: Law, bounds: Bounds | None, fixed: Mapping[str, Any] | None
-) -> Law:
+def _natural_variant(law: Law, bounds: Bounds | None, fixed: Mapping[str, Any] | None) -> Law:
     joints = {"S_1", "S_opt", "S_2"}
     named = set(bounds or ()) | set(fixed or ())
     return laws()["wsd_natural"] if law.name == "wsd" and named & joints else law
@@ -310,9 +308,7 @@ def _thread_count(threads: int | None) -> int:
     return threads
 
 
-def _device(
-    device: str, problems: int, loss: str, bootstrap: str | None, starts: int | str
-) -> str:
+def _device(device: str, problems: int, loss: str, bootstrap: str | None, starts: int | str) -> str:
     """The engine's device. The GPU runs squared-loss fits; the rest is the CPU's."""
     if device not in ("auto", "cpu", "cuda"):
         raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
@@ -320,7 +316,10 @@ def _device(
     if device == "cuda":
         if not _engine.built_with_cuda:
             raise FitError.of(
-                "device", "cuda", "this build has no CUDA back end (MEGASCALE_CUDA=1 adds it)", "cpu"
+                "device",
+                "cuda",
+                "this build has no CUDA back end (MEGASCALE_CUDA=1 adds it)",
+                "cpu",
             )
         if _engine.cuda_devices() == 0:
             raise FitError.of("device", "cuda", "no CUDA device is present", "cpu")
@@ -346,9 +345,7 @@ def _raise_on_bad_input(raw: dict[str, Any], points: Points, law: Law) -> None:
         if row >= 0:
             at = begin + row
             original = at if points.order is None else int(points.order[at])
-            inputs = ", ".join(
-                f"{name} = {points.x[k, at]!r}" for k, name in enumerate(law.inputs)
-            )
+            inputs = ", ".join(f"{name} = {points.x[k, at]!r}" for k, name in enumerate(law.inputs))
             raise FitError(
                 f"problem {problem}, row {original}: {rule} ({inputs}, "
                 f"{law.target} = {points.y[at]!r})."

@@ -26,7 +26,9 @@ def parameter_names(law: Callable[..., Any]) -> tuple[str, ...]:
     try:
         arguments = list(inspect.signature(law).parameters.values())
     except (TypeError, ValueError):
-        raise FitError.of("law", repr(law), "must have a readable signature f(x, a, b, ...)") from None
+        raise FitError.of(
+            "law", repr(law), "must have a readable signature f(x, a, b, ...)"
+        ) from None
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     names = tuple(a.name for a in arguments[1:] if a.kind in plain)
     if not names:
@@ -88,7 +90,9 @@ def fit_callable(
         rows = slice(points.offsets[p], points.offsets[p + 1])
         x = points.x[0, rows] if single else points.x[:, rows]
         weight = np.ones(rows.stop - rows.start) if weights is None else weights[rows]
-        one = _Problem(law, x, points.y[rows], weight, kind, loss, delta, held[p], lower[p], upper[p])
+        one = _Problem(
+            law, x, points.y[rows], weight, kind, loss, delta, held[p], lower[p], upper[p]
+        )
         status, row = one.check()
         out["status"][p], out["bad_row"][p] = int(status), row
         out["points"][p], out["free_params"][p] = int((weight > 0).sum()), int(one.free.sum())
@@ -97,7 +101,9 @@ def fit_callable(
                 where = f"problem {p}" + (f", row {rows.start + row}" if row >= 0 else "")
                 raise FitError(f"{where}: the fit {BAD_INPUT[status]}.")
             continue
-        one.solve(out, p, guess[p], starts if initial is None else 1, np.random.default_rng([seed, p]))
+        one.solve(
+            out, p, guess[p], starts if initial is None else 1, np.random.default_rng([seed, p])
+        )
         if bootstrap and out["status"][p] == Status.CONVERGED:
             run = None if runs is None else np.unique(runs[rows], return_inverse=True)[1]
             for r in range(replicates):

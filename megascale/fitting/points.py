@@ -33,7 +33,9 @@ class Points:
             values = np.concatenate([np.asarray(v) for v in values])
         column = np.asarray(values).reshape(-1)
         if len(column) != len(self.y):
-            raise FitError.of(name, f"{len(column)} values", f"must have {len(self.y)}, one a point")
+            raise FitError.of(
+                name, f"{len(column)} values", f"must have {len(self.y)}, one a point"
+            )
         return column if self.order is None else column[self.order]
 
 
@@ -98,7 +100,12 @@ def collect(x: Any, y: Any, offsets: Any = None, groups: Any = None) -> Points:
     if offsets is None:
         return Points(columns, target, np.array([0, len(target)], np.int64), None, None, True)
     bounds = np.ascontiguousarray(np.asarray(offsets, dtype=np.int64))
-    if len(bounds) < 1 or bounds[0] != 0 or bounds[-1] != len(target) or (np.diff(bounds) < 0).any():
+    if (
+        len(bounds) < 1
+        or bounds[0] != 0
+        or bounds[-1] != len(target)
+        or (np.diff(bounds) < 0).any()
+    ):
         raise FitError.of(
             "offsets",
             f"{bounds[:3].tolist()}...{bounds[-1:].tolist()}",
@@ -114,7 +121,9 @@ def _from_lists(x: Any, y: Any) -> Points:
     inputs = [_columns(v, len(t)) for v, t in zip(x, targets, strict=True)]
     for i, (columns, target) in enumerate(zip(inputs, targets, strict=True)):
         if columns.shape != (inputs[0].shape[0], len(target)):
-            raise FitError.of(f"x[{i}]", columns.shape, f"must hold {len(target)} points, as y[{i}]")
+            raise FitError.of(
+                f"x[{i}]", columns.shape, f"must hold {len(target)} points, as y[{i}]"
+            )
     offsets = np.concatenate([[0], np.cumsum([len(t) for t in targets])]).astype(np.int64)
     flat = np.ascontiguousarray(np.concatenate(inputs, axis=1))
     return Points(flat, np.concatenate(targets), offsets, None, None, False)
@@ -138,7 +147,9 @@ def _from_matrix(x: Any, target: Array) -> Points:
 def _from_groups(columns: Array, target: Array, groups: Any) -> Points:
     labels = groups if isinstance(groups, list) else list(np.asarray(groups).tolist())
     if len(labels) != len(target):
-        raise FitError.of("groups", f"{len(labels)} labels", f"must have {len(target)}, one a point")
+        raise FitError.of(
+            "groups", f"{len(labels)} labels", f"must have {len(target)}, one a point"
+        )
     number: dict[Any, int] = {}
     member = np.array([number.setdefault(_hashable(v), len(number)) for v in labels], np.int64)
     order = np.argsort(member, kind="stable")
