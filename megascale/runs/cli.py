@@ -3,24 +3,63 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from megascale.runs.summary import RunSummary
+    from megascale.runs.overview import RunOverview
+    from megascale.runs.readers.base import ReadOptions
+    from megascale.runs.table import RunTable
 
 app = typer.Typer(
     name="runs",
-    help="List and show runs from their logs.",
+    help="List, show, check and export runs from their logs.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COLUMNS = ("run", "steps", "tokens", "batch", "loss", "attempts", "skipped", "malformed", "exit")
+COLUMNS = (
+    *("run", "format", "steps", "tokens", "batch", "loss", "validation"),
+    *("attempts", "skipped", "malformed", "exit"),
+)
+
+Paths = Annotated[
+    list[Path],
+    typer.Argument(metavar="PATH...", help="Logs, run directories, trees of them, globs."),
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="Read every file as this format (docs/readers.md lists them)."),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--columns", help="For tables: OUR=THEIRS, as in loss='smooth loss'. Repeat."),
+]
+SeqLength = Annotated[
+    int | None, typer.Option("--seq-length", help="Tokens per sample, where no log says.")
+]
+BatchTokens = Annotated[
+    int | None, typer.Option("--batch-tokens", help="Constant global batch in tokens.")
+]
+BatchSamples = Annotated[
+    int | None, typer.Option("--batch-samples", help="Constant global batch in samples.")
+]
+LossKind = Annotated[
+    str | None,
+    typer.Option("--loss-kind", help="Training loss: interval_mean, instantaneous or ema."),
+]
+Join = Annotated[
+    bool, typer.Option("--join", help="The files of one directory are one restarted run.")
+]
+Workers = Annotated[int, typer.Option("--workers", help="Processes; 0 is one per core.")]
+Cache = Annotated[bool, typer.Option(help="Keep what was read in the user's cache directory.")]
 
 
 @app.command(
@@ -28,37 +67,37 @@ COLUMNS = ("run", "steps", "tokens", "batch", "loss", "attempts", "skipped", "ma
 
   megascale runs ls runs
 
-  megascale runs ls runs/lr-* --json"""
+  megascale runs ls runs/lr-* --json
+
+  megascale runs ls 'logs/**/*.out.gz' --format megatron"""
 )
 def ls(
-    paths: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Run directories, or folders of them.")
-    ],
+    paths: Paths,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    format: Format = None,
+    columns: Columns = None,
+    seq_length: SeqLength = None,
+    batch_tokens: BatchTokens = None,
+    batch_samples: BatchSamples = None,
+    loss_kind: LossKind = None,
+    join: Join = False,
+    workers: Workers = 0,
+    cache: Cache = True,
 ) -> None:
-    """List runs: steps, tokens, batch sizes, last loss, attempts, skips, malformed lines.
+    """List runs of any format: steps, tokens, batch sizes, last losses, attempts, malformed lines.
 
-    A log that cannot be read is named on standard error and makes the exit code 5; the others are
-    listed all the same.
+    A file of a tree that cannot be read is named on standard error; the others are listed all
+    the same.
     """
-    from megascale.errors import RunError
-    from megascale.runs.log import read_run
-    from megascale.runs.summary import find_runs, summarize
+    from megascale.runs.overview import overview
 
-    summaries, failures = [], []
-    for path in find_runs(paths):
-        try:
-            summaries.append(summarize(read_run(path)))
-        except RunError as error:
-            failures.append(str(error))
+    options = _options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    loaded = _load(paths, format, options, join, workers, cache)
+    summaries = [overview(loaded, run) for run in loaded.runs]
     if as_json:
         typer.echo(json.dumps([summary.to_dict() for summary in summaries], indent=2))
     else:
         _table(COLUMNS, [_row(summary) for summary in summaries])
-    for line in failures:
-        typer.echo(f"megascale: {line}", err=True)
-    if failures:
-        raise typer.Exit(RunError.exit_code)
 
 
 @app.command(
@@ -66,60 +105,224 @@ def ls(
 
   megascale runs show runs/quickstart
 
-  megascale runs show runs/quickstart --json | jq .segments"""
+  megascale runs show job-1814592.out.gz --json | jq .segments"""
 )
 def show(
-    run: Annotated[Path, typer.Argument(help="A run directory, or its metrics.jsonl.")],
+    run: Annotated[Path, typer.Argument(help="A log of one run, or its directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    format: Format = None,
+    columns: Columns = None,
+    seq_length: SeqLength = None,
+    batch_tokens: BatchTokens = None,
+    batch_samples: BatchSamples = None,
+    loss_kind: LossKind = None,
+    cache: Cache = True,
 ) -> None:
     """Show a run: its counters, its batch sizes with their losses, and its malformed lines."""
     from megascale.runs.console import short_count
-    from megascale.runs.log import read_run
-    from megascale.runs.summary import summarize
+    from megascale.runs.overview import overview
 
-    data = read_run(run)
-    summary = summarize(data)
+    options = _options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    loaded = _load([run], format, options, False, 1, cache)
+    lines = [
+        {"path": str(file.path), "line": line.line, "reason": line.reason}
+        for file in loaded.files
+        for line in file.malformed
+    ]
+    shown = []
+    for index, one in enumerate(loaded.runs):
+        summary = overview(loaded, one)
+        if as_json:
+            meta = {
+                "n_params": one.meta.n_params,
+                "d_tokens": one.meta.d_tokens,
+                "seq_length": one.meta.seq_length,
+                "stated": one.meta.extra,
+                "provenance": loaded.provenance(one),
+            }
+            shown.append(summary.to_dict() | meta | {"malformed_lines": lines})
+            continue
+        if index:
+            typer.echo()
+        for name, value in zip(COLUMNS, _row(summary)):
+            typer.echo(f"{name:<12}{value}")
+        typer.echo(f"{'superseded':<12}{summary.superseded} records")
+        for name in ("n_params", "d_tokens", "seq_length"):
+            value = getattr(one.meta, name)
+            typer.echo(f"{name:<12}{'-' if value is None else f'{value:,}'}")
+        typer.echo()
+        _table(
+            ("from tokens", "to tokens", "batch (tokens)", "steps", "mean loss"),
+            [
+                (
+                    _count(segment.start_tokens, short_count),
+                    _count(segment.end_tokens, short_count),
+                    _count(segment.batch_tokens, "{:,}".format),
+                    _count(segment.steps, "{:,}".format),
+                    "-" if segment.loss is None else f"{segment.loss:.4f}",
+                )
+                for segment in summary.segments
+            ],
+        )
     if as_json:
-        lines = [
-            {"path": str(line.path), "line": line.number, "reason": line.reason}
-            for line in data.malformed
-        ]
-        typer.echo(json.dumps(summary.to_dict() | {"malformed_lines": lines}, indent=2))
+        typer.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=2, default=str))
         return
-    for name, value in zip(COLUMNS, _row(summary)):
-        typer.echo(f"{name:<12}{value}")
-    typer.echo(f"{'superseded':<12}{summary.superseded} records")
-    typer.echo()
-    _table(
-        ("from tokens", "to tokens", "batch (tokens)", "steps", "mean loss"),
-        [
-            (
-                short_count(segment.start_tokens),
-                short_count(segment.end_tokens),
-                f"{segment.batch_tokens:,}",
-                f"{segment.steps:,}",
-                "-" if segment.loss is None else f"{segment.loss:.4f}",
-            )
-            for segment in summary.segments
-        ],
+    for line in lines:
+        typer.echo(f"megascale: {line['path']}:{line['line']}: {line['reason']}", err=True)
+
+
+@app.command(
+    epilog="""Examples:
+
+  megascale runs check runs
+
+  megascale runs check 'logs/*.out.gz' --strict && megascale fit logs ..."""
+)
+def check(
+    paths: Paths,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+    strict: Annotated[bool, typer.Option(help="Notes too make the exit code 3.")] = False,
+    format: Format = None,
+    columns: Columns = None,
+    seq_length: SeqLength = None,
+    batch_tokens: BatchTokens = None,
+    batch_samples: BatchSamples = None,
+    loss_kind: LossKind = None,
+    join: Join = False,
+    workers: Workers = 0,
+    cache: Cache = True,
+) -> None:
+    """Say what is odd about logs, with file and line.
+
+    Problems, which would make a fit wrong or impossible, make the exit code 3: malformed lines,
+    no tokens, losses too coarse, tokens that go back. Notes do not, but with --strict: restarts,
+    batch changes, spikes, a torn last line, fields that the log does not have.
+    """
+    from megascale.errors import EXIT_DATA
+    from megascale.runs.check import PROBLEM, check_runs
+
+    options = _options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    loaded = _load(paths, format, options, join, workers, cache)
+    findings = check_runs(loaded)
+    problems = sum(finding.severity == PROBLEM for finding in findings)
+    if as_json:
+        typer.echo(json.dumps([finding.to_dict() for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            typer.echo(str(finding))
+        typer.echo(
+            f"{len(loaded.runs):,} runs, {loaded.table.height:,} rows: {problems:,} problems, "
+            f"{len(findings) - problems:,} notes"
+        )
+    if problems or (strict and findings):
+        raise typer.Exit(EXIT_DATA)
+
+
+@app.command(
+    epilog="""Examples:
+
+  megascale runs export runs -o table.parquet
+
+  megascale runs export points.csv --columns tokens=D --columns loss='smooth loss' -o table.csv"""
+)
+def export(
+    paths: Paths,
+    output: Annotated[Path, typer.Option("-o", "--output", help="table.csv or table.parquet")],
+    with_runs: Annotated[
+        bool, typer.Option("--with-runs", help="Add N, D, format and hashes to every row.")
+    ] = False,
+    format: Format = None,
+    columns: Columns = None,
+    seq_length: SeqLength = None,
+    batch_tokens: BatchTokens = None,
+    batch_samples: BatchSamples = None,
+    loss_kind: LossKind = None,
+    join: Join = False,
+    workers: Workers = 0,
+    cache: Cache = True,
+) -> None:
+    """Write logs of any format as one table."""
+    from megascale.runs.export import export_table
+
+    options = _options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    loaded = _load(paths, format, options, join, workers, cache)
+    path = export_table(loaded, output, with_runs=with_runs)
+    typer.echo(f"{path}: {loaded.table.height:,} rows of {len(loaded.runs):,} runs")
+
+
+def _options(
+    columns: list[str] | None,
+    seq_length: int | None,
+    batch_tokens: int | None,
+    batch_samples: int | None,
+    loss_kind: str | None,
+) -> ReadOptions:
+    from megascale.errors import ConfigError
+    from megascale.runs.readers.base import LOSS_KINDS, VALIDATION, ReadOptions
+
+    pairs = []
+    for text in columns or []:
+        ours, equals, theirs = text.partition("=")
+        if not equals or not theirs:
+            raise ConfigError.of("--columns", text, "must be OUR=THEIRS", "loss=smooth_loss")
+        pairs.append((ours.strip(), theirs.strip()))
+    for name, value in (
+        ("--seq-length", seq_length),
+        ("--batch-tokens", batch_tokens),
+        ("--batch-samples", batch_samples),
+    ):
+        if value is not None and value <= 0:
+            raise ConfigError.of(name, value, "must be positive", 1)
+    kinds = [kind for kind in LOSS_KINDS if kind != VALIDATION]
+    if loss_kind is not None and loss_kind not in kinds:
+        raise ConfigError.of("--loss-kind", loss_kind, "must be a kind of training loss", kinds)
+    return ReadOptions(tuple(pairs), seq_length, batch_samples, batch_tokens, loss_kind)
+
+
+def _load(
+    paths: list[Path],
+    format: str | None,
+    options: ReadOptions,
+    join: bool,
+    workers: int,
+    cache: bool,
+) -> RunTable:
+    from megascale.runs.table import load_runs
+
+    loaded = load_runs(
+        list(paths),
+        format=format,
+        options=options,
+        join=join,
+        workers=workers or os.cpu_count() or 1,
+        cache=cache,
+        progress=sys.stderr.isatty(),
     )
-    for line in data.malformed:
-        typer.echo(f"megascale: {line}", err=True)
+    for path, reason in loaded.skipped:
+        typer.echo(f"megascale: passed over {path}: {reason}", err=True)
+    return loaded
 
 
-def _row(summary: RunSummary) -> tuple[str, ...]:
+def _count(value: int | None, shown: Callable[[int], str]) -> str:
+    return "-" if value is None else shown(value)
+
+
+def _row(summary: RunOverview) -> tuple[str, ...]:
     from megascale.runs.console import short_count
 
+    batches = [_count(segment.batch_tokens, short_count) for segment in summary.segments]
     return (
-        summary.path,
-        f"{summary.steps:,}",
-        short_count(summary.tokens),
-        " > ".join(short_count(segment.batch_tokens) for segment in summary.segments) or "-",
+        summary.name,
+        summary.format,
+        _count(summary.steps, "{:,}".format),
+        _count(summary.tokens, short_count),
+        " > ".join(batches) or "-",
         "-" if summary.loss is None else f"{summary.loss:.4f}",
+        "-" if summary.validation_loss is None else f"{summary.validation_loss:.4f}",
         str(summary.attempts),
-        str(summary.skipped),
+        _count(summary.skipped, str),
         str(summary.malformed),
-        "-" if summary.exit_code is None else str(summary.exit_code),
+        _count(summary.exit_code, str),
     )
 
 

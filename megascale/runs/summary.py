@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from megascale.errors import RunError
-from megascale.runs.log import METRICS_FILE, RunData
+from megascale.runs.log import RunData
 
 ATTEMPT_KINDS = ("start", "resume", "branch")
 
@@ -86,24 +84,6 @@ def summarize(run: RunData) -> RunSummary:
         superseded=run.superseded,
         exit_code=ended[-1] if ended else None,
     )
-
-
-def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Run directories: the paths themselves, or those below them.
-
-    Raises:
-        RunError: a path does not exist, or holds no run.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise RunError.of("PATH", str(path), "no such directory")
-        inside = sorted(log.parent for log in path.rglob(METRICS_FILE)) if path.is_dir() else []
-        if not inside:
-            rule = f"holds no run: no {METRICS_FILE} in it or below"
-            raise RunError.of("PATH", str(path), rule)
-        found += inside
-    return list(dict.fromkeys(found))
 
 
 def _segments(records: list[dict[str, Any]]) -> Iterable[BatchSegment]:

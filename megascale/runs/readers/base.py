@@ -229,15 +229,22 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
 
     Samples and tokens follow from one another by the sequence length, and from the step where the
     user states a constant global batch. Nothing is estimated: products are exact or left empty.
+    A loss, rate or norm that is not finite is left empty, and losses of that kind are counted.
     """
     if read.table.is_empty():
         return read
+    bad = read.table.filter(pl.col("loss").is_finite().not_())
+    if bad.height:
+        read.note("nonfinite_loss", f"{bad.height} losses are not finite", bad["line"][0] or 0)
     stated = options.seq_length
     lengths = {meta.run: stated or meta.seq_length for meta in read.runs}
     for meta in read.runs:
         meta.seq_length = lengths[meta.run]
     only = next(iter(lengths.values())) if len(lengths) == 1 else None
-    table = read.table
+    table = read.table.with_columns(
+        pl.when(pl.col(name).is_finite()).then(name).alias(name)
+        for name in ("loss", "lr", "grad_norm")
+    )
     if len(set(lengths.values())) <= 1:
         seq = pl.lit(stated or only, pl.Int64)
     else:

@@ -33,10 +33,11 @@ ORDERED = False
 COMPANIONS = {METRICS_FILE: (EVENTS_FILE,)}
 
 _FIELDS: dict[str, Any] = {
-    **dict.fromkeys((*INTEGER_KEYS, "resumed_at_step", "resumed_at_tokens"), pl.Int64),
+    **dict.fromkeys((*INTEGER_KEYS, "resumed_at_step", "skipped"), pl.Int64),
     **dict.fromkeys(("loss", "lr", "grad_norm"), pl.Float64),
 }
 _NONFINITE = ("nan", "inf", "-inf")  # how the writer puts what JSON has no number for
+_ATTEMPTS = ("start", "resume", "branch")
 _PIECE_BYTES = 2**18
 
 
@@ -66,8 +67,9 @@ def read(source: Source, options: ReadOptions) -> FileRead:
             loss_kind=pl.lit(INTERVAL_MEAN),
         )
     )
-    found.table = pl.concat([table, _evaluations(source, table, found)])
-    found.runs = [_meta(header, kept)]
+    events = _events(source.companions.get(EVENTS_FILE, b""))
+    found.table = pl.concat([table, _evaluations(events, table)])
+    found.runs = [_meta(header, kept, events)]
     return found
 
 
@@ -185,19 +187,20 @@ def _kept(records: pl.DataFrame, found: FileRead) -> pl.DataFrame:
     return kept.sort("step")
 
 
-def _evaluations(source: Source, train: pl.DataFrame, found: FileRead) -> pl.DataFrame:
+def _events(lines: bytes) -> list[dict[str, Any]]:
+    """The events that matter to readers; a torn one is none."""
+    marks = (b'"evaluation"', b'"end"', *(f'"{kind}"'.encode() for kind in _ATTEMPTS))
+    wanted = (line for line in lines.split(b"\n") if any(mark in line for mark in marks))
+    return [event for event in map(_object, wanted) if event is not None]
+
+
+def _evaluations(events: list[dict[str, Any]], train: pl.DataFrame) -> pl.DataFrame:
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    events = source.companions.get(EVENTS_FILE, b"")
-    for line in events.split(b"\n"):
-        if b'"evaluation"' not in line and b'"resume"' not in line and b'"start"' not in line:
-            continue
-        event = _object(line)
-        if event is None:
-            continue  # torn; events are no part of the table but for the evaluations
+    for event in events:
         step, kind = exact_int(event.get("step")), event.get("kind")
         if step is None:
             continue
-        if kind in ("resume", "start"):
+        if kind in _ATTEMPTS:  # it takes back what lies beyond
             rows = {key: row for key, row in rows.items() if key[1] <= step}
         loss = real(event.get("loss"))
         if kind == "evaluation" and loss is not None:
@@ -217,16 +220,23 @@ def _evaluations(source: Source, train: pl.DataFrame, found: FileRead) -> pl.Dat
     return as_table(joined)
 
 
-def _meta(header: dict[str, Any], kept: pl.DataFrame) -> RunMeta:
+def _meta(header: dict[str, Any], kept: pl.DataFrame, events: list[dict[str, Any]]) -> RunMeta:
     lengths = kept["sequence_length"].unique()
+    extra: dict[str, Any] = {
+        key: value
+        for key, value in header.items()
+        if isinstance(value, (str, int, float)) and key != "schema"
+    }
+    begun = [event.get("kind") in _ATTEMPTS for event in events]
+    last = events[max((index for index, one in enumerate(begun) if one), default=0) :]
+    exits = [exact_int(event.get("exit_code")) for event in last if event.get("kind") == "end"]
+    extra |= {"skipped": kept["skipped"].sum(), "exit_code": exits[-1] if exits else None}
+    if any(begun):
+        extra["attempts"] = sum(begun)
     return RunMeta(
         run="",
-        n_params=positive(header.get("n_params") or header.get("parameters")),
+        n_params=positive(header.get("n_params")),
         d_tokens=positive(header.get("total_tokens")),
         seq_length=lengths.item() if len(lengths) == 1 else None,
-        extra={
-            key: value
-            for key, value in header.items()
-            if isinstance(value, (str, int, float)) and key != "schema"
-        },
+        extra=extra,
     )

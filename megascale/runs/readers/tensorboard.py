@@ -80,7 +80,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         shown = ", ".join(sorted(tags)[:8]) or "no scalars"
         found.note("missing_field", f"no tag is known to be a loss; there are: {shown}")
     else:
-        found.table = _finite(pl.concat(table), found)
+        found.table = pl.concat(table)
     found.runs = [RunMeta(run="", extra={"tags": sorted(tags)[:100]} if tags else {})]
     return found
 
@@ -89,16 +89,6 @@ def _train_kind(tag: str, tags: dict[str, Series]) -> str:
     """Our own writer and HF log interval means; Megatron, torchtitan and others one step."""
     own = f"{tag} vs tokens" in tags
     return INTERVAL_MEAN if own or tag == "train/loss" else INSTANTANEOUS
-
-
-def _finite(table: pl.DataFrame, found: FileRead) -> pl.DataFrame:
-    bad = table.filter(~pl.col("loss").is_finite())
-    if bad.height:
-        found.note("nonfinite_loss", f"{bad.height} losses are not finite", bad["line"][0])
-    return table.with_columns(
-        pl.when(pl.col(name).is_finite()).then(name).alias(name)
-        for name in ("loss", "lr", "grad_norm")
-    )
 
 
 def _frame(series: Series, value: str) -> pl.DataFrame:

@@ -1,0 +1,201 @@
+"""What is odd about logs: what a fit must know before it trusts them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from megascale.runs.readers.base import VALIDATION, FileRead
+from megascale.runs.table import LoadedRun, RunTable
+
+PROBLEM = "problem"
+NOTE = "note"
+
+SPIKE_WINDOW = 64
+"""Rows before a row whose median and spread say what is usual."""
+SPIKE_SPREADS = 8.0
+SPIKE_LEAST = 0.1
+"""A spike exceeds the median by that many robust standard deviations and that many nats."""
+COARSE_STEP = 5e-3
+"""Losses that are all multiples of such a step are too coarse for a fit (nats per token)."""
+COARSE_LEAST_ROWS = 8
+LINES_SHOWN = 5
+
+_PROBLEM_NOTES = frozenset({"coarse_precision", "damaged", "sampled"})
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One odd thing.
+
+    Attributes:
+        run: the run's id.
+        severity: `problem` (a fit on this would be wrong or impossible) or `note`.
+        kind: `malformed`, `no_rows`, `missing_tokens`, `missing_field`, `coarse_precision`,
+            `non_monotone`, `restart`, `duplicate`, `batch_change`, `spike`, `nonfinite_loss`,
+            `skipped`, `torn`, `damaged`, `sampled` or `derived`.
+        message: one sentence.
+        source, line: where; 0 when it concerns the file as a whole.
+    """
+
+    run: str
+    severity: str
+    kind: str
+    message: str
+    source: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        place = f"{self.source}:{self.line}" if self.line else self.source
+        return f"{place}: {self.severity}: {self.message}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as plain JSON types."""
+        return asdict(self)
+
+
+def check_runs(loaded: RunTable) -> list[Finding]:
+    """Everything odd about the loaded runs, run by run, problems first."""
+    findings: list[Finding] = []
+    seen: set[int] = set()
+    for run in loaded.runs:
+        found = list(_of_table(loaded, run))
+        for index in run.files:
+            if index not in seen:  # a file of many runs is reported once
+                found += _of_file(run.run, loaded.files[index])
+                seen.add(index)
+        findings += sorted(found, key=lambda finding: finding.severity == NOTE)
+    return findings
+
+
+def _of_file(run: str, read: FileRead) -> Iterator[Finding]:
+    source = str(read.path)
+    for line in read.malformed[:LINES_SHOWN]:
+        yield Finding(run, PROBLEM, "malformed", line.reason, source, line.line)
+    if read.malformed_count > LINES_SHOWN:
+        message = f"{read.malformed_count:,} malformed lines in all"
+        yield Finding(run, PROBLEM, "malformed", message, source)
+    for note in read.notes:
+        severity = PROBLEM if note.kind in _PROBLEM_NOTES else NOTE
+        yield Finding(run, severity, note.kind, note.message, source, note.line)
+    if read.superseded:
+        message = f"{read.superseded:,} rows were written again after a restart"
+        yield Finding(run, NOTE, "restart", message, source)
+
+
+def _of_table(loaded: RunTable, run: LoadedRun) -> Iterator[Finding]:
+    rows = loaded.rows(run.run)
+    source = str(loaded.files[run.files[0]].path)
+    if rows["loss"].null_count() == rows.height:
+        yield Finding(run.run, PROBLEM, "no_rows", "no loss was read", source)
+        return
+    validation = pl.col("loss_kind").str.starts_with(VALIDATION)
+    train = rows.filter(~validation)
+    for finding in (
+        _missing(rows, train),
+        _backward_tokens(train),
+        _backward_tokens(rows.filter(validation & (pl.col("loss_kind") == VALIDATION))),
+        *_batch_changes(train),
+        *_coarse(rows),
+        *_spikes(train),
+    ):
+        if finding is not None:
+            severity, kind, message, where, line = finding
+            yield Finding(run.run, severity, kind, message, where or source, line or 0)
+
+
+Part = tuple[str, str, str, str | None, int | None] | None
+
+
+def _missing(rows: pl.DataFrame, train: pl.DataFrame) -> Part:
+    if rows["tokens"].null_count() == rows.height:
+        lacks = "samples are there: state --seq-length"
+        if rows["samples"].null_count() == rows.height:
+            lacks = "state --batch-tokens, or --batch-samples and --seq-length, if it was constant"
+        return PROBLEM, "missing_tokens", f"no consumed tokens; {lacks}", None, None
+    of = train if train.height else rows
+    names = [name for name in ("step", "batch_tokens", "lr") if of[name].null_count() == of.height]
+    holes = of["tokens"].null_count()
+    if holes:
+        names.append(f"tokens in {holes:,} of {of.height:,} rows")
+    if not names:
+        return None
+    return NOTE, "missing_field", f"the log does not say: {', '.join(names)}", None, None
+
+
+def _backward_tokens(rows: pl.DataFrame) -> Part:
+    known = rows.filter(pl.col("tokens").is_not_null() & pl.col("step").is_not_null())
+    back = known.filter(pl.col("tokens").diff() <= 0)
+    if back.is_empty():
+        return None
+    first = back.row(0, named=True)
+    message = (
+        f"consumed tokens do not grow with the step at {back.height:,} rows, first at step "
+        f"{first['step']:,}"
+    )
+    return PROBLEM, "non_monotone", message, first["source"], first["line"]
+
+
+def _batch_changes(train: pl.DataFrame) -> Iterator[Part]:
+    for name, unit in (("batch_tokens", "tokens"), ("batch_samples", "samples")):
+        known = train.filter(pl.col(name).is_not_null())
+        if known.is_empty():
+            continue
+        before = pl.col(name).shift()
+        changes = known.with_columns(before=before).filter(pl.col(name) != pl.col("before"))
+        for row in changes.head(50).iter_rows(named=True):
+            at = f"step {row['step']:,}" if row["step"] is not None else "an unknown step"
+            if row["tokens"] is not None:
+                at += f", {row['tokens']:,} tokens"
+            message = f"the batch goes from {row['before']:,} to {row[name]:,} {unit} by {at}"
+            yield NOTE, "batch_change", message, row["source"], row["line"]
+        return
+
+
+def _coarse(rows: pl.DataFrame) -> Iterator[Part]:
+    for kind in rows["loss_kind"].unique(maintain_order=True):
+        part = rows.filter((pl.col("loss_kind") == kind) & pl.col("loss").is_not_null())
+        losses = part["loss"].to_numpy()
+        if len(losses) < COARSE_LEAST_ROWS:
+            continue
+        for step in (0.1, 0.01, COARSE_STEP):
+            if np.abs(losses / step - np.round(losses / step)).max() < 1e-6:
+                message = (
+                    f"{kind} losses are multiples of {step:g}: too coarse for a fit; use a log "
+                    "with more digits (TensorBoard, W&B history)"
+                )
+                row = part.row(0, named=True)
+                yield PROBLEM, "coarse_precision", message, row["source"], row["line"]
+                break
+
+
+def _spikes(train: pl.DataFrame) -> Iterator[Part]:
+    known = train.filter(pl.col("loss").is_not_null())
+    if known.height <= SPIKE_WINDOW // 4:
+        return
+    least = SPIKE_WINDOW // 4
+    usual = pl.col("loss").rolling_median(SPIKE_WINDOW, min_samples=least).shift()
+    known = known.with_columns(usual=usual)
+    spread = (pl.col("loss") - pl.col("usual")).abs()
+    spread = 1.4826 * spread.rolling_median(SPIKE_WINDOW, min_samples=least).shift()
+    over = pl.col("loss") - pl.col("usual")
+    high = known.with_columns(over=over).with_columns(
+        high=((over > SPIKE_SPREADS * spread) & (over > SPIKE_LEAST)).fill_null(False)
+    )
+    flags = high["high"].to_numpy()
+    begins = np.flatnonzero(flags & ~np.concatenate(([False], flags[:-1])))
+    for begin in begins[:LINES_SHOWN]:
+        length = int(np.argmin(np.append(flags[begin:], False)))
+        row = high.slice(int(begin), length).sort("over").row(-1, named=True)
+        at = f"step {row['step']:,}" if row["step"] is not None else "an unknown step"
+        message = (
+            f"a spike to {row['loss']:.4g} at {at}, {row['over']:.3g} above the median before, "
+            f"{length:,} rows long"
+        )
+        yield NOTE, "spike", message, row["source"], row["line"]
+    if len(begins) > LINES_SHOWN:
+        yield NOTE, "spike", f"{len(begins):,} spikes in all", None, None
