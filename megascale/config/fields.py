@@ -35,17 +35,26 @@ def message_as_is(error: UserError) -> PydanticCustomError:
     return PydanticCustomError("message_as_is", "{message}", {"message": str(error)})
 
 
+LARGEST_COUNT = 2**63 - 1
+"""Positions and counts are 64-bit in arrays and files."""
+
+
 def _validate_count(value: object) -> int:
     try:
-        return read_count(value)
+        count = read_count(value)
     except CountError as error:
         raise rule_broken(error.rule, error.nearest) from None
+    if count > LARGEST_COUNT:
+        raise rule_broken("must be below 2^63", str(LARGEST_COUNT))
+    return count
 
 
 def _validate_positive(value: object) -> int:
-    count = value if isinstance(value, int) else _validate_count(value)
     if isinstance(value, bool):
         raise rule_broken(GRAMMAR)
+    if isinstance(value, int) and value < 1:
+        raise rule_broken("must be at least 1", "1")
+    count = _validate_count(value)
     if count < 1:
         raise rule_broken("must be at least 1", "1")
     return count

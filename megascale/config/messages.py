@@ -61,8 +61,8 @@ def describe(error: ErrorDetails, root: type[BaseModel]) -> str:
         limit = context[bound]
         nearest = limit if bound in ("ge", "le") else (1 if isinstance(value, int) else None)
         return str(ConfigError.of(key, value, f"{words} {limit}", nearest))
-    if kind in ("too_short", "too_long"):
-        return str(ConfigError.of(key, value, error["msg"]))
+    if kind in ("too_short", "string_too_short"):
+        return str(ConfigError.of(key, value, "must not be empty"))
     if kind == "string_pattern_mismatch":
         rule = f"must match {context['pattern']}{_meaning(path, root)}"
         return str(ConfigError.of(key, value, rule))

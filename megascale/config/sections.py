@@ -56,10 +56,10 @@ class TrainConfig(Section):
     )
     initial_weights: str | None = Field(
         None,
-        description="hub folder (config.json and safetensors) that a new run takes its weights from; "
-        "null draws them from the seed",
+        description="hub folder (config.json and safetensors) that a new run takes its weights "
+        "from; null draws them from the seed",
     )
-    threads: Degree | None = Field(
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="CPU threads of each process; null keeps torch's own choice"
     )
 
@@ -177,7 +177,7 @@ class CheckpointConfig(Section):
         None, description="keep for ever the first checkpoint of each span of this many tokens"
     )
     async_save: bool = Field(False, description="write in the background while training goes on")
-    stop_save_timeout_seconds: PositiveFloat = Field(
+    stop_save_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(
         25.0, description="longest wait for the checkpoint after SIGTERM or SIGUSR1"
     )
 
@@ -212,7 +212,9 @@ class RunConfig(Section):
         "run", description="name of the run and of its directory under output_dir"
     )
     seed: Count = Field(0, description="seed of the weights and, unless data.seed is set, the data")
-    output_dir: str = Field("runs", description="directory that run directories are made in")
+    output_dir: Annotated[str, Field(min_length=1)] = Field(
+        "runs", description="directory that run directories are made in"
+    )
     model: ModelConfig = Field(
         description="shape of the model, under the key names of the hub's config.json; `preset: "
         "FILE` starts from a file of such keys"

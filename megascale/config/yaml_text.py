@@ -65,6 +65,18 @@ _register(
     "-+0123456789.",
 )
 _register(_MERGE, r"^<<$", "<")
+
+
+def _text(loader: yaml.SafeLoader, node: Node) -> str:
+    assert isinstance(node, ScalarNode)
+    if "\0" in node.value:
+        raise yaml.constructor.ConstructorError(
+            None, None, "text holds a NUL character", node.start_mark
+        )
+    return node.value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
 _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 _Loader.add_constructor("tag:yaml.org,2002:float", _number)
 

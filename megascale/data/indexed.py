@@ -10,6 +10,7 @@ themselves, so a corpus of 10^13 tokens opens as fast as a toy. Nothing is unpic
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import struct
@@ -94,8 +95,10 @@ def read_sidecar(prefix: str | Path) -> Sidecar | None:
         )
     try:
         return Sidecar(**found)
-    except TypeError as failure:
-        raise DataError.of(str(path), "wrong keys", f"not a sidecar: {failure}") from None
+    except TypeError:
+        wanted = ", ".join(Sidecar.__slots__)
+        keys = ", ".join(sorted(found)) or "none"
+        raise DataError.of(str(path), f"keys {keys}", f"a sidecar has {wanted}") from None
 
 
 class IndexedTokens:
@@ -329,7 +332,10 @@ def _size(path: Path) -> int:
     except FileNotFoundError:
         doubled = path.stem.endswith((".bin", ".idx"))
         hint = " (give the prefix without .bin or .idx)" if doubled else ""
-        raise DataError.of(str(path), "missing", f"no such file{hint}") from None
+        near = [file.stem for file in path.parent.glob(f"*{path.suffix}")]
+        close = difflib.get_close_matches(path.stem, near, n=1)
+        nearest = [str(path.parent / name) for name in close] or None
+        raise DataError.of(str(path), "missing", f"no such file{hint}", nearest) from None
     except OSError as failure:
         raise DataError.of(str(path), "unreadable", str(failure)) from None
 

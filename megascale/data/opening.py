@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,8 @@ def open_validation(
     streams = {}
     for name, source in data.validation.items():
         phases = [PhaseSpec(0, {name: 1.0})]
-        streams[name] = Stream(_spec(data, {name: tuple(source.path)}, phases, seed, vocab_size))
+        spec = _spec(data, {name: tuple(source.path)}, phases, seed, vocab_size)
+        streams[name] = Stream(replace(spec, key="data.validation"))
     return streams
 
 

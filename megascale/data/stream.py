@@ -53,6 +53,7 @@ class StreamSpec:
         eos_id: token that ends a document; None takes it from the sidecars.
         vocab_size: ids must be below it; None checks nothing.
         tokenizer_sha256: hash of the tokenizer file that the config names; None checks nothing.
+        key: config key that holds the sources, for messages.
     """
 
     sources: Mapping[str, Sequence[str]]
@@ -63,6 +64,7 @@ class StreamSpec:
     eos_id: int | None = None
     vocab_size: int | None = None
     tokenizer_sha256: str | None = None
+    key: str = "data.sources"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ class Stream:
         self.spec = spec
         _check_phases(spec)
         self.sources = {
-            name: TokenSource(name, paths) for name, paths in sorted(spec.sources.items())
+            name: _open_source(spec.key, name, paths)
+            for name, paths in sorted(spec.sources.items())
         }
         for source in self.sources.values():
             if source.tokens < spec.chunk_tokens:
@@ -105,7 +108,7 @@ class Stream:
                     source.tokens,
                 )
             if spec.vocab_size is not None:
-                check_vocab(source, spec.vocab_size)
+                check_vocab(source, spec.vocab_size, key=spec.key)
         _check_tokenizers(self.sources, spec.tokenizer_sha256)
         self.eos_id = _agreed_eos(self.sources, spec)
         largest = [_largest_id(source) for source in self.sources.values()]
@@ -332,6 +335,13 @@ def _check_phases(spec: StreamSpec) -> None:
                     "no such source under data.sources",
                     sorted(spec.sources),
                 )
+
+
+def _open_source(key: str, name: str, paths: Sequence[str]) -> TokenSource:
+    try:
+        return TokenSource(name, paths)
+    except DataError as error:
+        raise DataError(f"{key}.{name}: {error}") from None
 
 
 def _check_tokenizers(sources: Mapping[str, TokenSource], expected: str | None) -> None:

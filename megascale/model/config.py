@@ -12,12 +12,12 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from megascale.errors import ConfigError
 
 Int = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
 
@@ -41,8 +41,8 @@ class ModelConfig(BaseModel):
         description="key and value heads; divides num_attention_heads (GQA)"
     )
     head_dim: Int = Field(description="width of one head, even; independent of hidden_size")
-    rms_norm_eps: float = Field(1e-6, description="added to the mean square inside every RMSNorm")
-    rope_theta: float = Field(1e6, description="base of the rotary frequencies")
+    rms_norm_eps: Number = Field(1e-6, description="added to the mean square inside every RMSNorm")
+    rope_theta: Number = Field(1e6, description="base of the rotary frequencies")
     max_position_embeddings: Int = Field(
         32768,
         description="longest sequence the model is declared for; sequence_length may not exceed it",
@@ -52,7 +52,7 @@ class ModelConfig(BaseModel):
     )
     attention_bias: Flag = Field(False, description="biases on q, k, v and o projections")
     hidden_act: str = Field("silu", description="activation of SwiGLU; only silu exists in Qwen3")
-    initializer_range: float = Field(0.02, description="standard deviation of the initial weights")
+    initializer_range: Number = Field(0.02, description="standard deviation of the initial weights")
 
     num_experts: Int = Field(0, description="routed experts of an MoE layer; 0 makes a dense model")
     num_experts_per_tok: Int = Field(0, description="experts each token is sent to (top-k)")
@@ -147,6 +147,9 @@ class ModelConfig(BaseModel):
             "decoder_sparse_step",
         ):
             self._at_least(key, 1)
+        for key, field in type(self).model_fields.items():
+            if field.annotation is int:
+                self._at_most(key, LARGEST.get(key, LARGEST_SIZE))
         self._at_least("vocab_size", 2)
         self._at_least("shared_expert_intermediate_size", 0)
         self._at_least("num_experts", 0)
@@ -239,6 +242,21 @@ class ModelConfig(BaseModel):
         if value < smallest:
             raise ConfigError.of(f"model.{key}", value, f"must be at least {smallest}", smallest)
 
+    def _at_most(self, key: str, largest: int) -> None:
+        value = getattr(self, key)
+        if value > largest:
+            raise ConfigError.of(f"model.{key}", value, f"must be at most {largest}", largest)
+
+
+LARGEST_SIZE = 2**31 - 1
+LARGEST = {
+    "num_hidden_layers": 10_000,
+    "num_attention_heads": 2**16,
+    "num_key_value_heads": 2**16,
+    "num_experts": 2**16,
+    "num_experts_per_tok": 2**16,
+}
+"""Largest legal sizes, of most keys and of those that checks count through one by one."""
 
 MOE_KEYS = (
     "num_experts_per_tok",
@@ -267,19 +285,19 @@ def read_model_config(path: str | Path) -> ModelConfig:
     Raises:
         ConfigError: the file is missing, is not a mapping, or breaks a rule.
     """
+    from megascale.config.yaml_text import parse_yaml
+
     path = Path(path)
     if path.is_dir():
         path = path / "config.json"
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as failure:
-        raise ConfigError.of(
-            "model preset", str(path), f"cannot be read: {failure.strerror}"
-        ) from failure
+    except (OSError, UnicodeDecodeError) as failure:
+        raise ConfigError.of("model preset", str(path), f"cannot be read: {failure}") from failure
     is_json = path.suffix == ".json"
     try:
-        content = json.loads(text) if is_json else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as failure:
+        content = json.loads(text) if is_json else parse_yaml(text, str(path))
+    except json.JSONDecodeError as failure:
         raise ConfigError.of("model preset", str(path), f"is not valid: {failure}") from failure
     if not isinstance(content, dict):
         raise ConfigError.of("model preset", str(path), "must hold a mapping of keys to values")

@@ -231,7 +231,7 @@ def _check_sequence(tensor: int, lengths: list[int]) -> None:
         if length % tensor:
             below = length - length % tensor
             raise LayoutError.of(
-                "train.sequence_length",
+                "train.sequence_length" if length == lengths[0] else "sequence length in batch",
                 length,
                 f"sequence parallelism cuts it into parallel.tensor = {tensor} pieces",
                 [size for size in (below, below + tensor) if size],

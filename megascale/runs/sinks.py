@@ -7,6 +7,8 @@ scalar per entry, `KEY/layer_03`.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,6 +39,36 @@ def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
                     yield f"{key}/layer_{index:02d}", item
 
 
+def require_tensorboard() -> None:
+    """Check, without importing it, that TensorBoard can be written.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    if not _installed("tensorboard"):
+        rule = "TensorBoard is not installed; pip install 'megascale[tensorboard]'"
+        raise ConfigError.of("log.tensorboard", True, rule, False)
+
+
+def require_wandb(project: str) -> None:
+    """Check, without importing it, that W&B can be logged to.
+
+    Raises:
+        ConfigError: W&B is not installed.
+    """
+    if not _installed("wandb"):
+        rule = "W&B is not installed; pip install 'megascale[wandb]'"
+        raise ConfigError.of("log.wandb", project, rule, "null")
+
+
+def _installed(package: str) -> bool:
+    if sys.modules.get(package) is not None:
+        return True
+    # A plain folder of that name (W&B leaves one in the working directory) is no package.
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
+
+
 class TensorBoardSink:
     """Writes event files that TensorBoard reads."""
 
@@ -47,15 +79,9 @@ class TensorBoardSink:
         Raises:
             ConfigError: TensorBoard is not installed.
         """
-        try:
-            from tensorboard.summary import Writer
-        except ImportError as failure:
-            raise ConfigError.of(
-                "log.tensorboard",
-                True,
-                "TensorBoard is not installed; pip install 'megascale[tensorboard]'",
-                False,
-            ) from failure
+        require_tensorboard()
+        from tensorboard.summary import Writer
+
         self._writer = Writer(str(directory))
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -92,15 +118,9 @@ class WandbSink:
         Raises:
             ConfigError: W&B is not installed.
         """
-        try:
-            import wandb
-        except ImportError as failure:
-            raise ConfigError.of(
-                "log.wandb",
-                project,
-                "W&B is not installed; pip install 'megascale[wandb]'",
-                "null",
-            ) from failure
+        require_wandb(project)
+        import wandb
+
         self._run = wandb.init(
             project=project,
             entity=entity,

@@ -14,6 +14,7 @@ from megascale.data.opening import open_stream, open_validation
 from megascale.data.stream import Stream
 from megascale.errors import RunError
 from megascale.parallel.layout import Layout, validate_layout
+from megascale.runs.sinks import require_tensorboard, require_wandb
 from megascale.schedule.batch import BatchSchedule
 from megascale.schedule.from_config import (
     batch_schedule_from_config,
@@ -103,6 +104,10 @@ def check_run(
     check_sequence_lengths(config, ranks, schedule)
     stream = open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
     open_validation(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
+    if config.log.tensorboard:
+        require_tensorboard()
+    if config.log.wandb is not None:
+        require_wandb(config.log.wandb.project)
     _check_directory(config, stream, branch_from, allow_changed)
 
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from megascale.errors import ConfigError, UserError
+from megascale.errors import ConfigError, LayoutError, UserError
 
 Result = TypeVar("Result")
 
@@ -48,12 +48,24 @@ def start_process(*, backend: str = "auto", threads: int | None = None) -> Proce
         backend: `auto` (NCCL with GPUs, gloo without), `gloo` or `nccl`.
         threads: CPU threads of this process; None shares the machine's cores evenly among its
             local ranks. Results are bitwise repeatable only at equal thread counts.
+
+    Raises:
+        LayoutError: NCCL is to be used and this process has no GPU.
     """
     environment = os.environ
     rank, world_size = int(environment.get("RANK", "0")), world_size_from_environment()
     local_rank = int(environment.get("LOCAL_RANK", "0"))
     local_world_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     use_cuda = backend == "nccl" or (backend == "auto" and torch.cuda.is_available())
+    devices = torch.cuda.device_count()
+    if use_cuda and local_rank >= devices:
+        raise LayoutError.of(
+            "parallel.backend",
+            backend,
+            f"NCCL takes a GPU for each of this node's {local_world_size} processes, and "
+            f"{devices} can be used",
+            "gloo" if devices == 0 else f"--nproc-per-node {devices}",
+        )
     if use_cuda:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)

@@ -48,7 +48,7 @@ def test_tensorboard_reads_back_the_same_numbers(tmp_path):
 
 
 def test_missing_extras_say_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install 'megascale\[tensorboard\]'"):
         TensorBoardSink(tmp_path)
     monkeypatch.setitem(sys.modules, "wandb", None)
