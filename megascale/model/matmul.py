@@ -47,14 +47,30 @@ def uses_onednn(a: Tensor, b: Tensor) -> bool:
     )
 
 
-@torch.library.custom_op("megascale::onednn_matmul_nt", mutates_args=())
-def _opaque_onednn(a: Tensor, b: Tensor) -> Tensor:
+def _onednn(a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
-@_opaque_onednn.register_fake
-def _(a: Tensor, b: Tensor) -> Tensor:
-    return a.new_empty(a.shape[0], b.shape[0])
+# The compiler takes oneDNN's own operator for inference only. Both products of a backward pass
+# are one operator, because the compiler would copy the gradient for each.
+@torch.library.custom_op("megascale::onednn_linear", mutates_args=())
+def _opaque_linear(x: Tensor, weight: Tensor) -> Tensor:
+    return _onednn(x, weight)
+
+
+@_opaque_linear.register_fake
+def _(x: Tensor, weight: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0])
+
+
+@torch.library.custom_op("megascale::onednn_linear_backward", mutates_args=())
+def _opaque_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return _onednn(grad, weight.t()), _onednn(grad.t(), x.t())
+
+
+@_opaque_backward.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
 def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
@@ -67,11 +83,7 @@ def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         `[m, n]`.
     """
-    if not uses_onednn(a, b):
-        return a @ b.t()
-    if torch.compiler.is_compiling():  # the compiler takes oneDNN's operator for inference only
-        return _opaque_onednn(a, b)
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return _onednn(a, b) if uses_onednn(a, b) else a @ b.t()
 
 
 def row_window(start: int, stop: int, total: int) -> slice:
@@ -92,16 +104,23 @@ def row_window(start: int, stop: int, total: int) -> slice:
 
 
 class _Linear(torch.autograd.Function):
+    """`x W^T` where oneDNN is in use."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
+        if torch.compiler.is_compiling():
+            return _opaque_linear(x, weight)
         return matmul_nt(x, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        grad_x = matmul_nt(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        grad_weight = matmul_nt(grad.t(), x.t()) if ctx.needs_input_grad[1] else None
+        if torch.compiler.is_compiling():
+            return _opaque_backward(grad, x, weight)
+        wants_x, wants_weight = ctx.needs_input_grad
+        grad_x = matmul_nt(grad, weight.t()) if wants_x else None
+        grad_weight = matmul_nt(grad.t(), x.t()) if wants_weight else None
         return grad_x, grad_weight
 
 
