@@ -56,7 +56,10 @@ def compare(
         return
     from rich.console import Console
 
-    _render(found, Console())
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    _render(found, console)
 
 
 def _render(found: Comparison, console: Console) -> None:
@@ -108,7 +111,13 @@ def _table(title: str, *columns: str) -> Table:
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for column in columns:
         made.add_column(column, justify="right")
     return made

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -235,3 +237,21 @@ def test_shipped_law_is_the_published_one(repository: Path) -> None:
     law = read_law_file(repository / "configs/laws/step-law.json")
     published = find_law("step-batch").evaluate(Target(1e9, 1e9, 3e11)).value
     assert law.evaluate(1e9, 3e11) == pytest.approx(published)
+
+
+def test_every_law_is_in_the_document(repository: Path) -> None:
+    text = (repository / "docs/laws.md").read_text(encoding="utf-8")
+    for law in LAWS:
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{law.key}` |"))
+        for said in (law.formula, law.arxiv, law.certainty, law.source, law.fitted.text):
+            assert said in row, (law.key, said)
+
+
+def test_no_torch_is_needed() -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import megascale.laws.recommend_tables, megascale.laws.cli, megascale.schedule.cli\n"
+        "import megascale.schedule.tables, megascale.schedule.export, megascale.runs.compare_cli\n"
+        "import megascale.runs.compare, megascale.report.compare_figure"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
