@@ -8,7 +8,7 @@ from typing import Any
 
 from megascale.config import RunConfig
 from megascale.data.loader import LoadedStep, Loader
-from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, RunError
+from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, RunError, UserError, found_alike
 from megascale.plan.flops import flops_per_token
 from megascale.runs.interval import IntervalAccumulator, StepResult
 from megascale.runs.reporter import Reporter
@@ -72,17 +72,12 @@ class Loop:
             mask_documents=config.data.mask_documents,
             pin_memory=mesh.device.type == "cuda",
         )
-        interrupted = False
-        with loader:
-            for loaded in loader:
-                segment = self.schedule.segment_at_step(loaded.step)
-                self._announce(loaded, segment)
-                statistics = self._step(loaded, segment)
-                loader.advance(loaded)
-                self._after_step(loaded, saving=statistics.saving)
-                if statistics.signalled:
-                    interrupted = True
-                    break
+        try:
+            with loader:
+                interrupted = self._steps(loader)
+        except UserError:
+            self._collect_checkpoint()  # one that was on its way is still worth having
+            raise
         if interrupted and self.progress.tokens < self.schedule.total_tokens:
             self._event("signal", f"{self.signals.requested() or 'signal on another rank'}: saving")
             self._save(wait=True)
@@ -90,6 +85,18 @@ class Loop:
         self._flush_interval()
         self._save(wait=True)
         return EXIT_DONE
+
+    def _steps(self, loader: Loader) -> bool:
+        """Run steps until the schedule ends; True as soon as any rank was told to stop."""
+        for loaded in loader:
+            segment = self.schedule.segment_at_step(loaded.step)
+            self._announce(loaded, segment)
+            statistics = self._step(loaded, segment)
+            loader.advance(loaded)
+            self._after_step(loaded, saving=statistics.saving)
+            if statistics.signalled:
+                return True
+        return False
 
     def _step(self, loaded: LoadedStep, segment: Segment) -> StepStatistics:
         """Run one step and apply or skip its update."""
@@ -277,35 +284,45 @@ class Loop:
         A failure on the way is reported and training goes on: the next one may succeed. At the
         end of a run, or after a signal, it is the run's error.
         """
+        self._collect_checkpoint()
         try:
-            self._collect_checkpoint()
-            result = self.checkpointer.save(
-                step=self.progress.step,
-                tokens=self.progress.tokens,
-                chunks=self.parts.chunks(),
-                state=pack_state(
-                    self.config,
-                    self.parts,
-                    self.progress,
-                    self.guard,
-                    self.interval,
-                    schedule_source=self.schedule.source,
-                ),
-                rank_state=rng_state(self.parts.mesh.device),
-            )
-            if result is not None:
-                self._saved(result)
-            if wait:
-                self._collect_checkpoint()
+            with found_alike("run"):
+                result = self.checkpointer.save(
+                    step=self.progress.step,
+                    tokens=self.progress.tokens,
+                    chunks=self.parts.chunks(),
+                    state=pack_state(
+                        self.config,
+                        self.parts,
+                        self.progress,
+                        self.guard,
+                        self.interval,
+                        schedule_source=self.schedule.source,
+                    ),
+                    rank_state=rng_state(self.parts.mesh.device),
+                )
+                if wait and result is None:
+                    result = self.checkpointer.collect()
         except RunError as failure:
             if wait:
                 raise
-            self._event("warning", f"checkpoint not written, training goes on: {failure}")
-
-    def _collect_checkpoint(self) -> None:
-        result = self.checkpointer.collect()
+            self._checkpoint_failed(failure)
+            return
         if result is not None:
             self._saved(result)
+
+    def _collect_checkpoint(self) -> None:
+        """Wait for a save in the background; report how it went."""
+        try:
+            result = self.checkpointer.collect()
+        except RunError as failure:
+            self._checkpoint_failed(failure)
+            return
+        if result is not None:
+            self._saved(result)
+
+    def _checkpoint_failed(self, failure: RunError) -> None:
+        self._event("warning", f"checkpoint not written, training goes on: {failure}")
 
     def _saved(self, result: SaveResult) -> None:
         self.last_checkpoint = str(result.path)
