@@ -184,11 +184,11 @@ def test_all_moe_models_need_no_dense_width():
 
 def test_sequences_are_cut_evenly_now_and_later():
     parallel = Parallel(tensor=3, sequence_parallel=True)
-    with pytest.raises(LayoutError, match=r"sequence_length = 64: .* Nearest legal: 63 or 66"):
+    with pytest.raises(LayoutError, match=r"train.sequence_length = 64: .* Nearest legal: 63 or 66"):
         validate_layout(DENSE, Train(), parallel, 3)
     train = replace(Train(), sequence_length=66)
     assert validate_layout(DENSE, train, parallel, 3).sequence_parallel
-    with pytest.raises(LayoutError, match="sequence_length = 100"):
+    with pytest.raises(LayoutError, match="sequence length in batch = 100"):
         validate_layout(DENSE, train, parallel, 3, sequence_lengths=[66, 100])
 
 
