@@ -18,7 +18,7 @@ import polars as pl
 from megascale import fitting
 from megascale.errors import FitError
 from megascale.laws.crossings import by_batch
-from megascale.laws.curves import Array, Curve
+from megascale.laws.curves import Array, Curve, mean_curve
 
 POINT_SCHEMA = {
     "run": pl.String,
@@ -35,6 +35,8 @@ POINT_SCHEMA = {
 
 MIN_LOCAL_POINTS = 6
 MAX_SPAN = 8.0
+SCANNED = 120
+"""Losses looked at when targets are chosen."""
 FIRST = "first"
 LOCAL = "local"
 
@@ -200,9 +202,10 @@ def _invert(
 def choose_targets(curves: Iterable[Curve], count: int = 8, *, min_batches: int = 6) -> list[float]:
     """Target losses, falling, that at least `min_batches` batch sizes reach.
 
-    The highest is the highest loss at which no curve has yet to start; the lowest is the loss that
-    `min_batches` batch sizes come down to. Between them the targets are evenly spaced in the log
-    tokens of the batch that gets there first.
+    Of the losses that so many batch sizes pass, those are taken at which the batch that gets there
+    first is neither the smallest nor the largest, since they alone enclose a best batch; all of
+    them where there is no such loss. The targets are evenly spaced in the tokens' logarithm of
+    the batch that is first at the lowest.
 
     Raises:
         FitError: fewer batch sizes than that, or no loss that so many curves pass.
@@ -214,27 +217,29 @@ def choose_targets(curves: Iterable[Curve], count: int = 8, *, min_batches: int 
         raise FitError.of(
             "batch sizes", len(seeds), f"E(S) needs runs of at least {min_batches}", min_batches
         )
-    tops = [min(curve.loss[0] for curve in same) for same in seeds.values()]
-    lows = sorted(max(curve.loss.min() for curve in same) for same in seeds.values())
-    high, low = min(tops), lows[min_batches - 1]
-    flat = [curve for same in seeds.values() for curve in same]
-    if low >= high:
-        raise FitError.of(
-            "losses", f"{low:.4f} to {high:.4f}", f"no loss is passed by {min_batches} batch sizes"
-        )
-    best = min(flat, key=lambda curve: _tokens_at(curve, low))
-    last = _tokens_at(best, low)
-    first = min(_tokens_at(best, high), last / 1.5)
-    places = np.exp(np.linspace(np.log(first), np.log(last), count + 1)[1:])
-    floor = np.minimum.accumulate(best.loss)
-    losses = np.interp(np.log(places), np.log(best.tokens), floor)
-    losses[-1] = low
-    rounded = {float(np.ceil(loss * 1e4) / 1e4) for loss in np.maximum(losses, low)}
+    means = [mean_curve(same) for same in seeds.values()]
+    low = sorted(curve.loss.min() for curve in means)[min_batches - 1]
+    fastest = min(means, key=lambda curve: _tokens_at(curve, low))
+    last = _tokens_at(fastest, low)
+    places = np.geomspace(fastest.tokens[0], last, SCANNED)[1:]
+    losses = np.interp(np.log(places), np.log(fastest.tokens), np.minimum.accumulate(fastest.loss))
+    needed = np.array([[_tokens_at(curve, loss) for curve in means] for loss in losses])
+    passed = np.isfinite(needed).sum(axis=1) >= min_batches
+    if not passed.any():
+        raise FitError.of("losses", f"{low:.4f}", f"no loss is passed by {min_batches} batch sizes")
+    first = np.argmin(needed, axis=1)
+    reached = np.isfinite(needed)
+    enclosed = (
+        passed
+        & (first > np.argmax(reached, axis=1))
+        & (first < len(means) - 1 - np.argmax(reached[:, ::-1], axis=1))
+    )
+    usable = np.flatnonzero(enclosed if enclosed.sum() >= 2 else passed)
+    chosen = losses[np.round(np.linspace(usable[0], usable[-1], count)).astype(int)]
+    rounded = {float(np.ceil(loss * 1e4) / 1e4) for loss in chosen}
     return sorted(rounded, reverse=True)
 
 
 def _tokens_at(curve: Curve, target: float) -> float:
     found = first_crossing(curve, target)
-    if isinstance(found, str):
-        return float(curve.tokens[0]) if curve.loss[0] <= target else np.inf
-    return found[0]
+    return np.inf if isinstance(found, str) else found[0]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,8 @@ LAWS = ("wsd", "two_power", "noise_floor", "classic")
 SETTING = ("n_params", "lr")
 LAW_PARAMETERS = {"wsd": 6, "two_power": 4, "noise_floor": 4, "classic": 2}
 MANY_REPLICATES = 200
+CORRELATED = float(np.log(2.0))
+"""Distance in log tokens over which the errors of one curve's targets fall to 1/e in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,36 +84,51 @@ class TokensStepsFits:
         return _optimum(self.law, self.result)
 
     def bracketed(self) -> npt.NDArray[np.bool_]:
-        """Whether the best batch lies between the smallest and the largest batch of the points."""
+        """Whether the points enclose the best batch.
+
+        The batch of fewest tokens among them is neither the smallest nor the largest, and the
+        law's best batch lies between those two.
+        """
         best = self.optimum()["B_opt"]
-        batch = self.points["batch_tokens"].to_numpy()
-        low = np.minimum.reduceat(batch, self.offsets[:-1])
-        high = np.maximum.reduceat(batch, self.offsets[:-1])
-        with np.errstate(invalid="ignore"):
-            return (best > low) & (best < high)
+        out = np.zeros(len(self.groups), dtype=bool)
+        for g, (begin, end) in enumerate(pairwise(self.offsets)):
+            batch = self.points["batch_tokens"].to_numpy()[begin:end]
+            fewest = batch[np.argmin(self.points["tokens"].to_numpy()[begin:end])]
+            inside = batch.min() < fewest < batch.max()
+            out[g] = inside and batch.min() < best[g] < batch.max()
+        return out
 
     def replicates(self, count: int = MANY_REPLICATES, *, seed: int = 0) -> dict[str, Array]:
-        """Joint bootstrap of the optimum: (count, groups) arrays of E_min, B_opt and B_min.
+        """Joint bootstrap of the optimum: (count, groups) arrays of E_min, S_opt, B_opt and B_min.
 
-        Wild bootstrap by run: each run's residuals change sign together at all targets, because
-        targets cut from one curve share its errors. Residuals are widened by sqrt(m / (m - k)).
-        NaN where a replicate's fit failed.
+        Parametric, by run: new errors of log E around the fitted law, as large as the group's
+        residuals (widened by sqrt(m / (m - k))) or as the point's own error where that is known
+        and larger. Targets cut from one curve share its errors: those of a run correlate by
+        exp(-|log E1/E2| / log 2), the reach of the local fits. NaN where a replicate's fit failed.
         """
         sizes = np.diff(self.offsets)
-        residual = np.nan_to_num(self.log_residuals())
+        log_tokens = np.log(self.points["tokens"].to_numpy())
+        expected = log_tokens - np.nan_to_num(self.log_residuals())
         freedom = np.maximum(sizes - self.result.free_params, 1)
-        residual = residual * np.repeat(np.sqrt(sizes / freedom), sizes)
-        batch = self.points["batch_tokens"].to_numpy()
-        expected = np.log(self.points["tokens"].to_numpy()) - np.nan_to_num(self.log_residuals())
-        owner = _owners(self.points)
+        error = np.repeat(self.result.rms * np.sqrt(sizes / freedom), sizes)
+        if "log_error" in self.points.columns:
+            own = self.points["log_error"].cast(pl.Float64).fill_null(0.0).fill_nan(0.0)
+            error = np.maximum(error, own.to_numpy())
+        draws = np.empty((count, len(expected)))
         rng = np.random.default_rng(seed)
-        signs = rng.choice([-1.0, 1.0], size=(count, int(owner.max()) + 1))
-        tokens = np.exp(expected + residual * signs[:, owner])
-        whole = np.concatenate(
-            [[0], np.cumsum(np.tile(sizes, count))]  # replicate after replicate
-        )
+        owner = _owners(self.points)
+        for run in range(int(owner.max()) + 1):
+            rows = np.flatnonzero(owner == run)
+            distance = np.abs(expected[rows][:, None] - expected[rows][None, :])
+            root = np.linalg.cholesky(np.exp(-distance / CORRELATED) + 1e-9 * np.eye(len(rows)))
+            draws[:, rows] = rng.standard_normal((count, len(rows))) @ root.T
+        tokens = np.exp(expected + error * draws)
         result = fitting.fit(
-            self.law, (tokens / batch).ravel(), tokens.ravel(), offsets=whole, errors="status"
+            self.law,
+            (tokens / self.points["batch_tokens"].to_numpy()).ravel(),
+            tokens.ravel(),
+            offsets=np.concatenate([[0], np.cumsum(np.tile(sizes, count))]),
+            errors="status",
         )
         values = _optimum(self.law, result)
         return {
