@@ -8,9 +8,10 @@
 # and optionally NPROC_PER_NODE (default: GPUs, or 1 without any), MAX_RESTARTS (default 3) and
 # SHUTDOWN_TIMEOUT (default 100): seconds a worker has after SIGTERM to write its checkpoint.
 # A run resumes by itself: after a restart every rank loads the newest whole checkpoint.
+# Whatever is wrong with the config, the data or the run directory is said before torchrun starts.
 # Paths are relative to where you are. docs/launch.md has the rest.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
 root="$(cd "$(dirname "$0")/.." && pwd)"
 python="${PYTHON:-$([ -x "$root/.venv/bin/python" ] && echo "$root/.venv/bin/python" || echo python3)}"
 nodes="${NNODES:-1}"
@@ -24,6 +25,13 @@ else
   rendezvous=(--rdzv-backend c10d --rdzv-endpoint "$HEAD_NODE" --rdzv-id "${RUN_ID:-megascale}")
 fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+nproc="${NPROC_PER_NODE:-$gpus}"
+if [[ "$nodes" =~ ^[0-9]+$ ]] && [[ "$nproc" =~ ^[0-9]+$ ]]; then
+  code=0
+  "$python" -m megascale train "$@" --dry-run --world-size "$((nodes * nproc))" || code=$?
+  # A node that comes back may find the run directory still held by the workers of another one.
+  [ "$code" = 0 ] || { [ "$code" = 5 ] && [ "$nodes" != 1 ]; } || exit "$code"
+fi
 exec "$python" -m torch.distributed.run --nnodes "$nodes" \
-  --nproc-per-node "${NPROC_PER_NODE:-$gpus}" --max-restarts "${MAX_RESTARTS:-3}" \
+  --nproc-per-node "$nproc" --max-restarts "${MAX_RESTARTS:-3}" \
   --shutdown_timeout "${SHUTDOWN_TIMEOUT:-100}" "${rendezvous[@]}" -m megascale train "$@"

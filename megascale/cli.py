@@ -10,6 +10,7 @@ import difflib
 import importlib
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,8 +38,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "fit": ("megascale.fitting.cli", "app", "Fit a law to tables of points."),
     "recommend": ("megascale.laws.cli", "app", "Learning rate and batch by every law."),
     "schedule": ("megascale.schedule.cli", "app", "Lay out and export a batch schedule."),
+    "sweep": ("megascale.sweep.cli", "app", "Run a study: many runs, one table."),
     "compare": ("megascale.runs.compare_cli", "app", "Compare two runs' losses."),
 }
+
+SILENT_RANKS_WAIT_SECONDS = 5.0
 
 
 class LazyVerbs(TyperGroup):
@@ -114,8 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = app(None if arguments is None else list(arguments), standalone_mode=False)
     except UserError as error:
-        if speaks_for(error.found_by, os.environ):
-            typer.echo(f"megascale: {error}", err=True)
+        _say(f"megascale: {error}", error.found_by)
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(130)
@@ -138,17 +141,26 @@ def speaks_for(found_by: str, environment: Mapping[str, str]) -> bool:
     return variable is None or environment.get(variable, "0") == "0"
 
 
+def _say(message: str, found_by: str) -> None:
+    """Print an error, or leave that to the rank that speaks for this one.
+
+    The launcher ends all ranks as soon as one has left, so the silent ones leave a little later.
+    """
+    if speaks_for(found_by, os.environ):
+        typer.echo(message, err=True)
+    else:
+        time.sleep(SILENT_RANKS_WAIT_SECONDS)
+
+
 def _explain_usage(error: Any) -> None:
     """Print what is wrong with the command line; for no words at all, the help."""
-    if not speaks_for("node", os.environ):
-        return
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return
     path = error.ctx.command_path if getattr(error, "ctx", None) is not None else "megascale"
     message = error.format_message()
     full_stop = "" if message.endswith((".", "?")) else "."
-    typer.echo(f"{path}: {message}{full_stop} See {path} --help.", err=True)
+    _say(f"{path}: {message}{full_stop} See {path} --help.", "node")
 
 
 if __name__ == "__main__":
