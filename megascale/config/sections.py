@@ -60,7 +60,9 @@ class TrainConfig(Section):
         "from; null draws them from the seed",
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None, description="CPU threads of each process; null keeps torch's own choice"
+        None,
+        description="CPU threads of each process; null shares the cores of a node among its "
+        "processes",
     )
 
 
@@ -177,9 +179,6 @@ class CheckpointConfig(Section):
         None, description="keep for ever the first checkpoint of each span of this many tokens"
     )
     async_save: bool = Field(False, description="write in the background while training goes on")
-    stop_save_timeout_seconds: Annotated[float, Field(gt=0, le=86_400)] = Field(
-        25.0, description="longest wait for the checkpoint after SIGTERM or SIGUSR1"
-    )
 
     @model_validator(mode="before")
     @classmethod

@@ -42,8 +42,8 @@ MAY_CHANGE = (
     "train.compile",
     "train.activation_checkpointing",
     "train.threads",
-    "train.device",
     "train.eval_interval_tokens",
+    "train.eval_tokens",
 )
 """Config keys, with all below them, that a resumed run may change without being another run."""
 
