@@ -45,19 +45,6 @@ struct BodyResult {
   int32_t converged, exhausted;
 };
 
-template <class Law>
-MS_HD inline double body_to_solver(int i, double u, double anchor) {
-  constexpr double kLimit = 700;
-  if (Law::kCoordinate[i] == Coordinate::kLog)
-    return u > 0 ? vmin(vlog(vmax(u, 1e-300)), kLimit) : -kLimit;
-  if (Law::kCoordinate[i] == Coordinate::kLogit) {
-    const double share = u / anchor;
-    if (!(share > 0)) return -kLimit;
-    return share >= 1 ? 30.0 : vlog(vmax(share, 1e-300) / (1 - share));
-  }
-  return u;
-}
-
 template <class Machine>
 MS_HD inline void run_to_end(Machine& machine) {
   machine.admit(true);
@@ -177,7 +164,7 @@ MS_HD void fit_body(const BodyColumns<Law>& columns, const BodyProblem<Law>& p,
       double g[kSlots], h[packed_size(kSlots)], c[L], u[P], cost;
       projected.evaluate(best_t[k], &cost, g, h, c);
       Law::assemble(best_t[k], c, p.projected_anchor, u);
-      for (int i = 0; i < P; ++i) machine.t[i] = body_to_solver<Law>(i, u[i], p.full_anchor);
+      for (int i = 0; i < P; ++i) machine.t[i] = start_coordinate<Law>(i, u[i], p.full_anchor);
     }
     for (int i = 0; i < P; ++i)
       if (p.free[i] == 0) machine.t[i] = p.lower[i];

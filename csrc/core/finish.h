@@ -35,7 +35,7 @@ void jacobian_of(const Prepared<Law>& p, const double* t, const double* u, doubl
   if constexpr (Law::kAnalyticJacobian) {
     Law::natural_jacobian(u, p.sx, p.sy, jacobian);
     for (int i = 0; i < P; ++i) {
-      const Coordinate kind = Law::kCoordinate[i];
+      const Coordinate kind = Law::coordinate(i);
       const double du = kind == Coordinate::kIdentity ? 1.0
                         : kind == Coordinate::kLog    ? u[i]
                                                       : u[i] * (1 - u[i] / p.full_anchor);
@@ -45,7 +45,7 @@ void jacobian_of(const Prepared<Law>& p, const double* t, const double* u, doubl
     double at[P], up[P], down[P];
     std::copy(t, t + P, at);
     for (int i = 0; i < P; ++i) {
-      const bool linear = Law::kCoordinate[i] == Coordinate::kIdentity;
+      const bool linear = Law::coordinate(i) == Coordinate::kIdentity;
       const double step = 6e-6 * (linear ? std::max(1.0, std::fabs(t[i])) : 1.0);
       at[i] = t[i] + step;
       natural_params(p, at, up);
@@ -134,7 +134,7 @@ void finish(const FitJob& job, const Prepared<Law>& p, const Solution<Law>& s,
     const bool low = s.t[i] <= p.lower[i], high = s.t[i] >= p.upper[i];
     if (low && job.lower && job.lower[id * P + i] > -INFINITY) params[i] = job.lower[id * P + i];
     if (high && job.upper && job.upper[id * P + i] < INFINITY) params[i] = job.upper[id * P + i];
-    const bool vanished = Law::kCoordinate[i] != Coordinate::kIdentity && s.t[i] < -18.0;
+    const bool vanished = Law::coordinate(i) != Coordinate::kIdentity && s.t[i] < -18.0;
     if (low || high || vanished) {
       flags |= kAtBound | kWeakParameter << i;
       active[i] = false;

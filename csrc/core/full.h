@@ -30,9 +30,9 @@ struct Full {
 
   MS_INLINE void coordinates(const Real* t, Real* u, Real* du) const {
     for (int i = 0; i < P; ++i) {
-      if (Law::kCoordinate[i] == Coordinate::kLog) {
+      if (Law::coordinate(i) == Coordinate::kLog) {
         u[i] = du[i] = vexp(t[i]);
-      } else if (Law::kCoordinate[i] == Coordinate::kLogit) {
+      } else if (Law::coordinate(i) == Coordinate::kLogit) {
         const Real e = vexp(-t[i]);
         const Real s = Real(1.0) / (Real(1.0) + e);
         u[i] = anchor * s;

@@ -89,9 +89,10 @@ struct LevenbergMarquardt {
     problem.evaluate(next, &cost1, g1, h1);
     const Mask active = !done;
     const Mask better = active & (cost1 < cost);
-    const Mask small =
-        active & !starting &
-        ((predicted <= Real(options.tolerance) * cost) | (cost <= Real(options.floor)));
+    // A small prediction counts only while the damping is not what makes it small.
+    const Mask small = active & !starting &
+                       (((predicted <= Real(options.tolerance) * cost) & (damping <= Real(1.0))) |
+                        (cost <= Real(options.floor)));
     const Mask lost = starting & !(cost1 < Real(kInfeasible));
     for (int i = 0; i < P; ++i) {
       t[i] = select(better, next[i], t[i]);

@@ -43,12 +43,12 @@ struct Prepared {
 };
 
 template <class Law>
-MS_INLINE double to_solver(int i, double u, double anchor) {
-  if (Law::kCoordinate[i] == Coordinate::kLog) {
+inline double to_solver(int i, double u, double anchor) {
+  if (Law::coordinate(i) == Coordinate::kLog) {
     if (!(u > 0)) return -kLimitT;
     return std::min(std::log(u), kLimitT);
   }
-  if (Law::kCoordinate[i] == Coordinate::kLogit) {
+  if (Law::coordinate(i) == Coordinate::kLogit) {
     const double share = u / anchor;
     if (!(share > 0)) return -kLimitT;
     if (share >= 1) return 30.0;
@@ -58,9 +58,9 @@ MS_INLINE double to_solver(int i, double u, double anchor) {
 }
 
 template <class Law>
-MS_INLINE double from_solver(int i, double t, double anchor) {
-  if (Law::kCoordinate[i] == Coordinate::kLog) return vexp(t);
-  if (Law::kCoordinate[i] == Coordinate::kLogit) return anchor / (1 + vexp(-t));
+inline double from_solver(int i, double t, double anchor) {
+  if (Law::coordinate(i) == Coordinate::kLog) return vexp(t);
+  if (Law::coordinate(i) == Coordinate::kLogit) return anchor / (1 + vexp(-t));
   return t;
 }
 
@@ -94,19 +94,19 @@ struct Columns {
 
 // The residual the full solver uses for this job and law.
 template <class Law>
-MS_INLINE Residual full_residual(const FitJob& job) {
+inline Residual full_residual(const FitJob& job) {
   if (job.residual != Residual::kRay) return job.residual;
   return Law::kRayResidual;
 }
 
 template <class Law>
-MS_INLINE bool along_ray(const FitJob& job) {
+inline bool along_ray(const FitJob& job) {
   return Law::kHasRay && job.residual == Residual::kRay;
 }
 
 // True where the projected objective is the requested one, so that its optimum is the answer.
 template <class Law>
-MS_INLINE bool same_objective(const FitJob& job) {
+inline bool same_objective(const FitJob& job) {
   if (job.loss != Loss::kSquared) return false;
   const Residual kind = full_residual<Law>(job);
   if (Law::kHasRay && along_ray<Law>(job) != (Law::kNonlinear == 0)) return false;
@@ -118,13 +118,13 @@ MS_INLINE bool same_objective(const FitJob& job) {
 class ExponentMean {
  public:
   void add(double v) {
-    int e;
-    std::frexp(v, &e);
-    sum_ += e;
+    int64_t bits;
+    std::memcpy(&bits, &v, 8);
+    sum_ += (bits >> 52 & 0x7ff) - 1022;
     ++n_;
   }
   double scale() const {
-    return n_ ? std::ldexp(1.0, static_cast<int>(std::lround(double(sum_) / n_))) : 1;
+    return n_ ? std::ldexp(1.0, static_cast<int>(std::lround(double(sum_) / double(n_)))) : 1.0;
   }
 
  private:
@@ -308,7 +308,7 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
   const bool need_log = Law::kLogValue || Law::kLogTarget || kind == Residual::kLog;
   const double inverse_sy = 1 / p.sy;
   const bool absolute = Law::kDefault == Residual::kAbsolute;
-  double low_projected = INFINITY, high_full = 0;
+  double low_projected = INFINITY, low_full = INFINITY, high_full = 0;
   double s0 = 0, s1 = 0, s2 = 0;
   size_t row = p.at;
   for (int64_t n = begin; n < end; ++n) {
@@ -346,6 +346,7 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
     }
     out.group[row] = job.groups ? job.groups[i] : 0;
     low_projected = std::min(low_projected, xp[0]);
+    low_full = std::min(low_full, xf[0]);
     high_full = std::max(high_full, yf);
     // Sums of the best constant in the residual's own metric.
     const double unit = kind == Residual::kRelative ? 1 / yf : 1.0;
@@ -366,16 +367,16 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
   finish_projected(p, out);
   p.total = s2 - s1 * s1 / s0;
   p.projected_anchor = logs ? vexp(low_projected) : low_projected;
-  p.full_anchor = ray ? 1e3 * high_full : p.projected_anchor;
+  p.full_anchor = ray ? 1e3 * high_full : (logs ? vexp(low_full) : low_full);
   // Constraints in the solver's coordinates.
   double u_low[P], u_high[P], u_fixed[P];
   if (lower) Law::from_natural(lower, p.sx, p.sy, u_low);
   if (upper) Law::from_natural(upper, p.sx, p.sy, u_high);
   if (fixed) Law::from_natural(fixed, p.sx, p.sy, u_fixed);
   for (int i = 0; i < P; ++i) {
-    const double limit = Law::kCoordinate[i] == Coordinate::kIdentity ? 1e100 : kLimitT;
-    p.lower[i] =
-        lower && lower[i] > -INFINITY ? to_solver<Law>(i, u_low[i], p.full_anchor) : -limit;
+    const double limit = Law::coordinate(i) == Coordinate::kIdentity ? 1e100 : kLimitT;
+    const double floor = std::max(-limit, Law::lowest(i) > -kLimitT ? Law::lowest(i) : -limit);
+    p.lower[i] = lower && lower[i] > -INFINITY ? to_solver<Law>(i, u_low[i], p.full_anchor) : floor;
     p.upper[i] = upper && upper[i] < INFINITY ? to_solver<Law>(i, u_high[i], p.full_anchor) : limit;
     p.held[i] = p.free[i] == 0 ? to_solver<Law>(i, u_fixed[i], p.full_anchor) : 0;
     if (p.free[i] == 0) p.lower[i] = p.upper[i] = p.held[i];

@@ -118,14 +118,14 @@ struct Projected {
         }
       }
       for (int k = 0; k < P; ++k) {
-        const Real ck = c[Law::kOwner[k]];
+        const Real ck = c[Law::owner(k)];
         Real inner = -moment[L + k];
         for (int j = 0; j < L; ++j) inner += c[j] * gram[packed(L + k, j)];
         g[k] = ck * inner;
         for (int l = 0; l <= k; ++l) {
           Real sum = gram[packed(L + k, L + l)];
           for (int j = 0; j < L; ++j) sum -= v[k][j] * v[l][j];
-          h[packed(k, l)] = ck * c[Law::kOwner[l]] * sum;
+          h[packed(k, l)] = ck * c[Law::owner(l)] * sum;
         }
       }
     }

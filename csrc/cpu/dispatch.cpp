@@ -16,7 +16,7 @@ namespace {
 
 std::vector<const Backend*> available() {
   std::vector<const Backend*> found;
-#if defined(MEGASCALE_X86)
+#if defined(MEGASCALE_X86) && !defined(MEGASCALE_ONLY_BASELINE)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
@@ -84,7 +84,7 @@ LawInfo describe() {
   info.name = Law::kName;
   for (int i = 0; i < Law::kParams; ++i) {
     info.params.push_back(Law::kParamNames[i]);
-    info.positive_params.push_back(Law::kCoordinate[i] != Coordinate::kIdentity);
+    info.positive_params.push_back(Law::coordinate(i) != Coordinate::kIdentity);
   }
   for (int i = 0; i < Law::kInputs; ++i) info.inputs.push_back(Law::kInputNames[i]);
   for (int i = 0; i < Law::kDerived; ++i) info.derived.push_back(Law::kDerivedNames[i]);

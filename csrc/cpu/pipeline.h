@@ -67,7 +67,7 @@ class Pipeline {
     o.max_iterations = job_.max_iterations > 0 ? job_.max_iterations : (robust ? 500 : 200);
     o.floor = 1e-31;
     // A polish starts next to its optimum.
-    o.start_damping = job_.initial || job_.compatibility_grid ? 1e-2 : 1e-6;
+    if (same_objective<Law>(job_) && !job_.initial) o.start_damping = 1e-6;
     return o;
   }
 
@@ -374,7 +374,7 @@ class Pipeline {
       f.problem = task.problem;
       double u[P];
       Law::assemble(task.t, task.c, p.projected_anchor, u);
-      for (int k = 0; k < P; ++k) f.t[k] = to_solver<Law>(k, u[k], p.full_anchor);
+      for (int k = 0; k < P; ++k) f.t[k] = start_coordinate<Law>(k, u[k], p.full_anchor);
       full.push_back(f);
     }
     return true;

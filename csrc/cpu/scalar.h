@@ -86,7 +86,7 @@ BodyOptions body_options(const FitJob& job) {
   o.projected.floor = 1e-15;
   o.full.tolerance = job.tolerance;
   o.full.floor = 1e-31;
-  o.full.start_damping = o.given_start ? 1e-2 : 1e-6;
+  if (same_objective<Law>(job) && !o.given_start) o.full.start_damping = 1e-6;
   o.projected.max_iterations = o.full.max_iterations =
       job.max_iterations > 0 ? job.max_iterations : 200;
   return o;

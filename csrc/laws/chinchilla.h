@@ -16,8 +16,11 @@ struct Chinchilla : TwoTerms {
   static constexpr const char* kInputNames[] = {"N", "D"};
   static constexpr const char* kTargetName = "L";
   static constexpr Residual kDefault = Residual::kLog;
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLog, Coordinate::kLog, Coordinate::kLog,
-                                               Coordinate::kIdentity, Coordinate::kIdentity};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kLog, Coordinate::kLog, Coordinate::kLog,
+                                    Coordinate::kIdentity, Coordinate::kIdentity};
+    return kinds[i];
+  }
   static constexpr int kDerived = 3;
   static constexpr const char* kDerivedNames[] = {"a", "b", "G"};
 

@@ -16,14 +16,20 @@ struct Classic : LawDefaults {
   static constexpr const char* kInputNames[] = {"S"};
   static constexpr const char* kTargetName = "E";
   static constexpr const char* kDerivedNames[] = {"B_crit"};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLogit, Coordinate::kLog};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kLogit, Coordinate::kLog};
+    return kinds[i];
+  }
   static constexpr bool kHasRay = true;
   static constexpr Residual kDefault = Residual::kRay;
   static constexpr Residual kRayResidual = Residual::kRelative;
   static constexpr InputKind kInputKind = InputKind::kRatio;
 
   static constexpr int kLinear = 2, kNonlinear = 0, kGrid = 1;
-  static constexpr int kOwner[] = {0};
+  static constexpr MS_HD int owner(int k) {
+    constexpr int owners[] = {0};
+    return owners[k];
+  }
   static constexpr uint32_t kPositive = 0b11;
 
   template <class Real>

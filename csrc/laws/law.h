@@ -1,11 +1,11 @@
 // What a law must offer. One header per law; `registry.h` lists them.
 //
 //   kName, kParams, kParamNames, kInputs, kInputNames, kTargetName
-//   kCoordinate[kParams]   how the solver's t maps to the law's coordinates u
+//   coordinate(i)          how the solver's t maps to the law's coordinates u
 //   kDefault               residual kind of residual="auto"
 //   value(u, x, grad)      f and df/du at prepared inputs x (log f when kLogValue)
 //   ray_value              the same along the ray E = B S, when kHasRay
-//   kLinear, kNonlinear, kOwner, kPositive, shape, columns, assemble, grid
+//   kLinear, kNonlinear, owner, kPositive, shape, columns, assemble, grid
 //                          the variable-projection form, see projected.h
 //   full_point, projected_point   scaled point -> columns of the two problems
 //   to_natural             coordinates of the scaled problem -> parameters in the user's units
@@ -66,6 +66,8 @@ struct LawDefaults {
   static MS_HD double projected_target(const double*, double log_y) { return log_y; }
   // Flags about a solution; x and y are the full problem's columns.
   static uint32_t check(const double*, const double*, const double*, int, bool) { return 0; }
+  // Natural lower limit of the solver's t, below which a law degenerates.
+  static MS_HD double lowest(int) { return -700; }
   static MS_HD bool convex(const double*) { return true; }
 
   template <class Real>
@@ -73,6 +75,20 @@ struct LawDefaults {
     return typename RealTraits<Real>::Mask(true);
   }
 };
+
+// A start's coordinate in the solver's terms, kept away from the limits where derivatives vanish: a
+// logit coordinate stays below 0.99 of its limit.
+template <class Law>
+MS_HD inline double start_coordinate(int i, double u, double anchor) {
+  constexpr double kLimit = 700;
+  if (Law::coordinate(i) == Coordinate::kLog)
+    return u > 0 ? vmin(vlog(vmax(u, 1e-300)), kLimit) : -kLimit;
+  if (Law::coordinate(i) == Coordinate::kLogit) {
+    const double share = vmin(vmax(u / anchor, 1e-300), 0.99);
+    return vlog(share / (1 - share));
+  }
+  return u;
+}
 
 }  // namespace MS_ISA
 }  // namespace megascale

@@ -21,12 +21,18 @@ struct LogQuadratic1 : LawDefaults {
   static constexpr const char* kInputNames[] = {"eta"};
   static constexpr const char* kTargetName = "L";
   static constexpr const char* kDerivedNames[] = {""};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kIdentity, Coordinate::kIdentity,
-                                               Coordinate::kIdentity};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kIdentity, Coordinate::kIdentity,
+                                    Coordinate::kIdentity};
+    return kinds[i];
+  }
   static constexpr bool kPositiveTarget = false;
   static constexpr Residual kDefault = Residual::kAbsolute;
   static constexpr int kLinear = 3, kNonlinear = 0, kGrid = 1;
-  static constexpr int kOwner[] = {0};
+  static constexpr MS_HD int owner(int k) {
+    constexpr int owners[] = {0};
+    return owners[k];
+  }
   static constexpr uint32_t kPositive = 0;
 
   template <class Real>
@@ -73,13 +79,19 @@ struct LogQuadratic2 : LawDefaults {
   static constexpr const char* kInputNames[] = {"eta", "B"};
   static constexpr const char* kTargetName = "L";
   static constexpr const char* kDerivedNames[] = {""};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kIdentity, Coordinate::kIdentity,
-                                               Coordinate::kIdentity, Coordinate::kIdentity,
-                                               Coordinate::kIdentity, Coordinate::kIdentity};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kIdentity, Coordinate::kIdentity,
+                                    Coordinate::kIdentity, Coordinate::kIdentity,
+                                    Coordinate::kIdentity, Coordinate::kIdentity};
+    return kinds[i];
+  }
   static constexpr bool kPositiveTarget = false;
   static constexpr Residual kDefault = Residual::kAbsolute;
   static constexpr int kLinear = 6, kNonlinear = 0, kGrid = 1;
-  static constexpr int kOwner[] = {0};
+  static constexpr MS_HD int owner(int k) {
+    constexpr int owners[] = {0};
+    return owners[k];
+  }
   static constexpr uint32_t kPositive = 0;
 
   template <class Real>

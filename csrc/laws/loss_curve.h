@@ -14,12 +14,17 @@ struct LossCurve : LawDefaults {
   static constexpr const char* kInputNames[] = {"D"};
   static constexpr const char* kTargetName = "L";
   static constexpr const char* kDerivedNames[] = {""};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLog, Coordinate::kLog,
-                                               Coordinate::kLog};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kLog, Coordinate::kLog, Coordinate::kLog};
+    return kinds[i];
+  }
   static constexpr bool kCouplesScale = true;
 
   static constexpr int kLinear = 2, kNonlinear = 1, kGrid = 8;
-  static constexpr int kOwner[] = {1};
+  static constexpr MS_HD int owner(int k) {
+    constexpr int owners[] = {1};
+    return owners[k];
+  }
   static constexpr uint32_t kPositive = 0b11;
 
   template <class Real>

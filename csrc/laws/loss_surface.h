@@ -15,8 +15,11 @@ struct LossSurface : TwoTerms {
   static constexpr const char* kParamNames[] = {"L_inf", "a", "c", "p", "q"};
   static constexpr const char* kInputNames[] = {"S", "B"};
   static constexpr const char* kTargetName = "L";
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLog, Coordinate::kLog, Coordinate::kLog,
-                                               Coordinate::kLog, Coordinate::kLog};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kLog, Coordinate::kLog, Coordinate::kLog,
+                                    Coordinate::kLog, Coordinate::kLog};
+    return kinds[i];
+  }
   static constexpr int kDerived = 2;
   static constexpr const char* kDerivedNames[] = {"B_opt_coefficient", "B_opt_exponent"};
 

@@ -16,13 +16,19 @@ struct NoiseFloor : LawDefaults {
   static constexpr const char* kInputNames[] = {"S"};
   static constexpr const char* kTargetName = "E";
   static constexpr const char* kDerivedNames[] = {"B_opt", "E_min", "S_opt"};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLog, Coordinate::kLogit,
-                                               Coordinate::kLog, Coordinate::kLog};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kLog, Coordinate::kLogit, Coordinate::kLog,
+                                    Coordinate::kLog};
+    return kinds[i];
+  }
   static constexpr bool kAlongRay = true, kLogValue = true, kLogTarget = true;
   static constexpr Residual kDefault = Residual::kRay;
 
   static constexpr int kLinear = 2, kNonlinear = 2, kGrid = 48;
-  static constexpr int kOwner[] = {1, 1};
+  static constexpr MS_HD int owner(int k) {
+    constexpr int owners[] = {1, 1};
+    return owners[k];
+  }
   static constexpr uint32_t kPositive = 0b10;
 
   // x[0] = log B; the anchor (smallest B) bounds B_min.
@@ -85,6 +91,8 @@ struct NoiseFloor : LawDefaults {
     u[2] = theta[2];
     u[3] = theta[3];
   }
+  // Below q = 0.05 the floor is a logarithm in all but name and the parameters run away.
+  static MS_HD double lowest(int i) { return i == 3 ? -3.0 : -700.0; }
   static void derived(const double* p, double* out) {
     const double ratio = p[3] / p[2];
     out[0] = p[1] * std::pow(1 + ratio, 1 / p[3]);

@@ -18,11 +18,17 @@ struct NoiseScaleBase : LawDefaults {
   static constexpr const char* kInputNames[] = {"B"};
   static constexpr const char* kTargetName = "eta";
   static constexpr const char* kDerivedNames[] = {""};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLog, Coordinate::kLog};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kLog, Coordinate::kLog};
+    return kinds[i];
+  }
   static constexpr Residual kDefault = Residual::kLog;
   static constexpr InputKind kInputKind = InputKind::kRatio;
   static constexpr int kLinear = 1, kNonlinear = 1, kGrid = 24;
-  static constexpr int kOwner[] = {0};
+  static constexpr MS_HD int owner(int k) {
+    constexpr int owners[] = {0};
+    return owners[k];
+  }
   static constexpr uint32_t kPositive = 0b1;
 
   template <class Real>

@@ -19,14 +19,20 @@ struct PowerLaw : LawDefaults {
   static constexpr const char* kInputNames[] = {"x1", "x2", "x3", "x4"};
   static constexpr const char* kTargetName = "y";
   static constexpr const char* kDerivedNames[] = {""};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kIdentity, Coordinate::kIdentity,
-                                               Coordinate::kIdentity, Coordinate::kIdentity,
-                                               Coordinate::kIdentity};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kIdentity, Coordinate::kIdentity,
+                                    Coordinate::kIdentity, Coordinate::kIdentity,
+                                    Coordinate::kIdentity};
+    return kinds[i];
+  }
   static constexpr bool kLogValue = true, kLogTarget = true, kCouplesScale = true;
   static constexpr Residual kDefault = Residual::kLog;
 
   static constexpr int kLinear = K + 1, kNonlinear = 0, kGrid = 1;
-  static constexpr int kOwner[] = {0};
+  static constexpr MS_HD int owner(int k) {
+    constexpr int owners[] = {0};
+    return owners[k];
+  }
   static constexpr uint32_t kPositive = 0;
 
   template <class Real>
@@ -51,12 +57,12 @@ struct PowerLaw : LawDefaults {
   }
   static MS_HD void grid(int, const StartContext&, double*) {}
   static MS_HD void to_natural(const double* u, const double* sx, double sy, double* theta) {
-    double log_coefficient = u[0] + std::log(sy);
+    double log_coefficient = u[0] + vlog(sy);
     for (int i = 0; i < K; ++i) {
-      log_coefficient -= u[i + 1] * std::log(sx[i]);
+      log_coefficient -= u[i + 1] * vlog(sx[i]);
       theta[i + 1] = u[i + 1];
     }
-    theta[0] = std::exp(log_coefficient);
+    theta[0] = vexp(log_coefficient);
   }
   static MS_HD void from_natural(const double* theta, const double* sx, double sy, double* u) {
     u[0] = std::log(theta[0] / sy);

@@ -12,6 +12,7 @@
 #include "laws/two_power.h"
 #include "laws/wsd.h"
 
+// A build may bring a law of its own: a header, and a list like the one below.
 #ifdef MEGASCALE_EXTRA_LAW_HEADER
 #include MEGASCALE_EXTRA_LAW_HEADER
 #endif

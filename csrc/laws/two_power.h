@@ -16,13 +16,19 @@ struct TwoPower : LawDefaults {
   static constexpr const char* kInputNames[] = {"S"};
   static constexpr const char* kTargetName = "E";
   static constexpr const char* kDerivedNames[] = {"B_opt", "E_min", "S_opt"};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLog, Coordinate::kLog, Coordinate::kLog,
-                                               Coordinate::kLog};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kLog, Coordinate::kLog, Coordinate::kLog,
+                                    Coordinate::kLog};
+    return kinds[i];
+  }
   static constexpr bool kAlongRay = true, kCouplesScale = true;
   static constexpr Residual kDefault = Residual::kRay;
 
   static constexpr int kLinear = 2, kNonlinear = 2, kGrid = 64;
-  static constexpr int kOwner[] = {0, 1};
+  static constexpr MS_HD int owner(int k) {
+    constexpr int owners[] = {0, 1};
+    return owners[k];
+  }
   static constexpr uint32_t kPositive = 0b11;
 
   template <class Real>

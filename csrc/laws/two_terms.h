@@ -11,7 +11,10 @@ struct TwoTerms : LawDefaults {
   static constexpr int kParams = 5, kInputs = 2;
   static constexpr bool kCouplesScale = true;
   static constexpr int kLinear = 3, kNonlinear = 2, kGrid = 144;
-  static constexpr int kOwner[] = {1, 2};
+  static constexpr MS_HD int owner(int k) {
+    constexpr int owners[] = {1, 2};
+    return owners[k];
+  }
   static constexpr uint32_t kPositive = 0b111;
   // Coordinates: floor, a, c, p, q.
 

@@ -26,15 +26,20 @@ struct Wsd : LawDefaults {
   static constexpr const char* kInputNames[] = {"S"};
   static constexpr const char* kTargetName = "E";
   static constexpr const char* kDerivedNames[] = {"B_min", "B_opt", "B_m1", "B_0", "A_1", "A_0"};
-  static constexpr Coordinate kCoordinate[] = {Coordinate::kLogit, Coordinate::kLog,
-                                               Coordinate::kLog,   Coordinate::kLog,
-                                               Coordinate::kLog,   Coordinate::kLog};
+  static constexpr MS_HD Coordinate coordinate(int i) {
+    constexpr Coordinate kinds[] = {Coordinate::kLogit, Coordinate::kLog, Coordinate::kLog,
+                                    Coordinate::kLog,   Coordinate::kLog, Coordinate::kLog};
+    return kinds[i];
+  }
   static constexpr bool kHasRay = true, kSorted = true, kDesignedStarts = true;
   static constexpr Residual kDefault = Residual::kRay;
   static constexpr InputKind kInputKind = InputKind::kRatio;
 
   static constexpr int kLinear = 2, kNonlinear = 4, kGrid = 1 << 20;
-  static constexpr int kOwner[] = {0, 0, 0, 0};
+  static constexpr MS_HD int owner(int k) {
+    constexpr int owners[] = {0, 0, 0, 0};
+    return owners[k];
+  }
   static constexpr uint32_t kPositive = 0b11;
 
   template <class Real>

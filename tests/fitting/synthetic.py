@@ -53,7 +53,9 @@ def wsd_points(
     return s * factor, e * factor, truth
 
 
-def twelve_batches(problems: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def twelve_batches(
+    problems: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(S, E, S_min, E_min) of classic laws over twelve batch sizes with 1 % noise."""
     rng = np.random.default_rng(seed)
     batch = np.geomspace(1e5, 1e7, 12)
