@@ -136,19 +136,27 @@ def group_of(path: Path, format_name: str, *, join: bool) -> Path:
 
 
 def run_names(groups: Sequence[Path]) -> dict[Path, str]:
-    """A short name for every group: its path below what all of them have in common."""
+    """A short name for every group: its last part where those differ, else its path below what
+    all have in common, without the suffix of a file unless two differ in nothing else.
+    """
     whole = {group: Path(os.path.abspath(group)) for group in groups}
     unique = list(dict.fromkeys(whole.values()))
     common = Path(os.path.commonpath([path.parent for path in unique])) if unique else Path()
-    names = {}
-    for group, path in whole.items():
-        relative = path.relative_to(common)
-        stem = bare(relative.name)
-        if path.is_file() and Path(stem).suffix.lower() in SUFFIXES:
-            stem = Path(stem).stem
-        names[group] = (relative.parent / stem).as_posix()
-    taken: dict[str, Path] = {}
-    for group, name in list(names.items()):
-        if taken.setdefault(name, whole[group]) != whole[group]:  # a.csv beside a.json
-            names[group] = whole[group].relative_to(common).as_posix()
-    return names
+    relative = {path: path.relative_to(common) for path in unique}
+    bared = {path: name.with_name(_stem(path)) for path, name in relative.items()}
+    for names in (
+        {path: name.name for path, name in bared.items()},
+        {path: name.as_posix() for path, name in bared.items()},
+        {path: name.as_posix() for path, name in relative.items()},
+    ):
+        if len(set(names.values())) == len(unique):
+            break
+    return {group: names[path] for group, path in whole.items()}
+
+
+def _stem(path: Path) -> str:
+    """A file's name without the suffixes of its kind and compression; a directory's name."""
+    if not path.is_file():
+        return path.name
+    name = bare(path.name)
+    return Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name

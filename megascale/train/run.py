@@ -10,6 +10,7 @@ import torch
 from megascale import __version__
 from megascale.config import RunConfig, dump_yaml
 from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, found_alike
+from megascale.model.count import count_parameters
 from megascale.model.hf import import_model
 from megascale.plan.flops import device_peak
 from megascale.runs.console import RunConsole
@@ -215,11 +216,16 @@ def _reporter(
                 **config.log.wandb.model_dump(),
             )
         )
+    count = count_parameters(config.model)
     log = RunLog(
         directory.path,
         {
             "name": config.name,
             "config_digest": config.digest(),
+            "total_tokens": config.train.total_tokens,
+            "n_params": count.total,
+            "n_params_active": count.active,
+            "n_params_non_embedding": count.non_embedding,
             "megascale": __version__,
             "torch": torch.__version__,
             "world_size": process.world_size,

@@ -80,7 +80,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         shown = ", ".join(sorted(tags)[:8]) or "no scalars"
         found.note("missing_field", f"no tag is known to be a loss; there are: {shown}")
     else:
-        found.table = pl.concat(table)
+        found.table = pl.concat(table).sort("line", maintain_order=True)
     found.runs = [RunMeta(run="", extra={"tags": sorted(tags)[:100]} if tags else {})]
     return found
 
