@@ -116,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: words after `megascale`; None takes the process's own.
     """
     try:
-        code = app(None if arguments is None else list(arguments), standalone_mode=False)
+        words = None if arguments is None else list(arguments)
+        code = app(words, prog_name="megascale", standalone_mode=False)
     except UserError as error:
         _say(f"megascale: {error}", error.found_by)
         sys.exit(error.exit_code)

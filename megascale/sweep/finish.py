@@ -1,0 +1,246 @@
+"""The answers of a study: tables made from its finished runs, for people and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from megascale.runs.console import duration, short_count
+from megascale.sweep.results import RunResult, Spread, compare
+from megascale.sweep.study import Finish
+from megascale.units import CountError, read_count
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One table of the finish.
+
+    Attributes:
+        title: what it says.
+        columns, rows: texts.
+        notes: lines under it.
+        data: the same as plain JSON types.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    notes: list[str] = field(default_factory=list)
+    data: Any = None
+
+
+def answers(results: Sequence[RunResult], finish: Finish) -> list[Answer]:
+    """Everything the study asks for, the table of all groups first."""
+    found = [comparison(results, finish)]
+    if finish.crossings is not None:
+        found.append(crossings(results, finish.crossings))
+    if finish.optimum is not None:
+        found.append(optimum(results, finish.optimum))
+    if finish.grid is not None:
+        found.append(grid(results, *finish.grid))
+    if finish.fit is not None:
+        from megascale.sweep.tokens_steps import fit_tokens_steps
+
+        found += fit_tokens_steps(results, finish.fit)
+    return found
+
+
+def comparison(results: Sequence[RunResult], finish: Finish) -> Answer:
+    """Every group: losses at the end and at equal tokens, distance to the baseline, tokens to a loss."""
+    groups = compare(results, targets=finish.targets, baseline=finish.baseline)
+    targets = list(groups[0].tokens_to)
+    columns = ["run", "tokens", "steps", "time", "final loss", "at equal tokens"]
+    compared = any(group.against is not None for group in groups)
+    if compared:
+        columns.append("- baseline")
+    columns += [f"tokens to {target:g}" for target in targets]
+    rows = []
+    for group in groups:
+        row = [
+            group.group,
+            short_count(group.tokens),
+            f"{group.steps:,.0f}",
+            duration(group.seconds),
+            group.loss.text(),
+            "-" if group.loss_at_equal is None else group.loss_at_equal.text(),
+        ]
+        if compared:
+            row.append("-" if group.against is None else group.against.text("+.4f"))
+        row += [_tokens(spread) for spread in group.tokens_to.values()]
+        rows.append(tuple(row))
+    kind = "/".join(sorted({result.curve.kind for result in results}))
+    equal = sorted({group.equal_tokens for group in groups})
+    notes = [
+        f"loss: {kind}, nats per token; ± is the standard deviation over "
+        f"{groups[0].loss.count} seeds"
+        if groups[0].loss.count > 1
+        else f"loss: {kind}, nats per token; one seed, so differences carry no error",
+        f"equal tokens: {', '.join(short_count(tokens) for tokens in equal)}",
+    ]
+    if compared:
+        rivals = sorted({group.baseline for group in groups if group.baseline is not None})
+        notes.append(f"baseline: {', '.join(rivals)}; differences are taken seed by seed")
+    data = [group.to_dict() for group in groups]
+    return Answer("Runs compared", tuple(columns), rows, notes, data)
+
+
+def crossings(results: Sequence[RunResult], axis: str) -> Answer:
+    """Where the curve of the next point of an axis comes down through that of the one before."""
+    rows, data = [], []
+    for others, members in _along(results, axis).items():
+        for (small, low), (large, high) in pairwise(members.items()):
+            found = _crossing(low, high)
+            tokens, loss = found if found is not None else (None, None)
+            where = "never" if tokens is None else short_count(round(tokens))
+            if tokens is None and _leads(high, low):
+                where = "before the first point"
+            rows.append(
+                (others or "all", small, large, where, "-" if loss is None else f"{loss:.3f}")
+            )
+            data.append({"of": others, "from": small, "to": large, "tokens": tokens, "loss": loss})
+    notes = ["tokens: from there to the end the second is lower; means over seeds"]
+    columns = ("runs", "first", "second", "tokens", "loss")
+    return Answer(f"Crossings along {axis}", columns, rows, notes, data)
+
+
+def optimum(results: Sequence[RunResult], axis: str) -> Answer:
+    """The best point of a numeric axis: the lowest run, and a parabola in log(value) around it.
+
+    The parabola is Eq. 2 of arXiv 2601.05049 (loss quadratic in the logarithm of the learning
+    rate), through the lowest point and its neighbours.
+    """
+    rows, data = [], []
+    for others, members in _along(results, axis).items():
+        x = np.array([_number(group[0].values[axis]) for group in members.values()])
+        y = np.array([float(np.mean([one.loss for one in group])) for group in members.values()])
+        order = np.argsort(x)
+        x, y = x[order], y[order]
+        best = int(np.argmin(y))
+        vertex = _vertex(x, y, best)
+        at_edge = best in (0, len(x) - 1)
+        rows.append(
+            (
+                others or "all",
+                f"{x[best]:.4g}",
+                f"{y[best]:.4f}",
+                "-" if vertex is None else f"{vertex:.4g}",
+                "at the edge of the grid: widen it" if at_edge else "",
+            )
+        )
+        data.append(
+            {
+                "of": others,
+                "best": x[best],
+                "loss": y[best],
+                "parabola": vertex,
+                "at_edge": at_edge,
+            }
+        )
+    columns = ("runs", f"best {axis}", "final loss", "parabola's optimum", "")
+    return Answer(f"Best {axis}", columns, rows, data=data)
+
+
+def grid(results: Sequence[RunResult], down: str, across: str) -> Answer:
+    """Final losses as a table of two axes, the lowest marked."""
+    rows, data = [], []
+    by_others: dict[str, list[RunResult]] = {}
+    for result in results:
+        by_others.setdefault(_others(result, {down, across}), []).append(result)
+    labels_across = list(dict.fromkeys(result.point[across] for result in results))
+    for others, members in by_others.items():
+        cells: dict[tuple[str, str], list[float]] = {}
+        for result in members:
+            cells.setdefault((result.point[down], result.point[across]), []).append(result.loss)
+        mean = {place: float(np.mean(losses)) for place, losses in cells.items()}
+        lowest = min(mean, key=lambda place: mean[place])
+        for label in dict.fromkeys(result.point[down] for result in members):
+            row = [f"{others} {label}".strip()]
+            for column in labels_across:
+                value = mean.get((label, column))
+                mark = " *" if (label, column) == lowest else ""
+                row.append("-" if value is None else f"{value:.4f}{mark}")
+            rows.append(tuple(row))
+        data += [
+            {"of": others, down: place[0], across: place[1], "loss": loss}
+            for place, loss in mean.items()
+        ]
+    notes = ["* the lowest; - a run that is missing"]
+    return Answer(f"Final loss, {down} by {across}", (down, *labels_across), rows, notes, data)
+
+
+def _tokens(spread: Spread | None) -> str:
+    if spread is None:
+        return "not reached"
+    text = short_count(round(spread.mean))
+    if spread.deviation is None:
+        return text
+    return f"{text} ± {100 * spread.deviation / spread.mean:.0f} %"
+
+
+def _others(result: RunResult, axes: set[str]) -> str:
+    labels = [label for axis, label in result.point.items() if axis not in axes]
+    return " ".join(filter(None, [result.arm, *labels]))
+
+
+def _along(results: Sequence[RunResult], axis: str) -> dict[str, dict[str, list[RunResult]]]:
+    """Runs by everything but the axis, then by their point on it."""
+    found: dict[str, dict[str, list[RunResult]]] = {}
+    for result in results:
+        members = found.setdefault(_others(result, {axis}), {})
+        members.setdefault(result.point[axis], []).append(result)
+    return found
+
+
+def _mean_curve(members: Sequence[RunResult], at: np.ndarray) -> np.ndarray:
+    curves = [np.interp(np.log(at), np.log(one.curve.tokens), one.curve.loss) for one in members]
+    return np.mean(curves, axis=0)
+
+
+def _lead(
+    low: Sequence[RunResult], high: Sequence[RunResult]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Common token counts, how far `high` is below `low` there, and the loss of `low`."""
+    members = [*low, *high]
+    first = max(one.curve.tokens[0] for one in members)
+    last = min(one.curve.tokens[-1] for one in members)
+    tokens = np.unique(np.concatenate([one.curve.tokens for one in members]))
+    tokens = tokens[(tokens >= first) & (tokens <= last)]
+    loss = _mean_curve(low, tokens)
+    return tokens, loss - _mean_curve(high, tokens), loss
+
+
+def _crossing(low: Sequence[RunResult], high: Sequence[RunResult]) -> tuple[float, float] | None:
+    """Tokens and loss from which on `high` stays below `low`; None where it never was above."""
+    tokens, lead, loss = _lead(low, high)
+    above = np.flatnonzero(lead <= 0)
+    if len(above) == 0 or above[-1] == len(lead) - 1:
+        return None
+    at = int(above[-1])
+    share = lead[at] / (lead[at] - lead[at + 1])
+    x = np.log(tokens)
+    place = x[at] + share * (x[at + 1] - x[at])
+    return float(np.exp(place)), float(np.interp(place, x, loss))
+
+
+def _leads(high: Sequence[RunResult], low: Sequence[RunResult]) -> bool:
+    return bool((_lead(low, high)[1] > 0).all())
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(read_count(value))
+    except CountError:
+        return float(value)
+
+
+def _vertex(x: np.ndarray, y: np.ndarray, best: int) -> float | None:
+    """Optimum of the parabola through the lowest point and its neighbours; None at an edge."""
+    if not 0 < best < len(x) - 1:
+        return None
+    near = slice(best - 1, best + 2)
+    square, slope, _ = np.polyfit(np.log(x[near]), y[near], 2)
+    return float(np.exp(-slope / (2 * square))) if square > 0 else None

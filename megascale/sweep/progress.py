@@ -1,0 +1,96 @@
+"""How far a run is, from the end of its log; and whether it is finished, or another run."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megascale.config import RunConfig
+from megascale.errors import RunError
+from megascale.runs.log import METRICS_FILE, read_run
+from megascale.runs.summary import summarize
+from megascale.train.checks import run_path, saved_form
+from megascale.train.rundir import CONFIG_DATA_FILE, flatten, run_began
+
+TAIL_BYTES = 16384
+PLACES = ("name", "output_dir")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The last record of a run's log.
+
+    Attributes:
+        tokens: consumed tokens; 0 before the first record.
+        loss: nats per token.
+        tokens_per_second: of the last interval.
+    """
+
+    tokens: int = 0
+    loss: float | None = None
+    tokens_per_second: float | None = None
+
+
+def read_progress(path: Path) -> Progress:
+    """Where the run in a directory is, by reading only the end of its log."""
+    try:
+        with open(path / METRICS_FILE, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
+            lines = file.read().split(b"\n")
+    except OSError:
+        return Progress()
+    for line in reversed(lines):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and "tokens" in record and "loss" in record:
+            loss = record["loss"]
+            return Progress(
+                record["tokens"],
+                None if loss is None else float(loss),
+                record.get("tokens_per_second"),
+            )
+    return Progress()
+
+
+def is_finished(config: RunConfig) -> bool:
+    """Whether the run's directory holds it whole: its last attempt ended with exit code 0."""
+    path = run_path(config)
+    if not (path / METRICS_FILE).is_file():
+        return False
+    summary = summarize(read_run(path))
+    return summary.exit_code == 0 and summary.tokens == config.train.total_tokens
+
+
+def check_same_run(config: RunConfig) -> None:
+    """Check that a directory with a run in it holds the run that is planned.
+
+    Stricter than resuming: a study's run that changed its batch half way answers nothing.
+
+    Raises:
+        RunError: it was begun with another config; the keys are named.
+    """
+    path = run_path(config)
+    if not run_began(path):
+        return
+    try:
+        saved: Any = json.loads((path / CONFIG_DATA_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError.of("run directory", str(path), f"cannot be read: {error}") from None
+    old, new = flatten(saved), flatten(json.loads(json.dumps(saved_form(config))))
+    changed = [
+        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key not in PLACES
+    ]
+    if changed:
+        raise RunError.of(
+            "run directory",
+            str(path),
+            f"holds a run of another config ({'; '.join(changed[:6])}"
+            f"{', ...' if len(changed) > 6 else ''}); choose another --output, or remove it",
+        )
