@@ -15,11 +15,13 @@ from megascale.runs.table import LoadedRun, RunTable
 PROBLEM = "problem"
 NOTE = "note"
 
-SPIKE_WINDOW = 64
-"""Rows before a row whose median and spread say what is usual."""
+SPIKE_LEVEL_ROWS = 16
+"""Rows before a row whose median is the level it is held against."""
+SPIKE_SPREAD_ROWS = 64
+"""Rows before a row that say how far from that level rows usually are."""
 SPIKE_SPREADS = 8.0
 SPIKE_LEAST = 0.1
-"""A spike exceeds the median by that many robust standard deviations and that many nats."""
+"""A spike exceeds the usual by that many robust standard deviations and that many nats."""
 COARSE_STEP = 5e-3
 """Losses that are all multiples of such a step are too coarse for a fit (nats per token)."""
 COARSE_LEAST_ROWS = 8
@@ -173,18 +175,26 @@ def _coarse(rows: pl.DataFrame) -> Iterator[Part]:
                 break
 
 
+def _usual(column: str, rows: int) -> pl.Expr:
+    """The median of the rows before."""
+    return pl.col(column).rolling_median(rows, min_samples=rows // 4).shift()
+
+
 def _spikes(train: pl.DataFrame) -> Iterator[Part]:
     known = train.filter(pl.col("loss").is_not_null())
-    if known.height <= SPIKE_WINDOW // 4:
+    if known.height <= SPIKE_LEVEL_ROWS:
         return
-    least = SPIKE_WINDOW // 4
-    usual = pl.col("loss").rolling_median(SPIKE_WINDOW, min_samples=least).shift()
-    known = known.with_columns(usual=usual)
-    spread = (pl.col("loss") - pl.col("usual")).abs()
-    spread = 1.4826 * spread.rolling_median(SPIKE_WINDOW, min_samples=least).shift()
-    over = pl.col("loss") - pl.col("usual")
-    high = known.with_columns(over=over).with_columns(
-        high=((over > SPIKE_SPREADS * spread) & (over > SPIKE_LEAST)).fill_null(False)
+    lag = pl.col("loss") - _usual("loss", SPIKE_LEVEL_ROWS)  # below zero while the loss falls
+    over = pl.col("lag") - _usual("lag", SPIKE_SPREAD_ROWS)
+    spread = 1.4826 * _usual("deviation", SPIKE_SPREAD_ROWS)
+    high = (
+        known.with_columns(lag=lag)
+        .with_columns(over=over)
+        .with_columns(deviation=pl.col("over").abs())
+        .with_columns(
+            high=((pl.col("over") > SPIKE_SPREADS * spread) & (pl.col("over") > SPIKE_LEAST))
+        )
+        .with_columns(pl.col("high").fill_null(False))
     )
     flags = high["high"].to_numpy()
     begins = np.flatnonzero(flags & ~np.concatenate(([False], flags[:-1])))
@@ -193,7 +203,7 @@ def _spikes(train: pl.DataFrame) -> Iterator[Part]:
         row = high.slice(int(begin), length).sort("over").row(-1, named=True)
         at = f"step {row['step']:,}" if row["step"] is not None else "an unknown step"
         message = (
-            f"a spike to {row['loss']:.4g} at {at}, {row['over']:.3g} above the median before, "
+            f"a spike to {row['loss']:.4g} at {at}, {row['over']:.3g} above what came before, "
             f"{length:,} rows long"
         )
         yield NOTE, "spike", message, row["source"], row["line"]

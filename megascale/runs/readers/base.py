@@ -236,8 +236,7 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
     bad = read.table.filter(pl.col("loss").is_finite().not_())
     if bad.height:
         read.note("nonfinite_loss", f"{bad.height} losses are not finite", bad["line"][0] or 0)
-    stated = options.seq_length
-    lengths = {meta.run: stated or meta.seq_length for meta in read.runs}
+    lengths = {meta.run: options.seq_length or meta.seq_length for meta in read.runs}
     for meta in read.runs:
         meta.seq_length = lengths[meta.run]
     only = next(iter(lengths.values())) if len(lengths) == 1 else None
@@ -246,30 +245,30 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
         for name in ("loss", "lr", "grad_norm")
     )
     if len(set(lengths.values())) <= 1:
-        seq = pl.lit(stated or only, pl.Int64)
+        seq = pl.lit(options.seq_length or only, pl.Int64)
     else:
         seq = pl.col("run").replace_strict(lengths, default=None, return_dtype=pl.Int64)
-    batch_samples = pl.coalesce("batch_samples", pl.lit(options.batch_samples, pl.Int64))
-    batch_tokens = pl.coalesce(
-        "batch_tokens", pl.lit(options.batch_tokens, pl.Int64), product(batch_samples, seq)
-    )
+
+    def stated(name: str, value: int | None, factor: pl.Expr | None = None) -> pl.Expr:
+        """The user's word, where the log is silent from beginning to end."""
+        silent = table[name].null_count() == table.height
+        word = pl.lit(value if silent else None, pl.Int64)
+        return word if factor is None else product(factor, word)
+
+    step = pl.col("step")
+    samples = stated("samples", options.batch_samples, step)
+    tokens = stated("tokens", options.batch_tokens, step)
+    batch_samples = pl.coalesce("batch_samples", stated("batch_samples", options.batch_samples))
+    batch_tokens = pl.coalesce("batch_tokens", stated("batch_tokens", options.batch_tokens))
     table = table.with_columns(
         batch_samples=pl.coalesce(batch_samples, divided(batch_tokens, seq)),
-        batch_tokens=batch_tokens,
+        batch_tokens=pl.coalesce(batch_tokens, product(batch_samples, seq)),
     )
     table = table.with_columns(
-        samples=pl.coalesce(
-            "samples",
-            divided(pl.col("tokens"), seq),
-            product(pl.col("step"), pl.lit(options.batch_samples, pl.Int64)),
-        ),
+        samples=pl.coalesce("samples", divided(pl.col("tokens"), seq), samples)
     )
     table = table.with_columns(
-        tokens=pl.coalesce(
-            "tokens",
-            product(pl.col("samples"), seq),
-            product(pl.col("step"), pl.lit(options.batch_tokens, pl.Int64)),
-        )
+        tokens=pl.coalesce("tokens", product(pl.col("samples"), seq), tokens)
     )
     if options.loss_kind is not None:
         train = pl.col("loss_kind").is_in([INTERVAL_MEAN, INSTANTANEOUS, EMA])

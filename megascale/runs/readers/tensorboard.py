@@ -56,7 +56,7 @@ class Series:
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read losses, and what lies on the same steps: learning rate, batch, norm, token axis."""
     found = FileRead(source.path, NAME)
-    tags = _scalars(source.data, found)
+    tags = scalars_of(source.data, found)
     table = []
     loss_tag = fields.find("loss", tags)
     rate = _beside(tags, fields.find("lr", tags), "lr")
@@ -156,7 +156,8 @@ def _exact_axis(frame: pl.DataFrame, tag: str, unit: str, found: FileRead) -> pl
     return frame.with_columns(_whole(pl.col(unit)).alias(unit))
 
 
-def _scalars(data: bytes, found: FileRead) -> dict[str, Series]:
+def scalars_of(data: bytes, found: FileRead) -> dict[str, Series]:
+    """Every scalar of an event file, by tag; damaged records are reported in `found`."""
     tags: dict[str, Series] = {}
     for number, event in _records(data, found):
         try:

@@ -115,10 +115,13 @@ def test_files_that_are_cut_or_packed(tmp_path_factory, case, packing, cut, in_t
     folder = tmp_path_factory.mktemp("fuzz")
     path = folder / f"run.log{packing}"
     path.write_bytes(data[: max(0, len(data) - cut)])
+    message = ""
     try:
         loaded = load_runs(folder if in_tree else path, cache=False)
     except DataError as error:
-        assert str(path) in str(error) or str(folder) in str(error)
+        message = str(error)
+    if message:
+        assert str(folder) in message
         return
     assert dict(loaded.table.schema) == SCHEMA
     assert loaded.table["run"].null_count() == 0

@@ -58,8 +58,9 @@ DIALECTS = {
     "learning rate: 1.5E-4 | lm loss value: 1.210588E+01 | \r\n",
     "pairs": " iteration 10/1000 | consumed samples: 40 | elapsed time per iteration (ms): "
     "2701.3/2712.7 | learning rate: 1.5E-4 | lm loss: 1.210588E+01 |\n",
-    "rate first": " samples/sec: 51.2 | iteration       10/  1000 | elapsed time per iteration (ms):"
-    " 5.1 | learning rate: 1.500E-04 | lm_loss: 1.210588E+01 | number of skipped iterations: 0 |\n",
+    "rate first": " samples/sec: 51.2 | iteration       10/  1000 | elapsed time per "
+    "iteration (ms): 5.1 | learning rate: 1.500E-04 | lm_loss: 1.210588E+01 | "
+    "number of skipped iterations: 0 |\n",
 }
 
 

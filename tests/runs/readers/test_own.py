@@ -40,8 +40,12 @@ MESS = st.lists(
             lambda step: json.dumps({"resumed_at_step": step, "resumed_at_tokens": step * 1000})
         ),
         st.sampled_from(
-            ["", "{", "[1]", "null", "12", json.dumps(record(3) | {"step": "4"}), '{"loss": 1}']
-            + [json.dumps(record(5, tokens=1.5)), json.dumps(record(2, loss=None)), "\ufffd"]
+            [
+                *("", "{", "[1]", "null", "12", '{"loss": 1}', "\ufffd"),
+                json.dumps(record(3) | {"step": "4"}),
+                json.dumps(record(5, tokens=1.5)),
+                json.dumps(record(2, loss=None)),
+            ]
         ),
     ),
     max_size=40,
