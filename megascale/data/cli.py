@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,13 +72,16 @@ def prepare(
     from megascale.data.prepare import prepare as run
 
     console = Console(stderr=True)
-    with ProgressBar(
+    bar = ProgressBar(
         TextColumn("tokenizing"), BarColumn(), DownloadColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[tokens]:,} tokens"), console=console,
-    ) as bar:  # fmt: skip
+    )  # fmt: skip
+    with ExitStack() as drawn:
         task = bar.add_task("tokenizing", total=None, tokens=0)
 
         def show(at: Progress) -> None:
+            if not bar.live.is_started:  # no bar above the message of an input refused at once
+                drawn.enter_context(bar)
             bar.update(task, completed=at.input_bytes, total=at.total_input_bytes, tokens=at.tokens)
 
         done = run(
