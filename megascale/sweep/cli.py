@@ -93,6 +93,7 @@ def _run(
     at: StudyAt, plans: Sequence[RunPlan], folder: Path, workers: int | None, as_json: bool
 ) -> int:
     from megascale.errors import EXIT_INTERRUPTED
+    from megascale.runs.log import json_value
     from megascale.sweep.display import Display
     from megascale.sweep.finish import answers
     from megascale.sweep.prepare import check_machine, prepare_runs
@@ -111,7 +112,7 @@ def _run(
         found: list[Answer] = []
         if done and code != EXIT_INTERRUPTED:
             found = answers(read_results(done), at.finish)
-        result = _result(at, runner, found, code)
+        result = json_value(_result(at, runner, found, code))
         (folder / "sweep" / "results.json").write_text(json.dumps(result, indent=2) + "\n")
     if as_json:
         typer.echo(json.dumps(result, indent=2))

@@ -50,7 +50,7 @@ def answers(results: Sequence[RunResult], finish: Finish) -> list[Answer]:
 
 
 def comparison(results: Sequence[RunResult], finish: Finish) -> Answer:
-    """Every group: losses at the end and at equal tokens, distance to the baseline, tokens to a loss."""
+    """Each group: loss at the end and at equal tokens, against the baseline; tokens to a loss."""
     groups = compare(results, targets=finish.targets, baseline=finish.baseline)
     targets = list(groups[0].tokens_to)
     columns = ["run", "tokens", "steps", "time", "final loss", "at equal tokens"]

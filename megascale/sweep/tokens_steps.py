@@ -86,9 +86,11 @@ def _fit_one(
     values: dict[str, float] = {}
     for name in COLUMNS[2:6]:
         try:
-            values[name] = float(np.ravel(result[name])[0])
+            value = float(np.ravel(result[name])[0])
         except (KeyError, FitError):
             continue
+        if np.isfinite(value):
+            values[name] = value
     values["rms log"] = float(result.rms[0])
     note = "" if bool(result.converged[0]) else "not converged"
     return _row(target, law, values, note), facts | values | {"converged": not note}
