@@ -124,9 +124,12 @@ class Source:
     complete: bool = True
 
 
+_EMPTY = pl.DataFrame(schema=SCHEMA)
+
+
 def empty_table() -> pl.DataFrame:
     """No rows, all columns."""
-    return pl.DataFrame(schema=SCHEMA)
+    return _EMPTY.clone()
 
 
 @dataclass(slots=True)

@@ -10,6 +10,8 @@ import polars as pl
 
 WIDTH = 28
 """Columns a line may have; what stands beyond is dropped."""
+SMALL_BYTES = 2**18
+"""Up to this size lines are cut one by one: starting the vectorised parser takes longer."""
 
 
 @dataclass(slots=True)
@@ -76,25 +78,29 @@ class Lines:
         names = [f"c{index}" for index in range(WIDTH)]
         wanted = [names[index] for index in columns]
         frame = None
-        try:
-            frame = pl.read_csv(
-                self.chunk,
-                columns=list(columns),
-                separator=separator,
-                has_header=False,
-                quote_char=None,
-                schema=dict.fromkeys(names, pl.String),
-                extra_columns="ignore",
-                missing_columns="insert",
-                encoding="utf8-lossy",
-            )
-        except pl.exceptions.PolarsError:  # nothing in it, or bytes that are no text
-            frame = None
+        if len(self.chunk) > SMALL_BYTES:
+            try:
+                frame = pl.read_csv(
+                    self.chunk,
+                    columns=list(columns),
+                    separator=separator,
+                    has_header=False,
+                    quote_char=None,
+                    schema=dict.fromkeys(names, pl.String),
+                    extra_columns="ignore",
+                    missing_columns="insert",
+                    encoding="utf8-lossy",
+                )
+            except pl.exceptions.PolarsError:  # bytes that are no text
+                frame = None
         if frame is None or frame.height != len(self):
-            text = self.chunk.decode("utf-8", "replace").split("\n")[: len(self)]
-            pieces = pl.Series("line", text, pl.String).str.split(separator)
-            frame = pieces.list.to_struct(fields=names).struct.unnest().select(wanted)
-            frame = frame.select(pl.when(pl.col(name) != "").then(name) for name in wanted)
+            lines = self.chunk.decode("utf-8", "replace").split("\n")[: len(self)]
+            pieces = [line.split(separator) for line in lines]
+            cells = {
+                name: [line[at] or None if at < len(line) else None for line in pieces]
+                for at, name in zip(columns, wanted, strict=True)
+            }
+            frame = pl.DataFrame(cells, schema=dict.fromkeys(wanted, pl.String))
         return frame.with_columns(index=pl.int_range(frame.height, dtype=pl.Int64))
 
     def subset(self, index: np.ndarray) -> Lines:

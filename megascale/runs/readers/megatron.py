@@ -8,6 +8,7 @@ times the batch, which is the one at print time.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -80,6 +81,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     return found
 
 
+@functools.cache
 def _no_rows() -> pl.DataFrame:
     counts = dict.fromkeys(("line", "step", *_COUNTS), pl.Int64)
     rates = dict.fromkeys((*_RATES, "loss"), pl.Float64)
@@ -149,17 +151,14 @@ def _read_layout(lines: Lines, rows: pl.DataFrame, layout: Layout, found: FileRe
         **{key: layout.text(key) for key in _READ},
         shown_loss=layout.text(loss_key),
     )
-    values = shown.select(
-        "line",
-        *(pl.col(key).cast(pl.Int64, strict=False) for key in ("step", *_COUNTS)),
-        *(pl.col(key).cast(pl.Float64, strict=False) for key in _RATES),
-        pl.col("shown_loss").cast(pl.Float64, strict=False).alias("loss"),
-        "shown_loss",
-    )
-    wrong = values["step"].is_null()
-    for key in _READ:
-        wrong |= values[key].is_null() & shown[key].is_not_null()
-    wrong |= values["loss"].is_null() & shown["shown_loss"].is_not_null()
+    read = {key: pl.col(key).cast(pl.Int64, strict=False) for key in ("step", *_COUNTS)}
+    read |= {key: pl.col(key).cast(pl.Float64, strict=False) for key in _RATES}
+    read["loss"] = pl.col("shown_loss").cast(pl.Float64, strict=False)
+    unread = [read["step"].is_null(), read["loss"].is_null() & pl.col("shown_loss").is_not_null()]
+    unread += [read[key].is_null() & pl.col(key).is_not_null() for key in _READ]
+    values = shown.select("line", **read, shown_loss="shown_loss", wrong=pl.any_horizontal(unread))
+    wrong = values["wrong"]
+    values = values.drop("wrong")
     closed = pl.Series(lines.closed(rows["index"].to_numpy(), ord("|")))
     whole = _distinct(layout)
     good = closed & ~wrong if whole else pl.repeat(False, rows.height, eager=True)
@@ -225,6 +224,7 @@ def _with_tokens(rows: pl.DataFrame, seq: int | None, found: FileRead) -> pl.Dat
     return rows
 
 
+@functools.cache
 def _no_validations() -> pl.DataFrame:
     kinds = {"line": pl.Int64, "step": pl.Int64, "loss": pl.Float64, "name": pl.String}
     return pl.DataFrame(schema=kinds)
