@@ -22,6 +22,7 @@ app = typer.Typer(
     help="Prepare and inspect token files.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -42,7 +43,13 @@ Workers = Annotated[
 ]
 
 
-@app.command()
+@app.command(
+    epilog="""Examples:
+
+  megascale data prepare corpus/*.jsonl.gz --tokenizer tokenizer.json -o data/corpus
+
+  megascale data prepare notes/ --document line --tokenizer tokenizer.json -o data/notes"""
+)
 def prepare(
     inputs: Annotated[
         list[Path],
@@ -117,7 +124,7 @@ def prepare(
         )
 
 
-@app.command()
+@app.command(epilog="Example:  megascale data default -o .cache/default-corpus")
 def default(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
     workers: Workers = None,
@@ -140,7 +147,9 @@ def default(
         typer.echo(f"  {name:<11}{tokens:>12,} tokens")
 
 
-@app.command()
+@app.command(
+    epilog="Example:  megascale data inspect data/corpus --tokenizer tokenizer.json --verify"
+)
 def inspect(
     prefix: Annotated[Path, typer.Argument(metavar="PREFIX", help="Path without .bin or .idx.")],
     tokenizer: Annotated[

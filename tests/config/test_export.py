@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -62,11 +60,3 @@ def test_schema_takes_partial_files_with_bases_and_presets() -> None:
         "batch": {"schedule": {"0": "2M", "125B": "4M"}},
     }
     jsonschema.validate(good, json.loads(schema_text()))
-
-
-def test_config_schedule_and_laws_need_no_torch() -> None:
-    program = (
-        "import sys; sys.modules['torch'] = None\n"
-        "import megascale.config.export, megascale.schedule.from_config, megascale.laws.lawfile"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)

@@ -163,15 +163,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert int(done.stdout) < 0.1 * 1024 * 1024
 
 
-def test_fitting_does_not_import_torch() -> None:
-    code = """
-import sys
-import megascale.fitting, megascale.fitting.cli
-assert "torch" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
     s, e, *_ = twelve_batches(3, 1)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -245,13 +243,3 @@ def test_every_law_is_in_the_document(repository: Path) -> None:
         row = next(line for line in text.splitlines() if line.startswith(f"| `{law.key}` |"))
         for said in (law.formula, law.arxiv, law.certainty, law.source, law.fitted.text):
             assert said in row, (law.key, said)
-
-
-def test_no_torch_is_needed() -> None:
-    program = (
-        "import sys; sys.modules['torch'] = None\n"
-        "import megascale.laws.recommend_tables, megascale.laws.cli, megascale.schedule.cli\n"
-        "import megascale.schedule.tables, megascale.schedule.export, megascale.runs.compare_cli\n"
-        "import megascale.runs.compare, megascale.report.compare_figure"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True)
