@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from megascale.errors import ConfigError, LayoutError, UserError
+from megascale.errors import ConfigError, LayoutError, RunError, UserError
+from megascale.train.rundir import disk_error
 
 Result = TypeVar("Result")
 
@@ -190,6 +193,52 @@ def on_first(process: Process, action: Callable[[], Result]) -> Result | None:
         failure.found_by = "run"
         raise failure
     return result
+
+
+def check_shared(process: Process, folder: Path, *, seconds: float = 60.0) -> None:
+    """Check that all nodes see the directory that rank 0 writes to. Collective.
+
+    Without that the other nodes' parts of every checkpoint would be missing.
+
+    Args:
+        folder: made by rank 0.
+        seconds: how long a network file system may take to show a new file.
+
+    Raises:
+        RunError: on every rank, naming the hosts that look at another directory.
+    """
+    if process.world_size == process.local_world_size:
+        return
+    marker = on_first(process, lambda: _mark(folder))
+    box = [marker]
+    dist.broadcast_object_list(box, src=0)
+    seen = folder / str(box[0])
+    until = time.monotonic() + seconds
+    while not seen.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    found: list[Any] = [None] * process.world_size
+    dist.all_gather_object(found, None if seen.exists() else socket.gethostname())
+    if process.is_main:
+        seen.unlink()
+    blind = sorted({host for host in found if host is not None})
+    if blind:
+        error = RunError.of(
+            "output_dir",
+            str(folder.parent),
+            f"must be one directory for all nodes; {', '.join(blind)} cannot see what rank 0 "
+            "writes there. Choose one on a shared file system",
+        )
+        error.found_by = "run"
+        raise error
+
+
+def _mark(folder: Path) -> str:
+    name = f".seen-{uuid.uuid4().hex}"
+    try:
+        (folder / name).touch()
+    except OSError as failure:
+        raise disk_error("run directory", folder, failure) from failure
+    return name
 
 
 def stop_process() -> None:

@@ -38,6 +38,7 @@ from megascale.train.checks import (
 from megascale.train.distributed import (
     Process,
     agree_on_config,
+    check_shared,
     on_first,
     start_process,
     stop_process,
@@ -73,6 +74,7 @@ def run(
     agree_on_config(process, config.digest())
     directory = on_first(process, lambda: RunDirectory(run_path(config)))
     try:
+        check_shared(process, run_path(config))
         with SignalFlags() as signals:
             code = _run(config, process, directory, signals, branch_from, allow_changed)
     finally:
