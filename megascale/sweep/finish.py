@@ -70,7 +70,7 @@ def comparison(results: Sequence[RunResult], finish: Finish) -> Answer:
         ]
         if compared:
             row.append("-" if group.against is None else group.against.text("+.4f"))
-        row += [_tokens(spread) for spread in group.tokens_to.values()]
+        row += ["-" if group.branch else _tokens(spread) for spread in group.tokens_to.values()]
         rows.append(tuple(row))
     kind = "/".join(sorted({result.curve.kind for result in results}))
     equal = sorted({group.equal_tokens for group in groups})

@@ -113,6 +113,7 @@ class GroupResult:
 
     Attributes:
         group: arm and axis points.
+        branch: whether its runs start from others' checkpoints.
         tokens: at the end.
         steps, seconds: means over seeds.
         loss: at the end.
@@ -124,6 +125,7 @@ class GroupResult:
     """
 
     group: str
+    branch: bool
     tokens: int
     steps: float
     seconds: float
@@ -209,6 +211,7 @@ def compare(
         compared.append(
             GroupResult(
                 group=name,
+                branch=branch,
                 tokens=members[0].tokens,
                 steps=float(np.mean([member.steps for member in members])),
                 seconds=float(np.mean([member.seconds for member in members])),
