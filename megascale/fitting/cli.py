@@ -1,15 +1,50 @@
-"""`megascale fit`: fit one law to the points of a table."""
+"""`megascale fit`: fit one law to the points of a table, or to run logs."""
 
 from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from megascale.errors import EXIT_DONE, EXIT_FIT, FitError
+
+TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
+LOGS = "From run logs"
+"""Panel of the help that holds the options for logs."""
+
+
+class NKind(StrEnum):
+    """Which parameters N counts."""
+
+    total = "total"
+    active = "active"
+    non_embedding = "non_embedding"
+    active_non_embedding = "active_non_embedding"
+
+
+class Method(StrEnum):
+    """How tokens to a loss are cut from a curve."""
+
+    local = "local"
+    first = "first"
+
+
+class Phase(StrEnum):
+    """Which records count."""
+
+    stable = "stable"
+    all = "all"
+
+
+class Form(StrEnum):
+    """Form of a batch law's file."""
+
+    power = "power"
+    loglog_table = "loglog_table"
 
 
 def read_table(path: Path) -> Any:
@@ -77,8 +112,20 @@ def _names(text: str | None) -> list[str]:
 
 
 def fit_command(
-    points: Annotated[Path, typer.Argument(help="Table: .csv, .tsv, .parquet or .jsonl.")],
-    law: Annotated[str, typer.Option(help="Law to fit; --law list shows them.")] = "wsd",
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="PATH...",
+            help="A table of points (.csv, .tsv, .parquet, .jsonl), or run logs of any format.",
+        ),
+    ],
+    law: Annotated[
+        str,
+        typer.Option(
+            help="Law to fit; --law list shows them. From logs: auto, wsd, two_power, noise_floor, "
+            "loss_surface or learning_rate."
+        ),
+    ] = "wsd",
     x: Annotated[str, typer.Option("--x", help="Input column, or several with commas.")] = "S",
     y: Annotated[str, typer.Option("--y", help="Target column.")] = "E",
     group: Annotated[
@@ -104,14 +151,82 @@ def fit_command(
     seed: Annotated[int, typer.Option(help="Of the bootstrap draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Also write the result: .json, .csv or .parquet.")
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            help="Also write: .json, a law file where the law gives a batch or a learning rate "
+            "(else the fit's result); .csv or .parquet, the fit's result.",
+        ),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the law file; default the output's.", rich_help_panel=LOGS),
+    ] = None,
+    targets: Annotated[
+        str,
+        typer.Option(
+            help="How many target losses, or the losses with commas.", rich_help_panel=LOGS
+        ),
+    ] = "8",
+    method: Annotated[
+        Method,
+        typer.Option(help="Tokens to a loss: local power law or first.", rich_help_panel=LOGS),
+    ] = Method.local,
+    smooth: Annotated[
+        str, typer.Option(help="Smoothing window: 5%, 2M or none.", rich_help_panel=LOGS)
+    ] = "5%",
+    phase: Annotated[
+        Phase,
+        typer.Option(help="Records at the peak learning rate, or all.", rich_help_panel=LOGS),
+    ] = Phase.stable,
+    losses: Annotated[
+        str,
+        typer.Option(help="auto, train, validation or validation:SET.", rich_help_panel=LOGS),
+    ] = "auto",
+    params: Annotated[
+        str | None,
+        typer.Option(help="N of runs whose logs do not say, as in 1.2B.", rich_help_panel=LOGS),
+    ] = None,
+    n_kind: Annotated[
+        NKind, typer.Option(help="Which parameters N counts.", rich_help_panel=LOGS)
+    ] = NKind.non_embedding,
+    form: Annotated[
+        Form, typer.Option(help="Of the batch law in the file.", rich_help_panel=LOGS)
+    ] = Form.power,
+    format: Annotated[
+        str | None,
+        typer.Option(help="Read every log as this format.", rich_help_panel=LOGS),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(help="For logs in tables: OUR=THEIRS. Repeat.", rich_help_panel=LOGS),
+    ] = None,
+    seq_length: Annotated[
+        int | None,
+        typer.Option(help="Tokens per sample, where no log says.", rich_help_panel=LOGS),
+    ] = None,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(help="Constant global batch in tokens.", rich_help_panel=LOGS),
+    ] = None,
+    batch_samples: Annotated[
+        int | None,
+        typer.Option(help="Constant global batch in samples.", rich_help_panel=LOGS),
+    ] = None,
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join", help="The files of one directory are one run.", rich_help_panel=LOGS
+        ),
+    ] = False,
 ) -> None:
-    """Fit one law to every group of points of a table.
+    """Fit one law to every group of points of a table, or a law of batch or LR to run logs.
 
     Exits with 0 when every problem converged, with 7 when one did not or a point is bad.
     """
     from megascale import fitting
+    from megascale.laws import fit_cli
 
     if law == "list":
         typer.echo("\n".join(fitting.law_names()))
@@ -124,13 +239,39 @@ def fit_command(
         chosen: int | str = int(starts)
     else:
         chosen = starts
-    frame = read_table(points)
-    columns = _names(x)
+    inputs = _names(x)
+    logs_stated = format is not None or columns is not None
+    if logs_stated or not fit_cli.are_points(paths, inputs, y, TABLES):
+        from megascale.laws.fit_logs import LogOptions
+        from megascale.laws.from_points import Naming
+        from megascale.runs.cli import load_logs, read_options
+        from megascale.units import parse_count
+
+        options = LogOptions(
+            targets=fit_cli.parse_targets(targets),
+            method=method.value,
+            window=fit_cli.parse_window(smooth),
+            phase=phase.value,
+            losses=losses,
+            n_params=None if params is None else parse_count(params, "--params"),
+            form=form.value,
+            replicates=bootstrap or LogOptions.replicates,
+            confidence=confidence,
+            seed=seed,
+        )
+        stated = read_options(columns, seq_length, batch_tokens, batch_samples, None)
+        logs = load_logs(paths, format, stated, join, 0, True)
+        title = name or (output.stem if output is not None else law)
+        naming = Naming(title, n_kind=n_kind.value)
+        raise typer.Exit(
+            fit_cli.fit_run_logs(logs, law, naming, options, output=output, as_json=as_json)
+        )
+    frame = read_table(paths[0])
     with _Progress(quiet=as_json) as progress:
         result = fitting.fit_frame(
             law,
             frame,
-            x=columns if len(columns) > 1 else columns[0] if columns else "",
+            x=inputs if len(inputs) > 1 else inputs[0] if inputs else "",
             y=y,
             group=_names(group) or None,
             weights=weights,
@@ -150,7 +291,13 @@ def fit_command(
             progress=progress.update,
         )
     if output is not None:
-        _write(result, output)
+        file = None
+        if output.suffix == ".json":
+            file = fit_cli.law_of_points(law, frame, result, inputs, y, paths[0])
+        if file is not None:
+            fit_cli.write(file, output)
+        else:
+            _write(result, output)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2))
     else:
@@ -196,4 +343,12 @@ class _Progress:
 
 
 app = typer.Typer(add_completion=False)
-app.command("fit")(fit_command)
+app.command(
+    "fit",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""Examples:
+
+  megascale fit points.csv --law wsd --group N,target_loss --x S --y E --json
+
+  megascale fit --law list""",
+)(fit_command)

@@ -22,6 +22,8 @@ from megascale.errors import FitError
 Array = npt.NDArray[np.float64]
 
 TRAIN_KINDS = ("interval_mean", "instantaneous", "ema")
+"""Kinds of training loss, the one that a curve is made from first."""
+VALIDATION = "validation"
 NOISE_RECORDS = 41
 """Records around one over which the scatter of single records is averaged."""
 MIN_RECORDS = {"train": 8, "validation": 4}
@@ -146,6 +148,7 @@ def smooth(
     starts = np.flatnonzero(np.diff((window or Window()).index(x), prepend=-1.0) > 0)
     total = np.add.reduceat(w, starts)
     where = np.exp(np.add.reduceat(w * np.log(x), starts) / total)
+    where = np.where(np.diff(starts, append=len(x)) == 1, x[starts], where)
     mean = np.add.reduceat(w * y, starts) / total
     variance = _record_variance(np.log(x), y)
     error = np.sqrt(np.add.reduceat(w * w * variance, starts)) / total
@@ -171,7 +174,7 @@ def curves_from_table(
     table: pl.DataFrame,
     *,
     n_params: Mapping[str, float | None] | None = None,
-    loss: Literal["auto", "train", "validation"] = "auto",
+    loss: str = "auto",
     window: Window | None = None,
     phase: Literal["stable", "all"] = "stable",
 ) -> Curves:
@@ -181,8 +184,8 @@ def curves_from_table(
         table: columns run, step, tokens, batch_tokens, lr, loss, loss_kind, source (others are
             ignored; all but run, tokens and loss may hold nulls or be absent).
         n_params: parameters by run.
-        loss: which losses; "auto" takes the kind that more runs have enough of, validation where
-            both are alike.
+        loss: which losses: "train", "validation", "validation:SET", or "auto" for the kind that
+            more runs have enough of, validation where both are alike.
         window: smoothing, default 5 % of the tokens. Validation losses are never averaged.
         phase: "stable" keeps the records at the peak learning rate (within 1e-3) of runs that log
             one, which leaves out warmup and decay; "all" keeps every record.
@@ -193,8 +196,9 @@ def curves_from_table(
     for name in ("run", "tokens", "loss"):
         if name not in table.columns:
             raise FitError.of("column", name, "is not in the table", list(table.columns))
-    if loss not in ("auto", "train", "validation"):
-        raise FitError.of("loss", loss, "must be auto, train or validation", "auto")
+    if loss not in ("auto", "train", VALIDATION) and not loss.startswith(f"{VALIDATION}:"):
+        rule = "must be auto, train, validation or validation:SET"
+        raise FitError.of("loss", loss, rule, "auto")
     if phase not in ("stable", "all"):
         raise FitError.of("phase", phase, "must be stable or all", "stable")
     if table.is_empty():
@@ -213,25 +217,40 @@ def curves_from_table(
 
 
 def _of_kind(part: pl.DataFrame, wanted: str) -> pl.DataFrame:
-    """Records with a finite loss of the wanted kind, in order, one a token count (the last)."""
-    if "loss_kind" in part.columns:
-        validation = (pl.col("loss_kind") == "validation").fill_null(False)
-        part = part.filter(validation if wanted == "validation" else ~validation)
-    elif wanted == "validation":
-        part = part.clear()
+    """Records with a finite loss of the wanted kind, in order, one a token count (the last).
+
+    Of several kinds of training loss the first of `TRAIN_KINDS` is taken; of several validation
+    sets the one that is named, else the one with most records.
+    """
     part = part.filter(pl.col("tokens").is_not_null() & pl.col("loss").is_finite())
+    if "loss_kind" in part.columns:
+        kind = pl.col("loss_kind").fill_null("")
+        validation = kind.str.starts_with(VALIDATION)
+        part = part.filter(validation if wanted.startswith(VALIDATION) else ~validation)
+        chosen = wanted if ":" in wanted else _first_kind(part, wanted)
+        part = part.filter(kind == chosen)
+    elif wanted != "train":
+        part = part.clear()
     part = part.sort("tokens", maintain_order=True)
     return part.unique("tokens", keep="last", maintain_order=True)
+
+
+def _first_kind(part: pl.DataFrame, wanted: str) -> str:
+    counts = dict(part["loss_kind"].fill_null("").value_counts().iter_rows())
+    if wanted == "train":
+        ranks = {name: rank for rank, name in enumerate(TRAIN_KINDS)}
+        return min(counts, key=lambda name: ranks.get(name, len(ranks)), default="")
+    return max(sorted(counts), key=lambda name: counts[name], default="")
 
 
 def _loss_choice(parts: Iterable[pl.DataFrame], loss: str) -> str:
     if loss != "auto":
         return loss
-    able = {"train": 0, "validation": 0}
+    able = dict.fromkeys(MIN_RECORDS, 0)
     for part in parts:
         for kind, least in MIN_RECORDS.items():
             able[kind] += len(_of_kind(part, kind)) >= least
-    return "validation" if able["validation"] and able["validation"] >= able["train"] else "train"
+    return VALIDATION if able[VALIDATION] and able[VALIDATION] >= able["train"] else "train"
 
 
 def _column(part: pl.DataFrame, name: str) -> Array:
@@ -249,7 +268,7 @@ def _curve(
     batch_column = _column(part, "batch_tokens")
     batch = _constant_batch(part, batch_column)
     kept = _of_kind(part, wanted)
-    least = MIN_RECORDS[wanted]
+    least = MIN_RECORDS[wanted.partition(":")[0]]
     if len(kept) < least:
         return f"{len(kept)} {wanted} losses, of at least {least}"
     tokens, losses = _column(kept, "tokens"), _column(kept, "loss")
@@ -272,7 +291,7 @@ def _curve(
         return f"{int(keep.sum())} losses at the peak learning rate, of at least {least}"
     where = np.maximum.accumulate(tokens[keep])
     rising = np.diff(where, prepend=0.0) > 0
-    smoothing = Window("none") if wanted == "validation" else window
+    smoothing = window if wanted == "train" else Window("none")
     positions, values, errors = smooth(
         where[rising], losses[keep][rising], smoothing, weights[keep][rising]
     )

@@ -104,10 +104,10 @@ def optimal_rates(
     for i, key in enumerate(cells):
         best, error = float(result["eta_opt"][i]), float(result.errors["eta_opt"][i])
         reason = ""
-        if not result.converged[i]:
-            reason = describe(result.status[i])
-        elif int(result.flags[i]) & Flag.NOT_CONVEX or not result["C"][i] > 0:
+        if int(result.flags[i]) & Flag.NOT_CONVEX or not result["C"][i] > 0:
             reason = "not convex"
+        elif not result.converged[i]:
+            reason = describe(result.status[i])
         elif not limits[i][0] <= best <= limits[i][1]:
             reason = "the optimum lies outside the rates that were run"
         rows.append(

@@ -109,6 +109,10 @@ def fit_power(
     d = np.asarray(tokens, dtype=np.float64)
     with_n = n_params is not None
     n = np.ones_like(d) if n_params is None else np.asarray(n_params, dtype=np.float64)
+    for name, column in (("tokens", d), ("n_params", n)):
+        if len(column) and (name == "tokens" or with_n) and np.ptp(column) == 0:
+            rule = "every point has the same: a power law of it needs two at least"
+            raise FitError.of(name, float(column[0]), rule)
     x = np.stack([n, d]) if with_n else d[None]
     result = fitting.fit("power_law", x, f, weights=weights, residual="log", errors="raise")
     coef, exponents = exponents_of(result, with_n)

@@ -8,16 +8,20 @@ B_opt(D) = (c q / (a p))^(1/(p+q)) D^(p/(p+q)).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from megascale import fitting
 from megascale.errors import FitError
+from megascale.laws.batch_law import plain
 from megascale.laws.crossings import by_setting
 from megascale.laws.curves import Array, Curve
+from megascale.laws.from_points import Naming
+from megascale.laws.lawfile import LawFile, Parameter, Range, TokensSteps
 
 MIN_BATCHES = 4
 
@@ -124,3 +128,79 @@ def fit_surfaces(
         span = (float(tokens.min()), float(tokens.max()))
         fits.append(SurfaceFit(n_params, lr, result, len(group), batches, span))
     return fits
+
+
+def surface_law_file(
+    surface: SurfaceFit,
+    targets: Sequence[float],
+    naming: Naming,
+    confidence: float,
+    evidence: dict[str, Any],
+) -> LawFile:
+    """B_opt(D) of a loss surface, a power law by itself, as a law file."""
+    limits = {
+        key: surface.result.interval(name)
+        for key, name in (("coef", "B_opt_coefficient"), ("b", "B_opt_exponent"))
+    }
+    coef, exponent = surface["B_opt_coefficient"], surface["B_opt_exponent"]
+    draws = np.column_stack(
+        [
+            np.log(surface.result.replicates("B_opt_coefficient")[0]),
+            surface.result.replicates("B_opt_exponent")[0],
+        ]
+    )
+    draws = draws[np.isfinite(draws).all(axis=1)]
+    covariance = np.zeros((3, 3))
+    covariance[np.ix_([0, 2], [0, 2])] = np.cov(draws, rowvar=False)
+    reached = [target for target in targets if target > surface["L_inf"]]
+    names = ("L_inf", "a", "p", "c", "q")
+    diagnostics = {
+        "law": "loss_surface",
+        "rms": float(surface.result.rms[0]),
+        "weak": surface.result.weak(0),
+        "confidence": confidence,
+        "bootstrap": "whole runs",
+        "surface": {
+            name: {
+                "value": surface[name],
+                "low": float(surface.result.interval(name)[0][0]),
+                "high": float(surface.result.interval(name)[1][0]),
+            }
+            for name in names
+        },
+        "covariance": {"parameters": ["log_coef", "a", "b"], "matrix": covariance.tolist()},
+    }
+    n_range = None if surface.n_params is None else (surface.n_params, surface.n_params)
+    family = None
+    if len(reached) >= 2:
+        family = TokensSteps(
+            form="loss_surface",
+            target_loss=reached,
+            parameters={name: [surface[name]] for name in names},
+        )
+    return LawFile(
+        schema="megascale.law/1",
+        name=naming.name,
+        version="1",
+        form="power",
+        output="batch_tokens",
+        parameters={
+            "coef": Parameter(
+                value=coef,
+                low=float(limits["coef"][0][0]),
+                high=float(limits["coef"][1][0]),
+                unit="tokens",
+            ),
+            "a": Parameter(value=0.0, low=0.0, high=0.0),
+            "b": Parameter(
+                value=exponent, low=float(limits["b"][0][0]), high=float(limits["b"][1][0])
+            ),
+        },
+        tokens_steps=family,
+        n_kind=naming.n_kind,
+        d_kind="consumed",
+        range=Range(n=n_range, d=surface.tokens),
+        diagnostics=plain(diagnostics | evidence),
+        inputs=list(naming.inputs),
+        source=naming.source,
+    )

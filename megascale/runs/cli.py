@@ -91,8 +91,8 @@ def ls(
     """
     from megascale.runs.overview import overview
 
-    options = _options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
-    loaded = _load(paths, format, options, join, workers, cache)
+    options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    loaded = load_logs(paths, format, options, join, workers, cache)
     summaries = [overview(loaded, run) for run in loaded.runs]
     if as_json:
         typer.echo(json.dumps([summary.to_dict() for summary in summaries], indent=2))
@@ -122,8 +122,8 @@ def show(
     from megascale.runs.console import short_count
     from megascale.runs.overview import overview
 
-    options = _options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
-    loaded = _load([run], format, options, False, 1, cache)
+    options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    loaded = load_logs([run], format, options, False, 1, cache)
     lines = [
         {"path": str(file.path), "line": line.line, "reason": line.reason}
         for file in loaded.files
@@ -201,8 +201,8 @@ def check(
     from megascale.errors import EXIT_DATA
     from megascale.runs.check import PROBLEM, check_runs
 
-    options = _options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
-    loaded = _load(paths, format, options, join, workers, cache)
+    options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    loaded = load_logs(paths, format, options, join, workers, cache)
     findings = check_runs(loaded)
     problems = sum(finding.severity == PROBLEM for finding in findings)
     if as_json:
@@ -244,19 +244,24 @@ def export(
     """Write logs of any format as one table."""
     from megascale.runs.export import export_table
 
-    options = _options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
-    loaded = _load(paths, format, options, join, workers, cache)
+    options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    loaded = load_logs(paths, format, options, join, workers, cache)
     path = export_table(loaded, output, with_runs=with_runs)
     typer.echo(f"{path}: {loaded.table.height:,} rows of {len(loaded.runs):,} runs")
 
 
-def _options(
+def read_options(
     columns: list[str] | None,
     seq_length: int | None,
     batch_tokens: int | None,
     batch_samples: int | None,
     loss_kind: str | None,
 ) -> ReadOptions:
+    """What the command line states about logs that do not say it.
+
+    Raises:
+        ConfigError: an option is not legal.
+    """
     from megascale.errors import ConfigError
     from megascale.runs.readers.base import LOSS_KINDS, VALIDATION, ReadOptions
 
@@ -279,7 +284,7 @@ def _options(
     return ReadOptions(tuple(pairs), seq_length, batch_samples, batch_tokens, loss_kind)
 
 
-def _load(
+def load_logs(
     paths: list[Path],
     format: str | None,
     options: ReadOptions,
@@ -287,6 +292,7 @@ def _load(
     workers: int,
     cache: bool,
 ) -> RunTable:
+    """Logs as one table; what was passed over is named on standard error."""
     from megascale.runs.table import load_runs
 
     loaded = load_runs(

@@ -1,0 +1,258 @@
+"""`megascale fit` on run logs: readers, curves, points, law, evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from megascale.errors import FitError
+from megascale.laws.audit import Audit
+from megascale.laws.batch_size import equivalence
+from megascale.laws.crossings import Crossing, find_crossings
+from megascale.laws.curves import Curve, Curves, Window, curves_from_table
+from megascale.laws.extract import Extraction, choose_targets, extract
+from megascale.laws.from_points import (
+    AUTO,
+    BATCH_LAWS,
+    BatchLaw,
+    Naming,
+    RateLaw,
+    batch_law_from_points,
+    rate_law_from_optima,
+)
+from megascale.laws.lawfile import Input, LawFile
+from megascale.laws.learning_rate import search_factor
+from megascale.laws.surface import SurfaceFit, fit_surfaces, surface_law_file
+from megascale.runs.table import RunTable
+
+LEARNING_RATE = "learning_rate"
+SURFACE = "loss_surface"
+LOG_LAWS = (AUTO, *BATCH_LAWS, SURFACE, LEARNING_RATE)
+"""Laws that `fit_logs` makes from run logs."""
+
+
+@dataclass(frozen=True)
+class LogOptions:
+    """How logs become points.
+
+    Attributes:
+        targets: how many target losses, or which.
+        method: of extraction, see `extract.extract`.
+        window: of smoothing.
+        phase: "stable" (constant learning rate alone) or "all".
+        losses: "auto", "train", "validation" or "validation:SET".
+        n_params: N of runs whose logs do not say.
+        budgets: for learning-rate laws, at how many token counts the rates are compared.
+        form: of a batch law's file.
+        replicates, confidence, seed: of the bootstrap.
+    """
+
+    targets: int | Sequence[float] = 8
+    method: Literal["local", "first"] = "local"
+    window: Window = field(default_factory=Window)
+    phase: Literal["stable", "all"] = "stable"
+    losses: str = "auto"
+    n_params: float | None = None
+    budgets: int = 5
+    form: Literal["power", "loglog_table"] = "power"
+    replicates: int = 200
+    confidence: float = 0.9
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LogFit:
+    """A law from logs and the way to it.
+
+    Attributes:
+        file: the law file.
+        curves: smoothed curves, and runs that gave none.
+        crossings: of neighbouring batch sizes.
+        extraction: points at the targets; None for laws that need none.
+        law: the batch law, rate law or surface behind the file.
+        audits: extrapolation audits.
+    """
+
+    file: LawFile
+    curves: Curves
+    crossings: list[Crossing]
+    extraction: Extraction | None
+    law: BatchLaw | RateLaw | SurfaceFit
+    audits: list[Audit]
+
+
+def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | None = None) -> LogFit:
+    """Fit a law of the best batch, or of the best learning rate, to the runs of some logs.
+
+    Args:
+        logs: of `megascale.runs.table.load_runs`.
+        law: one of `LOG_LAWS`.
+        naming: of the law file; the logs are added to its inputs.
+        options: how logs become points.
+
+    Raises:
+        FitError: an unknown law, no run that gives a curve, or too few of them.
+    """
+    options = options or LogOptions()
+    if law not in LOG_LAWS:
+        raise FitError.of("law", law, "is not fitted to run logs", list(LOG_LAWS))
+    sizes = {run.run: run.meta.n_params or options.n_params for run in logs.runs}
+    found = curves_from_table(
+        logs.table,
+        n_params=sizes,
+        loss=options.losses,
+        window=options.window,
+        phase=options.phase,
+    )
+    curves = found.constant_batch()
+    if not curves:
+        reasons = "; ".join(sorted({dropped.reason for dropped in found.dropped})[:3])
+        raise FitError.of(
+            "runs", len(logs.runs), f"none gives a curve of constant batch: {reasons}"
+        )
+    files = [Input(path=str(file.path), sha256=file.sha256) for file in logs.files]
+    naming = replace(naming, inputs=[*naming.inputs, *files])
+    evidence = _evidence(found, options)
+    if law == LEARNING_RATE:
+        return _fit_rates(found, curves, naming, options, evidence)
+    crossings = find_crossings(curves)
+    evidence["crossings"] = [asdict(crossing) for crossing in crossings]
+    if law == SURFACE:
+        return _fit_surface(found, curves, crossings, naming, options, evidence)
+    extraction = extract_all(curves, options)
+    evidence["extraction"] = {
+        "method": options.method,
+        "points": len(extraction.points),
+        "missed": len(extraction.missed),
+    }
+    made = batch_law_from_points(
+        extraction.points,
+        law,
+        naming,
+        form=options.form,
+        replicates=options.replicates,
+        confidence=options.confidence,
+        seed=options.seed,
+        evidence=evidence,
+    )
+    both = equivalence(made.optimal, curves)["log_ratio"].drop_nulls().to_numpy()
+    agreement = {
+        "targets": len(both),
+        "rms_log_ratio": float(np.sqrt((both**2).mean())) if len(both) else None,
+    }
+    diagnostics = made.file.diagnostics | {"best_batch_by_tokens": agreement}
+    file = made.file.model_copy(update={"diagnostics": diagnostics})
+    return LogFit(file, found, crossings, extraction, made, made.audits)
+
+
+def extract_all(curves: list[Curve], options: LogOptions) -> Extraction:
+    """(S, E) points of every setting, each at its own targets unless they are given.
+
+    Raises:
+        FitError: too few batch sizes, or no target that enough of them reach.
+    """
+    parts = []
+    for group in _by_setting(curves):
+        if isinstance(options.targets, int):
+            batches = len({curve.batch_tokens for curve in group})
+            least = min(6, max(batches, 4))
+            targets = choose_targets(group, options.targets, min_batches=least)
+        else:
+            targets = [float(target) for target in options.targets]
+        parts.append(extract(group, targets, method=options.method))
+    return Extraction(
+        pl.concat([part.points for part in parts]), pl.concat([part.missed for part in parts])
+    )
+
+
+def _by_setting(curves: list[Curve]) -> list[list[Curve]]:
+    def key(curve: Curve) -> tuple[float, float]:
+        return curve.n_params or 0.0, curve.lr or 0.0
+
+    return [list(group) for _, group in groupby(sorted(curves, key=key), key=key)]
+
+
+def _evidence(found: Curves, options: LogOptions) -> dict[str, Any]:
+    return {
+        "runs": len(found.curves),
+        "dropped": [asdict(dropped) for dropped in found.dropped],
+        "smoothing": asdict(options.window),
+        "losses": sorted({curve.loss_kind for curve in found.curves}),
+        "phase": options.phase,
+    }
+
+
+def rate_table(curves: list[Curve], budgets: int) -> pl.DataFrame:
+    """Losses of every run at token counts that all runs of its N have: n_params, tokens, lr, loss.
+
+    Raises:
+        FitError: runs without a learning rate or N, of several batch sizes, or that do not overlap.
+    """
+    for curve in curves:
+        if curve.lr is None or curve.n_params is None:
+            what = "learning rate" if curve.lr is None else "N"
+            raise FitError.of(curve.run, None, f"its log has no {what}: a rate law needs both")
+    rows = []
+    for n_params in sorted({curve.n_params or 0.0 for curve in curves}):
+        group = [curve for curve in curves if curve.n_params == n_params]
+        batches = sorted({curve.batch_tokens or 0.0 for curve in group})
+        if len(batches) > 1:
+            rule = "a rate law from logs holds the batch fixed; fit the runs of one batch at a time"
+            raise FitError.of(f"batch sizes at N = {n_params:g}", batches, rule)
+        low = max(curve.tokens[0] for curve in group)
+        high = min(curve.tokens[-1] for curve in group)
+        if not low < high:
+            raise FitError.of(f"runs at N = {n_params:g}", len(group), "do not overlap in tokens")
+        for tokens in np.geomspace(max(low, high / 10), high, budgets):
+            for curve in group:
+                loss = float(curve.at(tokens))
+                rows.append({"n_params": n_params, "tokens": tokens, "lr": curve.lr, "loss": loss})
+    return pl.DataFrame(rows)
+
+
+def _fit_rates(
+    found: Curves,
+    curves: list[Curve],
+    naming: Naming,
+    options: LogOptions,
+    evidence: dict[str, Any],
+) -> LogFit:
+    made = rate_law_from_optima(
+        search_factor(rate_table(curves, options.budgets)),
+        naming,
+        confidence=options.confidence,
+        evidence=evidence,
+    )
+    return LogFit(made.file, found, [], None, made, made.audits)
+
+
+def _fit_surface(
+    found: Curves,
+    curves: list[Curve],
+    crossings: list[Crossing],
+    naming: Naming,
+    options: LogOptions,
+    evidence: dict[str, Any],
+) -> LogFit:
+    if isinstance(options.targets, int):
+        least = min(6, max(len({curve.batch_tokens for curve in curves}), 4))
+        targets = choose_targets(curves, options.targets, min_batches=least)
+    else:
+        targets = sorted(map(float, options.targets), reverse=True)
+    fits = fit_surfaces(
+        curves,
+        below_loss=1.1 * max(targets),
+        replicates=options.replicates,
+        confidence=options.confidence,
+        seed=options.seed,
+    )
+    if len(fits) != 1:
+        raise FitError.of("settings", len(fits), "a loss surface is of one N and learning rate", 1)
+    surface = fits[0]
+    file = surface_law_file(surface, targets, naming, options.confidence, evidence)
+    return LogFit(file, found, crossings, None, surface, [])
