@@ -1,0 +1,265 @@
+"""The sections of tokens and steps: E(S) per target, the best batch against loss and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from megascale.errors import FitError, UserError
+from megascale.laws.batch_law import batch_law_file, plain
+from megascale.laws.batch_size import OptimalBatches, best_batch_at_tokens, optimal_batches
+from megascale.laws.batch_size import fit_batch_power as power_of
+from megascale.laws.crossings import by_batch, by_setting
+from megascale.laws.curves import Curve
+from megascale.laws.extract import choose_targets, extract
+from megascale.laws.lawfile import Input, LawFile
+from megascale.laws.select import Selection, select
+from megascale.laws.tokens_steps import (
+    LAW_PARAMETERS,
+    LAWS,
+    TokensStepsFits,
+    enough_points,
+    fit_tokens_steps,
+)
+
+CURVE_POINTS = 120
+BEYOND = 1.2
+"""A drawn law goes on beyond its smallest and largest batch by this factor."""
+CLOUD_POINTS = 120
+"""Replicates of a target that are drawn; all of them make the bands."""
+NEEDS = (
+    "It needs runs of at least four batch sizes at one learning rate and model size that pass the "
+    "same losses, or a table of points with the columns target_loss, batch_tokens (or B_tokens) "
+    "and tokens (or E_tokens)."
+)
+
+
+def points_of_curves(
+    curves: Sequence[Curve], targets: Sequence[float] | None
+) -> tuple[pl.DataFrame | None, list[str]]:
+    """(S, E) points of every setting with enough batch sizes, and why others gave none.
+
+    Args:
+        curves: smoothed, of constant batch.
+        targets: losses; None chooses them per setting.
+    """
+    parts, reasons = [], []
+    for (n_params, lr), group in by_setting(curves).items():
+        batches = len(by_batch(group))
+        if batches < min(LAW_PARAMETERS[law] for law in ("two_power", "noise_floor")):
+            if batches > 1:
+                reasons.append(f"{_setting(n_params, lr)}: {batches} batch sizes")
+            continue
+        needed = LAW_PARAMETERS["wsd"] if batches >= LAW_PARAMETERS["wsd"] else batches
+        try:
+            chosen = targets or choose_targets(group, min_batches=needed)
+            parts.append(extract(group, chosen).points)
+        except FitError as error:
+            reasons.append(f"{_setting(n_params, lr)}: {error}")
+    return (pl.concat(parts) if parts else None), reasons
+
+
+def _setting(n_params: float | None, lr: float | None) -> str:
+    known = []
+    if n_params is not None:
+        known.append(f"N {n_params:.4g}")
+    if lr is not None:
+        known.append(f"learning rate {lr:.3g}")
+    return ", ".join(known) or "runs"
+
+
+def tokens_steps_section(
+    points: pl.DataFrame, *, law: str | None = None, replicates: int = 200
+) -> tuple[dict[str, Any], dict[str, TokensStepsFits], OptimalBatches]:
+    """E(S) groups with every law that fits them, the fits, and the best batches by one law.
+
+    Args:
+        points: as `tokens_steps.sort_points` takes them.
+        law: for the best batches; None takes the one of lowest pooled AICc that has one.
+        replicates: of the joint bootstrap.
+
+    Raises:
+        FitError: no group holds as many batch sizes as the smallest law has parameters.
+    """
+    points = points.drop([c for c in points.columns if points[c].null_count() == len(points)])
+    fits = {}
+    for name in LAWS:
+        usable = enough_points(points, name)
+        if len(usable):
+            fits[name] = fit_tokens_steps(usable, name)
+    best = [name for name in fits if name != "classic"]
+    if not best:
+        raise FitError.of("points", len(points), "no target has four batch sizes")
+    selection = _selection(points, list(fits))
+    chosen = law or next(
+        (v.law for v in selection.verdicts if v.law in best) if selection else iter(best),
+        best[0],
+    )
+    if chosen not in best:
+        raise FitError.of("--law-family", chosen, "has no best batch or too few points", best)
+    optimal = optimal_batches(fits[chosen], replicates=replicates)
+    keys = sorted({_key(g) for f in fits.values() for g in f.groups}, key=_order)
+    section = {
+        "chosen": chosen,
+        "groups": [_group(key, fits) for key in keys],
+        "verdicts": [] if selection is None else selection.table().to_dicts(),
+        "refuted": [] if selection is None else [list(pair) for pair in selection.classic_refuted],
+        "confidence": optimal.confidence,
+        "tables": {name: fit.table().to_dicts() for name, fit in fits.items()},
+    }
+    return plain(section), fits, optimal
+
+
+def _selection(points: pl.DataFrame, names: list[str]) -> Selection | None:
+    try:
+        return select(points, names)
+    except UserError:
+        return None
+
+
+def _key(group: Any) -> tuple[float | None, float | None, float]:
+    return (group.n_params, group.lr, group.target_loss)
+
+
+def _order(key: tuple[float | None, float | None, float]) -> tuple[float, float, float]:
+    return (key[0] or 0.0, key[1] or 0.0, -key[2])
+
+
+def _group(
+    key: tuple[float | None, float | None, float], fits: dict[str, TokensStepsFits]
+) -> dict[str, Any]:
+    """One target: its points, and every law's curve, optimum and stages."""
+    laws: dict[str, Any] = {}
+    points: dict[str, Any] = {}
+    for name, fit in fits.items():
+        index = next((g for g, group in enumerate(fit.groups) if _key(group) == key), None)
+        if index is None:
+            continue
+        begin, end = fit.offsets[index], fit.offsets[index + 1]
+        own = fit.points[int(begin) : int(end)]
+        sizes = own["batch_tokens"].to_numpy()
+        points = {
+            "batch": _short(sizes),
+            "tokens": _short(own["tokens"].to_numpy()),
+            "log_error": own["log_error"].to_list() if "log_error" in own.columns else None,
+        }
+        batch = np.geomspace(sizes.min() / BEYOND, sizes.max() * BEYOND, CURVE_POINTS)
+        tokens = fit.tokens_at(batch)[index]
+        reached = np.isfinite(tokens) & (tokens > 0)
+        best = {k: float(v[index]) for k, v in fit.optimum().items()}
+        laws[name] = {
+            "batch": _short(batch[reached]),
+            "tokens": _short(tokens[reached]),
+            "rms": float(fit.result.rms[index]),
+            "converged": bool(fit.result.converged[index]),
+            "optimum": best,
+            "stages": [float(fit.result[s][index]) for s in ("S_min", "S_1", "S_opt", "S_2")]
+            if name == "wsd"
+            else None,
+        }
+    return {"n_params": key[0], "lr": key[1], "target_loss": key[2], "points": points, "laws": laws}
+
+
+def _short(values: Any) -> list[float]:
+    return [float(f"{value:.6g}") for value in values]
+
+
+def best_batch_section(
+    fits: dict[str, TokensStepsFits],
+    optimal: OptimalBatches,
+    curves: Sequence[Curve],
+    inputs: Sequence[Input],
+) -> tuple[dict[str, Any], LawFile | None]:
+    """B_min and B_opt against loss, B_opt against tokens with its law, and bootstrap clouds."""
+    rows = optimal.table.to_dicts()
+    clouds = []
+    for g, row in enumerate(rows):
+        both = np.isfinite(optimal.log_tokens[:, g]) & np.isfinite(optimal.log_batch[:, g])
+        if not row["used"]:
+            both[:] = False
+        clouds.append(
+            {
+                "tokens": _short(np.exp(optimal.log_tokens[both, g][:CLOUD_POINTS])),
+                "batch": _short(np.exp(optimal.log_batch[both, g][:CLOUD_POINTS])),
+            }
+        )
+    section: dict[str, Any] = {
+        "law": optimal.law,
+        "rows": rows,
+        "least": _least(fits),
+        "clouds": clouds,
+        "confidence": optimal.confidence,
+        "replicates": len(optimal.log_batch),
+        "power": None,
+        "no_power": "",
+        "direct": _direct(optimal, curves),
+    }
+    law_file = None
+    try:
+        power = power_of(optimal)
+        law = power.law
+        sizes = optimal.table.filter(pl.col("used"))["n_params"].unique().sort().to_list()
+        d = np.geomspace(law.d_range[0] / 4, law.d_range[1] * 16, 60)
+        lines = []
+        for n in sizes if law.with_n else [None]:
+            low, high = law.band(n, d, optimal.confidence)
+            lines.append(
+                {"n_params": n, "value": _short(law.at(n, d)), "low": _short(low),
+                 "high": _short(high)}
+            )  # fmt: skip
+        section["power"] = {
+            "coef": law.coef,
+            "a": law.a,
+            "b": law.b,
+            "b_error": float(np.sqrt(law.covariance[2, 2])),
+            "rms": law.rms,
+            "birge": power.birge,
+            "d": _short(d),
+            "d_range": law.d_range,
+            "lines": lines,
+        }
+        law_file = batch_law_file(
+            fits[optimal.law],
+            optimal,
+            name="this report's B_opt(D)",
+            inputs=list(inputs),
+            source="this report",
+        )
+    except FitError as error:
+        section["no_power"] = str(error)
+    return plain(section), law_file
+
+
+def _least(fits: dict[str, TokensStepsFits]) -> list[dict[str, Any]]:
+    """B_min of every target, by the first law that has one."""
+    for name in ("wsd", "noise_floor", "two_power"):
+        if name not in fits:
+            continue
+        values = fits[name].optimum()["B_min"]
+        rows = [
+            {
+                "law": name,
+                "n_params": group.n_params,
+                "lr": group.lr,
+                "target_loss": group.target_loss,
+                "batch_min": float(value),
+            }
+            for group, value in zip(fits[name].groups, values, strict=True)
+            if np.isfinite(value) and value > 0
+        ]
+        if rows:
+            return rows
+    return []
+
+
+def _direct(optimal: OptimalBatches, curves: Sequence[Curve]) -> list[dict[str, Any]]:
+    """Batches of lowest loss at the targets' own tokens, straight from the curves."""
+    tokens = [t for t in optimal.table.filter(pl.col("used"))["tokens"].to_list() if t]
+    usable = [c for g in by_setting(curves).values() for c in g if len(by_batch(g)) >= 4]
+    if not tokens or not usable:
+        return []
+    found = best_batch_at_tokens(usable, sorted(tokens))
+    return found.filter(pl.col("batch_tokens").is_not_null()).to_dicts()

@@ -1,0 +1,243 @@
+"""The section of learning-rate x batch grids: heatmaps, optima, convexity, the laws' points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from megascale import fitting
+from megascale.errors import FitError, UserError
+from megascale.laws.batch_law import plain
+from megascale.laws.learning_rate import grid_regret, near_optimal
+from megascale.laws.power import PowerLaw, fit_power
+from megascale.laws.published import Target
+from megascale.laws.registry import LAWS
+
+CELL = ("n_params", "tokens")
+REACH = 4.0
+NEAR = 0.01
+MIN_POINTS = 12
+"""The quadratic takes runs within this factor of the best learning rate and batch and within this
+share of the lowest loss, and at least so many."""
+REPLICATES = 200
+CLOUD_POINTS = 150
+NEEDS = (
+    "It needs a table of finished runs with the columns lr, batch_tokens (or bs, in sequences), "
+    "tokens (or D), n_params (or N) and loss."
+)
+
+
+def grid_section(table: pl.DataFrame) -> dict[str, Any]:
+    """Every (N, D) cell of a grid of finished runs.
+
+    Args:
+        table: n_params, tokens, lr, batch_tokens, loss (nats); repeated settings are averaged.
+
+    Raises:
+        FitError: no cell has two learning rates and two batches.
+    """
+    table = table.group_by([*CELL, "lr", "batch_tokens"], maintain_order=True).agg(
+        pl.col("loss").mean()
+    )
+    table = table.sort([*CELL, "lr", "batch_tokens"])
+    parts = table.partition_by(list(CELL), as_dict=True, maintain_order=True)
+    found = [_cell(n, d, part) for (n, d), part in parts.items()]
+    cells = [cell for cell in found if cell is not None]
+    if not cells:
+        raise FitError.of("grid", len(table), "no (N, D) has two learning rates and two batches")
+    kept = table.join(
+        pl.DataFrame({"n_params": [c["n_params"] for c in cells],
+                      "tokens": [c["tokens"] for c in cells]}),
+        on=list(CELL), how="semi",
+    )  # fmt: skip
+    return plain(
+        {"cells": cells, "refit": _refit(kept), "regret": _regret(kept), "runs": len(kept)}
+    )
+
+
+def _cell(n: float, d: float, part: pl.DataFrame) -> dict[str, Any] | None:
+    rates = part["lr"].unique().sort().to_numpy()
+    batches = part["batch_tokens"].unique().sort().to_numpy()
+    if len(rates) < 2 or len(batches) < 2:
+        return None
+    lr, batch, loss = (part[name].to_numpy() for name in ("lr", "batch_tokens", "loss"))
+    matrix = np.full((len(batches), len(rates)), np.nan)
+    matrix[np.searchsorted(batches, batch), np.searchsorted(rates, lr)] = loss
+    at = int(np.argmin(loss))
+    return {
+        "n_params": n,
+        "tokens": d,
+        "lr": rates.tolist(),
+        "batch_tokens": batches.tolist(),
+        "loss": [[round(float(v), 5) for v in row] for row in matrix],
+        "best": {"lr": lr[at], "batch_tokens": batch[at], "loss": loss[at]},
+        "edge": bool(lr[at] in (rates[0], rates[-1]) or batch[at] in (batches[0], batches[-1])),
+        "local_minima": _local_minima(matrix),
+        "convex_share": _convex_share(matrix, rates, batches),
+        "quadratic": _quadratic(lr, batch, loss),
+        "laws": _law_points(n, d),
+    }
+
+
+def _local_minima(matrix: Any) -> int:
+    """Runs whose loss is below that of all their neighbours, diagonal ones included."""
+    padded = np.pad(np.where(np.isnan(matrix), np.inf, matrix), 1, constant_values=np.inf)
+    middle = padded[1:-1, 1:-1]
+    rows, columns = matrix.shape
+    lowest = np.isfinite(middle)
+    for i in range(3):
+        for j in range(3):
+            if (i, j) != (1, 1):
+                lowest &= middle < padded[i : i + rows, j : j + columns]
+    return int(lowest.sum())
+
+
+def _convex_share(matrix: Any, rates: Any, batches: Any) -> dict[str, int]:
+    """How many neighbouring triples along a row or column bend upwards, in logs."""
+    positive = counted = 0
+    for table, x in ((matrix, np.log(rates)), (matrix.T, np.log(batches))):
+        slope = np.diff(table, axis=1) / np.diff(x)
+        bend = np.diff(slope, axis=1)
+        positive += int((bend > 0).sum())
+        counted += int(np.isfinite(bend).sum())
+    return {"positive": positive, "counted": counted}
+
+
+def _quadratic(lr: Any, batch: Any, loss: Any) -> dict[str, Any] | None:
+    """The local quadratic in (log LR, log B), its optimum, and how sure its convexity is."""
+    at = int(np.argmin(loss))
+    near = (np.abs(np.log(lr / lr[at])) <= np.log(REACH) + 1e-9) & (
+        np.abs(np.log(batch / batch[at])) <= np.log(REACH) + 1e-9
+    )
+    if near.sum() < MIN_POINTS:
+        return None
+    enough = np.sort(loss[near])[MIN_POINTS - 1]
+    near &= loss <= max(loss[at] * (1 + NEAR), enough)
+    result = fitting.fit(
+        "log_quadratic",
+        np.stack([lr[near], batch[near]]),
+        loss[near],
+        bootstrap="pairs",
+        replicates=REPLICATES,
+        errors="status",
+    )
+    value = {name: float(result[name][0]) for name in result.params}
+    draws = None if result.bootstrap is None else result.bootstrap[0]
+    convex = None
+    cloud: dict[str, list[float]] = {"lr": [], "batch_tokens": []}
+    if draws is not None:
+        column = {name: draws[:, i] for i, name in enumerate(result.names)}
+        definite = _definite(column["c_ee"], column["c_eb"], column["c_bb"])
+        good = np.isfinite(draws).all(axis=1)
+        convex = float(definite[good].mean()) if good.any() else None
+        shown = good & definite
+        cloud = {
+            "lr": [float(f"{v:.5g}") for v in column["eta_opt"][shown][:CLOUD_POINTS]],
+            "batch_tokens": [float(f"{v:.5g}") for v in column["B_opt"][shown][:CLOUD_POINTS]],
+        }
+    definite_now = bool(_definite(value["c_ee"], value["c_eb"], value["c_bb"]))
+    inside = lr.min() <= value["eta_opt"] <= lr.max() and (
+        batch.min() <= value["B_opt"] <= batch.max()
+    )
+    return {
+        **value,
+        "points": int(near.sum()),
+        "rms": float(result.rms[0]),
+        "convex": definite_now,
+        "convex_replicates": convex,
+        "inside": bool(inside),
+        "cloud": cloud,
+    }
+
+
+def _definite(c_ee: Any, c_eb: Any, c_bb: Any) -> Any:
+    return (c_ee > 0) & (4 * c_ee * c_bb > c_eb * c_eb)
+
+
+def target_of_cell(n: float, d: float) -> Target:
+    """A grid's cell as a target: its N stands for every count, the tables left out."""
+    return Target(n, n, d, non_embedding=n, active_non_embedding=n)
+
+
+def _pairs() -> list[tuple[str, str, Any, Any]]:
+    """(name, paper, learning-rate law, batch law) of every publication; one of both may be None."""
+    found: dict[str, list[Any]] = {}
+    for law in LAWS:
+        if law.quantity in ("lr", "batch") and not law.needs and law.regime != "muP base":
+            base = law.key.rsplit("-lr", 1)[0].rsplit("-batch", 1)[0]
+            slot = found.setdefault(base, [law.name, law.arxiv, None, None])
+            slot[2 if law.quantity == "lr" else 3] = law
+    return [(name, arxiv, lr, batch) for name, arxiv, lr, batch in found.values()]
+
+
+def _law_points(n: float, d: float) -> list[dict[str, Any]]:
+    target = target_of_cell(n, d)
+    rows = []
+    for name, arxiv, lr, batch in _pairs():
+        values = [None if law is None else law.evaluate(target).value for law in (lr, batch)]
+        rows.append({"name": name, "arxiv": arxiv, "lr": values[0], "batch_tokens": values[1]})
+    return rows
+
+
+def _refit(table: pl.DataFrame) -> dict[str, Any] | None:
+    """Power laws through the near-optimal runs, as the Step Law's authors fit theirs."""
+    near = near_optimal(table)
+    try:
+        n = near["n_params"].to_numpy() if near["n_params"].n_unique() > 1 else None
+        d = near["tokens"].to_numpy()
+        lr = fit_power(near["lr"].to_numpy(), d, n)
+        batch = fit_power(near["batch_tokens"].to_numpy(), d)
+    except UserError as error:
+        return {"runs": len(near), "reason": str(error)}
+    return {"runs": len(near), "reason": "", "lr": _power(lr), "batch": _power(batch)}
+
+
+def _power(law: PowerLaw) -> dict[str, Any]:
+    error = np.sqrt(np.diag(law.covariance))
+    return {
+        "coef": law.coef,
+        "a": law.a if law.with_n else None,
+        "b": law.b,
+        "a_error": float(error[1]),
+        "b_error": float(error[2]),
+        "r_squared": law.r_squared,
+    }
+
+
+def _regret(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """What following each publication costs: loss of the nearest run over the cell's lowest.
+
+    A law of one quantity is given the cell's best value of the other.
+    """
+    rows = []
+    for name, arxiv, lr, batch in _pairs():
+        laws = {"lr": lr, "batch_tokens": batch}
+        given = {column: law for column, law in laws.items() if law is not None}
+
+        def predicted(n: float, d: float, given: dict[str, Any] = given) -> dict[str, float]:
+            target = target_of_cell(n, d)
+            return {c: float(law.evaluate(target).value or 1e-9) for c, law in given.items()}
+
+        cells = table
+        if len(given) == 1:
+            cells = _best_of_other(table, next(iter(given)))
+        found = grid_regret(cells, predicted)
+        rows.append(
+            {
+                "name": name,
+                "arxiv": arxiv,
+                "gives": " and ".join({"lr": "LR", "batch_tokens": "batch"}[c] for c in given),
+                "mean_regret": float(found["regret"].mean()),  # type: ignore[arg-type]
+                "worst_regret": float(found["regret"].max()),  # type: ignore[arg-type]
+                "cells": len(found),
+                "inside": int(found["inside"].sum()),
+            }
+        )
+    return sorted(rows, key=lambda row: (row["gives"] != "LR and batch", row["mean_regret"]))
+
+
+def _best_of_other(table: pl.DataFrame, column: str) -> pl.DataFrame:
+    """The lowest loss at each value of `column`, over the other one."""
+    return table.group_by([*CELL, column], maintain_order=True).agg(pl.col("loss").min())

@@ -1,0 +1,178 @@
+// Loss curves of all runs, smoothed as the slider says, with their crossings.
+
+const SMOOTHING = [0, 1, 2, 3, 5, 8, 12, 20, 30, 50];
+const MANY_RUNS = 14;
+
+// Means over a window of log x, weighted; `share` is the window's width relative to x.
+function smoothedCurve(x, y, share) {
+  if (!share) return y;
+  const half = Math.log1p(share) / 2;
+  const logs = x.map((v) => Math.log(Math.max(v, 1e-300)));
+  const out = new Array(y.length);
+  let [from, to, sum, weight] = [0, 0, 0, 0];
+  const w = (i) => (i ? Math.max(x[i] - x[i - 1], 0) : x[0]) || 1e-12;
+  for (let i = 0; i < y.length; i++) {
+    while (to < y.length && logs[to] <= logs[i] + half) {
+      sum += w(to) * y[to];
+      weight += w(to);
+      to += 1;
+    }
+    while (logs[from] < logs[i] - half) {
+      sum -= w(from) * y[from];
+      weight -= w(from);
+      from += 1;
+    }
+    out[i] = to - from > 1 ? sum / weight : y[i];
+  }
+  return out;
+}
+
+function axesOf(curves) {
+  const known = (key) => curves.filter((c) => c[key] && c[key].length);
+  return [
+    ["tokens", "consumed tokens", known("tokens"), shortCount],
+    ["step", "steps", known("step"), shortCount],
+    ["seconds", "time in training", known("seconds"), duration],
+  ].filter(([, , runs]) => runs.length);
+}
+
+function duration(seconds) {
+  if (seconds < 120) return formatNumber(seconds, ".3g") + " s";
+  if (seconds < 7200) return formatNumber(seconds / 60, ".3g") + " min";
+  return formatNumber(seconds / 3600, ".3g") + " h";
+}
+
+function curvesSection(data) {
+  const { curves, crossings } = data;
+  const axes = axesOf(curves);
+  if (!axes.length) return [emptyNote("No run has a loss with tokens or steps beside it.")];
+  const state = { axis: axes[0][0], log: true, smooth: 4, late: true, find: "", color: "batch" };
+  const batches = [...new Set(curves.map((c) => c.batch_tokens).filter(Boolean))];
+  if (batches.length < 2) state.color = "run";
+  const note = node("p", { class: "note", "aria-live": "polite" });
+  const colorOf = (curve, i) => {
+    if (state.color === "batch") {
+      return curve.batch_tokens ? rampColor(logShare(curve.batch_tokens, batches)) : "var(--grey)";
+    }
+    return curves.length > 8 ? rampColor(i / curves.length) : `var(--c${i})`;
+  };
+  const options = () => {
+    const [key, label, , format] = axes.find(([name]) => name === state.axis);
+    const chosen = curves.map((curve, i) => [curve, i]).filter(([curve]) =>
+      curve[key] && curve.run.toLowerCase().includes(state.find.toLowerCase()));
+    const share = SMOOTHING[state.smooth] / 100;
+    const series = [];
+    for (const [curve, i] of chosen) {
+      const color = colorOf(curve, i);
+      if (!share && curve.low && chosen.length <= MANY_RUNS) {
+        series.push({
+          type: "band", group: curve.run, x: curve[key], low: curve.low, high: curve.high, color,
+        });
+      }
+      series.push({
+        type: "line", name: curve.run, x: curve[key], color,
+        y: smoothedCurve(curve[key], curve.loss, share), width: chosen.length > 60 ? 0.8 : 1.5,
+      });
+      if (curve.validation && curve.validation[key] && chosen.length <= MANY_RUNS) {
+        series.push({
+          type: "points", group: curve.run, x: curve.validation[key], y: curve.validation.loss,
+          color, size: 3, hollow: true,
+          tips: curve.validation.loss.map((v) => `${curve.run}, validation: ${asLoss(v)}`),
+        });
+      }
+    }
+    if (key === "tokens" && crossings.length) {
+      series.push({
+        type: "points", name: "crossings", symbol: "cross", size: 5, color: "var(--ink)",
+        x: crossings.map((c) => c.tokens), y: crossings.map((c) => c.loss),
+        tips: crossings.map((c) =>
+          `${shortCount(c.batch_large)} overtakes ${shortCount(c.batch_small)} at ` +
+          `${shortCount(c.tokens)} tokens, loss ${asLoss(c.loss)}`),
+      });
+    }
+    const ends = extent(chosen.map(([curve]) => curve[key]), true);
+    const range = state.late && ends ? [Math.max(ends[0], ends[1] * 0.02), ends[1]] : null;
+    const left = curves.length - chosen.length;
+    const binned = chosen.filter(([curve]) => curve.low).length;
+    note.textContent =
+      `${grouped(chosen.length)} runs` +
+      (left ? `; ${grouped(left)} others are hidden or have no such axis` : "") +
+      (binned ? `; ${grouped(binned)} have more records than fit: each point is the mean of ` +
+        "equally many records, the shade (without smoothing) their lowest and highest" : "") +
+      (share ? `. Smoothed over windows of ${SMOOTHING[state.smooth]} % of the ${label}.` : ".");
+    return {
+      view: `${state.axis}${state.log}${state.late}`, label: `Loss curves against ${label}`,
+      x: { label, log: state.log, format, range }, height: 440,
+      y: { label: "loss (nats per token)", format: asDigits, tip: asLoss }, series,
+      legend: chosen.length <= MANY_RUNS,
+    };
+  };
+  const plot = new Plot(options());
+  const redraw = () => plot.update(options());
+  const shownShare = node("output", {}, `${SMOOTHING[state.smooth]} %`);
+  const controls = node("div", { class: "controls" },
+    choice("Axis", axes.map(([key, label]) => [key, label]), (v) => { state.axis = v; redraw(); }),
+    node("label", {}, "Smoothing ", node("input", {
+      type: "range", id: "smoothing", min: 0, max: SMOOTHING.length - 1, value: state.smooth,
+      oninput: (event) => {
+        state.smooth = Number(event.target.value);
+        shownShare.textContent = `${SMOOTHING[state.smooth]} %`;
+        redraw();
+      },
+    }), " ", shownShare),
+    tick("Log axis", true, (on) => { state.log = on; redraw(); }),
+    tick("Without the first 2 %", true, (on) => { state.late = on; redraw(); }),
+    batches.length > 1
+      ? choice("Colour", [["batch", "by batch"], ["run", "by run"]],
+        (v) => { state.color = v; redraw(); })
+      : null,
+    node("label", {}, "Runs named ", node("input", {
+      type: "search", size: 12, oninput: (event) => { state.find = event.target.value; redraw(); },
+    })),
+  );
+  redraw();
+  const parts = [controls, plot.element, note];
+  if (state.color === "batch") parts.push(rampKey(batches));
+  parts.push(makeTable([
+    { key: "run", title: "run", text: true }, { key: "format", title: "log", text: true },
+    { key: "n_params", title: "N", format: asCount }, { key: "steps", title: "steps", format: asCount },
+    { key: "tokens", title: "tokens", format: asCount },
+    { key: "batch_tokens", title: "batch (tokens)", format: batchText },
+    { key: "loss", title: "last loss", format: asLoss },
+    { key: "validation_loss", title: "validation", format: asLoss },
+  ], data.runs, { caption: "Runs", file: "runs.csv" }));
+  if (crossings.length) {
+    parts.push(makeTable([
+      { key: "batch_small", title: "batch", format: asCount },
+      { key: "batch_large", title: "overtaken by", format: asCount },
+      { key: "tokens", title: "at tokens", format: asCount },
+      { key: "log_error", title: "± (log)", format: asDigits },
+      { key: "loss", title: "loss", format: asLoss },
+      { key: "loss_error", title: "±", format: asDigits },
+      { key: "significance", title: "standard errors", format: asDigits },
+      { key: "n_params", title: "N", format: asCount }, { key: "lr", title: "LR", format: asRate },
+    ], crossings, { caption: "Where a larger batch overtakes a smaller one", file: "crossings.csv" }));
+  } else {
+    parts.push(emptyNote("No crossing: it takes runs of at least two batch sizes at one model " +
+      "size and learning rate, with a leader before and after that stands out of the noise."));
+  }
+  if (data.dropped.length) {
+    parts.push(folded(`${data.dropped.length} runs give no curve for the laws`, makeTable([
+      { key: "run", title: "run", text: true }, { key: "reason", title: "why", text: true },
+    ], data.dropped, { caption: "Left out of the laws", file: "left-out.csv" })));
+  }
+  return parts;
+}
+
+function batchText(batches) {
+  const shown = batches.slice(0, 4).map((b) => (b === null ? "?" : shortCount(b))).join(" > ");
+  return batches.length > 4 ? `${shown} > ...` : shown;
+}
+
+function rampKey(values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const stops = [0, 0.25, 0.5, 0.75, 1].map(rampColor).join(", ");
+  return node("p", { class: "ramp" }, `batch ${shortCount(low)} `,
+    node("span", { style: `background: linear-gradient(to right, ${stops})` }),
+    ` ${shortCount(high)} tokens`);
+}
