@@ -40,6 +40,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "schedule": ("megascale.schedule.cli", "app", "Lay out and export a batch schedule."),
     "sweep": ("megascale.sweep.cli", "app", "Run a study: many runs, one table."),
     "compare": ("megascale.runs.compare_cli", "app", "Compare two runs' losses."),
+    "report": ("megascale.report.cli", "app", "One self-contained page from logs, points, grids."),
 }
 
 SILENT_RANKS_WAIT_SECONDS = 5.0
