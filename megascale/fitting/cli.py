@@ -189,8 +189,12 @@ def fit_command(
         typer.Option(help="N of runs whose logs do not say, as in 1.2B.", rich_help_panel=LOGS),
     ] = None,
     n_kind: Annotated[
-        NKind, typer.Option(help="Which parameters N counts.", rich_help_panel=LOGS)
-    ] = NKind.non_embedding,
+        NKind | None,
+        typer.Option(
+            help="Which parameters N counts; default non-embedding where all logs give them.",
+            rich_help_panel=LOGS,
+        ),
+    ] = None,
     form: Annotated[
         Form, typer.Option(help="Of the batch law in the file.", rich_help_panel=LOGS)
     ] = Form.power,
@@ -253,6 +257,7 @@ def fit_command(
             window=fit_cli.parse_window(smooth),
             phase=phase.value,
             losses=losses,
+            n_kind=None if n_kind is None else n_kind.value,
             n_params=None if params is None else parse_count(params, "--params"),
             form=form.value,
             replicates=bootstrap or LogOptions.replicates,
@@ -262,7 +267,7 @@ def fit_command(
         stated = read_options(columns, seq_length, batch_tokens, batch_samples, None)
         logs = load_logs(paths, format, stated, join, 0, True)
         title = name or (output.stem if output is not None else law)
-        naming = Naming(title, n_kind=n_kind.value)
+        naming = Naming(title)
         raise typer.Exit(
             fit_cli.fit_run_logs(logs, law, naming, options, output=output, as_json=as_json)
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -139,11 +138,10 @@ def law_of_points(
         batch_law_from_points,
         power_law_file,
     )
-    from megascale.laws.lawfile import Input
+    from megascale.laws.lawfile import input_of
     from megascale.laws.power import fit_power
 
-    source = Input(path=str(path), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    naming = Naming(path.stem, inputs=[source])
+    naming = Naming(path.stem, inputs=[input_of(path)])
     if law in BATCH_LAWS:
         points = points_table(frame, x[0], y)
         if points is None:

@@ -12,6 +12,7 @@ import polars as pl
 
 from megascale.errors import FitError
 from megascale.laws.audit import Audit
+from megascale.laws.batch_law import NKind
 from megascale.laws.batch_size import equivalence
 from megascale.laws.crossings import Crossing, find_crossings
 from megascale.laws.curves import Curve, Curves, Window, curves_from_table
@@ -25,10 +26,10 @@ from megascale.laws.from_points import (
     batch_law_from_points,
     rate_law_from_optima,
 )
-from megascale.laws.lawfile import Input, LawFile
+from megascale.laws.lawfile import LawFile, input_of
 from megascale.laws.learning_rate import search_factor
 from megascale.laws.surface import SurfaceFit, fit_surfaces, surface_law_file
-from megascale.runs.table import RunTable
+from megascale.runs.table import LoadedRun, RunTable
 
 LEARNING_RATE = "learning_rate"
 SURFACE = "loss_surface"
@@ -46,6 +47,8 @@ class LogOptions:
         window: of smoothing.
         phase: "stable" (constant learning rate alone) or "all".
         losses: "auto", "train", "validation" or "validation:SET".
+        n_kind: which parameters N counts; None takes non-embedding parameters where all logs give
+            them, else whatever they give, as total.
         n_params: N of runs whose logs do not say.
         budgets: for learning-rate laws, at how many token counts the rates are compared.
         form: of a batch law's file.
@@ -57,6 +60,7 @@ class LogOptions:
     window: Window = field(default_factory=Window)
     phase: Literal["stable", "all"] = "stable"
     losses: str = "auto"
+    n_kind: NKind | None = None
     n_params: float | None = None
     budgets: int = 5
     form: Literal["power", "loglog_table"] = "power"
@@ -92,7 +96,7 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
     Args:
         logs: of `megascale.runs.table.load_runs`.
         law: one of `LOG_LAWS`.
-        naming: of the law file; the logs are added to its inputs.
+        naming: of the law file; the logs are added to its inputs, and N is of the kind found.
         options: how logs become points.
 
     Raises:
@@ -101,7 +105,7 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
     options = options or LogOptions()
     if law not in LOG_LAWS:
         raise FitError.of("law", law, "is not fitted to run logs", list(LOG_LAWS))
-    sizes = {run.run: run.meta.n_params or options.n_params for run in logs.runs}
+    sizes, n_kind = run_sizes(logs, options)
     found = curves_from_table(
         logs.table,
         n_params=sizes,
@@ -115,8 +119,8 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
         raise FitError.of(
             "runs", len(logs.runs), f"none gives a curve of constant batch: {reasons}"
         )
-    files = [Input(path=str(file.path), sha256=file.sha256) for file in logs.files]
-    naming = replace(naming, inputs=[*naming.inputs, *files])
+    files = [input_of(file.path) for file in logs.files]
+    naming = replace(naming, inputs=[*naming.inputs, *files], n_kind=n_kind)
     evidence = _evidence(found, options)
     if law == LEARNING_RATE:
         return _fit_rates(found, curves, naming, options, evidence)
@@ -148,6 +152,29 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
     diagnostics = made.file.diagnostics | {"best_batch_by_tokens": agreement}
     file = made.file.model_copy(update={"diagnostics": diagnostics})
     return LogFit(file, found, crossings, extraction, made, made.audits)
+
+
+def run_sizes(logs: RunTable, options: LogOptions) -> tuple[dict[str, float | None], NKind]:
+    """N of every run and what it counts.
+
+    Raises:
+        FitError: a kind of N is asked for that a log does not give, and none is stated.
+    """
+
+    def of_kind(run: LoadedRun, kind: NKind) -> float | None:
+        found = run.meta.n_params if kind == "total" else run.meta.extra.get(f"n_params_{kind}")
+        return float(found) if found else options.n_params
+
+    kind: NKind = options.n_kind or "non_embedding"
+    if options.n_kind is None and any(of_kind(run, kind) is None for run in logs.runs):
+        kind = "total"
+    sizes = {run.run: of_kind(run, kind) for run in logs.runs}
+    missing = [run for run, size in sizes.items() if size is None]
+    if missing and options.n_kind is not None:
+        raise FitError.of(
+            "n_kind", kind, f"{missing[0]} does not say it; state N, or take another kind", "total"
+        )
+    return sizes, kind
 
 
 def extract_all(curves: list[Curve], options: LogOptions) -> Extraction:

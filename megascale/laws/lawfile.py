@@ -207,6 +207,20 @@ class LawFile(_Part):
         return self
 
 
+def input_of(path: str | Path) -> Input:
+    """A file that a law is fitted to, with the hash of its bytes.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError.of("input", str(path), f"cannot be read: {error.strerror}") from None
+    return Input(path=str(path), sha256=digest)
+
+
 def read_law_file(path: str | Path) -> LawFile:
     """Read and check a law file.
 

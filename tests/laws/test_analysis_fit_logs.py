@@ -1,0 +1,197 @@
+"""`megascale fit` from run logs and point tables to law files that a schedule takes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from megascale.cli import main
+from megascale.errors import FitError
+from megascale.laws.fit_cli import parse_targets, parse_window
+from megascale.laws.fit_logs import LogOptions, fit_logs, rate_table
+from megascale.laws.from_points import Naming, RateLaw
+from megascale.laws.lawfile import read_law_file
+from megascale.laws.learning_rate import search_factor
+from megascale.runs.log import RunLog
+from megascale.runs.table import RunTable, load_runs
+from tests.laws.analysis_runs import Truth, run_table
+
+TRUTH = Truth()
+SIZE = {"n_params": 120_000_000, "n_params_non_embedding": 100_000_000}
+
+
+def write_logs(folder: Path, table: pl.DataFrame, header: dict[str, int]) -> None:
+    """The table's runs as run directories of our own."""
+    for (run,), rows in table.partition_by("run", as_dict=True, maintain_order=True).items():
+        (folder / str(run)).mkdir()
+        log = RunLog(folder / str(run), {"name": str(run), **header})
+        log.start()
+        before = 0
+        for row in rows.iter_rows(named=True):
+            counted = row["tokens"] - before
+            before = row["tokens"]
+            log.metrics(
+                {
+                    **{key: row[key] for key in ("step", "tokens", "batch_tokens", "lr", "loss")},
+                    "samples": row["tokens"] // 1024,
+                    "micro_batches": 1,
+                    "sequence_length": 1024,
+                    "loss_sum": row["loss"] * counted,
+                    "loss_tokens": counted,
+                    "weight_decay": 0.1,
+                    "grad_norm": 1.0,
+                    "seconds": 1.0,
+                }
+            )
+        log.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs")
+    write_logs(path, run_table(TRUTH, records=200), SIZE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def logs(folder: Path) -> RunTable:
+    return load_runs(folder, cache=False)
+
+
+def run(*words: str | Path) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize("law", ["auto", "noise_floor", "loss_surface"])
+def test_logs_become_a_law_file(
+    law: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "toy.json"
+    assert run("fit", folder, "--law", law, "-o", path) == 0
+    said = capsys.readouterr()
+    assert "overtakes" in said.out
+    file = read_law_file(path)
+    assert (file.name, file.output, file.n_kind) == ("toy", "batch_tokens", "non_embedding")
+    assert file.range.n == (1e8, 1e8)
+    assert file.sha256[:16] in said.err
+    assert file.evaluate(1e8, 4e8) == pytest.approx(TRUTH.best_batch_after(4e8), rel=0.1)
+    assert file.tokens_steps is not None
+    logged = {input.path: input.sha256 for input in file.inputs}
+    assert len(logged) == 9
+    for name, digest in logged.items():
+        assert hashlib.sha256(Path(name).read_bytes()).hexdigest() == digest
+    evidence = file.diagnostics
+    assert evidence["runs"] == 9
+    assert len(evidence["crossings"]) == 3
+    if law != "loss_surface":
+        assert evidence["law"] == "noise_floor"
+        assert set(evidence["aicc"]) >= {"noise_floor", "two_power", "classic"}
+        assert evidence["held_out_error"] < 0.05
+        assert {row["question"] for row in evidence["audit"]} == {"lowest loss", "longest horizon"}
+        assert abs(evidence["best_batch_by_tokens"]["rms_log_ratio"]) < 0.1
+        assert "best batch by target loss" in said.out
+
+
+def test_the_trainers_schedule_takes_the_law(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "toy.json"
+    options = ("--law", "noise_floor", "--form", "loglog_table", "--targets", "2.7,2.55,2.4")
+    assert run("fit", folder, *options, "-o", path) == 0
+    table = read_law_file(path).table
+    assert table is not None
+    assert len(table.d) == 3
+    layout = ("--micro-batch", "1", "--seq-length", "1024", "--dp", "4", "--params", "1e8")
+    words = ("--tokens", "6e8", "--interval", "2e8", "--momentum", "1", "--initial", "16384")
+    assert run("schedule", "--law", path, *words, *layout) == 0
+    assert "16_384" in capsys.readouterr().out
+
+
+def test_rates_from_logs(tmp_path: Path) -> None:
+    parts = []
+    for k, lr in enumerate(np.geomspace(1e-4, 3.2e-3, 6)):
+        one = run_table(TRUTH, (65536,), noise=0.002, lr=float(lr), seed=k)
+        shift = 0.02 * (np.log(lr / 6e-4) + 0.3 * (pl.col("tokens") / 1e9).log()) ** 2
+        parts.append(one.with_columns(pl.col("loss") + shift, run=pl.lit(f"lr{k}")))
+    write_logs(tmp_path, pl.concat(parts), SIZE)
+    fit = fit_logs(load_runs(tmp_path, cache=False), "learning_rate", Naming("rates"))
+    assert isinstance(fit.law, RateLaw)
+    assert (fit.file.output, fit.file.d_kind) == ("peak_lr", "horizon")
+    assert fit.file.parameters["b"].value == pytest.approx(-0.3, abs=0.05)
+    assert fit.file.evaluate(1e8, 1e9) == pytest.approx(6e-4, rel=0.05)
+    curves = fit.curves.curves
+    with pytest.raises(FitError, match="holds the batch fixed"):
+        rate_table([*curves, replace(curves[0], batch_tokens=1.0)], 4)
+    with pytest.raises(FitError, match="no learning rate"):
+        rate_table([*curves, replace(curves[0], lr=None)], 4)
+
+
+def test_point_tables_become_law_files(tmp_path: Path) -> None:
+    rows = [
+        {"target_loss": target, "S": truth / batch, "E": truth}
+        for target in (2.8, 2.65, 2.5, 2.4)
+        for batch in (16384.0 * 2**k for k in range(7))
+        if np.isfinite(truth := TRUTH.tokens_to(target, batch) * (1 + 1e-4 * np.sin(batch)))
+    ]
+    points = tmp_path / "points.csv"
+    pl.DataFrame(rows).write_csv(points)
+    path = tmp_path / "law.json"
+    words = ("--law", "noise_floor", "--group", "target_loss", "--json")
+    assert run("fit", points, *words, "-o", path) == 0
+    file = read_law_file(path)
+    assert file.evaluate(1.0, 4e8) == pytest.approx(TRUTH.best_batch_after(4e8), rel=0.05)
+    assert file.inputs[0].sha256 == hashlib.sha256(points.read_bytes()).hexdigest()
+
+    rates = tmp_path / "rates.csv"
+    table = pl.DataFrame({"N": [1e8, 2e8, 4e8, 8e8], "D": [1e9, 8e9, 2e9, 4e9]})
+    table = table.with_columns(lr=3e-3 * (pl.col("N") / 1e8) ** -0.2 * (pl.col("D") / 1e9) ** -0.3)
+    table.with_columns(pl.col("lr") * pl.Series([1.01, 0.99, 1.0, 1.0])).write_csv(rates)
+    assert run("fit", rates, "--law", "power_law", "--x", "N,D", "--y", "lr", "-o", path) == 0
+    assert read_law_file(path).output == "peak_lr"
+    # Laws that say neither a batch nor a rate are written as the fit's result.
+    table.rename({"lr": "other"}).write_csv(rates)
+    assert run("fit", rates, "--law", "power_law", "--x", "N,D", "--y", "other", "-o", path) == 0
+    assert "problems" in json.loads(path.read_text())
+
+
+def test_what_logs_cannot_give_is_said(
+    logs: RunTable, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FitError, match="is not fitted to run logs"):
+        fit_logs(logs, "chinchilla", Naming("x"))
+    with pytest.raises(FitError, match="does not say it"):
+        fit_logs(logs, "wsd", Naming("x"), LogOptions(n_kind="active"))
+    with pytest.raises(FitError, match="at least"):
+        fit_logs(load_runs(folder / "b65536-s0", cache=False), "wsd", Naming("x"))
+    assert run("fit", folder, "--law", "wsd", "-o", "law.csv") == 7
+    assert ".json" in capsys.readouterr().err
+    assert run("fit", folder, "--targets", "low") == 7
+    assert run("fit", folder / "nowhere") == 3
+
+
+def test_options_of_the_command_line() -> None:
+    assert parse_targets("6") == 6
+    assert parse_targets("3.4,3.2") == [3.4, 3.2]
+    assert (parse_window("2%").kind, parse_window("2%").size) == ("log", 0.02)
+    assert (parse_window("2M").kind, parse_window("2M").size) == ("tokens", 2_000_000)
+    assert parse_window("none").kind == "none"
+    for text in ("five", "-1%", "1.5e"):
+        with pytest.raises(FitError):
+            parse_window(text)
+
+
+def test_a_rate_law_needs_rates(logs: RunTable) -> None:
+    with pytest.raises(FitError, match="batch"):
+        fit_logs(logs, "learning_rate", Naming("x"))
+    with pytest.raises(FitError, match="at least 4"):
+        search_factor(
+            pl.DataFrame({"n_params": [1e8], "tokens": [1e9], "lr": [1e-3], "loss": [3.0]})
+        )
