@@ -72,7 +72,8 @@ class Display:
             self._live.update(self._table(states, now), refresh=True)
         elif changed is None and now - self._shown >= PLAIN_SECONDS:
             self._shown = now
-            self.line(overall_line(states, now - self._began))
+            running = [state.name for state in states if state.state == "running"]
+            self.line(f"{overall_line(states, now - self._began)}; running {', '.join(running)}")
 
     def _table(self, states: Sequence[RunState], now: float) -> Any:
         from rich.table import Table
@@ -130,14 +131,12 @@ def overall_line(states: Sequence[RunState], elapsed: float) -> str:
     total = sum(state.plan.tokens for state in states)
     found = sum(_own_tokens(state, state.found_tokens) for state in states)
     done = sum(state.state == "done" for state in states)
-    running = [state.name for state in states if state.state == "running"]
     rate = (tokens - found) / elapsed if elapsed > 0 else 0.0
     left = (total - tokens) / rate if rate > 0 else None
-    text = (
+    return (
         f"{done}/{len(states)} runs done, {short_count(tokens)}/{short_count(total)} tokens, "
         f"{duration(elapsed)} so far, ETA {duration(left)}"
     )
-    return f"{text}; running {', '.join(running)}" if running else text
 
 
 def _own_tokens(state: RunState, consumed: int) -> int:

@@ -13,66 +13,79 @@ from megascale.sweep.finish import Answer
 from megascale.sweep.results import RunResult
 from megascale.sweep.study import Fit
 
+NOTE = "B_min, B_opt and E_min in tokens, S_min in steps; rms log: of the fit in log E"
 COLUMNS = ("target", "law", "B_min", "B_opt", "E_min", "S_min", "rms log", "")
 
 
 def fit_tokens_steps(results: Sequence[RunResult], wanted: Fit) -> list[Answer]:
     """Points (S, E) at several target losses, and the laws E(S) fitted to them.
 
-    A failure is an answer too: too few batch sizes, or an engine that is not built, become notes.
+    Runs of one arm, model size and learning rate are fitted together, their seeds too. A failure is
+    an answer as well: too few batch sizes, or an engine that is not built, become notes.
     """
-    title = "E(S): tokens against steps to a loss"
     try:
         from megascale import fitting
-        from megascale.laws.curves import Curve
         from megascale.laws.extract import choose_targets, extract
     except ImportError as error:
         note = f"not fitted: the fitting engine is missing ({error}); install with a C++ compiler"
-        return [Answer(title, COLUMNS, [], [note])]
-    curves = [
-        Curve(
-            run=result.run,
-            tokens=result.curve.tokens,
-            loss=result.curve.loss,
-            error=result.curve.loss * float("nan"),
-            batch_tokens=float(result.batch[0]),
-            n_params=float(result.parameters),
-            lr=result.peak_lr,
-            loss_kind=result.curve.kind,
-        )
-        for result in results
-        if len(result.batch) == 1
-    ]
-    try:
-        targets = choose_targets(curves, wanted.targets, min_batches=wanted.min_batches)
-        points = extract(curves, targets, method="first").points
-    except FitError as error:
-        return [Answer(title, COLUMNS, [], [f"not fitted: {error}"])]
-    table = Answer(
-        "Tokens E and steps S to each target loss",
-        ("target", "batch", "tokens E", "steps S"),
-        [
-            (
-                f"{row['target_loss']:.3f}",
-                short_count(round(row["batch_tokens"])),
-                short_count(round(row["tokens"])),
-                f"{row['steps']:,.0f}",
-            )
-            for row in points.sort(
-                "target_loss", "batch_tokens", descending=[True, False]
-            ).to_dicts()
-        ],
-        data=points.to_dicts(),
+        return [Answer("E(S)", COLUMNS, [], [note])]
+    settings: dict[tuple[str, int, float], list[RunResult]] = {}
+    for result in results:
+        if len(result.batch) == 1:
+            setting = (result.arm, result.parameters, result.peak_lr)
+            settings.setdefault(setting, []).append(result)
+    found = []
+    for (arm, parameters, peak_lr), members in settings.items():
+        name = f"{arm} " if arm else ""
+        of = f"{name}{short_count(parameters)} parameters without embeddings, LR {peak_lr:g}"
+        curves = [_curve(member) for member in members]
+        try:
+            targets = choose_targets(curves, wanted.targets, min_batches=wanted.min_batches)
+            points = extract(curves, targets, method="first").points
+        except FitError as error:
+            found.append(Answer(f"E(S) of {of}", COLUMNS, [], [f"not fitted: {error}"]))
+            continue
+        points = points.sort("target_loss", "batch_tokens", descending=[True, False])
+        found.append(_points(of, points))
+        rows, data = [], []
+        for target in targets:
+            part = points.filter(points["target_loss"] == target)
+            for law in wanted.laws:
+                row, facts = _fit_one(fitting, law, target, part)
+                rows.append(row)
+                data.append(facts)
+        found.append(Answer(f"E(S) of {of}", COLUMNS, rows, [NOTE], data))
+    return found
+
+
+def _curve(result: RunResult) -> Any:
+    """A run's curve in the form the analysis reads; the scatter within a run is not known here."""
+    from megascale.laws.curves import Curve
+
+    return Curve(
+        run=result.run,
+        tokens=result.curve.tokens,
+        loss=result.curve.loss,
+        error=np.full(len(result.curve.loss), np.nan),
+        batch_tokens=float(result.batch[0]),
+        n_params=float(result.parameters),
+        lr=result.peak_lr,
+        loss_kind=result.curve.kind,
     )
-    rows, data = [], []
-    for target in targets:
-        part = points.filter(points["target_loss"] == target)
-        for law in wanted.laws:
-            row, facts = _fit_one(fitting, law, target, part)
-            rows.append(row)
-            data.append(facts)
-    notes = ["B_min, B_opt, E_min in tokens, S_min in steps; read them together with rms log"]
-    return [table, Answer(title, COLUMNS, rows, notes, data)]
+
+
+def _points(of: str, points: Any) -> Answer:
+    rows = [
+        (
+            f"{row['target_loss']:.3f}",
+            short_count(round(row["batch_tokens"])),
+            short_count(round(row["tokens"])),
+            f"{row['steps']:,.0f}",
+        )
+        for row in points.to_dicts()
+    ]
+    title = f"Tokens E and steps S to each loss, {of}"
+    return Answer(title, ("target", "batch", "tokens E", "steps S"), rows, [], points.to_dicts())
 
 
 def _fit_one(
