@@ -6,7 +6,10 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <new>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "core/dense.h"
@@ -64,13 +67,41 @@ inline double from_solver(int i, double t, double anchor) {
   return t;
 }
 
+// An allocator that leaves new elements uninitialised: every column is written before it is read.
+template <class T>
+struct Uninitialised : std::allocator<T> {
+  template <class U>
+  struct rebind {
+    using other = Uninitialised<U>;
+  };
+  template <class U>
+  void construct(U* at) {
+    ::new (static_cast<void*>(at)) U;
+  }
+  template <class U, class... Arguments>
+  void construct(U* at, Arguments&&... arguments) {
+    ::new (static_cast<void*>(at)) U(std::forward<Arguments>(arguments)...);
+  }
+};
+template <class T>
+using Column = std::vector<T, Uninitialised<T>>;
+
 // Columns of all problems of a chunk.
 template <class Law>
 struct Columns {
   static constexpr int X = Law::kInputs;
-  std::vector<double> full_x[X], projected_x[X], y, log_y, root, projected_y, scale, target;
-  std::vector<int32_t> group;
-  std::vector<double> scratch;
+  Column<double> full_x[X], projected_x[X], y, log_y, root, projected_y, scale, target;
+  Column<int32_t> group;
+  Column<double> scratch;
+
+  void reserve(size_t n) {
+    for (int k = 0; k < X; ++k) {
+      full_x[k].reserve(n);
+      projected_x[k].reserve(n);
+    }
+    for (auto* v : {&y, &log_y, &root, &projected_y, &scale, &target}) v->reserve(n);
+    group.reserve(n);
+  }
 
   void clear() {
     for (int k = 0; k < X; ++k) {
@@ -167,8 +198,12 @@ void finish_projected(Prepared<Law>& p, Columns<Law>& out) {
     double* scale = out.scale.data() + p.projected_at;
     double* target = out.target.data() + p.projected_at;
     double weight[kBins] = {}, place[kBins] = {}, goal[kBins] = {};
-    const auto range = std::minmax_element(x, x + p.count);
-    const double low = *range.first, inverse = (kBins - 1e-9) / (*range.second - low);
+    double low = x[0], high = x[0];
+    for (int i = 1; i < p.count; ++i) {
+      low = std::min(low, x[i]);
+      high = std::max(high, x[i]);
+    }
+    const double inverse = (kBins - 1e-9) / (high - low);
     for (int i = 0; i < p.count; ++i) {
       const int bin = static_cast<int>((x[i] - low) * inverse);
       const double w = scale[i] * scale[i];
@@ -284,7 +319,7 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
   out.resize_full(padded);
   out.resize_projected(p.projected_at + (count + 7) / 8 * 8);
   // Logarithms of the inputs, centred on their mean.
-  std::vector<double>& logs_of = out.scratch;
+  Column<double>& logs_of = out.scratch;
   double log_scale[X];
   if (logs) {
     logs_of.resize(size_t(X) * count);

@@ -46,6 +46,7 @@ class Pipeline {
 
   void load(int64_t begin, int64_t end) {
     chunk_.columns.clear();
+    chunk_.columns.reserve(job_.offsets[end] - job_.offsets[begin] + 8 * (end - begin));
     chunk_.problems.resize(end - begin);
     chunk_.solutions.assign(end - begin, Solution<Law>());
     chunk_.longest = 1;

@@ -25,8 +25,9 @@ void check(cudaError_t code, const char* what) {
 // Device memory for the life of a chunk.
 class Buffer {
  public:
-  template <class T>
-  T* upload(const std::vector<T>& host) {
+  template <class Host>
+  auto* upload(const Host& host) {
+    using T = typename Host::value_type;
     T* device = allocate<T>(host.size());
     check(cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice),
           "copy in");

@@ -63,6 +63,12 @@ struct LossCurve : LawDefaults {
     u[1] = theta[1] / sy * std::pow(sx[0], -theta[2]);
     u[2] = theta[2];
   }
+  static constexpr bool kAnalyticJacobian = true;
+  static void natural_jacobian(const double* u, const double* sx, double sy, double* jacobian) {
+    const double power = sy * std::pow(sx[0], u[2]);
+    const double rows[9] = {sy, 0, 0, 0, power, u[1] * power * std::log(sx[0]), 0, 0, 1};
+    for (int i = 0; i < 9; ++i) jacobian[i] = rows[i];
+  }
   static void derived(const double*, double*) {}
 };
 
