@@ -10,20 +10,18 @@ what batch sizes differ by.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from megascale.errors import FitError
+from megascale.laws.records import VALIDATION, Records, split_runs
 
 Array = npt.NDArray[np.float64]
 
-TRAIN_KINDS = ("interval_mean", "instantaneous", "ema")
-"""Kinds of training loss, the one that a curve is made from first."""
-VALIDATION = "validation"
 NOISE_RECORDS = 41
 """Records around one over which the scatter of single records is averaged."""
 MIN_RECORDS = {"train": 8, "validation": 4}
@@ -203,87 +201,50 @@ def curves_from_table(
         raise FitError.of("phase", phase, "must be stable or all", "stable")
     if table.is_empty():
         return Curves([])
-    parts = table.partition_by("run", as_dict=True, maintain_order=True)
-    wanted = _loss_choice(parts.values(), loss)
+    runs = list(split_runs(table))
+    wanted = _loss_choice(runs, loss)
     curves, dropped = [], []
-    for (run,), part in parts.items():
-        built = _curve(str(run), part, wanted, window or Window(), phase)
+    for records in runs:
+        built = _curve(records, wanted, window or Window(), phase)
         if isinstance(built, str):
-            dropped.append(Dropped(str(run), built))
+            dropped.append(Dropped(records.run, built))
             continue
-        known = (n_params or {}).get(str(run))
-        curves.append(Curve(**built, n_params=None if known is None else float(known)))
+        known = (n_params or {}).get(records.run)
+        curves.append(replace(built, n_params=None if known is None else float(known)))
     return Curves(curves, dropped)
 
 
-def _of_kind(part: pl.DataFrame, wanted: str) -> pl.DataFrame:
-    """Records with a finite loss of the wanted kind, in order, one a token count (the last).
-
-    Of several kinds of training loss the first of `TRAIN_KINDS` is taken; of several validation
-    sets the one that is named, else the one with most records.
-    """
-    part = part.filter(pl.col("tokens").is_not_null() & pl.col("loss").is_finite())
-    if "loss_kind" in part.columns:
-        kind = pl.col("loss_kind").fill_null("")
-        validation = kind.str.starts_with(VALIDATION)
-        part = part.filter(validation if wanted.startswith(VALIDATION) else ~validation)
-        chosen = wanted if ":" in wanted else _first_kind(part, wanted)
-        part = part.filter(kind == chosen)
-    elif wanted != "train":
-        part = part.clear()
-    part = part.sort("tokens", maintain_order=True)
-    return part.unique("tokens", keep="last", maintain_order=True)
-
-
-def _first_kind(part: pl.DataFrame, wanted: str) -> str:
-    counts = dict(part["loss_kind"].fill_null("").value_counts().iter_rows())
-    if wanted == "train":
-        ranks = {name: rank for rank, name in enumerate(TRAIN_KINDS)}
-        return min(counts, key=lambda name: ranks.get(name, len(ranks)), default="")
-    return max(sorted(counts), key=lambda name: counts[name], default="")
-
-
-def _loss_choice(parts: Iterable[pl.DataFrame], loss: str) -> str:
+def _loss_choice(runs: Iterable[Records], loss: str) -> str:
     if loss != "auto":
         return loss
     able = dict.fromkeys(MIN_RECORDS, 0)
-    for part in parts:
+    for records in runs:
         for kind, least in MIN_RECORDS.items():
-            able[kind] += len(_of_kind(part, kind)) >= least
+            able[kind] += len(records.losses_of(kind)[0]) >= least
     return VALIDATION if able[VALIDATION] and able[VALIDATION] >= able["train"] else "train"
 
 
-def _column(part: pl.DataFrame, name: str) -> Array:
-    if name not in part.columns:
-        return np.full(len(part), np.nan)
-    return part[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-
-
-def _curve(
-    run: str, part: pl.DataFrame, wanted: str, window: Window, phase: str
-) -> dict[str, Any] | str:
-    """Fields of a `Curve`, or in words why there is none."""
-    if not part["tokens"].is_not_null().any():
+def _curve(records: Records, wanted: str, window: Window, phase: str) -> Curve | str:
+    """The run's curve, or in words why there is none."""
+    if not np.isfinite(records.tokens).any():
         return "the log has no tokens: state the batch and the sequence length"
-    batch_column = _column(part, "batch_tokens")
-    batch = _constant_batch(part, batch_column)
-    kept = _of_kind(part, wanted)
+    rows, kind = records.losses_of(wanted)
     least = MIN_RECORDS[wanted.partition(":")[0]]
-    if len(kept) < least:
-        return f"{len(kept)} {wanted} losses, of at least {least}"
-    tokens, losses = _column(kept, "tokens"), _column(kept, "loss")
-    kinds = {str(kind) for kind in kept["loss_kind"]} if "loss_kind" in kept.columns else set()
-    previous = np.concatenate([[0.0], tokens[:-1]])
+    if len(rows) < least:
+        return f"{len(rows)} {wanted} losses, of at least {least}"
+    batch = records.constant_batch()
+    tokens, losses = records.tokens[rows], records.loss[rows]
     weights = np.ones_like(tokens)
     if wanted == "train":
-        step = _column(kept, "batch_tokens")
+        step = records.batch_tokens[rows]
         step = np.where(np.isfinite(step), step, batch or 0.0)
         before = np.maximum(tokens - step, 0.0)
-        if kinds & {"interval_mean"}:
+        if kind == "interval_mean":
+            previous = np.concatenate([[0.0], tokens[:-1]])
             weights = tokens - previous
             before = (np.minimum(previous, before) + before) / 2
         tokens = before
-    rates = _plateau_rates(part, kept)
+    rates = records.rates_at(rows)
     keep = tokens > 0
     if phase == "stable" and np.isfinite(rates).any():
         keep &= rates >= np.nanmax(rates) * (1 - PLATEAU)
@@ -295,41 +256,16 @@ def _curve(
     positions, values, errors = smooth(
         where[rising], losses[keep][rising], smoothing, weights[keep][rising]
     )
-    sources: list[str] = []
-    if "source" in part.columns:
-        sources = part["source"].drop_nulls().unique().to_list()
-    return {
-        "run": run,
-        "tokens": positions,
-        "loss": values,
-        "error": errors,
-        "batch_tokens": batch,
-        "lr": float(np.nanmax(rates)) if np.isfinite(rates).any() else None,
-        "loss_kind": "/".join(sorted(kinds)),
-        "sources": tuple(sorted(sources)),
-    }
-
-
-def _constant_batch(part: pl.DataFrame, batch: Array) -> float | None:
-    known = np.unique(batch[np.isfinite(batch)])
-    if len(known):
-        return float(known[0]) if len(known) == 1 else None
-    step, tokens = _column(part, "step"), _column(part, "tokens")
-    both = (step > 0) & (tokens > 0)
-    ratio = np.unique(tokens[both] / step[both])
-    return float(ratio[0]) if len(ratio) == 1 else None
-
-
-def _plateau_rates(part: pl.DataFrame, kept: pl.DataFrame) -> Array:
-    """The learning rate of every kept record; validation rows take the last one logged."""
-    own = _column(kept, "lr")
-    if np.isfinite(own).any() or "lr" not in part.columns:
-        return own
-    logged = part.filter(pl.col("lr").is_not_null() & pl.col("tokens").is_not_null()).sort("tokens")
-    if logged.is_empty():
-        return own
-    at = np.searchsorted(_column(logged, "tokens"), _column(kept, "tokens"), side="right") - 1
-    return np.where(at >= 0, _column(logged, "lr")[np.maximum(at, 0)], np.nan)
+    return Curve(
+        run=records.run,
+        tokens=positions,
+        loss=values,
+        error=errors,
+        batch_tokens=batch,
+        lr=float(np.nanmax(rates)) if np.isfinite(rates).any() else None,
+        loss_kind=kind,
+        sources=records.sources,
+    )
 
 
 def mean_curve(curves: list[Curve]) -> Curve:
