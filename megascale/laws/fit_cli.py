@@ -188,6 +188,8 @@ def summary(fit: LogFit) -> str:
         lines.append(f"  D from {file.range.d[0]:.4g} to {file.range.d[1]:.4g} tokens")
     lines.append(f"{len(fit.curves.curves)} curves, {len(fit.curves.dropped)} runs without")
     lines += [f"  {dropped.run}: {dropped.reason}" for dropped in fit.curves.dropped[:10]]
+    for setting in file.diagnostics.get("settings_left_out", []):
+        lines.append(f"  left out: {setting}")
     for crossing in fit.crossings:
         lines.append(
             f"  {crossing.batch_large:,.0f} overtakes {crossing.batch_small:,.0f} at "

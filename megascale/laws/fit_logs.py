@@ -115,7 +115,8 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
     )
     curves = found.constant_batch()
     if not curves:
-        reasons = "; ".join(sorted({dropped.reason for dropped in found.dropped})[:3])
+        said = sorted({dropped.reason for dropped in found.dropped})
+        reasons = "; ".join(said[:3]) or "their batch changes during the run"
         raise FitError.of(
             "runs", len(logs.runs), f"none gives a curve of constant batch: {reasons}"
         )
@@ -128,7 +129,8 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
     evidence["crossings"] = [asdict(crossing) for crossing in crossings]
     if law == SURFACE:
         return _fit_surface(found, curves, crossings, naming, options, evidence)
-    extraction = extract_all(curves, options)
+    extraction, left_out = extract_all(curves, options)
+    evidence["settings_left_out"] = left_out
     evidence["extraction"] = {
         "method": options.method,
         "points": len(extraction.points),
@@ -177,24 +179,32 @@ def run_sizes(logs: RunTable, options: LogOptions) -> tuple[dict[str, float | No
     return sizes, kind
 
 
-def extract_all(curves: list[Curve], options: LogOptions) -> Extraction:
+def extract_all(curves: list[Curve], options: LogOptions) -> tuple[Extraction, list[str]]:
     """(S, E) points of every setting, each at its own targets unless they are given.
 
+    Returns:
+        The points; and in words the settings (N and learning rate) that could give none.
+
     Raises:
-        FitError: too few batch sizes, or no target that enough of them reach.
+        FitError: no setting gives points: too few batch sizes, or no target that enough reach.
     """
-    parts = []
+    parts, left_out = [], []
     for group in _by_setting(curves):
-        if isinstance(options.targets, int):
-            batches = len({curve.batch_tokens for curve in group})
-            least = min(6, max(batches, 4))
-            targets = choose_targets(group, options.targets, min_batches=least)
-        else:
-            targets = [float(target) for target in options.targets]
+        batches = len({curve.batch_tokens for curve in group})
+        try:
+            if isinstance(options.targets, int):
+                least = min(6, max(batches, 4))
+                targets = choose_targets(group, options.targets, min_batches=least)
+            else:
+                targets = [float(target) for target in options.targets]
+        except FitError as error:
+            left_out.append(f"N = {group[0].n_params}, lr = {group[0].lr}: {error}")
+            continue
         parts.append(extract(group, targets, method=options.method))
-    return Extraction(
-        pl.concat([part.points for part in parts]), pl.concat([part.missed for part in parts])
-    )
+    if not parts:
+        raise FitError("; ".join(left_out[:3]))
+    points = pl.concat([part.points for part in parts])
+    return Extraction(points, pl.concat([part.missed for part in parts])), left_out
 
 
 def _by_setting(curves: list[Curve]) -> list[list[Curve]]:

@@ -23,8 +23,10 @@ from megascale.laws.curves import Array
 from megascale.laws.power import PowerLaw, fit_power
 
 CELL = ("n_params", "tokens")
-MIN_RATES = 4
-"""A quadratic has three coefficients; one point more tests it."""
+MIN_RATES = 3
+"""A quadratic has three coefficients. Three rates give an optimum without an error."""
+FITTED_RATES = 4
+"""Rates that enter the quadratic at least, where there are so many."""
 NEAR_OPTIMAL = 0.0025
 """Runs within this share of a cell's lowest loss count as near-optimal (arXiv 2503.04715)."""
 
@@ -74,14 +76,14 @@ def optimal_rates(
         by: what makes a cell. With a batch column in the table, name it here to hold it fixed, or
             keep the best loss of each rate beforehand to tune it along.
         reach: rates within this factor of the lowest loss's enter the quadratic, and at least the
-            four nearest.
+            four nearest where there are four.
 
     Returns:
         A row a cell: `by`, lr_opt, log_error, loss, curvature (nats per squared log), rates,
         usable, reason. Usable optima are convex and lie among the cell's rates.
 
     Raises:
-        FitError: a column is missing, or no cell has four rates.
+        FitError: a column is missing, or no cell has three rates.
     """
     table = need_columns(table, [*by, "lr", "loss"])
     cells, rates, losses = [], [], []
@@ -90,7 +92,9 @@ def optimal_rates(
         means = part.group_by("lr").agg(pl.col("loss").mean()).sort("lr")
         lr, loss = means["lr"].to_numpy(), means["loss"].to_numpy()
         distance = np.abs(np.log(lr / lr[np.argmin(loss)]))
-        near = (distance <= np.log(reach) + 1e-9) | (distance <= np.sort(distance)[:MIN_RATES][-1])
+        near = (distance <= np.log(reach) + 1e-9) | (
+            distance <= np.sort(distance)[:FITTED_RATES][-1]
+        )
         if len(lr) < MIN_RATES:
             continue
         cells.append(key)

@@ -88,11 +88,24 @@ def test_optima_off_the_grid_or_not_convex_are_not_used() -> None:
         rate_law(optima)
 
 
+def test_three_rates_give_an_optimum_without_an_error() -> None:
+    grid = rate_grid()
+    nearest = (pl.col("lr").log() - pl.col("best").log()).abs()
+    best = [best_rate(n, d) for n, d in grid.select("n_params", "tokens").iter_rows()]
+    three = grid.with_columns(best=pl.Series(best)).sort(nearest)
+    optima = optimal_rates(three.group_by("n_params", "tokens").head(3))
+    assert optima["usable"].all()
+    assert (optima["rates"] == 3).all()
+    assert optima["log_error"].is_nan().all()
+    truth = [best_rate(n, d) for n, d in optima.select("n_params", "tokens").iter_rows()]
+    assert optima["lr_opt"].to_numpy() == pytest.approx(truth, rel=1e-6)
+
+
 def test_rate_tables_are_checked() -> None:
     with pytest.raises(FitError, match="lr"):
         optimal_rates(rate_grid().drop("lr"))
-    with pytest.raises(FitError, match="at least 4"):
-        optimal_rates(rate_grid().group_by("n_params", "tokens").head(3))
+    with pytest.raises(FitError, match="at least 3"):
+        optimal_rates(rate_grid().group_by("n_params", "tokens").head(2))
     with pytest.raises(FitError, match="positive"):
         optimal_rates(rate_grid().with_columns(lr=-pl.col("lr")))
 
