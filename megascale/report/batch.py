@@ -189,7 +189,7 @@ def best_batch_section(
     section: dict[str, Any] = {
         "law": optimal.law,
         "rows": rows,
-        "least": _least(fits),
+        "least": _least(fits, optimal.law),
         "clouds": clouds,
         "confidence": optimal.confidence,
         "replicates": len(optimal.log_batch),
@@ -233,9 +233,9 @@ def best_batch_section(
     return plain(section), law_file
 
 
-def _least(fits: dict[str, TokensStepsFits]) -> list[dict[str, Any]]:
-    """B_min of every target, by the first law that has one."""
-    for name in ("wsd", "noise_floor", "two_power"):
+def _least(fits: dict[str, TokensStepsFits], chosen: str) -> list[dict[str, Any]]:
+    """B_min of every target, by the chosen law where it has one, else by the piecewise law."""
+    for name in (chosen, "wsd", "noise_floor"):
         if name not in fits:
             continue
         values = fits[name].optimum()["B_min"]

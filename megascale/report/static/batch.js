@@ -223,7 +223,9 @@ function batchAgainstTokens(data, settings, shade) {
       });
     }
     if (!DOCUMENT.curves.empty) {
-      for (const curve of DOCUMENT.curves.curves.filter((c) => c.batches && c.tokens).slice(0, 8)) {
+      const grown = DOCUMENT.curves.curves.filter((c) => c.batches && c.tokens &&
+        (!power || c.tokens[c.tokens.length - 1] > power.d_range[0] / 4));
+      for (const curve of grown.slice(0, 8)) {
         const stop = curve.tokens[curve.tokens.length - 1];
         series.push({
           ...staircase(curve.batches.map(([start, size]) => ({ start, batch: size })), stop),

@@ -92,6 +92,8 @@ function curvesSection(data) {
     }
     const ends = extent(chosen.map(([curve]) => curve[key]), true);
     const range = state.late && ends ? [Math.max(ends[0], ends[1] * 0.02), ends[1]] : null;
+    const late = state.late && ends ? extent(series.filter((s) => s.y).map((s) =>
+      s.y.filter((_, k) => s.x[k] >= ends[1] * 0.1)), false) : null;
     const left = curves.length - chosen.length;
     const binned = chosen.filter(([curve]) => curve.low).length;
     note.textContent =
@@ -103,7 +105,7 @@ function curvesSection(data) {
     return {
       view: `${state.axis}${state.log}${state.late}`, label: `Loss curves against ${label}`,
       x: { label, log: state.log, format, range }, height: 440,
-      y: { label: "loss (nats per token)", format: asDigits, tip: asLoss }, series,
+      y: { label: "loss (nats per token)", format: asDigits, tip: asLoss, range: late }, series,
       legend: chosen.length <= MANY_RUNS,
     };
   };
@@ -121,7 +123,7 @@ function curvesSection(data) {
       },
     }), " ", shownShare),
     tick("Log axis", true, (on) => { state.log = on; redraw(); }),
-    tick("Without the first 2 %", true, (on) => { state.late = on; redraw(); }),
+    tick("Late part only", true, (on) => { state.late = on; redraw(); }),
     batches.length > 1
       ? choice("Colour", [["batch", "by batch"], ["run", "by run"]],
         (v) => { state.color = v; redraw(); })

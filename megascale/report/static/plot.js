@@ -62,7 +62,7 @@ function ticksOf([low, high], isLog, wanted) {
   if (isLog) {
     const decades = Math.log10(high / low);
     const steps = decades > wanted ? [1] : decades > wanted / 3 ? [1, 3] : [1, 2, 5];
-    if (decades >= 0.7) {
+    if (decades >= 1.1) {
       const stride = Math.ceil(decades / wanted);
       const found = [];
       for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) {

@@ -1,0 +1,213 @@
+"""What the report finds, and that the page carries it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from megascale.errors import ConfigError, DataError, FitError
+from megascale.laws.curves import Window
+from megascale.report import page as page_module
+from megascale.report.cli import app
+from megascale.report.document import Settings, build_document, summary
+from megascale.report.figures import draw_figures
+from megascale.report.inputs import read_inputs
+from megascale.report.options import calculator_defaults, parse_window, read_options
+from megascale.report.page import render_page
+from tests.laws.analysis_runs import Truth
+from tests.report.samples import BEST_BATCH, BEST_LR, write_grid, write_runs
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    inputs = read_inputs([write_runs(folder), write_grid(folder)], cache=False)
+    return build_document(inputs, Settings(replicates=60))
+
+
+def test_tables_are_told_apart_by_their_columns(tmp_path, shared_data):
+    points = shared_data / "steplaw" / "steplaw_ES_points.csv"
+    found = read_inputs([write_runs(tmp_path), write_grid(tmp_path), points], cache=False)
+    assert [file["read_as"] for file in found.files] == ["LR-batch grid", "E(S) points", "csv"]
+    assert found.runs is not None
+    assert len(found.runs.runs) == 9
+
+
+def test_a_grid_named_as_one_must_have_its_columns(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("lr,loss\n1e-3,2.0\n")
+    with pytest.raises(DataError, match="n_params"):
+        read_inputs([], grids=[path])
+
+
+def test_every_record_is_drawn_where_it_fits_else_bins_say_their_range(document, monkeypatch):
+    curves = document["curves"]["curves"]
+    assert all(c["records"] == len(c["loss"]) and c["low"] is None for c in curves)
+    from megascale.report import curves as curves_module
+
+    monkeypatch.setattr(curves_module, "POINTS_A_RUN", (10, 20))
+    table = pl.DataFrame(
+        {
+            "run": "a", "step": range(1, 101), "tokens": range(10, 1010, 10), "loss":
+            np.linspace(5.0, 4.0, 100),
+        }
+    )  # fmt: skip
+    from megascale.runs.readers.base import FileRead, RunMeta, as_table
+    from megascale.runs.table import LoadedRun, RunTable
+
+    loaded = RunTable(
+        as_table(table.with_columns(source=pl.lit("a.csv"), loss_kind=pl.lit("interval_mean"))),
+        [LoadedRun(RunMeta("a"), "csv", [])],
+        [FileRead(path=None)],
+    )
+    (curve,) = curves_module.drawn_curves(loaded)
+    assert len(curve["loss"]) == 20
+    assert curve["low"][0] == pytest.approx(table["loss"][4], rel=1e-5)
+    assert curve["high"][0] == pytest.approx(5.0)
+    assert curve["loss"][0] == pytest.approx(table["loss"][:5].mean(), rel=1e-5)
+    assert curve["tokens"][-1] == 1000
+
+
+def test_the_truth_behind_the_runs_is_found(document):
+    assert document["curves"]["crossings"]
+    truth = Truth()
+    rows = [row for row in document["best_batch"]["rows"] if row["used"]]
+    assert len(rows) >= 4
+    for row in rows:
+        assert row["batch_tokens"] == pytest.approx(truth.best_batch(row["target_loss"]), rel=0.15)
+    power = document["best_batch"]["power"]
+    assert power["b"] == pytest.approx(truth.p / (truth.p + truth.q), abs=0.05)
+    assert document["tokens_steps"]["refuted"]
+    assert document["own_law"] in {law["name"].split(" (")[0] for law in
+                                   document["calculator"]["own"]}  # fmt: skip
+
+
+def test_the_optimum_of_a_quadratic_grid_is_exact(document):
+    (grid,) = document["grids"]["grids"]
+    assert len(grid["cells"]) == 2
+    for cell in grid["cells"]:
+        fit = cell["quadratic"]
+        assert fit["convex"]
+        assert fit["inside"]
+        assert fit["eta_opt"] == pytest.approx(BEST_LR, rel=1e-6)
+        assert fit["B_opt"] == pytest.approx(BEST_BATCH, rel=1e-6)
+        assert cell["local_minima"] == 1
+        assert cell["convex_share"]["positive"] == cell["convex_share"]["counted"] > 0
+
+
+def test_a_saddle_is_not_called_convex(tmp_path):
+    rows = [
+        {"N": 1e8, "D": 1e9, "lr": lr, "batch_tokens": batch,
+         "loss": 2 + 0.02 * np.log(lr / 1e-3) ** 2 - 0.01 * np.log(batch / 1e5) ** 2}
+        for lr in 1e-3 * 2.0 ** np.arange(-3, 4) for batch in 1e5 * 2.0 ** np.arange(-3, 4)
+    ]  # fmt: skip
+    path = tmp_path / "grid.csv"
+    pl.DataFrame(rows).write_csv(path)
+    found = build_document(read_inputs([path]), Settings())
+    (cell,) = found["grids"]["grids"][0]["cells"]
+    assert cell["edge"]
+    assert cell["quadratic"] is None or not cell["quadratic"]["convex"]
+    share = cell["convex_share"]
+    assert share["positive"] == share["counted"] / 2
+
+
+def test_published_grid_gives_the_known_refit_and_regret(shared_data):
+    path = shared_data / "steplaw" / "dense_lr_bs_loss.csv"
+    found = build_document(read_inputs([path]), Settings())
+    (grid,) = found["grids"]["grids"]
+    assert len(grid["cells"]) == 17
+    lr, batch = grid["refit"]["lr"], grid["refit"]["batch"]
+    assert (lr["coef"], lr["a"], lr["b"]) == pytest.approx((77.7, -0.766, 0.197), rel=2e-3)
+    assert (batch["coef"], batch["b"]) == pytest.approx((0.2085, 0.6125), rel=1e-3)
+    regret = {(row["name"], row["gives"]): row["mean_regret"] for row in grid["regret"]}
+    assert regret["Step Law", "LR and batch"] == pytest.approx(0.00098, abs=3e-5)
+    assert all(cell["quadratic"]["convex"] for cell in grid["cells"])
+
+
+def test_without_data_every_section_says_what_would_fill_it():
+    found = build_document(read_inputs([]), Settings())
+    for name in ("curves", "tokens_steps", "best_batch", "grids"):
+        assert len(found[name]["empty"]) > 40
+    assert found["calculator"]["laws"]
+    assert "CALCULATOR" in render_page(found)
+
+
+def test_a_family_without_a_best_batch_is_refused(tmp_path):
+    inputs = read_inputs([write_runs(tmp_path)], cache=False)
+    with pytest.raises(FitError, match="law-family"):
+        build_document(inputs, Settings(family="classic", replicates=40))
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(document):
+    text = render_page(document)
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#|data:)""", text)
+    assert "default-src 'none'" in text
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert json.loads(data[1])["schema"] == "megascale.report/1"
+    assert text == render_page(document)
+
+
+def test_names_cannot_break_out_of_the_page(document):
+    hostile = document | {"title": "</script><script>alert(1)</script>"}
+    assert "<script>alert(1)" not in render_page(hostile)
+
+
+def test_a_page_beyond_its_size_is_refused(document, monkeypatch):
+    monkeypatch.setattr(page_module, "LARGEST_BYTES", 1000)
+    with pytest.raises(DataError, match="fewer runs"):
+        render_page(document)
+
+
+def test_figures_are_written_as_png_and_svg(document, tmp_path):
+    written = draw_figures(document, tmp_path / "figures")
+    names = {path.name for path in written}
+    assert {"loss-tokens.png", "tokens-steps-1.svg", "batch-tokens.png", "grid-02.svg"} <= names
+    assert all(path.stat().st_size > 3000 for path in written)
+
+
+def test_the_verb_writes_page_and_summary(tmp_path):
+    output = tmp_path / "report.html"
+    result = CliRunner().invoke(
+        app, [str(write_grid(tmp_path)), "-o", str(output), "--json", "--replicates", "40"]
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["page"] == str(output)
+    assert found["grids"][0]["cells"][0]["quadratic"]["convex"]
+    assert output.stat().st_size < 8_000_000
+
+
+def test_the_summary_has_no_drawn_points(document):
+    found = summary(document)
+    assert len(json.dumps(found)) < len(json.dumps(document)) / 3
+    assert found["best_batch"]["power"]["b"] == document["best_batch"]["power"]["b"]
+
+
+def test_options_are_checked():
+    assert parse_window("5%") == Window("log", 0.05)
+    assert parse_window("10M") == Window("tokens", 10_000_000)
+    assert parse_window("none") == Window("none")
+    for wrong in ("0%", "x%", "200%", "-3"):
+        with pytest.raises(ConfigError):
+            parse_window(wrong)
+    with pytest.raises(ConfigError, match="OUR=THEIRS"):
+        read_options(["loss"], None, None)
+    with pytest.raises(ConfigError, match="batch-tokens"):
+        read_options(None, None, 0)
+    assert calculator_defaults("1B", None, "20B", 2048).active_params == "1B"
+
+
+def test_neither_page_nor_document_needs_torch():
+    code = (
+        "import megascale.report.cli, megascale.report.document, megascale.report.page\n"
+        "import megascale.report.figures, megascale.report.inputs, sys\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
