@@ -190,7 +190,7 @@ void log_column(const double* in, double* out, size_t n) {
 // otherwise (the full problem polishes on all points); then rows are padded to whole vectors.
 template <class Law>
 void finish_projected(Prepared<Law>& p, Columns<Law>& out) {
-  constexpr int kBins = 48, kLong = 96, X = Law::kInputs;
+  constexpr int kBins = 24, kLong = 64, X = Law::kInputs;
   size_t end = p.projected_at + p.count;
   p.projected_count = p.count;
   if (Law::kNonlinear > 0 && X == 1 && Law::kInputKind == InputKind::kLog && p.count > kLong) {
@@ -372,11 +372,12 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
     out.log_y[row] = log_y;
     out.root[row] = root;
     out.projected_y[to] = yp;
+    const double inverse_p = 1 / yp;
     if (Law::kLogTarget) {
       out.scale[to] = root;
       out.target[to] = root * Law::projected_target(xp, log_y);
     } else {
-      out.scale[to] = absolute ? root : root / yp;
+      out.scale[to] = absolute ? root : root * inverse_p;
       out.target[to] = absolute ? root * yp : root;
     }
     out.group[row] = job.groups ? job.groups[i] : 0;
@@ -384,7 +385,8 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
     low_full = std::min(low_full, xf[0]);
     high_full = std::max(high_full, yf);
     // Sums of the best constant in the residual's own metric.
-    const double unit = kind == Residual::kRelative ? 1 / yf : 1.0;
+    const double inverse_f = yf == yp ? inverse_p : 1 / yf;
+    const double unit = kind == Residual::kRelative ? inverse_f : 1.0;
     const double goal = kind == Residual::kRelative ? 1.0 : (kind == Residual::kLog ? log_y : yf);
     s0 += w * unit * unit;
     s1 += w * unit * goal;
