@@ -16,19 +16,21 @@ from megascale.laws.crossings import by_batch, by_setting
 from megascale.laws.curves import Curve
 from megascale.laws.extract import choose_targets, extract
 from megascale.laws.lawfile import Input, LawFile
-from megascale.laws.select import Selection, select
+from megascale.laws.select import Selection, refute_classic, select
 from megascale.laws.tokens_steps import (
     LAW_PARAMETERS,
     LAWS,
     TokensStepsFits,
     enough_points,
     fit_tokens_steps,
+    sort_points,
 )
 
 CURVE_POINTS = 120
 BEYOND = 1.2
 """A drawn law goes on beyond its smallest and largest batch by this factor."""
 CLOUD_POINTS = 120
+FURTHEST_B_MIN = 30
 """Replicates of a target that are drawn; all of them make the bands."""
 NEEDS = (
     "It needs runs of at least four batch sizes at one learning rate and model size that pass the "
@@ -85,11 +87,12 @@ def tokens_steps_section(
         FitError: no group holds as many batch sizes as the smallest law has parameters.
     """
     points = points.drop([c for c in points.columns if points[c].null_count() == len(points)])
-    fits = {}
-    for name in LAWS:
-        usable = enough_points(points, name)
-        if len(usable):
-            fits[name] = fit_tokens_steps(usable, name)
+    most = _most_batches(points)
+    fits = {
+        name: fit_tokens_steps(enough_points(points, name), name)
+        for name in LAWS
+        if LAW_PARAMETERS[name] <= most
+    }
     best = [name for name in fits if name != "classic"]
     if not best:
         raise FitError.of("points", len(points), "no target has four batch sizes")
@@ -111,6 +114,13 @@ def tokens_steps_section(
         "tables": {name: fit.table().to_dicts() for name, fit in fits.items()},
     }
     return plain(section), fits, optimal
+
+
+def _most_batches(points: pl.DataFrame) -> int:
+    """Batch sizes of the target that most of them reach."""
+    points = sort_points(points)
+    groups = points.group_by("n_params", "lr", "target_loss")
+    return max(groups.agg(pl.col("batch_tokens").n_unique())["batch_tokens"].to_list())
 
 
 def _selection(points: pl.DataFrame, names: list[str]) -> Selection | None:
@@ -175,6 +185,8 @@ def best_batch_section(
 ) -> tuple[dict[str, Any], LawFile | None]:
     """B_min and B_opt against loss, B_opt against tokens with its law, and bootstrap clouds."""
     rows = optimal.table.to_dicts()
+    classic = fits.get("classic")
+    refuted = refute_classic(classic.points, _rms(fits[optimal.law])) if classic else []
     clouds = []
     for g, row in enumerate(rows):
         both = np.isfinite(optimal.log_tokens[:, g]) & np.isfinite(optimal.log_batch[:, g])
@@ -190,6 +202,7 @@ def best_batch_section(
         "law": optimal.law,
         "rows": rows,
         "least": _least(fits, optimal.law),
+        "critical": [] if classic is None else _critical(classic, set(refuted)),
         "clouds": clouds,
         "confidence": optimal.confidence,
         "replicates": len(optimal.log_batch),
@@ -233,12 +246,20 @@ def best_batch_section(
     return plain(section), law_file
 
 
+def _rms(fit: TokensStepsFits) -> float:
+    return float(np.sqrt(np.nanmean(fit.log_residuals() ** 2)))
+
+
 def _least(fits: dict[str, TokensStepsFits], chosen: str) -> list[dict[str, Any]]:
-    """B_min of every target, by the chosen law where it has one, else by the piecewise law."""
+    """B_min of every target, by the chosen law where it has one, else by the piecewise law.
+
+    One far below every batch that was run says no more than that the points show none.
+    """
     for name in (chosen, "wsd", "noise_floor"):
         if name not in fits:
             continue
         values = fits[name].optimum()["B_min"]
+        floor = fits[name].points["batch_tokens"].to_numpy().min() / FURTHEST_B_MIN
         rows = [
             {
                 "law": name,
@@ -248,11 +269,32 @@ def _least(fits: dict[str, TokensStepsFits], chosen: str) -> list[dict[str, Any]
                 "batch_min": float(value),
             }
             for group, value in zip(fits[name].groups, values, strict=True)
-            if np.isfinite(value) and value > 0
+            if np.isfinite(value) and value > floor
         ]
         if rows:
             return rows
     return []
+
+
+def _critical(
+    fit: TokensStepsFits, refuted: set[tuple[float | None, float]]
+) -> list[dict[str, Any]]:
+    """Critical batch E_min / S_min with its interval where the classic law is not refuted."""
+    low, high = fit.result.interval("B_crit")
+    return [
+        {
+            "n_params": group.n_params,
+            "lr": group.lr,
+            "target_loss": group.target_loss,
+            "batch_crit": float(fit.result["B_crit"][g]),
+            "low": float(low[g]),
+            "high": float(high[g]),
+        }
+        for g, group in enumerate(fit.groups)
+        if fit.result.converged[g]
+        and fit.result["B_crit"][g] > 0
+        and (group.n_params, group.target_loss) not in refuted
+    ]
 
 
 def _direct(optimal: OptimalBatches, curves: Sequence[Curve]) -> list[dict[str, Any]]:

@@ -17,16 +17,20 @@ from megascale.runs.readers.base import VALIDATION
 from megascale.runs.table import LoadedRun, RunTable
 
 POINTS_IN_ALL = 60_000
-POINTS_A_RUN = (24, 800)
+POINTS_A_RUN = (16, 800)
 """Bins of records drawn in all, and the fewest and most a run gets."""
+LEAST_SHADED = 20
+"""Runs with fewer bins than this do not keep their bins' lowest and highest losses."""
 PAIRS_SHOWN = 400
 
 
 def run_rows(loaded: RunTable) -> list[dict[str, Any]]:
     """One row a run: what its logs say."""
     rows = []
+    parts = loaded.table.partition_by("run", as_dict=True, maintain_order=True)
     for run in loaded.runs:
-        seen = overview(loaded, run)
+        own = parts.get((run.run,), loaded.table.clear())
+        seen = overview(RunTable(own, [run], loaded.files), run)
         batches = [segment.batch_tokens for segment in seen.segments]
         rows.append(
             {
@@ -107,7 +111,7 @@ def _binned(rows: pl.DataFrame, run: LoadedRun, room: int) -> dict[str, Any]:
         return curve
     total = np.add.reduceat(weight, starts)
     curve["loss"] = _rounded(np.add.reduceat(loss * weight, starts) / total)
-    if len(starts) < count:
+    if len(starts) < count and room >= LEAST_SHADED:
         curve["low"] = _rounded(np.minimum.reduceat(loss, starts))
         curve["high"] = _rounded(np.maximum.reduceat(loss, starts))
     seconds = _seconds(Path(rows["source"][0]), run.format)

@@ -74,8 +74,11 @@ def _figures(document: dict[str, Any], plt: Any) -> Any:
         for number, groups in enumerate(_by_setting(steps["groups"]).values(), 1):
             yield f"tokens-steps-{number}", _tokens_steps(plt, groups)
     if "empty" not in best:
-        yield "batch-loss", _batch_loss(plt, best)
-        yield "batch-tokens", _batch_tokens(plt, best)
+        used = any(row["used"] for row in best["rows"])
+        if used or best["critical"]:
+            yield "batch-loss", _batch_loss(plt, best)
+        if used:
+            yield "batch-tokens", _batch_tokens(plt, best)
     if "empty" not in grids:
         cells = [cell for grid in grids["grids"] for cell in grid["cells"]]
         for number, cell in enumerate(cells, 1):
@@ -195,6 +198,8 @@ def _tokens_steps(plt: Any, groups: list[dict[str, Any]]) -> Any:
 def _optima(axis: Any, best: dict[str, Any], key: str) -> None:
     for number, ((n, lr), rows) in enumerate(_by_setting(best["rows"]).items()):
         used = [row for row in rows if row["used"]]
+        if not used:
+            continue
         middle = np.array([row["batch_tokens"] for row in used])
         low = middle - np.array([row["low"] for row in used])
         high = np.array([row["high"] for row in used]) - middle
@@ -211,6 +216,15 @@ def _batch_loss(plt: Any, best: dict[str, Any]) -> Any:
         axis.plot(
             [row["target_loss"] for row in rows], [row["batch_min"] for row in rows], "--",
             color=COLOURS[number % len(COLOURS)], label=f"$B_{{min}}$ ({rows[0]['law']})",
+        )  # fmt: skip
+    for number, ((n, lr), rows) in enumerate(_by_setting(best["critical"]).items()):
+        middle = np.array([row["batch_crit"] for row in rows])
+        low = middle - np.array([row["low"] for row in rows])
+        high = np.array([row["high"] for row in rows]) - middle
+        axis.errorbar(
+            [row["target_loss"] for row in rows], middle, yerr=[low, high], fmt="_",
+            color=COLOURS[number % len(COLOURS)],
+            label=f"{_setting(n, lr)} $B_{{crit}}$ (classic)".strip(),
         )  # fmt: skip
     axis.set(yscale="log", xlabel="target loss (nats per token)", ylabel="batch (tokens)")
     axis.invert_xaxis()

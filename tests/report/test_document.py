@@ -139,6 +139,21 @@ def test_without_data_every_section_says_what_would_fill_it():
     assert "CALCULATOR" in render_page(found)
 
 
+def test_few_seeds_of_few_batches_still_give_what_they_can(tmp_path):
+    from tests.laws.analysis_runs import run_table
+
+    path = tmp_path / "runs.csv"
+    run_table(Truth(), (2**17, 2**18, 2**19, 2**20), records=80, noise=0.002).write_csv(path)
+    inputs = read_inputs([path], cache=False)
+    found = build_document(inputs, Settings(replicates=40, targets=[2.9, 2.7, 2.5]))
+    assert "wsd" not in found["tokens_steps"]["tables"]
+    assert set(found["tokens_steps"]["tables"]) == {"two_power", "noise_floor", "classic"}
+    assert found["best_batch"]["no_power"]
+    assert found["best_batch"]["critical"]
+    assert draw_figures(found, tmp_path / "figures")
+    render_page(found)
+
+
 def test_a_family_without_a_best_batch_is_refused(tmp_path):
     inputs = read_inputs([write_runs(tmp_path)], cache=False)
     with pytest.raises(FitError, match="law-family"):

@@ -51,6 +51,7 @@ function tokensStepsSection(data) {
       if (best.B_opt !== null && best.E_min !== null) {
         series.push({
           type: "points", group: name, color, symbol: "diamond", size: 4.5, outline: "var(--paper)",
+          unscaled: true,
           x: [state.axis === "steps" ? best.E_min / best.B_opt : best.B_opt], y: [best.E_min],
           tips: [`${name}: B_opt ${shortCount(best.B_opt)}, B_min ${shortCount(best.B_min)}, ` +
             `E_min ${shortCount(best.E_min)} tokens`],
@@ -154,7 +155,8 @@ function bestBatchSection(data) {
   const shade = (i) => (settings.size > 8 ? rampColor(i / settings.size) : `var(--c${i})`);
   const parts = [node("p", {},
     `By the law ${LAW_NAMES[data.law]}; bars and bands hold ${100 * data.confidence} % of ` +
-    `${data.replicates} bootstrap replicates. Hollow: not used for B_opt(D).`)];
+    `${data.replicates} bootstrap replicates. Hollow: not used for B_opt(D). B_crit is shown ` +
+    "where the classic law is not refuted.")];
   const byLoss = [];
   [...settings.values()].forEach(({ text, groups }, i) => {
     byLoss.push(...optimumSeries(text, groups, shade(i), "target_loss"));
@@ -166,6 +168,16 @@ function bestBatchSection(data) {
         x: floors.map((g) => g.target_loss), y: floors.map((g) => g.batch_min),
       });
     }
+  });
+  [...settings.values()].forEach(({ text, groups }, i) => {
+    const rows = data.critical.filter((row) =>
+      row.n_params === groups[0].n_params && row.lr === groups[0].lr);
+    if (!rows.length) return;
+    byLoss.push({
+      type: "points", name: `${text}: B_crit, classic`, color: shade(i), symbol: "plus", size: 4,
+      x: rows.map((row) => row.target_loss), y: rows.map((row) => row.batch_crit),
+      ylow: rows.map((row) => row.low), yhigh: rows.map((row) => row.high),
+    });
   });
   parts.push(node("h3", {}, "Against the loss"), new Plot({
     label: "Best and least batch against the target loss", height: 360, series: byLoss,
@@ -259,7 +271,8 @@ function batchAgainstTokens(data, settings, shade) {
     found.push(node("div", { class: "controls" }, "Schedule by this law: ",
       field("tokens", "total"), field("looks", "looks"), field("momentum", "momentum")));
   }
-  return [...found, plot.element, note];
+  const any = power || data.direct.length || data.rows.some((row) => row.used);
+  return any ? [...found, plot.element, note] : found;
 }
 
 function powerSeries(power, settings, shade) {

@@ -165,7 +165,9 @@ function planParts(plan, target, plot) {
       `${grouped(steps.first_step + steps.steps)} steps in all. ` + (plan.law.form ? ""
         : "A published law of a whole budget is followed here at consumed tokens: what is best " +
           "for a budget is best when it has been consumed (arXiv 2601.05034).")));
-    parts.push(makeTable(PLAN_COLUMNS, plan.segments, { caption: "Segments", file: "segments.csv" }));
+    parts.push(makeTable(PLAN_COLUMNS, plan.segments, {
+      caption: "Segments", file: "segments.csv", limit: 100,
+    }));
     const pieces = plan.segments.map((s) => `${s.requested_start_tokens}: ${s.batch_tokens}`);
     parts.push(node("pre", { id: "table" }, `megascale schedule --table '${pieces.join(", ")}' ` +
       `--tokens ${target.tokens} --seq-length ${target.seq_length}`));

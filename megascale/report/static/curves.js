@@ -46,9 +46,11 @@ function curvesSection(data) {
   const { curves, crossings } = data;
   const axes = axesOf(curves);
   if (!axes.length) return [emptyNote("No run has a loss with tokens or steps beside it.")];
-  const state = { axis: axes[0][0], log: true, smooth: 4, late: true, find: "", color: "batch" };
+  const widest = axes.reduce((a, b) => (b[2].length > a[2].length ? b : a));
+  const state = { axis: widest[0], log: true, smooth: 4, late: true, find: "", color: "batch" };
   const batches = [...new Set(curves.map((c) => c.batch_tokens).filter(Boolean))];
-  if (batches.length < 2) state.color = "run";
+  const stated = curves.filter((c) => c.batch_tokens).length;
+  if (batches.length < 2 || stated < curves.length / 2) state.color = "run";
   const note = node("p", { class: "note", "aria-live": "polite" });
   const colorOf = (curve, i) => {
     if (state.color === "batch") {
@@ -113,7 +115,8 @@ function curvesSection(data) {
   const redraw = () => plot.update(options());
   const shownShare = node("output", {}, `${SMOOTHING[state.smooth]} %`);
   const controls = node("div", { class: "controls" },
-    choice("Axis", axes.map(([key, label]) => [key, label]), (v) => { state.axis = v; redraw(); }),
+    choice("Axis", axes.map(([key, label]) => [key, label]), (v) => { state.axis = v; redraw(); },
+      state.axis),
     node("label", {}, "Smoothing ", node("input", {
       type: "range", id: "smoothing", min: 0, max: SMOOTHING.length - 1, value: state.smooth,
       oninput: (event) => {
@@ -126,7 +129,7 @@ function curvesSection(data) {
     tick("Late part only", true, (on) => { state.late = on; redraw(); }),
     batches.length > 1
       ? choice("Colour", [["batch", "by batch"], ["run", "by run"]],
-        (v) => { state.color = v; redraw(); })
+        (v) => { state.color = v; redraw(); }, state.color)
       : null,
     node("label", {}, "Runs named ", node("input", {
       type: "search", size: 12, oninput: (event) => { state.find = event.target.value; redraw(); },
@@ -136,7 +139,7 @@ function curvesSection(data) {
   const parts = [controls, plot.element, note];
   if (state.color === "batch") parts.push(rampKey(batches));
   parts.push(makeTable([
-    { key: "run", title: "run", text: true }, { key: "format", title: "log", text: true },
+    { key: "run", title: "run", text: "long" }, { key: "format", title: "log", text: true },
     { key: "n_params", title: "N", format: asCount }, { key: "steps", title: "steps", format: asCount },
     { key: "tokens", title: "tokens", format: asCount },
     { key: "batch_tokens", title: "batch (tokens)", format: batchText },
@@ -160,13 +163,14 @@ function curvesSection(data) {
   }
   if (data.dropped.length) {
     parts.push(folded(`${data.dropped.length} runs give no curve for the laws`, makeTable([
-      { key: "run", title: "run", text: true }, { key: "reason", title: "why", text: true },
+      { key: "run", title: "run", text: "long" }, { key: "reason", title: "why", text: true },
     ], data.dropped, { caption: "Left out of the laws", file: "left-out.csv" })));
   }
   return parts;
 }
 
 function batchText(batches) {
+  if (batches.every((b) => b === null)) return "";
   const shown = batches.slice(0, 4).map((b) => (b === null ? "?" : shortCount(b))).join(" > ");
   return batches.length > 4 ? `${shown} > ...` : shown;
 }

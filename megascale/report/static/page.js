@@ -31,13 +31,13 @@ function settingText(n, lr) {
 function provenanceSection(data) {
   const parts = [node("p", {}, `Made by megascale ${data.version} from these files:`)];
   parts.push(makeTable([
-    { key: "path", title: "file", text: true }, { key: "read_as", title: "read as", text: true },
-    { key: "bytes", title: "bytes", format: grouped }, { key: "sha256", title: "SHA-256", text: true },
+    { key: "path", title: "file", text: "long" }, { key: "read_as", title: "read as", text: true },
+    { key: "bytes", title: "bytes", format: grouped }, { key: "sha256", title: "SHA-256", text: "long" },
   ], data.files, { caption: "Inputs", file: "inputs.csv" }));
   if (data.laws.length) {
     parts.push(makeTable([
       { key: "name", title: "law", text: true }, { key: "source", title: "source", text: true },
-      { key: "sha256", title: "SHA-256", text: true },
+      { key: "sha256", title: "SHA-256", text: "long" },
     ], data.laws, { caption: "Laws beside the published ones", file: "laws.csv" }));
   }
   if (DOCUMENT.notes.length) {

@@ -51,8 +51,8 @@ function extent(lists, isLog) {
 
 function padded([low, high], isLog) {
   if (isLog) {
-    const room = high > low ? Math.pow(high / low, 0.04) : 1.3;
-    return [low / room, high * room];
+    const room = high > low ? Math.exp(0.04 * (Math.log(high) - Math.log(low))) : 1.3;
+    return [Math.max(low / room, 1e-300), Math.min(high * room, 1e300)];
   }
   const room = high > low ? (high - low) * 0.04 : Math.abs(high) * 0.05 || 1;
   return [low - room, high + room];
@@ -60,7 +60,7 @@ function padded([low, high], isLog) {
 
 function ticksOf([low, high], isLog, wanted) {
   if (isLog) {
-    const decades = Math.log10(high / low);
+    const decades = Math.log10(high) - Math.log10(low);
     const steps = decades > wanted ? [1] : decades > wanted / 3 ? [1, 3] : [1, 2, 5];
     if (decades >= 1.1) {
       const stride = Math.ceil(decades / wanted);

@@ -1,6 +1,6 @@
 // Tables that sort by their headings and download as CSV with every digit.
 
-const TABLE_ROWS = 100;
+const TABLE_ROWS = 20;
 
 function csvText(columns, rows) {
   const cell = (value) => {
@@ -26,11 +26,13 @@ function downloadButton(file, text) {
   }, `Download ${file}`);
 }
 
-// columns: [{key, title, format, text: true for words}]
-function makeTable(columns, rows, { caption, file }) {
+const cellClass = (column) => (column.text ? `words ${column.text}` : "number");
+
+// columns: [{key, title, format, text: true for words, "long" where they may break anywhere}]
+function makeTable(columns, rows, { caption, file, limit = TABLE_ROWS }) {
   const body = node("tbody");
   const more = node("button", { type: "button", class: "more", hidden: true });
-  let [order, limit, sorted] = [null, TABLE_ROWS, rows];
+  let [order, sorted] = [null, rows];
   const shown = (column, row) => {
     const value = row[column.key];
     if (value === null || value === undefined) return "";
@@ -40,7 +42,7 @@ function makeTable(columns, rows, { caption, file }) {
     body.replaceChildren(
       ...sorted.slice(0, limit).map((row) =>
         node("tr", {}, ...columns.map((column) =>
-          node("td", { class: column.text ? "words" : "number" }, shown(column, row))
+          node("td", { class: cellClass(column) }, shown(column, row))
         ))
       )
     );
@@ -52,7 +54,7 @@ function makeTable(columns, rows, { caption, file }) {
     fill();
   });
   const heads = columns.map((column) => {
-    const head = node("th", { scope: "col", class: column.text ? "words" : "number" });
+    const head = node("th", { scope: "col", class: cellClass(column) });
     head.append(node("button", {
       type: "button",
       onclick: () => {
