@@ -66,8 +66,9 @@ function tokensStepsSection(data) {
       "Points: runs. Diamonds: E_min at B_opt. " +
       (state.law === "wsd" ? "Dashed, solid, dotted: the three stages. " : "") +
       (state.axis === "batch" ? "Vertical rules: B_min, below which the loss is out of reach. " : "") +
-      (verdict ? `This law misses log E by ${formatNumber(verdict.rms, ".2g")} (rms, all targets), ` +
-        `unseen batches by ${formatNumber(verdict.held_out, ".2g")}.` : "");
+      (verdict && verdict.rms !== null ? `This law misses log E by ${formatNumber(verdict.rms, ".2g")} (rms, all targets)` +
+        (verdict.held_out === null ? "."
+          : `, unseen batches by ${formatNumber(verdict.held_out, ".2g")}.`) : "");
     const label = state.axis === "steps" ? "steps S to the loss" : "batch B (tokens)";
     return {
       view: `${state.setting}${state.axis}`, label: `Tokens to a loss against ${label}`,

@@ -97,7 +97,7 @@ function curvesSection(data) {
     const late = state.late && ends ? extent(series.filter((s) => s.y).map((s) =>
       s.y.filter((_, k) => s.x[k] >= ends[1] * 0.1)), false) : null;
     const left = curves.length - chosen.length;
-    const binned = chosen.filter(([curve]) => curve.low).length;
+    const binned = chosen.filter(([curve]) => curve.records > curve.loss.length).length;
     note.textContent =
       `${grouped(chosen.length)} runs` +
       (left ? `; ${grouped(left)} others are hidden or have no such axis` : "") +
