@@ -10,4 +10,4 @@ prepare_environment test
 
 # One thread a process: parallel tests fork, and forked children must not start OpenMP threads.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n "${PYTEST_WORKERS:-2}" --dist loadfile "$@"

@@ -23,6 +23,7 @@ def _child(rank: int, world_size: int, folder: str, function: Callable[..., Any]
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
     )
+    dist.barrier()  # a rank that is done at once must not close while another still connects
     try:
         result = function(rank, *args)
         torch.save(result, Path(folder) / f"result-{rank}.pt")
