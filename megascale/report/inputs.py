@@ -105,7 +105,9 @@ def read_inputs(
             }
             for read in found.runs.files
         ]
-        found.notes += [f"passed over {p}: no log that is known" for p, _ in found.runs.skipped]
+        found.notes += [
+            f"passed over {reason.split('. Nearest legal')[0]}" for _, reason in found.runs.skipped
+        ]
         for read in found.runs.files:
             if read.malformed_count:
                 found.notes.append(f"{read.path}: {read.malformed_count} malformed lines")
