@@ -15,7 +15,7 @@ constexpr double kShift = 6755399441055744.0;  // 1.5 * 2^52: the low bits hold 
 MS_INLINE double power_of_two(double shifted) {
   int64_t bits;
   std::memcpy(&bits, &shifted, 8);
-  bits = static_cast<int64_t>(static_cast<uint64_t>(bits) << 52) + (int64_t{1023} << 52);
+  bits = static_cast<int64_t>((static_cast<uint64_t>(bits) << 52) + (uint64_t{1023} << 52));
   double out;
   std::memcpy(&out, &bits, 8);
   return out;
@@ -25,9 +25,9 @@ MS_INLINE double power_of_two(double shifted) {
 MS_INLINE double split_exponent(double x, double* exponent) {
   int64_t bits;
   std::memcpy(&bits, &x, 8);
-  int64_t biased = bits - 0x3fe6a09e667f3bcdLL;  // sqrt(1/2)
-  int64_t n = biased >> 52;
-  bits -= static_cast<int64_t>(static_cast<uint64_t>(n) << 52);
+  const uint64_t raw = static_cast<uint64_t>(bits);
+  const int64_t n = static_cast<int64_t>(raw - 0x3fe6a09e667f3bcdULL) >> 52;  // sqrt(1/2)
+  bits = static_cast<int64_t>(raw - (static_cast<uint64_t>(n) << 52));
   *exponent = static_cast<double>(n);
   double m;
   std::memcpy(&m, &bits, 8);
