@@ -66,7 +66,7 @@ class Pipeline {
     SolverOptions o;
     o.tolerance = job_.tolerance;
     o.max_iterations = job_.max_iterations > 0 ? job_.max_iterations : (robust ? 500 : 200);
-    o.floor = 1e-31;
+    o.floor = 1e-27;  // residuals of 1e-14: exact data
     // A polish starts next to its optimum.
     if (same_objective<Law>(job_) && !job_.initial) o.start_damping = 1e-6;
     return o;

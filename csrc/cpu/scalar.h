@@ -85,7 +85,7 @@ BodyOptions body_options(const FitJob& job) {
   o.projected.tolerance = std::max(job.tolerance, 1e-8);
   o.projected.floor = 1e-15;
   o.full.tolerance = job.tolerance;
-  o.full.floor = 1e-31;
+  o.full.floor = 1e-27;
   if (same_objective<Law>(job) && !o.given_start) o.full.start_damping = 1e-6;
   o.projected.max_iterations = o.full.max_iterations =
       job.max_iterations > 0 ? job.max_iterations : 200;

@@ -55,3 +55,6 @@ struct ToyLaw : LawDefaults {
 
 } // namespace MS_ISA
 } // namespace megascale
+
+// The registration line.
+#define MEGASCALE_EXTRA_LAWS(X) X(ToyLaw)

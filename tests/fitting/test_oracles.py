@@ -148,6 +148,20 @@ def test_batch_laws_recover_their_truth(law: str) -> None:
     assert result.predict(e / batch) == pytest.approx(e, rel=1e-4)
 
 
+@pytest.mark.parametrize("law", ["power_law", "loss_curve", "chinchilla", "noise_sgd"])
+def test_exact_data_converges(law: str) -> None:
+    x = {"power_law": ND, "loss_curve": S * 1e5, "chinchilla": ND, "noise_sgd": B}[law]
+    y = {
+        "power_law": lambda: 1.8 * ND[0] ** -0.7 * ND[1] ** 0.3,
+        "loss_curve": lambda: 2.1 + 40 * (S * 1e5) ** -0.3,
+        "chinchilla": lambda: 1.8 + 480 * ND[0] ** -0.35 + 2100 * ND[1] ** -0.37,
+        "noise_sgd": lambda: 0.1 / (1 + 1e6 / B),
+    }[law]()
+    result = fitting.fit(law, x, y)
+    assert result.status[0] == fitting.Status.CONVERGED
+    assert result.rms[0] < 1e-8
+
+
 def test_wsd_derived_quantities() -> None:
     s, e, truth = wsd_points(50, 40, 0.0, seed=8)
     result = fitting.fit("wsd", s, e, tolerance=1e-14)
