@@ -15,22 +15,28 @@ FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
+COMMANDS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @contextmanager
 def chromium() -> Iterator[Any]:
     """A running browser; the test is skipped where there is none.
 
-    Looked for at the environment variable MEGASCALE_CHROMIUM, then on the path.
+    Looked for at the environment variable MEGASCALE_CHROMIUM, then on the path, then where
+    `playwright install chromium` puts its own.
     """
     playwright = pytest.importorskip(
-        "playwright.sync_api", reason="no Playwright: pip install playwright to run this test"
+        "playwright.sync_api", reason="no Playwright: pip install 'megascale[browser]'"
     )
-    named = os.environ.get("MEGASCALE_CHROMIUM")
-    path = named or shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("no Chromium on the path: set MEGASCALE_CHROMIUM to run this test")
     with playwright.sync_playwright() as running:
+        named = os.environ.get("MEGASCALE_CHROMIUM")
+        on_path = filter(None, map(shutil.which, COMMANDS))
+        path = named or next(on_path, running.chromium.executable_path)
+        if not Path(path).exists():
+            pytest.skip(
+                "no Chromium: install your system's package or run `playwright install chromium`, "
+                "or set MEGASCALE_CHROMIUM to one"
+            )
         browser = running.chromium.launch(executable_path=path, args=list(FLAGS))
         yield browser
         browser.close()
