@@ -12,7 +12,8 @@
 #include "laws/two_power.h"
 #include "laws/wsd.h"
 
-// A build may bring a law of its own: a header, and a list like the one below.
+// A build may bring laws of its own: a header, and a list like the one below; with
+// MEGASCALE_ONLY_EXTRA_LAWS these alone, which compiles in seconds.
 #ifdef MEGASCALE_EXTRA_LAW_HEADER
 #include MEGASCALE_EXTRA_LAW_HEADER
 #endif
@@ -20,6 +21,9 @@
 #define MEGASCALE_EXTRA_LAWS(X)
 #endif
 
+#ifdef MEGASCALE_ONLY_EXTRA_LAWS
+#define MEGASCALE_LAWS(X) MEGASCALE_EXTRA_LAWS(X)
+#else
 #define MEGASCALE_LAWS(X) \
   X(Wsd<false>)           \
   X(Wsd<true>)            \
@@ -39,3 +43,4 @@
   X(NoiseSign)            \
   X(NoiseMuon)            \
   MEGASCALE_EXTRA_LAWS(X)
+#endif

@@ -4,17 +4,17 @@
 #include <cmath>
 #include <cstdio>
 
-inline int &failures() {
+inline int& failures() {
   static int count = 0;
   return count;
 }
 
-#define CHECK(condition)                                                       \
-  do {                                                                         \
-    if (!(condition)) {                                                        \
-      std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);              \
-      ++failures();                                                            \
-    }                                                                          \
+#define CHECK(condition)                                          \
+  do {                                                            \
+    if (!(condition)) {                                           \
+      std::printf("%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      ++failures();                                               \
+    }                                                             \
   } while (0)
 
 inline bool close(double a, double b, double relative) {

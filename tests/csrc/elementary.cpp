@@ -13,22 +13,20 @@ using namespace megascale;
 
 namespace {
 
-template <class Real> void test_functions() {
+template <class Real>
+void test_functions() {
   double worst_exp = 0, worst_log = 0;
   for (int i = 0; i <= 200000; ++i) {
     const double x = -700 + 1400.0 * i / 200000;
-    worst_exp = std::fmax(worst_exp,
-                          std::fabs(lane(vexp(Real(x)), 0) / std::exp(x) - 1));
+    worst_exp = std::fmax(worst_exp, std::fabs(lane(vexp(Real(x)), 0) / std::exp(x) - 1));
     const double y = std::exp(x);
     const double expected = std::log(y);
     const double error = std::fabs(lane(vlog(Real(y)), 0) - expected);
-    worst_log =
-        std::fmax(worst_log, error / std::fmax(std::fabs(expected), 1e-3));
+    worst_log = std::fmax(worst_log, error / std::fmax(std::fabs(expected), 1e-3));
   }
   for (int i = -1000; i <= 1000; ++i) {
     const double y = 1 + i * 1e-9;
-    worst_log =
-        std::fmax(worst_log, std::fabs(lane(vlog(Real(y)), 0) - std::log(y)));
+    worst_log = std::fmax(worst_log, std::fabs(lane(vlog(Real(y)), 0) - std::log(y)));
   }
   CHECK(worst_exp < 5e-16);
   CHECK(worst_log < 5e-16);
@@ -41,8 +39,7 @@ template <class Real> void test_functions() {
 void test_cholesky() {
   // A = B B' with B = [[2,0,0],[1,3,0],[-1,.5,1.5]], b = A (1, -2, 3)'.
   double a[6] = {4, 2, 10, -2, 0.5, 3.5};
-  double b[3] = {4 * 1 + 2 * -2 + -2 * 3.0, 2 * 1 + 10 * -2 + 0.5 * 3,
-                 -2 * 1 + 0.5 * -2 + 3.5 * 3};
+  double b[3] = {4 * 1 + 2 * -2 + -2 * 3.0, 2 * 1 + 10 * -2 + 0.5 * 3, -2 * 1 + 0.5 * -2 + 3.5 * 3};
   cholesky<3>(a, 1e-300);
   cholesky_solve<3>(a, b);
   CHECK(close(b[0], 1, 1e-14));
@@ -70,13 +67,11 @@ void test_philox() {
   CHECK(std::fabs(sum / kDraws) < 0.01);
   CHECK(std::fabs(square / kDraws - 1) < 0.02);
   std::vector<int> seen(10);
-  for (int i = 0; i < 100000; ++i)
-    ++seen[draws.below(10)];
-  for (int count : seen)
-    CHECK(std::abs(count - 10000) < 500);
+  for (int i = 0; i < 100000; ++i) ++seen[draws.below(10)];
+  for (int count : seen) CHECK(std::abs(count - 10000) < 500);
 }
 
-} // namespace
+}  // namespace
 
 void test_elementary() {
   test_functions<double>();

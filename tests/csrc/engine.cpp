@@ -16,25 +16,21 @@ struct Batch {
   std::vector<int64_t> offsets{0};
   std::vector<double> s, e;
   FitJob job;
-  std::vector<double> params, covariance, objective, rms, r_squared, boot,
-      boot_objective;
-  std::vector<int32_t> points, free_params, iterations, starts, agreeing,
-      status;
+  std::vector<double> params, covariance, objective, rms, r_squared, boot, boot_objective;
+  std::vector<int32_t> points, free_params, iterations, starts, agreeing, status;
   std::vector<uint32_t> flags;
   std::vector<int64_t> bad_row;
-  const double *x[1];
+  const double* x[1];
 
-  void add(const std::vector<double> &steps,
-           const std::vector<double> &tokens) {
+  void add(const std::vector<double>& steps, const std::vector<double>& tokens) {
     s.insert(s.end(), steps.begin(), steps.end());
     e.insert(e.end(), tokens.begin(), tokens.end());
     offsets.push_back(static_cast<int64_t>(s.size()));
   }
-  void run(const char *law, Residual residual, int threads, bool scalar = false,
-           Progress *progress = nullptr) {
+  void run(const char* law, Residual residual, int threads, bool scalar = false,
+           Progress* progress = nullptr) {
     for (size_t i = 0; i < laws().size(); ++i)
-      if (laws()[i].name == law)
-        job.law = static_cast<int>(i);
+      if (laws()[i].name == law) job.law = static_cast<int>(i);
     const size_t n = offsets.size() - 1, P = laws()[job.law].params.size();
     job.problems = static_cast<int64_t>(n);
     job.residual = residual;
@@ -48,10 +44,8 @@ struct Batch {
     covariance.assign(n * P * (P + 1) / 2, 0);
     boot.assign(n * P * job.replicates, 0);
     boot_objective.assign(n * job.replicates, 0);
-    for (auto *v : {&objective, &rms, &r_squared})
-      v->assign(n, 0);
-    for (auto *v :
-         {&points, &free_params, &iterations, &starts, &agreeing, &status})
+    for (auto* v : {&objective, &rms, &r_squared}) v->assign(n, 0);
+    for (auto* v : {&points, &free_params, &iterations, &starts, &agreeing, &status})
       v->assign(n, 0);
     flags.assign(n, 0);
     bad_row.assign(n, 0);
@@ -80,7 +74,7 @@ struct Batch {
 
 // E(S) with S_min 1, S_1 1.8, S_opt 2.6, S_2 4, C 0.3, E_min 5 and a little
 // noise.
-void piecewise(Batch &batch, int count, uint32_t seed, double noise) {
+void piecewise(Batch& batch, int count, uint32_t seed, double noise) {
   Draws draws(11, seed, 0);
   std::vector<double> s(count), e(count);
   for (int i = 0; i < count; ++i) {
@@ -102,8 +96,7 @@ void test_exact_recovery() {
   piecewise(batch, 24, 0, 0);
   batch.run("wsd", Residual::kRelative, 1);
   const double truth[6] = {1, 1.8, 2.6, 4, 0.3, 5};
-  for (int i = 0; i < 6; ++i)
-    CHECK(close(batch.params[i], truth[i], 1e-4));
+  for (int i = 0; i < 6; ++i) CHECK(close(batch.params[i], truth[i], 1e-4));
   CHECK(batch.status[0] == kConverged);
   CHECK(batch.objective[0] < 1e-12);
 }
@@ -118,12 +111,9 @@ void test_threads_are_invisible() {
   one.job.replicates = many.job.replicates = 5;
   one.run("wsd", Residual::kRay, 1);
   many.run("wsd", Residual::kRay, 4);
-  CHECK(std::memcmp(one.params.data(), many.params.data(),
-                    one.params.size() * 8) == 0);
-  CHECK(std::memcmp(one.covariance.data(), many.covariance.data(),
-                    one.covariance.size() * 8) == 0);
-  CHECK(std::memcmp(one.boot.data(), many.boot.data(), one.boot.size() * 8) ==
-        0);
+  CHECK(std::memcmp(one.params.data(), many.params.data(), one.params.size() * 8) == 0);
+  CHECK(std::memcmp(one.covariance.data(), many.covariance.data(), one.covariance.size() * 8) == 0);
+  CHECK(std::memcmp(one.boot.data(), many.boot.data(), one.boot.size() * 8) == 0);
 }
 
 void test_scalar_body() {
@@ -135,8 +125,7 @@ void test_scalar_body() {
   lanes.run("wsd", Residual::kRelative, 1);
   body.run("wsd", Residual::kRelative, 1, true);
   int same = 0;
-  for (int i = 0; i < 50; ++i)
-    same += close(lanes.objective[i], body.objective[i], 1e-5);
+  for (int i = 0; i < 50; ++i) same += close(lanes.objective[i], body.objective[i], 1e-5);
   CHECK(same >= 48);
 }
 
@@ -153,19 +142,16 @@ void test_statuses() {
   CHECK(batch.status[2] == kNonPositive && batch.bad_row[2] == 3);
   CHECK(batch.status[3] == kConstant);
   CHECK(batch.status[4] == kTooFewPoints);
-  for (double v : batch.params)
-    CHECK(std::isnan(v));
+  for (double v : batch.params) CHECK(std::isnan(v));
 }
 
 void test_cancel() {
   Batch batch;
-  for (uint32_t i = 0; i < 1000; ++i)
-    piecewise(batch, 16, i, 0.01);
+  for (uint32_t i = 0; i < 1000; ++i) piecewise(batch, 16, i, 0.01);
   Progress progress;
   progress.cancel = true;
   batch.run("wsd", Residual::kRelative, 2, false, &progress);
-  for (int32_t status : batch.status)
-    CHECK(status == kCancelled);
+  for (int32_t status : batch.status) CHECK(status == kCancelled);
 }
 
 void test_derived() {
@@ -173,20 +159,18 @@ void test_derived() {
   piecewise(batch, 40, 1, 0.001);
   batch.run("wsd", Residual::kRelative, 1);
   double values[6], errors[6];
-  derive(batch.job.law, 1, batch.params.data(), batch.covariance.data(), values,
-         errors);
+  derive(batch.job.law, 1, batch.params.data(), batch.covariance.data(), values, errors);
   CHECK(close(values[0], 2 * 0.3 * 1.4, 0.02));
   CHECK(close(values[1], 5 / 2.6, 0.02));
   CHECK(errors[0] > 0 && errors[0] < 0.1 * values[0]);
 }
 
-} // namespace
+}  // namespace
 
 void test_engine() {
-  const char *names[] = {"baseline", "avx2", "avx512"};
-  for (const char *name : names) {
-    if (!force_instruction_set(name))
-      continue;
+  const char* names[] = {"baseline", "avx2", "avx512"};
+  for (const char* name : names) {
+    if (!force_instruction_set(name)) continue;
     test_exact_recovery();
     test_threads_are_invisible();
     test_scalar_body();

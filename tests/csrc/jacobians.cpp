@@ -11,25 +11,23 @@ using namespace megascale;
 
 namespace {
 
-template <class Law> void full_problem(Residual residual, bool ray) {
+template <class Law>
+void full_problem(Residual residual, bool ray) {
   constexpr int P = Law::kParams, X = Law::kInputs, kPoints = 23;
   Draws draws(3, P * 10 + X, ray);
   std::vector<double> x[X], y(kPoints), log_y(kPoints), root(kPoints);
-  for (int k = 0; k < X; ++k)
-    x[k].resize(kPoints);
+  for (int k = 0; k < X; ++k) x[k].resize(kPoints);
   Full<Law, double> full;
   full.residual = residual;
   full.along_ray = ray;
   full.anchor = ray ? 1e3 : 1.0;
   for (int i = 0; i < kPoints; ++i) {
-    for (int k = 0; k < X; ++k)
-      x[k][i] = 1.05 + 1.5 * draws.uniform() + 0.05 * i;
+    for (int k = 0; k < X; ++k) x[k][i] = 1.05 + 1.5 * draws.uniform() + 0.05 * i;
     y[i] = 0.5 + draws.uniform();
     log_y[i] = vlog(y[i]);
     root[i] = 0.5 + draws.uniform();
   }
-  for (int k = 0; k < X; ++k)
-    full.points.x[k] = x[k].data();
+  for (int k = 0; k < X; ++k) full.points.x[k] = x[k].data();
   full.points.y = y.data();
   full.points.log_y = log_y.data();
   full.points.root = root.data();
@@ -37,14 +35,11 @@ template <class Law> void full_problem(Residual residual, bool ray) {
   for (int trial = 0; trial < 20; ++trial) {
     double t[P], g[P], h[packed_size(P)], cost;
     for (int i = 0; i < P; ++i)
-      t[i] = Law::coordinate(i) == Coordinate::kIdentity
-                 ? 0.3 + draws.uniform()
-                 : -1 + 1.2 * draws.uniform();
-    if (ray)
-      t[0] -= 7;
+      t[i] = Law::coordinate(i) == Coordinate::kIdentity ? 0.3 + draws.uniform()
+                                                         : -1 + 1.2 * draws.uniform();
+    if (ray) t[0] -= 7;
     full.evaluate(t, &cost, g, h);
-    if (!(cost < 1e6))
-      continue;
+    if (!(cost < 1e6)) continue;
     for (int i = 0; i < P; ++i) {
       const double step = 1e-6, at = t[i];
       double up, down, ignored_g[P], ignored_h[packed_size(P)];
@@ -54,40 +49,35 @@ template <class Law> void full_problem(Residual residual, bool ray) {
       full.evaluate(t, &down, ignored_g, ignored_h);
       t[i] = at;
       const double numeric = (up - down) / (4 * step);
-      CHECK(std::fabs(numeric - g[i]) <=
-            1e-5 * (std::fabs(g[i]) + cost + 1e-3));
+      CHECK(std::fabs(numeric - g[i]) <= 1e-5 * (std::fabs(g[i]) + cost + 1e-3));
     }
   }
 }
 
-template <class Law> void projected_problem() {
+template <class Law>
+void projected_problem() {
   constexpr int Q = Law::kNonlinear, X = Law::kInputs, kPoints = 29;
   if constexpr (Q > 0) {
     Draws draws(5, Q * 10 + X, 0);
     std::vector<double> x[X], scale(kPoints), target(kPoints);
-    for (int k = 0; k < X; ++k)
-      x[k].resize(kPoints);
+    for (int k = 0; k < X; ++k) x[k].resize(kPoints);
     typename ProjectedForm<Law, double>::type problem;
     problem.anchor = 1.0;
     for (int i = 0; i < kPoints; ++i) {
-      for (int k = 0; k < X; ++k)
-        x[k][i] = 1.05 + 0.1 * i + 0.3 * draws.uniform();
+      for (int k = 0; k < X; ++k) x[k][i] = 1.05 + 0.1 * i + 0.3 * draws.uniform();
       target[i] = 1;
       scale[i] = 1 / (1 + std::fabs(x[0][i] - 2.2) + 0.2 * draws.uniform());
     }
-    for (int k = 0; k < X; ++k)
-      problem.points.x[k] = x[k].data();
+    for (int k = 0; k < X; ++k) problem.points.x[k] = x[k].data();
     problem.points.scale = scale.data();
     problem.points.target = target.data();
     problem.points.count = kPoints;
     int compared = 0;
     for (int trial = 0; trial < 60; ++trial) {
       double t[Q], g[Q], h[packed_size(Q)], cost;
-      for (int i = 0; i < Q; ++i)
-        t[i] = -1 + 1.4 * draws.uniform();
+      for (int i = 0; i < Q; ++i) t[i] = -1 + 1.4 * draws.uniform();
       problem.evaluate(t, &cost, g, h);
-      if (!(cost < kInfeasible))
-        continue;
+      if (!(cost < kInfeasible)) continue;
       ++compared;
       for (int i = 0; i < Q; ++i) {
         const double step = 1e-6, at = t[i];
@@ -97,27 +87,25 @@ template <class Law> void projected_problem() {
         t[i] = at - step;
         problem.evaluate(t, &down, ignored_g, ignored_h);
         t[i] = at;
-        if (!(up < kInfeasible) || !(down < kInfeasible))
-          continue;
+        if (!(up < kInfeasible) || !(down < kInfeasible)) continue;
         const double numeric = (up - down) / (4 * step);
-        CHECK(std::fabs(numeric - g[i]) <=
-              2e-5 * (std::fabs(g[i]) + cost + 1e-4));
+        CHECK(std::fabs(numeric - g[i]) <= 2e-5 * (std::fabs(g[i]) + cost + 1e-4));
       }
     }
     CHECK(compared > 0);
   }
 }
 
-template <class Law> void one_law() {
+template <class Law>
+void one_law() {
   full_problem<Law>(Residual::kRelative, false);
   full_problem<Law>(Residual::kLog, false);
   full_problem<Law>(Residual::kAbsolute, false);
-  if (Law::kHasRay)
-    full_problem<Law>(Residual::kLog, true);
+  if (Law::kHasRay) full_problem<Law>(Residual::kLog, true);
   projected_problem<Law>();
 }
 
-} // namespace
+}  // namespace
 
 void test_jacobians() {
 #define MS_ROW(L) one_law<L>();

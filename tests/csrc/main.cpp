@@ -3,11 +3,13 @@
 void test_elementary();
 void test_jacobians();
 void test_engine();
+void test_all_laws();
 
 int main() {
   test_elementary();
   test_jacobians();
   test_engine();
+  test_all_laws();
   std::printf("%d failures\n", failures());
   return failures() == 0 ? 0 : 1;
 }

@@ -7,7 +7,7 @@
 using namespace megascale;
 
 int main() {
-  const auto &all = laws();
+  const auto& all = laws();
   CHECK(all.back().name == "toy");
   std::vector<double> x, y;
   for (int i = 1; i <= 20; ++i) {
@@ -15,7 +15,7 @@ int main() {
     y.push_back(3e-4 + 2e-6 * std::sqrt(1e6 * i));
   }
   const int64_t offsets[2] = {0, 20};
-  const double *inputs[1] = {x.data()};
+  const double* inputs[1] = {x.data()};
   double params[2], covariance[3], objective, rms, r_squared, value, error;
   int32_t points, free_params, iterations, starts, agreeing, status;
   uint32_t flags;
