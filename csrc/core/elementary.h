@@ -37,19 +37,21 @@ MS_INLINE double split_exponent(double x, double* exponent) {
 #if MS_HAS_PACK
 template <int W>
 MS_INLINE Pack<W> power_of_two(Pack<W> shifted) {
-  using Integer = typename Native<W>::integer;
-  Integer bits = (Integer)shifted.v;
-  bits = (bits << 52) + (int64_t{1023} << 52);
+  using Bits = typename Native<W>::bits;
+  Bits bits = (Bits)shifted.v;
+  bits = (bits << 52) + (uint64_t{1023} << 52);
   return {(typename Pack<W>::Vector)bits};
 }
 
 template <int W>
 MS_INLINE Pack<W> split_exponent(Pack<W> x, Pack<W>* exponent) {
   using Integer = typename Native<W>::integer;
+  using Bits = typename Native<W>::bits;
   using Vector = typename Pack<W>::Vector;
-  Integer bits = (Integer)x.v;
-  Integer n = (bits - 0x3fe6a09e667f3bcdLL) >> 52;
-  Integer shifted = n + (int64_t)0x4338000000000000LL;  // bits of kShift
+  // Lanes without a positive number wrap; they are masked out by the caller.
+  Bits bits = (Bits)x.v;
+  Bits n = (Bits)((Integer)(bits - 0x3fe6a09e667f3bcdULL) >> 52);
+  Bits shifted = n + (uint64_t)0x4338000000000000ULL;  // bits of kShift
   *exponent = Pack<W>((Vector)shifted) - Pack<W>(kShift);
   return {(Vector)(bits - (n << 52))};
 }

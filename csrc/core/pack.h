@@ -84,16 +84,19 @@ template <>
 struct Native<2> {
   typedef double real __attribute__((vector_size(16)));
   typedef int64_t integer __attribute__((vector_size(16)));
+  typedef uint64_t bits __attribute__((vector_size(16)));
 };
 template <>
 struct Native<4> {
   typedef double real __attribute__((vector_size(32)));
   typedef int64_t integer __attribute__((vector_size(32)));
+  typedef uint64_t bits __attribute__((vector_size(32)));
 };
 template <>
 struct Native<8> {
   typedef double real __attribute__((vector_size(64)));
   typedef int64_t integer __attribute__((vector_size(64)));
+  typedef uint64_t bits __attribute__((vector_size(64)));
 };
 
 template <int W>
