@@ -29,17 +29,17 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "data": ("megascale.data.cli", "app", "Prepare and inspect token files."),
     "model": ("megascale.model.cli", "app", "Show, import and export models."),
-    "runs": ("megascale.runs.cli", "app", "List and show runs from their logs."),
+    "runs": ("megascale.runs.cli", "app", "List, show, check and export runs from their logs."),
     "config": (
         "megascale.config.cli",
         "app",
         "Check and show configs; print the schema and the reference.",
     ),
-    "fit": ("megascale.fitting.cli", "app", "Fit a law to tables of points."),
+    "fit": ("megascale.fitting.cli", "app", "Fit a law to run logs, or to points."),
     "recommend": ("megascale.laws.cli", "app", "Learning rate and batch by every law."),
     "schedule": ("megascale.schedule.cli", "app", "Lay out and export a batch schedule."),
     "sweep": ("megascale.sweep.cli", "app", "Run a study: many runs, one table."),
-    "compare": ("megascale.runs.compare_cli", "app", "Compare two runs' losses."),
+    "compare": ("megascale.runs.compare_cli", "app", "Compare runs at equal tokens and loss."),
     "report": ("megascale.report.cli", "app", "One self-contained page from logs, points, grids."),
 }
 

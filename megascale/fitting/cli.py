@@ -211,12 +211,12 @@ def fit_command(
         typer.Option(help="Tokens per sample, where no log says.", rich_help_panel=LOGS),
     ] = None,
     batch_tokens: Annotated[
-        int | None,
-        typer.Option(help="Constant global batch in tokens.", rich_help_panel=LOGS),
+        str | None,
+        typer.Option(help="Global batch in tokens, where no log says.", rich_help_panel=LOGS),
     ] = None,
     batch_samples: Annotated[
-        int | None,
-        typer.Option(help="Constant global batch in samples.", rich_help_panel=LOGS),
+        str | None,
+        typer.Option(help="Global batch in samples, where no log says.", rich_help_panel=LOGS),
     ] = None,
     join: Annotated[
         bool,

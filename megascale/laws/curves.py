@@ -18,12 +18,10 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale.errors import FitError
-from megascale.laws.records import VALIDATION, Records, split_runs
+from megascale.runs.records import VALIDATION, Records, roughness, split_runs
 
 Array = npt.NDArray[np.float64]
 
-NOISE_RECORDS = 41
-"""Records around one over which the scatter of single records is averaged."""
 MIN_RECORDS = {"train": 8, "validation": 4}
 """Losses that a curve needs at least."""
 PLATEAU = 1e-3
@@ -127,7 +125,7 @@ def smooth(
     Returns:
         Position (weighted mean of log tokens), loss (weighted mean) and its standard error, one a
         non-empty window. The error comes from second differences in log tokens, averaged over
-        `NOISE_RECORDS` records: the trend drops out, a bend within three records does not.
+        `records.NOISE_RECORDS` records: the trend drops out, a bend within three records does not.
 
     Raises:
         FitError: lengths differ, positions do not rise, or a value is not finite.
@@ -148,24 +146,9 @@ def smooth(
     where = np.exp(np.add.reduceat(w * np.log(x), starts) / total)
     where = np.where(np.diff(starts, append=len(x)) == 1, x[starts], where)
     mean = np.add.reduceat(w * y, starts) / total
-    variance = _record_variance(np.log(x), y)
+    variance = roughness(np.log(x), y)
     error = np.sqrt(np.add.reduceat(w * w * variance, starts)) / total
     return where, mean, error
-
-
-def _record_variance(x: Array, y: Array) -> Array:
-    """Variance of single records around the local trend; NaN for fewer than three."""
-    if len(x) < 3:
-        return np.full(len(x), np.nan)
-    share = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
-    bend = y[1:-1] - (1 - share) * y[:-2] - share * y[2:]
-    value = bend**2 / (1 + share**2 + (1 - share) ** 2)
-    sums = np.concatenate([[0.0], np.cumsum(value)])
-    half = NOISE_RECORDS // 2
-    middle = np.arange(len(x)) - 1
-    low = np.clip(middle - half, 0, max(0, len(value) - NOISE_RECORDS))
-    high = np.minimum(low + NOISE_RECORDS, len(value))
-    return (sums[high] - sums[low]) / (high - low)
 
 
 def curves_from_table(
@@ -233,17 +216,8 @@ def _curve(records: Records, wanted: str, window: Window, phase: str) -> Curve |
     if len(rows) < least:
         return f"{len(rows)} {wanted} losses, of at least {least}"
     batch = records.constant_batch()
-    tokens, losses = records.tokens[rows], records.loss[rows]
-    weights = np.ones_like(tokens)
-    if wanted == "train":
-        step = records.batch_tokens[rows]
-        step = np.where(np.isfinite(step), step, batch or 0.0)
-        before = np.maximum(tokens - step, 0.0)
-        if kind == "interval_mean":
-            previous = np.concatenate([[0.0], tokens[:-1]])
-            weights = tokens - previous
-            before = (np.minimum(previous, before) + before) / 2
-        tokens = before
+    losses = records.loss[rows]
+    tokens, weights = records.places(rows, kind)
     rates = records.rates_at(rows)
     keep = tokens > 0
     if phase == "stable" and np.isfinite(rates).any():

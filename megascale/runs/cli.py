@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from megascale.runs.overview import RunOverview
-    from megascale.runs.readers.base import ReadOptions
+    from megascale.runs.readers.base import Batches, ReadOptions
     from megascale.runs.table import RunTable
 
 app = typer.Typer(
@@ -46,10 +47,16 @@ SeqLength = Annotated[
     int | None, typer.Option("--seq-length", help="Tokens per sample, where no log says.")
 ]
 BatchTokens = Annotated[
-    int | None, typer.Option("--batch-tokens", help="Constant global batch in tokens.")
+    str | None,
+    typer.Option(
+        "--batch-tokens",
+        help="Global batch in tokens, where no log says: 2M; or by the steps after which it holds: "
+        "'0:1M,700:2M'.",
+    ),
 ]
 BatchSamples = Annotated[
-    int | None, typer.Option("--batch-samples", help="Constant global batch in samples.")
+    str | None,
+    typer.Option("--batch-samples", help="The same in samples: 512, or '0:512,700:1Ki'."),
 ]
 LossKind = Annotated[
     str | None,
@@ -231,6 +238,9 @@ def export(
     with_runs: Annotated[
         bool, typer.Option("--with-runs", help="Add N, D, format and hashes to every row.")
     ] = False,
+    with_seconds: Annotated[
+        bool, typer.Option("--with-seconds", help="Add the wall clock between rows.")
+    ] = False,
     format: Format = None,
     columns: Columns = None,
     seq_length: SeqLength = None,
@@ -246,15 +256,15 @@ def export(
 
     options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
     loaded = load_logs(paths, format, options, join, workers, cache)
-    path = export_table(loaded, output, with_runs=with_runs)
+    path = export_table(loaded, output, with_runs=with_runs, with_seconds=with_seconds)
     typer.echo(f"{path}: {loaded.table.height:,} rows of {len(loaded.runs):,} runs")
 
 
 def read_options(
     columns: list[str] | None,
     seq_length: int | None,
-    batch_tokens: int | None,
-    batch_samples: int | None,
+    batch_tokens: str | None,
+    batch_samples: str | None,
     loss_kind: str | None,
 ) -> ReadOptions:
     """What the command line states about logs that do not say it.
@@ -271,17 +281,42 @@ def read_options(
         if not equals or not theirs:
             raise ConfigError.of("--columns", text, "must be OUR=THEIRS", "loss=smooth_loss")
         pairs.append((ours.strip(), theirs.strip()))
-    for name, value in (
-        ("--seq-length", seq_length),
-        ("--batch-tokens", batch_tokens),
-        ("--batch-samples", batch_samples),
-    ):
-        if value is not None and value <= 0:
-            raise ConfigError.of(name, value, "must be positive", 1)
+    if seq_length is not None and seq_length <= 0:
+        raise ConfigError.of("--seq-length", seq_length, "must be positive", 1)
     kinds = [kind for kind in LOSS_KINDS if kind != VALIDATION]
     if loss_kind is not None and loss_kind not in kinds:
         raise ConfigError.of("--loss-kind", loss_kind, "must be a kind of training loss", kinds)
-    return ReadOptions(tuple(pairs), seq_length, batch_samples, batch_tokens, loss_kind)
+    return ReadOptions(
+        tuple(pairs),
+        seq_length,
+        parse_batches(batch_samples, "--batch-samples"),
+        parse_batches(batch_tokens, "--batch-tokens"),
+        loss_kind,
+    )
+
+
+def parse_batches(text: str | None, option: str) -> Batches | None:
+    """`SIZE`, or `STEP:SIZE,STEP:SIZE,...` from step 0 on: batches after so many finished steps.
+
+    Raises:
+        ConfigError: sizes that are not positive, or steps that do not rise from 0.
+    """
+    from megascale.errors import ConfigError
+    from megascale.units import parse_count
+
+    if text is None:
+        return None
+    parts = [part.strip().rpartition(":") for part in text.split(",")]
+    batches = tuple(
+        (parse_count(step or "0", option), parse_count(size, option)) for step, _, size in parts
+    )
+    steps = [step for step, _ in batches]
+    if steps[0] != 0 or any(later <= step for step, later in pairwise(steps)):
+        rule = "steps must rise, from 0 on"
+        raise ConfigError.of(option, text, rule, "0:1M,700:2M")
+    if any(size <= 0 for _, size in batches):
+        raise ConfigError.of(option, text, "must be positive", 1)
+    return batches
 
 
 def load_logs(

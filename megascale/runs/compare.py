@@ -1,9 +1,10 @@
-"""Two runs side by side: loss at equal tokens, tokens at equal loss, steps, wall clock.
+"""Runs side by side: loss at equal tokens, tokens at equal loss, steps, wall clock.
 
-Losses are smoothed by a straight line over a window of tokens, weighted by the tokens behind each
-record: unbiased where the loss is straight over a window, also at the ends of a run. Tokens to a
-loss come from the smoothed loss made non-increasing by isotonic regression (pool adjacent
-violators), so that every loss is crossed once.
+Training losses are smoothed by a straight line over a window of tokens, weighted by the tokens
+behind each record: unbiased where the loss is straight over a window, also at the ends of a run.
+Evaluations are taken as they are, with straight lines in log tokens between them. Tokens to a loss
+come from that curve made non-increasing by isotonic regression (pool adjacent violators), so that
+every loss is crossed once.
 """
 
 from __future__ import annotations
@@ -11,32 +12,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from megascale.errors import DataError
-from megascale.runs.log import RunData, read_run
+from megascale.runs.records import INTERVAL_MEAN, VALIDATION, roughness
 
 Array = npt.NDArray[np.float64]
 _GRID = 1000
+_ROUGH_LEAST = 16
+"""Records below which their scatter cannot be told from the curve's own bend."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A run's training loss, one entry per logged interval, from whatever reader.
+    """A run's losses of one kind, one entry a record, from whatever reader.
 
     Attributes:
         name: for tables.
-        tokens: consumed tokens after each interval, increasing; shape [n].
-        middle: consumed tokens at the middle of each interval, where its mean loss stands; [n].
-        loss: mean loss over the interval, nats per token; [n].
-        weight: tokens (or samples) behind that mean; [n].
-        steps: finished steps after each interval; [n].
-        seconds: wall clock after each interval; NaN where the log does not say; [n].
-        batch: realised global batch (tokens) of each interval's last step; [n].
+        tokens: consumed tokens after each record, increasing; shape [n].
+        middle: consumed tokens where each loss stands, not decreasing: those of the middle of an
+            interval's steps before their updates, of an evaluation `tokens`; [n].
+        loss: nats per token; [n].
+        weight: tokens (or samples) behind it; [n].
+        steps: finished steps after each record; NaN where the log does not say; [n].
+        seconds: wall clock after each record; NaN where the log does not say; [n].
+        batch: realised global batch (tokens) of each record's last step, or NaN; [n].
+        kind: of the losses, as in the one table.
+        source: where the log lies.
     """
 
     name: str
@@ -47,6 +52,8 @@ class Curve:
     steps: Array
     seconds: Array
     batch: Array
+    kind: str = INTERVAL_MEAN
+    source: str = ""
 
     def __post_init__(self) -> None:
         if len(self.tokens) < 3:
@@ -59,30 +66,30 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class AtTokens:
-    """Both runs at equal consumed tokens; differences are B minus A."""
+    """Both runs at equal consumed tokens; differences are B minus A. None where not known."""
 
     tokens: float
     loss_a: float
     loss_b: float
     difference: float
-    error: float
-    steps_a: float
-    steps_b: float
+    error: float | None
+    steps_a: float | None
+    steps_b: float | None
     seconds_a: float | None
     seconds_b: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class AtLoss:
-    """Both runs at equal smoothed loss; ratios are B over A."""
+    """Both runs at equal smoothed loss; ratios are B over A. None where a log does not say."""
 
     loss: float
     tokens_a: float
     tokens_b: float
     tokens_ratio: float
-    steps_a: float
-    steps_b: float
-    steps_ratio: float
+    steps_a: float | None
+    steps_b: float | None
+    steps_ratio: float | None
     seconds_a: float | None
     seconds_b: float | None
 
@@ -93,7 +100,7 @@ class Comparison:
 
     Attributes:
         a, b: names.
-        window_tokens: of the smoothing.
+        window_tokens: of the smoothing; 0 where evaluations were taken as they are.
         final_a, final_b: smoothed loss at each run's own end.
         at_tokens, at_loss: rows, in order of tokens.
         crossings: tokens at which the smoothed curves change order.
@@ -113,28 +120,27 @@ class Comparison:
         return asdict(self)
 
 
-def curve_of_run(path: str | Path, name: str | None = None) -> Curve:
-    """The curve in a run's own log.
-
-    Raises:
-        RunError: no log there.
-        DataError: fewer than three records with a loss.
-    """
-    run = read_run(path)
-    return _from_records(run, name or run.header.get("name") or str(path))
-
-
 def smoothed(curve: Curve, at: Array, window_tokens: float) -> tuple[Array, Array]:
     """Loss and its standard error at token counts, by local straight lines.
 
     Args:
         curve: the run.
         at: token counts; [m].
-        window_tokens: full width; it widens where fewer than 3 records lie inside.
+        window_tokens: full width; it widens where fewer than 3 records lie inside. 0 joins the
+            records by straight lines in log tokens.
 
     Returns:
-        (loss, standard error) of shape [m]; the error comes from the scatter about the line.
+        (loss, standard error) of shape [m]; the error comes from the scatter about the line, or of
+        single records about their neighbours (NaN where there are too few to tell).
     """
+    if window_tokens == 0:
+        known = curve.middle > 0
+        x, y = np.log(curve.middle[known]), curve.loss[known]
+        places = np.log(np.maximum(at, curve.middle[known][0]))
+        error = np.full(len(at), np.nan)
+        if len(x) >= _ROUGH_LEAST:
+            error = np.sqrt(np.interp(places, x, roughness(x, y)))
+        return np.interp(places, x, y), error
     loss, error = np.empty(len(at)), np.empty(len(at))
     for i, tokens in enumerate(at):
         first, last = np.searchsorted(
@@ -185,7 +191,8 @@ def compare(
 
     Args:
         a, b: the runs.
-        window_tokens: of the smoothing; None takes a twentieth of what both have consumed.
+        window_tokens: of the smoothing; None takes a twentieth of what both have consumed, and 0
+            (no smoothing) where the losses are evaluations.
         losses: where to compare tokens; None takes `rows` of them between the two runs' losses.
         rows: lines of each table.
 
@@ -195,8 +202,11 @@ def compare(
     start = max(a.middle[0], b.middle[0])
     end = min(a.tokens[-1], b.tokens[-1])
     if end <= start:
-        raise DataError.of(f"{a.name}, {b.name}", f"{start:g} to {end:g}", "no tokens in common")
-    window = window_tokens or end / 20
+        spans = " and ".join(
+            f"{c.name} from {c.middle[0]:,.0f} to {c.tokens[-1]:,.0f}" for c in (a, b)
+        )
+        raise DataError(f"The runs have no tokens in common: {spans}.")
+    window = common_window([a, b]) if window_tokens is None else window_tokens
     at = np.linspace(start, end, rows + 1)[1:]
     loss_a, error_a = smoothed(a, at, window)
     loss_b, error_b = smoothed(b, at, window)
@@ -212,17 +222,27 @@ def compare(
                 loss_a=float(loss_a[i]),
                 loss_b=float(loss_b[i]),
                 difference=float(loss_b[i] - loss_a[i]),
-                error=float(np.hypot(error_a[i], error_b[i])),
+                error=_known(np.hypot(error_a[i], error_b[i])),
                 steps_a=_at(a, a.steps, tokens),
                 steps_b=_at(b, b.steps, tokens),
-                seconds_a=_seconds(a, tokens),
-                seconds_b=_seconds(b, tokens),
+                seconds_a=_at(a, a.seconds, tokens),
+                seconds_b=_at(b, b.seconds, tokens),
             )
             for i, tokens in enumerate(at)
         ),
         at_loss=_at_losses(a, b, window, losses, rows),
         crossings=_crossings(a, b, start, end, window),
     )
+
+
+def common_window(curves: Sequence[Curve]) -> float:
+    """Smoothing for curves that are compared: a twentieth of the tokens that all consumed.
+
+    0 where they are evaluations, which are few and of little noise.
+    """
+    if all(curve.kind.startswith(VALIDATION) for curve in curves):
+        return 0.0
+    return float(min(curve.tokens[-1] for curve in curves)) / 20
 
 
 def _at_losses(
@@ -242,7 +262,7 @@ def _at_losses(
         low, high = (np.interp(-value, -path, grid) for value in (top, bottom))
         losses = [float(v) for v in np.interp(np.linspace(low, high, rows + 1)[1:], grid, path)]
     found = []
-    for loss in losses:
+    for loss in dict.fromkeys(losses):
         if not bottom <= loss <= top:
             continue
         tokens_a, tokens_b = (_first_at(path, grid, loss) for grid, path in paths)
@@ -255,9 +275,9 @@ def _at_losses(
                 tokens_ratio=tokens_b / tokens_a,
                 steps_a=steps_a,
                 steps_b=steps_b,
-                steps_ratio=steps_b / steps_a if steps_a else float("nan"),
-                seconds_a=_seconds(a, tokens_a),
-                seconds_b=_seconds(b, tokens_b),
+                steps_ratio=steps_b / steps_a if steps_a and steps_b is not None else None,
+                seconds_a=_at(a, a.seconds, tokens_a),
+                seconds_b=_at(b, b.seconds, tokens_b),
             )
         )
     return tuple(found)
@@ -274,10 +294,13 @@ def _first_at(path: Array, grid: Array, loss: float) -> float:
 
 
 def _crossings(a: Curve, b: Curve, start: float, end: float, window: float) -> tuple[float, ...]:
-    """Where the difference changes sign and both sides are beyond two standard errors."""
+    """Where the difference changes sign and both sides are beyond two standard errors.
+
+    Where the errors are not known every change of sign counts.
+    """
     grid = np.linspace(start, end, 200)
     (loss_a, error_a), (loss_b, error_b) = smoothed(a, grid, window), smoothed(b, grid, window)
-    difference, error = loss_b - loss_a, np.hypot(error_a, error_b)
+    difference, error = loss_b - loss_a, np.nan_to_num(np.hypot(error_a, error_b))
     sure = np.flatnonzero(np.abs(difference) > 2 * error)
     found = []
     for left, right in pairwise(sure):
@@ -291,28 +314,12 @@ def _crossings(a: Curve, b: Curve, start: float, end: float, window: float) -> t
     return tuple(found)
 
 
-def _at(curve: Curve, values: Array, tokens: float) -> float:
-    """A count that grows with tokens from 0, between records."""
+def _at(curve: Curve, values: Array, tokens: float) -> float | None:
+    """A count that grows with tokens from 0, between records; None where it is not known."""
+    if np.isnan(values).any():
+        return None
     return float(np.interp(tokens, np.append(0, curve.tokens), np.append(0, values)))
 
 
-def _seconds(curve: Curve, tokens: float) -> float | None:
-    return None if np.isnan(curve.seconds).any() else _at(curve, curve.seconds, tokens)
-
-
-def _from_records(run: RunData, name: str) -> Curve:
-    seconds, rows, before = 0.0, [], 0
-    for record in run.records:
-        took = record.get("seconds")
-        seconds += float("nan") if took is None else took
-        loss = record.get("loss")
-        if isinstance(loss, (int, float)) and np.isfinite(loss):
-            tokens = record["tokens"]
-            interval = record.get("interval_tokens") or tokens - before
-            weight = record.get("loss_tokens") or interval
-            middle = tokens - interval / 2
-            row = (tokens, middle, loss, weight, record["step"], seconds, record["batch_tokens"])
-            rows.append(row)
-        before = record["tokens"]
-    columns = np.array(rows, dtype=np.float64).reshape(len(rows), 7).T
-    return Curve(name, *columns)
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

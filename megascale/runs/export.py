@@ -13,14 +13,17 @@ SUFFIXES = (".csv", ".parquet")
 RUN_COLUMNS = ("n_params", "d_tokens", "seq_length", "format", "sha256")
 
 
-def export_table(loaded: RunTable, path: str | Path, *, with_runs: bool = False) -> Path:
-    """Write the rows, all columns of `readers.base.SCHEMA` in order.
+def export_table(
+    loaded: RunTable, path: str | Path, *, with_runs: bool = False, with_seconds: bool = False
+) -> Path:
+    """Write the rows, the columns of `readers.base.SCHEMA` in order.
 
     Args:
         loaded: what `load_runs` gave.
         path: ends in .csv or .parquet; its folder must exist.
         with_runs: add what is known of the run to each of its rows: N, planned D, sequence
             length, format, sha256 of its files.
+        with_seconds: write the column `seconds` too.
 
     Raises:
         ConfigError: another suffix.
@@ -29,7 +32,7 @@ def export_table(loaded: RunTable, path: str | Path, *, with_runs: bool = False)
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ConfigError.of("output", str(path), "must end in .csv or .parquet", SUFFIXES)
-    table = loaded.table
+    table = loaded.table if with_seconds else loaded.table.drop("seconds")
     if with_runs:
         table = table.join(
             loaded.run_frame().select("run", *RUN_COLUMNS),

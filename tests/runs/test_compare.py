@@ -1,9 +1,10 @@
-"""Two runs with known losses, compared."""
+"""Runs with known losses, compared; and real logs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from scipy.optimize import isotonic_regression
 from typer.testing import CliRunner
 
 from megascale.cli import app
-from megascale.errors import DataError, RunError
-from megascale.runs.compare import Array, Curve, compare, curve_of_run, falling, smoothed
+from megascale.errors import ConfigError, DataError
+from megascale.runs.compare import Array, Curve, compare, falling, smoothed
+from megascale.runs.compare_curves import curves_of_logs
+from megascale.runs.table import load_runs
 from tests.schedule.test_replan import log
 
 TOTAL = 1e9
@@ -101,25 +104,159 @@ def test_runs_without_anything_in_common() -> None:
     assert compare(a, far).at_loss == ()
 
 
+def test_evaluations_are_joined_in_log_tokens() -> None:
+    tokens = np.geomspace(1e6, 1e9, 40)
+    weight = np.ones(40)
+    curve = Curve("line", tokens, tokens, 10 - np.log(tokens) / 3, weight, weight, weight, weight)
+    at = np.array([2e6, 3e7, 1e9])
+    loss, error = smoothed(curve, at, 0)
+    assert loss == pytest.approx(10 - np.log(at) / 3)
+    assert error == pytest.approx(np.zeros(3), abs=1e-9)
+    few = Curve("few", *(values[:8] for values in (tokens, tokens, curve.loss, *[weight] * 4)))
+    assert np.isnan(smoothed(few, at[:1], 0)[1]).all()
+
+
+def invoked(*words: str | Path) -> str:
+    result = CliRunner().invoke(app, ["compare", *map(str, words)], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def found(*words: str | Path) -> dict[str, Any]:
+    return json.loads(invoked(*words, "--json"))  # type: ignore[no-any-return]
+
+
 def test_own_logs_and_the_command(tmp_path: Path) -> None:
     one, two = log(tmp_path / "one", [64] * 40), log(tmp_path / "two", [64] * 10 + [128] * 15)
-    curve = curve_of_run(two)
+    kind, (_, curve) = curves_of_logs(
+        [load_runs([one], cache=False), load_runs([two], cache=False)]
+    )
+    assert (kind, curve.kind) == ("train", "interval_mean")
     assert curve.tokens[-1] == 640 + 15 * 128
-    assert curve.middle[10] == 640 + 64
+    # the loss of a step is that of the model before it, whatever its batch
+    assert (curve.middle[10], curve.middle[11]) == (640, 640 + 128)
     assert curve.seconds[-1] == 25
+    assert (curve.batch[9], curve.batch[10]) == (64, 128)
     plot = tmp_path / "figure.svg"
-    words = ["compare", str(one), str(two)]
-    result = CliRunner().invoke(app, [*words, "--plot", str(plot)], catch_exceptions=False)
-    assert result.exit_code == 0
-    assert "At equal tokens" in result.output
+    shown = invoked(one, two, "--plot", plot)
+    assert "At equal tokens" in shown
+    assert "train losses (interval_mean), smoothed over 128 tokens" in shown
+    assert "batch 64 > 128" in shown
     assert plot.stat().st_size > 1000
-    result = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
-    last = json.loads(result.output)["at_tokens"][-1]
+    document = found(one, two)
+    assert (document["schema"], document["window_tokens"]) == ("megascale.compare/1", 128)
+    last = document["comparisons"][0]["at_tokens"][-1]
     assert last["tokens"] == 2560
     assert (last["steps_a"], last["steps_b"]) == (40, 25)
+    assert (last["seconds_a"], last["seconds_b"]) == (40, 25)
     with pytest.raises(DataError, match=r"\.png"):
-        CliRunner().invoke(app, [*words, "--plot", "x.nothing"], catch_exceptions=False)
-    with pytest.raises(RunError, match="no such file"):
-        curve_of_run(tmp_path / "none")
-    with pytest.raises(DataError, match="3 records"):
-        curve_of_run(log(tmp_path / "short", [64]))
+        invoked(one, two, "--plot", "x.nothing")
+    with pytest.raises(DataError, match="no such file"):
+        invoked(one, tmp_path / "none")
+    with pytest.raises(DataError, match="needs 3 train losses"):
+        invoked(one, log(tmp_path / "short", [64]), "--loss", "train")
+    with pytest.raises(ConfigError, match="needs two runs"):
+        invoked(one)
+
+
+def evaluated(folder: Path, at: list[int], source: str = "web") -> Path:
+    """A run of 40 steps of 64 tokens with evaluations after some of them."""
+    path = log(folder, [64] * 40)
+    with (path / "events.jsonl").open("a") as file:
+        for step in at:
+            event = {"kind": "evaluation", "step": step, "tokens": 64 * step, "source": source}
+            file.write(json.dumps({**event, "loss": 4 - step / 40}) + "\n")
+    return path
+
+
+def test_validation_losses_where_all_runs_have_enough(tmp_path: Path) -> None:
+    many = evaluated(tmp_path / "many", list(range(4, 41, 4)))
+    again = evaluated(tmp_path / "again", list(range(8, 41, 8)))
+    few = evaluated(tmp_path / "few", [20, 40])
+    document = found(many, again)
+    assert (document["loss"], document["window_tokens"]) == ("validation", 0)
+    row = document["comparisons"][0]["at_tokens"][-1]
+    assert (row["tokens"], row["loss_a"], row["error"]) == (2560, pytest.approx(3), None)
+    assert row["seconds_a"] == 40  # the steps' own clock
+    assert "not smoothed" in invoked(many, again)
+    assert found(many, again, "--loss", "train")["loss"] == "train"
+    assert found(many, few)["loss"] == "train"
+    with pytest.raises(DataError, match="needs 3 validation losses"):
+        invoked(many, few, "--loss", "validation")
+    plain = log(tmp_path / "plain", [64] * 40)
+    with pytest.raises(DataError, match="no kind of loss in common: many has 40 interval_mean, 10"):
+        invoked(many, plain, "--loss", "validation")
+    with pytest.raises(DataError, match="validation:SET"):
+        invoked(many, few, "--loss", "eval")
+
+
+def test_more_runs_than_two_and_some_of_a_tree(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        evaluated(tmp_path / "tree" / name, list(range(4, 41, 4)))
+    shown = invoked(tmp_path / "tree", "--plot", tmp_path / "three.png")
+    assert "C against A at equal tokens" in shown
+    document = found(tmp_path / "tree", "--run", "c", "--run", "[ab]")
+    assert [run["name"] for run in document["runs"]] == ["c", "a", "b"]
+    assert [one["a"] for one in document["comparisons"]] == ["c", "c"]
+
+
+STEPS = "".join(
+    f"step:{step}/200 val_loss:{8 - step / 50} train_time:{step * 100}ms step_avg:1ms\n"
+    for step in range(0, 201, 10)
+)
+
+
+def test_batches_are_stated_for_all_runs_or_one_by_one(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    for path in (first, second):
+        path.write_text(STEPS)
+    with pytest.raises(DataError, match="no consumed tokens; state its batch"):
+        invoked(first, second)
+    document = found(first, second, "--batch-tokens", "1Ki", "--batch-tokens", "0:512,100:2Ki")
+    assert [run["tokens"] for run in document["runs"]] == [204_800, 51_200 + 204_800]
+    (row,) = found(first, second, "--batch-tokens", "1Ki", "--rows", "1")["comparisons"][0][
+        "at_tokens"
+    ]
+    assert (row["steps_b"], row["seconds_b"]) == (200, pytest.approx(20))
+    with pytest.raises(ConfigError, match="is stated 3 times for 2 paths"):
+        invoked(first, second, *["--batch-tokens", "1K"] * 3)
+    for wrong in ("5:1K", "0:1K,0:2K", "0:1K,10:0"):
+        with pytest.raises(ConfigError, match="--batch-tokens"):
+            invoked(first, second, "--batch-tokens", wrong)
+
+
+def test_the_speed_run_with_and_without_a_batch_schedule(shared_data: Path) -> None:
+    folder, stem = shared_data / "modded_nanogpt", "2025-11-29_BatchSizeSchedule_val_every_five"
+    document = found(
+        folder / f"{stem}_before.txt.gz",
+        folder / f"{stem}_after.txt.gz",
+        *["--batch-tokens", "262144", "--batch-tokens", "0:131072,707:262144,1413:393216"],
+        *["--at-loss", "4.0", "--at-loss", "3.28"],
+    )
+    assert document["loss"] == "validation"
+    (one,) = document["comparisons"]
+    assert one["at_tokens"][-1]["difference"] == pytest.approx(-0.0107, abs=2e-4)
+    saved = [1 - row["tokens_ratio"] for row in one["at_loss"]]
+    assert saved == pytest.approx([0.165, 0.022], abs=2e-3)
+    # the log's own clock: 138.9 s and 136.4 s in all
+    assert one["at_loss"][-1]["seconds_a"] == pytest.approx(138.4, abs=0.3)
+    assert one["at_loss"][-1]["seconds_b"] == pytest.approx(136.0, abs=0.3)
+
+
+def test_real_logs_of_other_formats(shared_data: Path) -> None:
+    logs = sorted((shared_data / "megatron_logs").glob("datablations*"))
+    (one,) = found(*logs, "--loss", "train")["comparisons"]
+    last = one["at_tokens"][-1]
+    assert last["tokens"] == 1_101_004_800
+    assert last["steps_a"] == 4200
+    assert 13_000 < last["seconds_a"] < 15_000  # 4,200 iterations of 3.2 to 3.4 s
+    constant, cosine = (
+        shared_data / "multipowerlaw" / "csv_25" / f"{name}_24000.csv"
+        for name in ("constant", "cosine")
+    )
+    (one,) = found(constant, cosine, "--batch-tokens", "512Ki")["comparisons"]
+    assert one["final_a"] - one["final_b"] == pytest.approx(0.043, abs=2e-3)
+    (one,) = found(shared_data / "wandb_json", "--batch-samples", "100", "--seq-length", "512")[
+        "comparisons"
+    ]
+    assert one["at_tokens"][-1]["tokens"] == 2_549_760_000

@@ -181,9 +181,13 @@ def test_worker_processes_give_the_same_table(tree, monkeypatch):
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_an_exported_table_reads_back_as_itself(tree, tmp_path, suffix):
     loaded = load_runs(tree, cache=False)
-    path = export_table(loaded, tmp_path / f"table{suffix}")
-    frame = pl.read_csv(path) if suffix == ".csv" else pl.read_parquet(path)
+    plain = export_table(loaded, tmp_path / f"plain{suffix}")
+    path = export_table(loaded, tmp_path / f"table{suffix}", with_seconds=True)
+    plain, frame = (
+        pl.read_csv(one) if suffix == ".csv" else pl.read_parquet(one) for one in (plain, path)
+    )
     assert frame.columns == list(SCHEMA)
+    assert plain.columns == [name for name in SCHEMA if name != "seconds"]
     again = load_runs(path, cache=False)
     keep = [name for name in SCHEMA if name not in ("source", "line")]
     assert again.table.select(keep).equals(loaded.table.select(keep))

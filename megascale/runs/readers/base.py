@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Goes up whenever a reader gives other rows for the same bytes; part of every cache key."""
 
 SCHEMA: dict[str, Any] = {
@@ -24,10 +24,14 @@ SCHEMA: dict[str, Any] = {
     "loss": pl.Float64,
     "loss_kind": pl.String,
     "grad_norm": pl.Float64,
+    "seconds": pl.Float64,
     "source": pl.String,
     "line": pl.Int64,
 }
-"""The columns of the one table, in order; empty (null) where a log does not say."""
+"""The columns of the one table, in order; empty (null) where a log does not say.
+
+`seconds` is wall clock since the row before of the same run and kind of loss.
+"""
 
 INTERVAL_MEAN = "interval_mean"
 INSTANTANEOUS = "instantaneous"
@@ -84,6 +88,10 @@ class RunMeta:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+Batches = tuple[tuple[int, int], ...]
+"""Global batches, each after the finished steps from which on it holds: 0 first, rising."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """What the user states because a log does not.
@@ -91,15 +99,16 @@ class ReadOptions:
     Attributes:
         columns: for CSV, JSON and Parquet tables: our column name -> theirs.
         seq_length: tokens per sample.
-        batch_samples, batch_tokens: the global batch, where it was constant; with them a log
-            that has steps alone gets its samples and tokens.
+        batch_samples, batch_tokens: the global batch, or by the steps after which it holds, as in
+            ((0, 512), (700, 1024)): 512 for the first 700 steps; with them a log that has steps
+            alone gets its samples and tokens.
         loss_kind: what the training loss is, where the format cannot know.
     """
 
     columns: tuple[tuple[str, str], ...] = ()
     seq_length: int | None = None
-    batch_samples: int | None = None
-    batch_tokens: int | None = None
+    batch_samples: int | Batches | None = None
+    batch_tokens: int | Batches | None = None
     loss_kind: str | None = None
 
     def key(self) -> str:
@@ -252,17 +261,20 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
     else:
         seq = pl.col("run").replace_strict(lengths, default=None, return_dtype=pl.Int64)
 
-    def stated(name: str, value: int | None, factor: pl.Expr | None = None) -> pl.Expr:
+    def stated(
+        name: str, batch: int | Batches | None, given: Callable[[Batches], pl.Expr]
+    ) -> pl.Expr:
         """The user's word, where the log is silent from beginning to end."""
-        silent = table[name].null_count() == table.height
-        word = pl.lit(value if silent else None, pl.Int64)
-        return word if factor is None else product(factor, word)
+        if batch is None or table[name].null_count() < table.height:
+            return pl.lit(None, pl.Int64)
+        return given(((0, batch),) if isinstance(batch, int) else batch)
 
-    step = pl.col("step")
-    samples = stated("samples", options.batch_samples, step)
-    tokens = stated("tokens", options.batch_tokens, step)
-    batch_samples = pl.coalesce("batch_samples", stated("batch_samples", options.batch_samples))
-    batch_tokens = pl.coalesce("batch_tokens", stated("batch_tokens", options.batch_tokens))
+    samples = stated("samples", options.batch_samples, consumed)
+    tokens = stated("tokens", options.batch_tokens, consumed)
+    batch_samples = stated("batch_samples", options.batch_samples, batch_of_step)
+    batch_tokens = stated("batch_tokens", options.batch_tokens, batch_of_step)
+    batch_samples = pl.coalesce("batch_samples", batch_samples)
+    batch_tokens = pl.coalesce("batch_tokens", batch_tokens)
     table = table.with_columns(
         batch_samples=pl.coalesce(batch_samples, divided(batch_tokens, seq)),
         batch_tokens=pl.coalesce(batch_tokens, product(batch_samples, seq)),
@@ -279,6 +291,44 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
             loss_kind=pl.when(train).then(pl.lit(options.loss_kind)).otherwise("loss_kind")
         )
     return replace(read, table=table)
+
+
+def consumed(batches: Batches) -> pl.Expr:
+    """What so many steps have consumed, at `batches`."""
+    parts = []
+    for index, (start, size) in enumerate(batches):
+        done = pl.col("step") - start
+        if index + 1 < len(batches):
+            done = done.clip(0, batches[index + 1][0] - start)
+        elif index:
+            done = done.clip(0)
+        parts.append(product(done, pl.lit(size, pl.Int64)))
+    return pl.sum_horizontal(parts, ignore_nulls=False)
+
+
+def batch_of_step(batches: Batches) -> pl.Expr:
+    """The batch of each step; of the first where the step is not known and there is one alone."""
+    batch = pl.lit(batches[0][1], pl.Int64)
+    for start, size in batches[1:]:
+        later = pl.when(pl.col("step") > start).then(pl.lit(size, pl.Int64)).otherwise(batch)
+        batch = pl.when(pl.col("step").is_not_null()).then(later)
+    return batch
+
+
+class Clock:
+    """Turns a clock that runs from the start of a run into `seconds`, series by series."""
+
+    def __init__(self, start: float | None = 0.0) -> None:
+        self._start = start
+        self._last: dict[Hashable, float] = {}
+
+    def since(self, series: Hashable, elapsed: float | None) -> float | None:
+        """Seconds since the row before; None where the clock was set back or is not there."""
+        if elapsed is None:
+            return None
+        before = self._last.get(series, self._start)
+        self._last[series] = elapsed
+        return elapsed - before if before is not None and elapsed >= before else None
 
 
 def product(left: pl.Expr, right: pl.Expr) -> pl.Expr:

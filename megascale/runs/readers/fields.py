@@ -45,9 +45,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("grad_norm", "grad-norm", "grad norm", "train/grad_norm", "optim/grad_norm"),
         *("optim/total grad norm", "gradient_norm", "train/grad norm"),
     ),
+    "seconds": ("seconds",),
+    "runtime": ("runtime", "_runtime", "elapsed_seconds"),
     "run": ("run", "run_id", "run_name"),
 }
-"""Our name -> theirs, the most telling first. `validation` is a loss of that kind."""
+"""Our name -> theirs, the most telling first. `validation` is a loss of that kind, `runtime`
+the wall clock since the run began, in seconds."""
 
 _EVALUATED = ("eval", "val", "final_val", "final-val", "lm loss validation-")
 

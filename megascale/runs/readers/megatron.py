@@ -51,6 +51,8 @@ _SKIPPED = "number of skipped iterations"
 _COUNTS = ("consumed samples", "consumed tokens", "global batch size", _SKIPPED)
 _RATES = ("learning rate", "grad norm")
 _READ = (*_COUNTS, *_RATES)
+_TIMES = {"elapsed time per iteration (ms)": 1e-3, "elapsed time per iteration (s)": 1.0}
+"""Names of the time of an iteration, and its unit in seconds."""
 _HEAD_BYTES = 8 * 2**20
 _LAYOUTS_TRIED = 64
 
@@ -84,7 +86,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
 @functools.cache
 def _no_rows() -> pl.DataFrame:
     counts = dict.fromkeys(("line", "step", *_COUNTS), pl.Int64)
-    rates = dict.fromkeys((*_RATES, "loss"), pl.Float64)
+    rates = dict.fromkeys((*_RATES, "loss", "step_seconds"), pl.Float64)
     return pl.DataFrame(schema={**counts, **rates, "shown_loss": pl.String})
 
 
@@ -100,7 +102,7 @@ def _iterations(lines: Lines, found: FileRead) -> pl.DataFrame:
     parts = [_no_rows()]
     cells = lines.text(lines.at(match.start())).decode("utf-8", "replace").split("|")[:WIDTH]
     layout = Layout.of(cells, 1)
-    found_at = (layout.column(key) for key in (*_LOSSES, *_READ))
+    found_at = (layout.column(key) for key in (*_LOSSES, *_READ, *_TIMES))
     wanted = {index for index in found_at if index is not None}
     columns = sorted({0, 1, *wanted, min(len(layout.starts), WIDTH - 1)})
     frame = lines.split("|", columns)
@@ -145,15 +147,19 @@ def _distinct(layout: Layout) -> bool:
 def _read_layout(lines: Lines, rows: pl.DataFrame, layout: Layout, found: FileRead) -> pl.DataFrame:
     """Read lines of one layout; report those that are torn or hold what is no number."""
     loss_key = next((key for key in _LOSSES if layout.column(key) is not None), None)
+    time_key = next((key for key in _TIMES if layout.column(key) is not None), None)
     shown = rows.select(
         line=pl.col("index") + lines.first,
         step=pl.col(f"c{layout.first - 1}").str.extract(_ITERATION),
         **{key: layout.text(key) for key in _READ},
         shown_loss=layout.text(loss_key),
+        shown_time=layout.text(time_key).str.extract(r"^([\d.]+)"),
     )
     read = {key: pl.col(key).cast(pl.Int64, strict=False) for key in ("step", *_COUNTS)}
     read |= {key: pl.col(key).cast(pl.Float64, strict=False) for key in _RATES}
     read["loss"] = pl.col("shown_loss").cast(pl.Float64, strict=False)
+    time = pl.col("shown_time").cast(pl.Float64, strict=False)
+    read["step_seconds"] = time * _TIMES.get(time_key or "", 1.0)
     unread = [read["step"].is_null(), read["loss"].is_null() & pl.col("shown_loss").is_not_null()]
     unread += [read[key].is_null() & pl.col(key).is_not_null() for key in _READ]
     values = shown.select("line", **read, shown_loss="shown_loss", wrong=pl.any_horizontal(unread))
@@ -218,10 +224,20 @@ def _with_tokens(rows: pl.DataFrame, seq: int | None, found: FileRead) -> pl.Dat
         tokens=pl.coalesce("consumed tokens", product(pl.col("samples"), pl.lit(seq, pl.Int64))),
         batch_tokens=product(pl.col("batch_samples"), pl.lit(seq, pl.Int64)),
     )
+    rows = rows.with_columns(seconds=_interval_steps(rows["step"]) * pl.col("step_seconds"))
     if rows.height and rows["tokens"].null_count() == rows.height:
         lacks = "consumed samples" if rows["samples"].null_count() == rows.height else "seq_length"
         found.note("missing_field", f"no consumed tokens: the log does not state {lacks}")
     return rows
+
+
+def _interval_steps(steps: pl.Series) -> pl.Series:
+    """Steps since the row before; the usual number for the first row and after a restart."""
+    shown = steps.to_numpy().astype(np.float64)
+    passed = np.diff(shown, prepend=np.inf)
+    forward = passed > 0
+    usual = np.median(passed[forward]) if forward.any() else shown.min(initial=np.inf)
+    return pl.Series(np.where(forward, passed, usual))
 
 
 @functools.cache

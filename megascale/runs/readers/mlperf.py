@@ -10,6 +10,7 @@ from typing import Any
 from megascale.runs.readers.base import (
     INSTANTANEOUS,
     VALIDATION,
+    Clock,
     FileRead,
     ReadOptions,
     RunMeta,
@@ -43,6 +44,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     found = FileRead(source.path, NAME)
     stated: dict[str, Any] = {}
     rows: dict[tuple[str, int | None, int | None], dict[str, Any]] = {}
+    begun: float | None = None
     for number, event in _events(source.data, found):
         key, value = str(event.get("key")), event.get("value")
         metadata = event.get("metadata")
@@ -56,6 +58,9 @@ def read(source: Source, options: ReadOptions) -> FileRead:
                 continue
             row = {"loss": real(value["reduced_train_loss"]), "loss_kind": INSTANTANEOUS}
             row["lr"] = real(value.get("lr"))
+        elif key == "run_start":
+            begun = real(event.get("time_ms"))
+            continue
         elif key == "run_stop":
             stated["status"] = metadata.get("status")
             continue
@@ -68,6 +73,8 @@ def read(source: Source, options: ReadOptions) -> FileRead:
             found.reject(number, f"{key} without samples_count or step")
         else:
             rows[key, samples, step] = {**row, "samples": samples, "step": step, "line": number}
+            rows[key, samples, step]["time_ms"] = real(event.get("time_ms"))
+    _add_seconds(rows, begun)
     _finish(found, stated, rows)
     return found
 
@@ -88,6 +95,14 @@ def _events(data: bytes, found: FileRead) -> Iterator[tuple[int, dict[str, Any]]
             found.note("torn", "the last line was cut off while it was written", number)
         else:
             found.reject(number, "no JSON object after :::MLLOG")
+
+
+def _add_seconds(rows: dict[Any, dict[str, Any]], begun: float | None) -> None:
+    """Wall clock since the row before of the same key, evaluations included."""
+    clock = Clock(None if begun is None else begun / 1000)
+    for (key, _, _), row in rows.items():
+        at = row.pop("time_ms")
+        row["seconds"] = clock.since(key, None if at is None else at / 1000)
 
 
 def _finish(found: FileRead, stated: dict[str, Any], rows: dict[Any, dict[str, Any]]) -> None:

@@ -23,7 +23,7 @@ ORDERED = True
 
 _LINE = re.compile(
     r"step (?P<step>\d+)/\d+ \([\d.]+%\) \| loss: (?P<loss>\S+) \|"
-    r"(?:.*?grad norm: (?P<norm>[^ |]+))?"
+    r"(?:.*?grad norm: (?P<norm>[^ |]+))?(?:.*?\| dt: (?P<ms>[\d.,]+)ms)?"
 )
 _SNIFF = re.compile(rb"step \d+/\d+ \([\d.]+%\) \| loss: ")
 _BATCH = re.compile(rb"[Tt]otal batch size:? ([\d,]+)")
@@ -48,9 +48,11 @@ def read(source: Source, options: ReadOptions) -> FileRead:
 
 
 def _rows(match: re.Match[str]) -> Iterator[Row]:
+    ms = real(match["ms"])  # every step has its line
     yield {
         "step": exact_int(match["step"]),
         "loss": match["loss"],
         "grad_norm": real(match["norm"]),
+        "seconds": None if ms is None else ms / 1000,
         "loss_kind": EMA,
     }

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from megascale.runs.readers.base import (
     INSTANTANEOUS,
     VALIDATION,
+    Clock,
     FileRead,
     ReadOptions,
     RunMeta,
@@ -22,7 +23,7 @@ ORDERED = True
 
 _LINE = re.compile(
     r"^(?:step|s):(?P<step>\d+)(?:/\d+)?\s+(?P<kind>val_loss|train_loss|tel|trl):(?P<loss>\S+)"
-    r"(?:\s+lr:(?P<lr>\S+))?(?:\s+norm:(?P<norm>\S+))?(?P<end>.*)"
+    r"(?:\s+lr:(?P<lr>\S+))?(?:\s+norm:(?P<norm>\S+))?(?P<end>(?:.*?train_time:(?P<ms>[\d.]+)ms)?.*)"
 )
 _SNIFF = re.compile(
     rb"^(?:step:\d+/\d+ (?:val_loss|train_loss|train_time):|s:\d+ (?:tel|trl):)", re.MULTILINE
@@ -36,19 +37,22 @@ def sniff(head: bytes, path: str) -> bool:
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read training and validation losses. The batch stands in the source, not in the records."""
     found = FileRead(source.path, NAME)
-    scan(source, found, b":", _LINE, _rows)
+    clock = Clock()
+
+    def rows(match: re.Match[str]) -> Iterator[Row]:
+        kind = VALIDATION if match["kind"] in ("val_loss", "tel") else INSTANTANEOUS
+        elapsed = real(match["ms"])
+        yield {
+            "step": exact_int(match["step"]),
+            "loss": match["loss"],
+            "lr": real(match["lr"]),
+            "grad_norm": real(match["norm"]),
+            "seconds": clock.since(kind, None if elapsed is None else elapsed / 1000),
+            "loss_kind": kind,
+        }
+
+    scan(source, found, b":", _LINE, rows)
     if options.batch_tokens is None and options.batch_samples is None:
         found.note("missing_field", "the log does not state the batch, so no tokens")
     found.runs = [RunMeta(run="")]
     return found
-
-
-def _rows(match: re.Match[str]) -> Iterator[Row]:
-    validation = match["kind"] in ("val_loss", "tel")
-    yield {
-        "step": exact_int(match["step"]),
-        "loss": match["loss"],
-        "lr": real(match["lr"]),
-        "grad_norm": real(match["norm"]),
-        "loss_kind": VALIDATION if validation else INSTANTANEOUS,
-    }

@@ -34,7 +34,7 @@ COMPANIONS = {METRICS_FILE: (EVENTS_FILE,)}
 
 _FIELDS: dict[str, Any] = {
     **dict.fromkeys((*INTEGER_KEYS, "resumed_at_step", "skipped"), pl.Int64),
-    **dict.fromkeys(("loss", "lr", "grad_norm"), pl.Float64),
+    **dict.fromkeys(("loss", "lr", "grad_norm", "seconds"), pl.Float64),
 }
 _NONFINITE = ("nan", "inf", "-inf")  # how the writer puts what JSON has no number for
 _ATTEMPTS = ("start", "resume", "branch")
@@ -59,7 +59,8 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     kept = _kept(records, found)
     table = as_table(
         kept.select(
-            *("step", "tokens", "samples", "batch_tokens", "lr", "loss", "grad_norm", "line"),
+            *("step", "tokens", "samples", "batch_tokens", "lr", "loss", "grad_norm", "seconds"),
+            "line",
             batch_samples=pl.when(
                 (pl.col("sequence_length") > 0)
                 & (pl.col("batch_tokens") % pl.col("sequence_length") == 0)

@@ -12,6 +12,7 @@ from megascale.runs.readers.base import (
     INSTANTANEOUS,
     LOSS_KINDS,
     VALIDATION,
+    Clock,
     FileRead,
     ReadOptions,
     RunMeta,
@@ -22,8 +23,8 @@ from megascale.runs.readers.base import (
 )
 
 _INTEGERS = ("step", "tokens", "samples", "batch_tokens", "batch_samples")
-_REALS = ("lr", "grad_norm")
-MAPPABLE = ("run", *_INTEGERS, *_REALS, "loss", "validation", "n_params", "loss_kind")
+_REALS = ("lr", "grad_norm", "seconds")
+MAPPABLE = ("run", *_INTEGERS, *_REALS, "runtime", "loss", "validation", "n_params", "loss_kind")
 
 
 def column_map(names: Sequence[str], options: ReadOptions, where: str) -> dict[str, str]:
@@ -75,6 +76,7 @@ def rows_of(
     losses: list[tuple[str, str | None]] = [(mapped["loss"], None)] if "loss" in mapped else []
     losses += [(name, label) for name, label in sets]
     kind = options.loss_kind or kind
+    clock = Clock()
     for line, record in records:
         row, wrong = _common(record, mapped)
         if wrong:
@@ -99,9 +101,11 @@ def rows_of(
             own_kind = kind if label is None else (f"{VALIDATION}:{label}" if label else VALIDATION)
             if label is None and stated.partition(":")[0] in LOSS_KINDS:
                 own_kind = stated
-            rows.append(
-                {**row, "run": run or None, "loss": loss, "loss_kind": own_kind, "line": line}
-            )
+            made = {**row, "run": run or None, "loss": loss, "loss_kind": own_kind, "line": line}
+            if "runtime" in mapped:
+                elapsed = real(record.get(mapped["runtime"]))
+                made["seconds"] = clock.since((run, own_kind), elapsed)
+            rows.append(made)
     if nonfinite:
         found.note("nonfinite_loss", f"{len(nonfinite)} losses are not finite", nonfinite[0])
     found.table = rows_table(rows)

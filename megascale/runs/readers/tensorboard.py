@@ -51,6 +51,7 @@ class Series:
     steps: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
     records: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
@@ -70,7 +71,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
             continue
         kind = VALIDATION if len(sets) < 2 or not name else f"{VALIDATION}:{name}"
         frame = _frame(tags[tag], "loss").with_columns(
-            loss_kind=pl.lit(_train_kind(tag, tags) if name is None else kind)
+            _seconds(tags[tag]), loss_kind=pl.lit(_train_kind(tag, tags) if name is None else kind)
         )
         for other in (rate, norm, batch, batch_tokens, *axes):
             if other is not None:
@@ -96,6 +97,13 @@ def _frame(series: Series, value: str) -> pl.DataFrame:
         {"step": series.steps, value: series.values, "line": series.records},
         schema={"step": pl.Int64, value: pl.Float64, "line": pl.Int64},
     )
+
+
+def _seconds(series: Series) -> pl.Series:
+    """Time since the record before; unknown for the first, since only records carry a time."""
+    passed = np.diff(np.array(series.times), prepend=np.nan)
+    passed[~(passed >= 0) | ~np.isfinite(passed)] = np.nan
+    return pl.Series("seconds", passed, nan_to_null=True)
 
 
 def _beside(
@@ -161,7 +169,7 @@ def scalars_of(data: bytes, found: FileRead) -> dict[str, Series]:
     tags: dict[str, Series] = {}
     for number, event in _records(data, found):
         try:
-            step, values = _event(event)
+            step, time, values = _event(event)
         except (ValueError, IndexError, struct.error, OverflowError):
             found.reject(number, "an event that is no protocol buffer")
             continue
@@ -170,6 +178,7 @@ def scalars_of(data: bytes, found: FileRead) -> dict[str, Series]:
             series.steps.append(step)
             series.values.append(value)
             series.records.append(number)
+            series.times.append(time)
     return tags
 
 
@@ -216,9 +225,12 @@ def _records(data: bytes, found: FileRead) -> Iterator[tuple[int, bytes]]:
         yield index + 1, data[start:end]
 
 
-def _event(event: bytes) -> tuple[int, list[tuple[str, float]]]:
-    step, values = 0, []
+def _event(event: bytes) -> tuple[int, float, list[tuple[str, float]]]:
+    """Step, time (seconds since 1970) and scalars of an event."""
+    step, time, values = 0, math.nan, []
     for number, value in _message(event):
+        if number == 1 and isinstance(value, bytes) and len(value) == 8:
+            time = struct.unpack("<d", value)[0]
         if number == 2 and isinstance(value, int):
             step = value - 2**64 if value >= 2**63 else value
         elif number == 5 and isinstance(value, bytes):
@@ -227,7 +239,7 @@ def _event(event: bytes) -> tuple[int, list[tuple[str, float]]]:
                     pair = _scalar(scalar)
                     if pair is not None:
                         values.append(pair)
-    return step, values
+    return step, time, values
 
 
 def _scalar(message: bytes) -> tuple[str, float] | None:

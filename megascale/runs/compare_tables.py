@@ -1,0 +1,173 @@
+"""Comparisons of runs as tables to read."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from itertools import groupby
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from megascale.runs.compare import Comparison, Curve
+from megascale.runs.console import short_count
+
+
+def render(
+    taken: str,
+    window_tokens: float,
+    curves: Sequence[Curve],
+    found: Sequence[Comparison],
+    console: Console,
+) -> None:
+    """Print what runs were compared, and how; then their tables.
+
+    Args:
+        taken: kind of loss.
+        window_tokens: of the smoothing; 0 for none.
+        curves: the baseline and the others.
+        found: of the others, in order.
+        console: where to.
+    """
+    finals = [found[0].final_a, *(one.final_b for one in found)]
+    for letter, curve, final in zip(_letters(curves), curves, finals, strict=True):
+        seconds = curve.seconds[-1]
+        clock = "" if np.isnan(seconds) else f", {_time(float(seconds))}"
+        console.print(
+            f"{letter} = {curve.name}: final {taken} loss {final:.4f} at "
+            f"{curve.tokens[-1]:,.0f} tokens{clock}; batch {_batches(curve)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    kinds = sorted({curve.kind or "of a kind that the log does not say" for curve in curves})
+    how = f"smoothed over {window_tokens:,.0f} tokens"
+    if window_tokens == 0:
+        how = "not smoothed; straight lines in log tokens between records"
+    console.print(f"{taken} losses ({', '.join(kinds)}), {how}", highlight=False)
+    if len(found) == 1:
+        _two(found[0], console)
+    else:
+        _several(curves, found, console)
+    for letter, one in zip(_letters(curves)[1:], found, strict=True):
+        if not one.at_loss:
+            console.print(f"  no loss that both A and {letter} reach", highlight=False)
+        for tokens in one.crossings:
+            console.print(
+                f"  the curves of A and {letter} cross at {tokens:,.0f} tokens", highlight=False
+            )
+
+
+def _two(found: Comparison, console: Console) -> None:
+    table = _table("At equal tokens", "tokens", "loss A", "loss B", "B - A", "error", "steps A")
+    for column in ("steps B", "time A", "time B"):
+        table.add_column(column, justify="right")
+    for row in found.at_tokens:
+        table.add_row(
+            f"{row.tokens:,.0f}",
+            f"{row.loss_a:.4f}",
+            f"{row.loss_b:.4f}",
+            f"{row.difference:+.4f}",
+            _shown(row.error, ".4f"),
+            _shown(row.steps_a, ",.0f"),
+            _shown(row.steps_b, ",.0f"),
+            _time(row.seconds_a),
+            _time(row.seconds_b),
+        )
+    console.print(table, highlight=False)
+    if not found.at_loss:
+        return
+    table = _table("At equal loss", "loss", "tokens A", "tokens B", "B / A", "steps A", "steps B")
+    for column in ("B / A", "time A", "time B"):
+        table.add_column(column, justify="right")
+    for equal in found.at_loss:
+        table.add_row(
+            f"{equal.loss:.4f}",
+            f"{equal.tokens_a:,.0f}",
+            f"{equal.tokens_b:,.0f}",
+            f"{equal.tokens_ratio:.3f}",
+            _shown(equal.steps_a, ",.0f"),
+            _shown(equal.steps_b, ",.0f"),
+            _shown(equal.steps_ratio, ".3f"),
+            _time(equal.seconds_a),
+            _time(equal.seconds_b),
+        )
+    console.print(table, highlight=False)
+
+
+def _several(curves: Sequence[Curve], found: Sequence[Comparison], console: Console) -> None:
+    """A table a run against the baseline, and the tokens that each run needs to its last loss."""
+    letters = _letters(curves)[1:]
+    for letter, one in zip(letters, found, strict=True):
+        table = _table(f"{letter} against A at equal tokens", "tokens", "loss A", f"loss {letter}")
+        for column in (f"{letter} - A", "error", f"steps {letter} / A", f"time {letter} / A"):
+            table.add_column(column, justify="right")
+        for row in one.at_tokens:
+            table.add_row(
+                f"{row.tokens:,.0f}",
+                f"{row.loss_a:.4f}",
+                f"{row.loss_b:.4f}",
+                f"{row.difference:+.4f}",
+                _shown(row.error, ".4f"),
+                _ratio(row.steps_a, row.steps_b),
+                _ratio(row.seconds_a, row.seconds_b),
+            )
+        console.print(table, highlight=False)
+    table = _table("To the lowest loss of both", "run", "loss", "tokens A", "tokens")
+    for column in ("ratio", "steps ratio", "time ratio"):
+        table.add_column(column, justify="right")
+    for letter, one in zip(letters, found, strict=True):
+        for equal in one.at_loss[-1:]:
+            table.add_row(
+                letter,
+                f"{equal.loss:.4f}",
+                f"{equal.tokens_a:,.0f}",
+                f"{equal.tokens_b:,.0f}",
+                f"{equal.tokens_ratio:.3f}",
+                _shown(equal.steps_ratio, ".3f"),
+                _ratio(equal.seconds_a, equal.seconds_b),
+            )
+    console.print(table, highlight=False)
+
+
+def _letters(curves: Sequence[Curve]) -> list[str]:
+    """A, B, ..., Z, AA, AB, ..."""
+    letters = string.ascii_uppercase
+    return [(letters[i // 26 - 1] if i >= 26 else "") + letters[i % 26] for i in range(len(curves))]
+
+
+def _batches(curve: Curve) -> str:
+    if np.isnan(curve.batch).any():
+        return "not logged"
+    sizes = [short_count(int(size)) for size, _ in groupby(curve.batch)]
+    return " > ".join(sizes if len(sizes) <= 8 else [*sizes[:4], "...", *sizes[-3:]])
+
+
+def _table(title: str, *columns: str) -> Table:
+    made = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for column in columns:
+        made.add_column(column, justify="right")
+    return made
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _ratio(first: float | None, second: float | None) -> str:
+    return "" if first is None or second is None or first == 0 else f"{second / first:.3f}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
