@@ -1,4 +1,5 @@
-"""Builds the fitting engine with CMake. Metadata lives in pyproject.toml.
+"""Builds the fitting engine with CMake and packs configs/ into the package. Metadata lives in
+pyproject.toml.
 
 Environment:
     MEGASCALE_CUDA: 0 (default) builds the CPU engine only; 1 adds the CUDA back end and fails
@@ -15,6 +16,9 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
 
 
 def wants_cuda() -> bool:
@@ -38,7 +42,7 @@ class CMakeBuild(build_ext):
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
         configure = [
-            "cmake", "-S", str(Path(__file__).resolve().parent), "-B", str(build),
+            "cmake", "-S", str(ROOT), "-B", str(build),
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={output}",
             f"-DPython_EXECUTABLE={sys.executable}",
@@ -56,7 +60,31 @@ class CMakeBuild(build_ext):
         )
 
 
+class BuildWithConfigs(build_py):
+    """Copies configs/ to megascale/_configs, where an installed package looks for them.
+
+    An editable install reads configs/ itself.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            for source, target in self.configs().items():
+                self.mkpath(str(Path(target).parent))
+                self.copy_file(source, target, preserve_mode=False)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        copied = [] if self.editable_mode else list(self.configs().values())
+        return super().get_outputs(include_bytecode) + copied
+
+    def configs(self) -> dict[str, str]:
+        """Files of configs/ and where each goes."""
+        packed = Path(self.build_lib, "megascale", "_configs")
+        files = (file for file in (ROOT / "configs").rglob("*") if file.is_file())
+        return {str(file): str(packed / file.relative_to(ROOT / "configs")) for file in files}
+
+
 setup(
     ext_modules=[Extension("megascale.fitting._engine", sources=[])],
-    cmdclass={"build_ext": CMakeBuild},
+    cmdclass={"build_ext": CMakeBuild, "build_py": BuildWithConfigs},
 )

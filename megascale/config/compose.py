@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import megascale
 from megascale.config.yaml_text import parse_yaml
 from megascale.errors import ConfigError
+from megascale.shipped import Kind, locate, places
 
-CONFIG_ROOT = Path(megascale.__file__).resolve().parents[1] / "configs"
-"""Second place where relative presets, bases and law files are looked for."""
+KINDS: dict[str, Kind] = {"model.preset": "models", "batch.law.file": "laws"}
+"""Keys that name files, and the shipped folder in which a bare name is looked for."""
 
 REPLACED_WHOLE = {("batch", "schedule"), ("batch", "megatron_rampup")}
 """Mappings that a higher layer replaces instead of merging into."""
@@ -34,7 +34,7 @@ def compose(
     """Read a config file with its bases, then lay the overrides on top.
 
     Args:
-        path: YAML file.
+        path: YAML file; one that is not there is looked for among the shipped ones.
         overrides: `a.b=value` texts, the value in YAML; the last of equal keys holds.
         layers: mappings of sections between the file and the overrides, later ones on top; each
             with the folder in which the files it names are looked for first.
@@ -43,14 +43,14 @@ def compose(
         ConfigError: a file is missing, not YAML, not a mapping or part of a cycle of bases; an
             override is not `key=value`.
     """
-    path = Path(path)
+    named, path = path, locate(path)
     if path.is_dir():
         inside = [str(file) for file in sorted(path.iterdir()) if file.suffix in (".yaml", ".yml")]
         raise ConfigError.of(
             "config", str(path), "is a directory; must be a YAML file", inside[:3] or None
         )
     if not path.is_file():
-        raise _missing("config", str(path), [path])
+        raise _missing("config", str(named), [path, *places(named)])
     content = _read(path, ())
     for layer, beside in layers:
         content = merge(content, _prepare(layer, beside))
@@ -89,18 +89,16 @@ def merge(lower: Any, higher: Any, at: tuple[str, ...] = ()) -> Any:
 
 
 def find_file(name: str, beside: Path, key: str) -> Path:
-    """Resolve a file named in a config: beside that config, under configs/, then from here.
+    """Resolve a file named in a config: beside that config, among the shipped, then from here.
 
     Raises:
         ConfigError: found in none of these places.
     """
-    places = [beside / name, CONFIG_ROOT / name, CONFIG_ROOT.parent / name, Path(name)]
-    if key == "model.preset" and "/" not in name:
-        places += [CONFIG_ROOT / "models" / name, CONFIG_ROOT / "models" / f"{name}.yaml"]
-    for place in places:
+    looked = [beside / name, *places(name, KINDS.get(key, "")), Path(name)]
+    for place in looked:
         if place.is_file() or (key == "model.preset" and (place / "config.json").is_file()):
             return place
-    raise _missing(key, name, places)
+    raise _missing(key, name, looked)
 
 
 class _FromPreset(dict[str, Any]):
@@ -214,11 +212,11 @@ def _drop_nulls(content: Mapping, path: tuple[str, str]) -> None:
         content[section] = parent | {group: kept}
 
 
-def _missing(key: str, name: str, places: list[Path]) -> ConfigError:
+def _missing(key: str, name: str, looked: list[Path]) -> ConfigError:
     wanted = Path(name).name
     there = {
         str(file)
-        for place in places
+        for place in looked
         if place.parent.is_dir()
         for file in place.parent.iterdir()
         if file.suffix in (".yaml", ".yml", ".json")
@@ -226,6 +224,6 @@ def _missing(key: str, name: str, places: list[Path]) -> ConfigError:
     by_name = {Path(file).name: file for file in sorted(there, reverse=True)}
     by_name |= {Path(file).stem: file for file in sorted(there, reverse=True)}
     close = difflib.get_close_matches(wanted, by_name, n=1)
-    looked = ", ".join(dict.fromkeys(str(place) for place in places))
+    listed = ", ".join(dict.fromkeys(str(place) for place in looked))
     nearest = by_name[close[0]] if close else None
-    return ConfigError.of(key, name, f"no such file; looked for {looked}", nearest)
+    return ConfigError.of(key, name, f"no such file; looked for {listed}", nearest)

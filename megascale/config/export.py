@@ -18,11 +18,11 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from megascale.config.compose import CONFIG_ROOT
 from megascale.config.fields import READABLE
 from megascale.config.load import build_config
 from megascale.config.messages import model_of
 from megascale.config.sections import RunConfig
+from megascale.shipped import CONFIG_ROOT
 
 EXAMPLE: dict[str, Any] = {
     "name": "growing-batch",

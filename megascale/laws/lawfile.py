@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from megascale.errors import DataError
+from megascale.shipped import locate
 
 SCHEMA: Literal["megascale.law/1"] = "megascale.law/1"
 Scale = Literal["units", "thousands", "millions", "billions"]
@@ -222,13 +223,13 @@ def input_of(path: str | Path) -> Input:
 
 
 def read_law_file(path: str | Path) -> LawFile:
-    """Read and check a law file.
+    """Read and check a law file; one that is not there is looked for among the shipped ones.
 
     Raises:
         DataError: missing, not JSON, of another schema version, or breaking a rule of the format;
             every problem is named.
     """
-    path = Path(path)
+    path = locate(path, "laws")
     try:
         raw = path.read_bytes()
     except OSError as error:

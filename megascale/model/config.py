@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from megascale.errors import ConfigError
+from megascale.shipped import locate
 
 Int = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
@@ -282,12 +283,14 @@ def nearest_divisors(value: int, of: int) -> list[int]:
 def read_model_config(path: str | Path) -> ModelConfig:
     """Read a model's shape from a YAML preset, a hub `config.json` or a folder that holds one.
 
+    A name that stands for nothing here is looked for among the shipped presets.
+
     Raises:
         ConfigError: the file is missing, is not a mapping, or breaks a rule.
     """
     from megascale.config.yaml_text import parse_yaml
 
-    path = Path(path)
+    path = locate(path, "models")
     if path.is_dir():
         path = path / "config.json"
     try:

@@ -12,6 +12,7 @@ from typing import Any
 from megascale.config import RunConfig, build_config
 from megascale.config.compose import compose, find_file
 from megascale.errors import ConfigError, UserError
+from megascale.shipped import locate
 from megascale.sweep.study import Axis, Settings, StudyAt, tree_of
 from megascale.units import format_count, parse_count
 
@@ -58,7 +59,7 @@ def expand(
     Raises:
         ConfigError: a run's config is not legal; the run is named.
     """
-    beside = study_file.resolve().parent
+    beside = locate(study_file, "studies").resolve().parent
     base = find_file(at.block.base or at.study.base or "", beside, "base")
     arms = list(at.arms) or [""]
     order = sorted(arms, key=lambda arm: bool(arm and at.arms[arm].branch_from))

@@ -18,6 +18,7 @@ from megascale.config.fields import PositiveCount, PositiveFloat, Section, rule_
 from megascale.config.messages import describe
 from megascale.config.yaml_text import parse_yaml
 from megascale.errors import ConfigError
+from megascale.shipped import CONFIG_ROOT, locate
 from megascale.units import CountError, read_count
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -263,18 +264,20 @@ class StudyAt:
 
 
 def load_study(path: Path) -> Study:
-    """Read and check a study file.
+    """Read and check a study file; one that is not there is looked for among the shipped ones.
 
     Raises:
         ConfigError: with one line for each problem.
     """
+    path = locate(path, "studies")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        there = sorted(str(file) for file in path.parent.glob("*.yaml"))
-        close = difflib.get_close_matches(str(path), there, n=1)
+        folders = (path.parent, CONFIG_ROOT / "studies")
+        there = {file.name: str(file) for folder in folders for file in folder.glob("*.yaml")}
+        close = difflib.get_close_matches(f"{path.stem}.yaml", there, n=1)
         raise ConfigError.of(
-            "STUDY", str(path), f"cannot be read: {error}", close or None
+            "STUDY", str(path), f"cannot be read: {error}", there[close[0]] if close else None
         ) from None
     content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
