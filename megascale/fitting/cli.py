@@ -113,19 +113,21 @@ def _names(text: str | None) -> list[str]:
 
 def fit_command(
     paths: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
             metavar="PATH...",
             help="A table of points (.csv, .tsv, .parquet, .jsonl), or run logs of any format.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     law: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Law to fit; --law list shows them. From logs: auto, wsd, two_power, noise_floor, "
-            "loss_surface or learning_rate."
+            help="Law to fit; --law list shows them [points: wsd]. From logs: auto, wsd, "
+            "two_power, noise_floor, loss_surface or learning_rate [logs: auto, the best batch by "
+            "the law that the runs support]."
         ),
-    ] = "wsd",
+    ] = None,
     x: Annotated[str, typer.Option("--x", help="Input column, or several with commas.")] = "S",
     y: Annotated[str, typer.Option("--y", help="Target column.")] = "E",
     group: Annotated[
@@ -225,9 +227,11 @@ def fit_command(
         ),
     ] = False,
 ) -> None:
-    """Fit one law to every group of points of a table, or a law of batch or LR to run logs.
+    """Fit a law of the best batch or learning rate to run logs, or any law to a table of points.
 
-    Exits with 0 when every problem converged, with 7 when one did not or a point is bad.
+    From logs: runs that differ in their batch alone (or their learning rate alone) at a constant
+    learning rate; six batch sizes are the least, eight to twelve are better. Exits with 0 when
+    every problem converged, with 7 when one did not or a point is bad.
     """
     from megascale import fitting
     from megascale.laws import fit_cli
@@ -235,6 +239,8 @@ def fit_command(
     if law == "list":
         typer.echo("\n".join(fitting.law_names()))
         raise typer.Exit(EXIT_DONE)
+    if not paths:
+        raise FitError.of("PATH", "none", "names no table and no logs", "points.csv or runs/")
     if output is not None and output.suffix not in (".json", ".csv", ".parquet"):
         raise FitError.of("--output", str(output), "must end in .json, .csv or .parquet")
     if starts not in ("auto", "grid"):
@@ -245,7 +251,7 @@ def fit_command(
         chosen = starts
     inputs = _names(x)
     logs_stated = format is not None or columns is not None
-    if logs_stated or not fit_cli.are_points(paths, inputs, y, TABLES):
+    if logs_stated or not fit_cli.are_points(paths, law, inputs, y, TABLES):
         from megascale.laws.fit_logs import LogOptions
         from megascale.laws.from_points import Naming
         from megascale.runs.cli import load_logs, read_options
@@ -266,12 +272,14 @@ def fit_command(
         )
         stated = read_options(columns, seq_length, batch_tokens, batch_samples, None)
         logs = load_logs(paths, format, stated, join, 0, True)
+        law = law or "auto"
         title = name or (output.stem if output is not None else law)
         naming = Naming(title)
         raise typer.Exit(
             fit_cli.fit_run_logs(logs, law, naming, options, output=output, as_json=as_json)
         )
     frame = read_table(paths[0])
+    law = law or "wsd"
     with _Progress(quiet=as_json) as progress:
         result = fitting.fit_frame(
             law,
@@ -352,6 +360,10 @@ app.command(
     "fit",
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""Examples:
+
+  megascale fit runs/study -o law.json
+
+  megascale fit 'logs/*.out.gz' --law learning_rate --params 1.2B -o rate.json
 
   megascale fit points.csv --law wsd --group N,target_loss --x S --y E --json
 

@@ -27,6 +27,9 @@ WIDEST_LOG_ERROR = 1.0
 """A best batch known no better than to this factor of e says nothing and is not used."""
 LEAST_REPLICATES = 20
 
+OUTSIDE = "the best batch lies outside the batches that were run"
+BELOW, ABOVE = "below the smallest", "above the largest"
+
 
 @dataclass(frozen=True)
 class OptimalBatches:
@@ -73,6 +76,7 @@ def optimal_batches(
     log_batch[~np.isfinite(log_batch)] = np.nan
     tail = 50 * (1 - confidence)
     rows = []
+    run, spent = (fits.points[name].to_numpy() for name in ("batch_tokens", "tokens"))
     for g, group in enumerate(fits.groups):
         values = log_batch[np.isfinite(log_batch[:, g]), g]
         known = len(values) >= replicates / 2
@@ -81,7 +85,10 @@ def optimal_batches(
         if not fits.result.converged[g]:
             reason = "the fit did not converge"
         elif not inside[g]:
-            reason = "the best batch lies outside the batches that were run"
+            own = slice(fits.offsets[g], fits.offsets[g + 1])
+            fewest = run[own][np.argmin(spent[own])]
+            below = fewest == run[own].min() or best["B_opt"][g] <= run[own].min()
+            reason = f"{OUTSIDE}, {BELOW if below else ABOVE}"
         elif not known or error > WIDEST_LOG_ERROR:
             reason = "the best batch is not determined"
         low, high = np.exp(np.percentile(values, [tail, 100 - tail])) if known else (np.nan, np.nan)
@@ -134,9 +141,18 @@ def fit_batch_power(optimal: OptimalBatches) -> BatchPower:
     with_n = len(sizes) == len(rows) and sizes.n_unique() > 1
     needed = 3 if with_n else 2
     if len(rows) < needed:
-        reasons = optimal.table.filter(~pl.col("used"))["reason"].unique().to_list()
+        unused = optimal.table.filter(~pl.col("used"))["reason"]
+        reasons = unused.unique(maintain_order=True).to_list()
+        nearest = []
+        if any(BELOW in reason for reason in reasons):
+            nearest.append("run smaller batches, or longer: the best batch grows as the loss falls")
+        if any(ABOVE in reason for reason in reasons):
+            nearest.append("run larger batches")
         raise FitError.of(
-            "targets with a best batch", len(rows), f"B_opt(D) needs {needed}; {'; '.join(reasons)}"
+            "targets with a best batch",
+            f"{len(rows)} of {len(optimal.table)}",
+            f"B_opt(D) needs {needed}; {'; '.join(reasons)}",
+            nearest or None,
         )
     variance = np.maximum(rows["log_error"].to_numpy(), 1e-6) ** 2
     weight = variance.min() / variance

@@ -9,7 +9,7 @@ what batch sizes differ by.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -24,6 +24,8 @@ Array = npt.NDArray[np.float64]
 
 MIN_RECORDS = {"train": 8, "validation": 4}
 """Losses that a curve needs at least."""
+DENSE_EVALUATIONS = 10
+"""Evaluations in the middle run from which on these are taken rather than training losses."""
 PLATEAU = 1e-3
 """Relative departure from the peak learning rate that ends the constant phase."""
 
@@ -165,8 +167,9 @@ def curves_from_table(
         table: columns run, step, tokens, batch_tokens, lr, loss, loss_kind, source (others are
             ignored; all but run, tokens and loss may hold nulls or be absent).
         n_params: parameters by run.
-        loss: which losses: "train", "validation", "validation:SET", or "auto" for the kind that
-            more runs have enough of, validation where both are alike.
+        loss: which losses: "train", "validation", "validation:SET", or "auto": validation where
+            it gives as many curves as training losses do, of ten evaluations or more in the
+            middle run; else training losses.
         window: smoothing, default 5 % of the tokens. Validation losses are never averaged.
         phase: "stable" keeps the records at the peak learning rate (within 1e-3) of runs that log
             one, which leaves out warmup and decay; "all" keeps every record.
@@ -185,26 +188,26 @@ def curves_from_table(
     if table.is_empty():
         return Curves([])
     runs = list(split_runs(table))
-    wanted = _loss_choice(runs, loss)
-    curves, dropped = [], []
-    for records in runs:
-        built = _curve(records, wanted, window or Window(), phase)
-        if isinstance(built, str):
-            dropped.append(Dropped(records.run, built))
-            continue
-        known = (n_params or {}).get(records.run)
-        curves.append(replace(built, n_params=None if known is None else float(known)))
-    return Curves(curves, dropped)
+    sizes = {run: None if size is None else float(size) for run, size in (n_params or {}).items()}
 
+    def of(kind: str) -> Curves:
+        curves, dropped = [], []
+        for records in runs:
+            built = _curve(records, kind, window or Window(), phase)
+            if isinstance(built, str):
+                dropped.append(Dropped(records.run, built))
+            else:
+                curves.append(replace(built, n_params=sizes.get(records.run)))
+        return Curves(curves, dropped)
 
-def _loss_choice(runs: Iterable[Records], loss: str) -> str:
     if loss != "auto":
-        return loss
-    able = dict.fromkeys(MIN_RECORDS, 0)
-    for records in runs:
-        for kind, least in MIN_RECORDS.items():
-            able[kind] += len(records.losses_of(kind)[0]) >= least
-    return VALIDATION if able[VALIDATION] and able[VALIDATION] >= able["train"] else "train"
+        return of(loss)
+    train, evaluated = of("train"), of(VALIDATION)
+    lengths = [len(curve.tokens) for curve in evaluated.curves]
+    dense = bool(lengths) and np.median(lengths) >= DENSE_EVALUATIONS
+    if not train.curves or (dense and len(evaluated.curves) >= len(train.curves)):
+        return evaluated if evaluated.curves else train
+    return train
 
 
 def _curve(records: Records, wanted: str, window: Window, phase: str) -> Curve | str:

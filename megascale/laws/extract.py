@@ -214,9 +214,10 @@ def choose_targets(curves: Iterable[Curve], count: int = 8, *, min_batches: int 
     if count < 2:
         raise FitError.of("count", count, "must be at least 2", 8)
     if len(seeds) < min_batches:
-        raise FitError.of(
-            "batch sizes", len(seeds), f"E(S) needs runs of at least {min_batches}", min_batches
-        )
+        shown = ", ".join(f"{batch:,.0f}" for batch in seeds)
+        rule = f"a best batch needs runs of at least {min_batches} at one N and learning rate"
+        nearest = f"run {max(6, min_batches) - len(seeds)} more, over a factor of 16 in all"
+        raise FitError.of("batch sizes", f"{len(seeds)} ({shown} tokens)", rule, nearest)
     means = [mean_curve(same) for same in seeds.values()]
     low = sorted(curve.loss.min() for curve in means)[min_batches - 1]
     fastest = min(means, key=lambda curve: _tokens_at(curve, low))
@@ -226,7 +227,7 @@ def choose_targets(curves: Iterable[Curve], count: int = 8, *, min_batches: int 
     needed = np.array([[_tokens_at(curve, loss) for curve in means] for loss in losses])
     passed = np.isfinite(needed).sum(axis=1) >= min_batches
     if not passed.any():
-        raise FitError.of("losses", f"{low:.4f}", f"no loss is passed by {min_batches} batch sizes")
+        raise _no_common_loss(means, min_batches)
     first = np.argmin(needed, axis=1)
     reached = np.isfinite(needed)
     enclosed = (
@@ -238,6 +239,22 @@ def choose_targets(curves: Iterable[Curve], count: int = 8, *, min_batches: int 
     chosen = losses[np.round(np.linspace(usable[0], usable[-1], count)).astype(int)]
     rounded = {float(np.ceil(loss * 1e4) / 1e4) for loss in chosen}
     return sorted(rounded, reverse=True)
+
+
+def _no_common_loss(means: Sequence[Curve], least: int) -> FitError:
+    """What every batch passes, and what to do about it."""
+    spans = ", ".join(
+        f"{curve.batch_tokens:,.0f} from {curve.loss[0]:.3f} to {curve.loss.min():.3f}"
+        for curve in means
+    )
+    rule = (
+        f"no loss is passed by {least} of the {len(means)} batch sizes ({spans}), and a best batch "
+        "can be told only at a loss that so many pass"
+    )
+    nearest = ["train the slowest batches longer", "log more often early in the run"]
+    if means[0].loss_kind.startswith("validation"):
+        nearest.append("take training losses (--losses train)")
+    return FitError.of("target losses", "none", rule, nearest)
 
 
 def _tokens_at(curve: Curve, target: float) -> float:

@@ -34,16 +34,22 @@ OUTPUTS: dict[str, Literal["batch_tokens", "peak_lr"]] = {
 """Targets of a power law that make a law file, and what it then gives."""
 
 
-def are_points(paths: Sequence[Path], x: Sequence[str], y: str, suffixes: Sequence[str]) -> bool:
+def are_points(
+    paths: Sequence[Path], law: str | None, x: Sequence[str], y: str, suffixes: Sequence[str]
+) -> bool:
     """Whether the paths are one table of points, and not logs.
 
-    That is a single table with one of the columns to be fitted, or one that no log reader knows.
+    That is a single table with one of the columns to be fitted, one for a law that is not fitted
+    to logs, or one that no log reader knows.
     """
     if len(paths) != 1 or paths[0].suffix.lower() not in suffixes or not paths[0].is_file():
         return False
     from megascale.fitting.cli import read_table
+    from megascale.laws.fit_logs import LOG_LAWS
     from megascale.runs.readers import detect
 
+    if law is not None and law not in LOG_LAWS:
+        return True
     try:
         if {*x, y} & set(read_table(paths[0]).columns):
             return True
@@ -108,9 +114,16 @@ def fit_run_logs(
         raise FitError.of("--output", str(output), "a law from logs is written as .json")
     fit = fit_logs(logs, law, naming, options)
     typer.echo(fit.file.to_json() if as_json else summary(fit), nl=not as_json)
+    warn(getattr(fit.law, "warnings", []))
     if output is not None:
         write(fit.file, output)
     return EXIT_DONE
+
+
+def warn(doubts: Sequence[str]) -> None:
+    """What speaks against a law, on standard error."""
+    for doubt in doubts:
+        typer.echo(f"megascale: warning: {doubt}.", err=True)
 
 
 def write(file: LawFile, output: Path) -> None:
@@ -146,7 +159,9 @@ def law_of_points(
         points = points_table(frame, x[0], y)
         if points is None:
             return None
-        return batch_law_from_points(points, law, naming, confidence=result.confidence).file
+        made = batch_law_from_points(points, law, naming, confidence=result.confidence)
+        warn(made.warnings)
+        return made.file
     if law == "power_law" and y in OUTPUTS and len(result) == 1 and len(x) in (1, 2):
         n_params = frame[x[0]].to_numpy() if len(x) == 2 else None
         power = fit_power(frame[y].to_numpy(), frame[x[-1]].to_numpy(), n_params)
@@ -180,6 +195,8 @@ def summary(fit: LogFit) -> str:
 
     file = fit.file
     lines = [f"{file.name}: {file.output} = f(N, D), form {file.form}"]
+    if isinstance(fit.law, BatchLaw):
+        lines.append(f"  best batches by the law {fit.law.fits.law}")
     for name, value in file.parameters.items():
         low, high = value.low, value.high
         band = "" if low is None or high is None else f"  [{low:.4g}, {high:.4g}]"
@@ -226,6 +243,6 @@ def _text(frame: pl.DataFrame) -> str:
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or value != value:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -29,6 +29,7 @@ from megascale.laws.from_points import (
 from megascale.laws.lawfile import LawFile, input_of
 from megascale.laws.learning_rate import search_factor
 from megascale.laws.surface import SurfaceFit, fit_surfaces, surface_law_file
+from megascale.laws.tokens_steps import LAW_PARAMETERS
 from megascale.runs.table import LoadedRun, RunTable
 
 LEARNING_RATE = "learning_rate"
@@ -117,8 +118,11 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
     if not curves:
         said = sorted({dropped.reason for dropped in found.dropped})
         reasons = "; ".join(said[:3]) or "their batch changes during the run"
+        nearest = None
+        if "no tokens" in reasons:
+            nearest = "--batch-tokens SIZE, or --batch-samples SIZE with --seq-length LENGTH"
         raise FitError.of(
-            "runs", len(logs.runs), f"none gives a curve of constant batch: {reasons}"
+            "runs", len(logs.runs), f"none gives a curve of constant batch: {reasons}", nearest
         )
     files = [input_of(file.path) for file in logs.files]
     naming = replace(naming, inputs=[*naming.inputs, *files], n_kind=n_kind)
@@ -189,6 +193,7 @@ def extract_all(curves: list[Curve], options: LogOptions) -> tuple[Extraction, l
         FitError: no setting gives points: too few batch sizes, or no target that enough reach.
     """
     parts, left_out = [], []
+    targets: list[float] = []
     for group in _by_setting(curves):
         batches = len({curve.batch_tokens for curve in group})
         try:
@@ -198,13 +203,41 @@ def extract_all(curves: list[Curve], options: LogOptions) -> tuple[Extraction, l
             else:
                 targets = [float(target) for target in options.targets]
         except FitError as error:
-            left_out.append(f"N = {group[0].n_params}, lr = {group[0].lr}: {error}")
+            left_out.append(f"{_setting(group[0])}: {error}")
             continue
         parts.append(extract(group, targets, method=options.method))
     if not parts:
-        raise FitError("; ".join(left_out[:3]))
+        raise _no_setting(curves, left_out)
     points = pl.concat([part.points for part in parts])
-    return Extraction(points, pl.concat([part.missed for part in parts])), left_out
+    missed = pl.concat([part.missed for part in parts])
+    if points.is_empty():
+        lowest = min(float(curve.loss.min()) for curve in curves)
+        highest = max(float(curve.loss[0]) for curve in curves)
+        rule = f"no run passes any; the runs lie between losses of {highest:.4f} and {lowest:.4f}"
+        raise FitError.of("targets", ", ".join(map(str, targets)), rule, "--targets 8")
+    return Extraction(points, missed), left_out
+
+
+def _no_setting(curves: list[Curve], left_out: list[str]) -> FitError:
+    """Why no setting gives points: one reason and how many settings have it."""
+    needs = ", ".join(f"{law} {LAW_PARAMETERS[law]}" for law in BATCH_LAWS)
+    said = [left_out[0], f"Batch sizes that the laws need: {needs}."]
+    if len(left_out) > 1:
+        said.append(
+            f"The other {len(left_out) - 1} settings of N and learning rate give none either."
+        )
+    if (
+        len({curve.lr for curve in curves}) > 2
+        and len({curve.batch_tokens for curve in curves}) == 1
+    ):
+        said.append("The runs differ in their learning rate: --law learning_rate.")
+    return FitError(" ".join(said))
+
+
+def _setting(curve: Curve) -> str:
+    size = "unknown" if curve.n_params is None else f"{curve.n_params:g}"
+    rate = "unknown" if curve.lr is None else f"{curve.lr:g}"
+    return f"N = {size}, lr = {rate}"
 
 
 def _by_setting(curves: list[Curve]) -> list[list[Curve]]:

@@ -178,7 +178,9 @@ def sort_points(points: pl.DataFrame) -> pl.DataFrame:
         if name not in points.columns:
             raise FitError.of("column", name, "is not in the table", list(points.columns))
     if points.is_empty():
-        raise FitError.of("points", 0, "no run reaches any target loss")
+        raise FitError.of(
+            "points", 0, "there is no point of E(S): no run passes any of the target losses"
+        )
     for name in ("batch_tokens", "tokens"):
         worst = points[name].cast(pl.Float64).min()
         if points[name].null_count() or worst is None or not worst > 0:  # type: ignore[operator]
@@ -247,12 +249,15 @@ def fit_tokens_steps(
 
 
 def enough_points(points: pl.DataFrame, law: str) -> pl.DataFrame:
-    """The points of groups that hold at least as many distinct batches as the law parameters."""
+    """The points of groups that hold at least as many distinct batches as the law parameters.
+
+    Empty where there is no such group.
+    """
     keys = [*SETTING, "target_loss"]
     points = sort_points(points)
     sizes = points.group_by(keys).agg(pl.col("batch_tokens").n_unique().alias("batches"))
     kept = sizes.filter(pl.col("batches") >= LAW_PARAMETERS[law]).drop("batches")
-    return sort_points(points.join(kept, on=keys, how="semi", nulls_equal=True))
+    return points.join(kept, on=keys, how="semi", nulls_equal=True, maintain_order="left")
 
 
 def _group(points: pl.DataFrame, row: int) -> Group:

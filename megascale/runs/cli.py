@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+SKIPPED_SHOWN = 5
 COLUMNS = (
     *("run", "format", "steps", "tokens", "batch", "loss", "validation"),
     *("attempts", "skipped", "malformed", "exit"),
@@ -327,7 +328,7 @@ def load_logs(
     workers: int,
     cache: bool,
 ) -> RunTable:
-    """Logs as one table; what was passed over is named on standard error."""
+    """Logs as one table; what was passed over is told on standard error, in a few lines."""
     from megascale.runs.table import load_runs
 
     loaded = load_runs(
@@ -339,9 +340,25 @@ def load_logs(
         cache=cache,
         progress=sys.stderr.isatty(),
     )
-    for path, reason in loaded.skipped:
-        typer.echo(f"megascale: passed over {path}: {reason}", err=True)
+    for line in _passed_over(loaded.skipped):
+        typer.echo(f"megascale: {line}", err=True)
     return loaded
+
+
+def _passed_over(skipped: list[tuple[Path, str]]) -> Iterator[str]:
+    """How many files are no logs, with some names; and which ones cannot be read, and why."""
+    from megascale.runs.table import NO_FORMAT
+
+    strange = [path for path, reason in skipped if NO_FORMAT in reason]
+    wrong = [(path, reason) for path, reason in skipped if NO_FORMAT not in reason]
+    if strange:
+        names = ", ".join(path.name for path in strange[:3]) + (", ..." * (len(strange) > 3))
+        files = "a file" if len(strange) == 1 else f"{len(strange):,} files"
+        yield f"passed over {files} in no known log format ({names})"
+    for path, reason in wrong[:SKIPPED_SHOWN]:
+        yield f"passed over {path}: {reason}"
+    if len(wrong) > SKIPPED_SHOWN:
+        yield f"passed over {len(wrong) - SKIPPED_SHOWN:,} more files that cannot be read"
 
 
 def _count(value: int | None, shown: Callable[[int], str]) -> str:

@@ -28,6 +28,7 @@ from megascale.runs.readers.base import (
 )
 from megascale.runs.readers.restarts import keep_last
 
+NO_FORMAT = "in no format that is recognised"
 _POOL_BYTES = 32 * 2**20
 _POOL_FILES = 200
 
@@ -193,7 +194,7 @@ def _read(task: ReadTask) -> FileRead:
     if reader is None and task.options.columns and csv.header_of(data):
         reader = csv
     if reader is None:
-        rule = "in no format that is recognised; name one with --format"
+        rule = f"{NO_FORMAT}; name one with --format"
         raise DataError.of("log", str(path), rule, list(detect.READERS))
     companions = {
         name: (path.parent / name).read_bytes()

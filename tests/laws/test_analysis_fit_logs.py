@@ -13,9 +13,10 @@ import pytest
 
 from megascale.cli import main
 from megascale.errors import FitError
+from megascale.laws.curves import curves_from_table
 from megascale.laws.fit_cli import parse_targets, parse_window
 from megascale.laws.fit_logs import LogOptions, fit_logs, rate_table
-from megascale.laws.from_points import Naming, RateLaw
+from megascale.laws.from_points import BatchLaw, Naming, RateLaw, doubts
 from megascale.laws.lawfile import read_law_file
 from megascale.laws.learning_rate import search_factor
 from megascale.runs.log import RunLog
@@ -169,8 +170,14 @@ def test_what_logs_cannot_give_is_said(
         fit_logs(logs, "chinchilla", Naming("x"))
     with pytest.raises(FitError, match="does not say it"):
         fit_logs(logs, "wsd", Naming("x"), LogOptions(n_kind="active"))
-    with pytest.raises(FitError, match="at least"):
+    with pytest.raises(FitError, match=r"1 \(65,536 tokens\).*at least 4.*run 5 more.*wsd 6"):
         fit_logs(load_runs(folder / "b65536-s0", cache=False), "wsd", Naming("x"))
+    with pytest.raises(FitError, match=r"lie between losses of .*--targets 8"):
+        fit_logs(logs, "wsd", Naming("x"), LogOptions(targets=(1.0,)))
+    assert run("fit") == 7
+    assert "names no table and no logs" in capsys.readouterr().err
+    assert run("fit", "--law", "list") == 0
+    assert "two_power" in capsys.readouterr().out
     assert run("fit", folder, "--law", "wsd", "-o", "law.csv") == 7
     assert ".json" in capsys.readouterr().err
     assert run("fit", folder, "--targets", "low") == 7
@@ -187,6 +194,68 @@ def test_settings_of_few_batches_are_left_out_with_a_reason(tmp_path: Path) -> N
     assert "lr = 0.001" in said
     assert "batch sizes = 2" in said
     assert len(fit.curves.curves) == 11
+
+
+def few_batches(folder: Path, batches: tuple[int, ...]) -> RunTable:
+    write_logs(folder, run_table(TRUTH, batches, records=200), SIZE)
+    return load_runs(folder, cache=False)
+
+
+def test_fewer_batches_than_a_law_needs(tmp_path: Path) -> None:
+    five = tuple(2**k for k in range(12, 21, 2))
+    logs = few_batches(tmp_path, five)
+    said = r"5 at most: no target loss is passed by 6 .*two_power 4.*--law two_power or noise_floor"
+    with pytest.raises(FitError, match=said):
+        fit_logs(logs, "wsd", Naming("x"))
+    assert fit_logs(logs, "noise_floor", Naming("x")).file.evaluate(1e8, 4e8) == pytest.approx(
+        TRUTH.best_batch_after(4e8), rel=0.2
+    )
+
+
+def test_batches_that_are_all_too_large(tmp_path: Path) -> None:
+    logs = few_batches(tmp_path, tuple(2**k for k in range(17, 23)))
+    with pytest.raises(FitError, match=r"below the smallest.*run smaller batches, or longer"):
+        fit_logs(logs, "noise_floor", Naming("x"), LogOptions(targets=(2.8, 2.6)))
+
+
+def test_a_loss_that_too_few_batches_pass(tmp_path: Path) -> None:
+    table = run_table(TRUTH, records=100)
+    large, tokens = pl.col("batch_tokens") > 500_000, pl.col("tokens")
+    write_logs(
+        tmp_path, table.filter(pl.when(large).then(tokens < 4e8).otherwise(tokens > 1e9)), SIZE
+    )
+    with pytest.raises(
+        FitError, match=r"no loss is passed by .* from .* to .*log more often early"
+    ):
+        fit_logs(load_runs(tmp_path, cache=False), "auto", Naming("x"))
+
+
+def test_a_law_that_the_points_speak_against_is_warned_of(
+    folder: Path, logs: RunTable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit = fit_logs(logs, "wsd", Naming("x"))
+    assert isinstance(fit.law, BatchLaw)
+    few, worse, unseen = fit.law.warnings
+    assert "wsd has 6 parameters, and at most 8 batch sizes" in few
+    assert "noise_floor describes the same points better" in worse
+    assert "noise_floor predicts batches it has not seen better" in unseen
+    assert fit.file.diagnostics["warnings"] == fit.law.warnings
+    assert doubts(fit.law.selection, "noise_floor", 8) == []
+    assert run("fit", folder, "--law", "wsd") == 0
+    assert capsys.readouterr().err.count("megascale: warning: ") == 3
+    assert run("fit", folder) == 0  # logs take the law that they support
+    said = capsys.readouterr()
+    assert "best batches by the law noise_floor" in said.out
+    assert "warning" not in said.err
+
+
+def test_training_losses_where_evaluations_are_sparse(tmp_path: Path) -> None:
+    table = run_table(TRUTH, records=200)
+    sparse = table.filter(pl.int_range(pl.len()).over("run") % 40 == 39)
+    for evaluations, taken in ((sparse, "interval_mean"), (table, "validation")):
+        both = pl.concat([table, evaluations.with_columns(loss_kind=pl.lit("validation"))])
+        kinds = {curve.loss_kind for curve in curves_from_table(both).curves}
+        assert kinds == {taken}
 
 
 def test_options_of_the_command_line() -> None:
