@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from megascale.errors import UserError
 from megascale.laws.crossings import by_setting, crossing_table, find_crossings
 from megascale.laws.curves import Array, Curves
-from megascale.runs.log import METRICS_FILE, read_run
 from megascale.runs.overview import overview
 from megascale.runs.readers.base import VALIDATION
 from megascale.runs.table import LoadedRun, RunTable
@@ -22,6 +19,8 @@ POINTS_A_RUN = (16, 800)
 LEAST_SHADED = 20
 """Runs with fewer bins than this do not keep their bins' lowest and highest losses."""
 PAIRS_SHOWN = 400
+IS_VALIDATION = pl.col("loss_kind").str.starts_with(VALIDATION).fill_null(False)
+HAS_LOSS = pl.col("loss").is_not_null()
 
 
 def run_rows(loaded: RunTable) -> list[dict[str, Any]]:
@@ -31,7 +30,9 @@ def run_rows(loaded: RunTable) -> list[dict[str, Any]]:
     for run in loaded.runs:
         own = parts.get((run.run,), loaded.table.clear())
         seen = overview(RunTable(own, [run], loaded.files), run)
-        batches = [segment.batch_tokens for segment in seen.segments]
+        drawn = _drawn_rows(own)
+        clock = _clock(drawn)
+        batches = drawn["batch_tokens"].drop_nulls().rle().struct.field("value").to_list()
         rows.append(
             {
                 "run": run.run,
@@ -40,6 +41,7 @@ def run_rows(loaded: RunTable) -> list[dict[str, Any]]:
                 "steps": seen.steps,
                 "tokens": seen.tokens,
                 "batch_tokens": batches,
+                "seconds": None if clock is None else round(float(clock[-1]), 3),
                 "loss": seen.loss,
                 "validation_loss": seen.validation_loss,
                 "malformed": seen.malformed,
@@ -54,7 +56,8 @@ def drawn_curves(loaded: RunTable) -> list[dict[str, Any]]:
 
     A bin holds its records' mean loss (weighted by tokens), their lowest and highest, and the
     tokens, step and seconds of its last record. Where a run has no more records than bins, every
-    record is drawn.
+    record is drawn. Seconds are the wall clock until then, as `RunTable.table` counts it; of
+    validation losses that of the training around them.
     """
     low, high = POINTS_A_RUN
     room = min(high, max(low, POINTS_IN_ALL // max(len(loaded.runs), 1)))
@@ -64,20 +67,31 @@ def drawn_curves(loaded: RunTable) -> list[dict[str, Any]]:
         rows = parts.get((run.run,))
         if rows is None:
             continue
-        validation = pl.col("loss_kind").str.starts_with(VALIDATION).fill_null(False)
-        rows = rows.filter(pl.col("loss").is_not_null())
-        train = rows.filter(~validation)
-        curve = _binned(train if len(train) else rows, run, room)
-        if len(train) and len(rows) > len(train):
-            checks = rows.filter(validation)
+        drawn = _drawn_rows(rows)
+        clock = _clock(drawn)
+        if clock is not None:
+            drawn = drawn.with_columns(clock=pl.Series(clock))
+        drawn = drawn.filter(HAS_LOSS)
+        curve = _binned(drawn, run, room)
+        checks = rows.filter(IS_VALIDATION & HAS_LOSS)
+        if len(checks) and len(drawn) and not drawn["loss_kind"].str.starts_with(VALIDATION).any():
             kept = checks if len(checks) <= room else checks.gather_every(len(checks) // room + 1)
             curve["validation"] = {
                 "tokens": _integers(kept, "tokens"),
                 "step": _integers(kept, "step"),
+                "seconds": _seconds_at(kept, drawn),
                 "loss": [round(value, 6) for value in kept["loss"].to_list()],
             }
         curves.append(curve)
     return curves
+
+
+def _drawn_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """The training losses of the kind with most records; else such validation losses."""
+    train = rows.filter(~IS_VALIDATION)
+    chosen = train if train["loss"].count() else rows
+    kinds = chosen.filter(HAS_LOSS)["loss_kind"].value_counts(sort=True)["loss_kind"]
+    return chosen.filter(pl.col("loss_kind").eq_missing(kinds[0])) if len(kinds) > 1 else chosen
 
 
 def _binned(rows: pl.DataFrame, run: LoadedRun, room: int) -> dict[str, Any]:
@@ -114,26 +128,30 @@ def _binned(rows: pl.DataFrame, run: LoadedRun, room: int) -> dict[str, Any]:
     if len(starts) < count and room >= LEAST_SHADED:
         curve["low"] = _rounded(np.minimum.reduceat(loss, starts))
         curve["high"] = _rounded(np.maximum.reduceat(loss, starts))
-    seconds = _seconds(Path(rows["source"][0]), run.format)
-    if seconds and curve["step"] is not None:
-        at = [seconds.get(step) for step in curve["step"]]
-        curve["seconds"] = at if None not in at else None
+    if "clock" in rows.columns:
+        curve["seconds"] = [round(value, 3) for value in rows["clock"].gather(ends).to_list()]
     return curve
 
 
-def _seconds(path: Path, format: str) -> dict[int, float] | None:
-    """Wall clock spent in training after every logged step of an own log."""
-    if format != "megascale" or path.name != METRICS_FILE:
+def _clock(rows: pl.DataFrame) -> Array | None:
+    """Wall clock (s) after every row; None where the log does not tell.
+
+    A first row without a time counts as zero: where a log only has the time of its records, the
+    clock starts with the first.
+    """
+    seconds = rows["seconds"].cast(pl.Float64).to_numpy().copy()
+    if len(seconds) < 2 or np.isnan(seconds[1:]).any():
         return None
-    try:
-        records = read_run(path).records
-    except UserError:
+    seconds[0] = np.nan_to_num(seconds[0])
+    return np.cumsum(seconds)
+
+
+def _seconds_at(checks: pl.DataFrame, train: pl.DataFrame) -> list[float] | None:
+    """The training's wall clock at the steps of validation losses, by straight lines."""
+    if "clock" not in train.columns or checks["step"].null_count() or train["step"].null_count():
         return None
-    spent, out = 0.0, {}
-    for record in records:
-        spent += float(record.get("seconds") or 0.0)
-        out[record["step"]] = round(spent, 3)
-    return out
+    at = np.interp(checks["step"].to_numpy(), train["step"].to_numpy(), train["clock"].to_numpy())
+    return [round(float(value), 3) for value in at]
 
 
 def _batch_changes(rows: pl.DataFrame) -> list[list[int]]:

@@ -143,7 +143,7 @@ def _loss_curves(
         )  # fmt: skip
     axis.set_xscale("log")
     _counts(axis.xaxis)
-    words = {"tokens": "consumed tokens", "step": "steps", "seconds": "seconds in training"}
+    words = {"tokens": "consumed tokens", "step": "steps", "seconds": "wall clock (s)"}
     axis.set(xlabel=words[key], ylabel="loss (nats per token)")
     if len(curves) <= MANY_RUNS:
         axis.legend(frameon=False, fontsize=7)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from megascale.runs.log import RunLog
 from tests.laws.analysis_runs import Truth, run_table
 
 BEST_LR, BEST_BATCH = 2e-3, 3e5
@@ -30,4 +32,42 @@ def write_grid(folder: Path) -> Path:
                 rows.append({"N": n, "D": d, "lr": lr, "batch_tokens": batch, "loss": loss})
     path = folder / "grid.csv"
     pl.DataFrame(rows).write_csv(path)
+    return path
+
+
+def write_log(folder: Path) -> Path:
+    """Our own log of twenty records, half a second each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = RunLog(folder, header={"name": folder.name})
+    for n in range(1, 21):
+        log.metrics({
+            "step": n, "tokens": 1000 * n, "samples": n, "batch_tokens": 1000, "micro_batches": 1,
+            "sequence_length": 1000, "interval_tokens": 1000, "steps": 1, "skipped": 0,
+            "loss_sum": 4000.0, "loss_tokens": 1000, "loss": 5.0 - 0.05 * n, "lr": 0.1,
+            "weight_decay": 0.1, "grad_norm": 1.0, "seconds": 0.5,
+        })  # fmt: skip
+    log.close()
+    return folder
+
+
+def write_study(folder: Path) -> Path:
+    """The results of a sweep over two learning rates."""
+    (folder / "sweep").mkdir(parents=True)
+    (folder / "sweep" / "run.lock").touch()
+    path = folder / "sweep" / "results.json"
+    runs = [
+        {"run": f"lr-{lr}", "group": f"lr-{lr}", "seed": 1, "state": state, "tokens": 20000,
+         "attempts": 1, "note": note}
+        for lr, state, note in ((0.1, "done", ""), (0.2, "done", ""), (0.4, "failed", "exit 6"))
+    ]  # fmt: skip
+    curve = {"of": "", "axis": "lr", "values": [0.1, 0.2], "losses": [3.1, 3.0],
+             "best": 0.2, "loss": 3.0, "parabola": None, "at_edge": True}  # fmt: skip
+    compared = {"title": "Runs compared", "columns": ["run", "final loss"], "data": [{}],
+                "rows": [["lr-0.1", "3.1000"], ["lr-0.2", "3.0000"]], "notes": ["one"]}  # fmt: skip
+    best = {"title": "Best lr", "columns": ["runs", "best lr", ""], "notes": [], "data": [curve],
+            "rows": [["all", "0.2", "at the edge of the grid: widen it"]]}  # fmt: skip
+    result = {"schema": "megascale.sweep/1", "study": "lr", "scale": "smoke", "runs": runs,
+              "question": "Where is the\nbest rate?\n", "expected": "in the middle", "exit_code": 6,
+              "answers": [compared, best]}  # fmt: skip
+    path.write_text(json.dumps(result))
     return path

@@ -32,7 +32,7 @@ function axesOf(curves) {
   return [
     ["tokens", "consumed tokens", known("tokens"), shortCount],
     ["step", "steps", known("step"), shortCount],
-    ["seconds", "time in training", known("seconds"), duration],
+    ["seconds", "time", known("seconds"), duration],
   ].filter(([, , runs]) => runs.length);
 }
 
@@ -62,6 +62,9 @@ function curvesSection(data) {
     const [key, label, , format] = axes.find(([name]) => name === state.axis);
     const chosen = curves.map((curve, i) => [curve, i]).filter(([curve]) =>
       curve[key] && curve.run.toLowerCase().includes(state.find.toLowerCase()));
+    if (state.color === "batch") {
+      chosen.sort(([a], [b]) => (a.batch_tokens || 0) - (b.batch_tokens || 0));
+    }
     const share = SMOOTHING[state.smooth] / 100;
     const series = [];
     for (const [curve, i] of chosen) {
@@ -96,14 +99,7 @@ function curvesSection(data) {
     const range = state.late && ends ? [Math.max(ends[0], ends[1] * 0.02), ends[1]] : null;
     const late = state.late && ends ? extent(series.filter((s) => s.y).map((s) =>
       s.y.filter((_, k) => s.x[k] >= ends[1] * 0.1)), false) : null;
-    const left = curves.length - chosen.length;
-    const binned = chosen.filter(([curve]) => curve.records > curve.loss.length).length;
-    note.textContent =
-      `${grouped(chosen.length)} runs` +
-      (left ? `; ${grouped(left)} others are hidden or have no such axis` : "") +
-      (binned ? `; ${grouped(binned)} have more records than fit: each point is the mean of ` +
-        "equally many records, the shade (without smoothing) their lowest and highest" : "") +
-      (share ? `. Smoothed over windows of ${SMOOTHING[state.smooth]} % of the ${label}.` : ".");
+    note.textContent = curvesNote(curves, chosen.map(([curve]) => curve), state, label, share);
     return {
       view: `${state.axis}${state.log}${state.late}`, label: `Loss curves against ${label}`,
       x: { label, log: state.log, format, range }, height: 440,
@@ -143,6 +139,7 @@ function curvesSection(data) {
     { key: "n_params", title: "N", format: asCount }, { key: "steps", title: "steps", format: asCount },
     { key: "tokens", title: "tokens", format: asCount },
     { key: "batch_tokens", title: "batch (tokens)", format: batchText },
+    { key: "seconds", title: "time", format: duration },
     { key: "loss", title: "last loss", format: asLoss },
     { key: "validation_loss", title: "validation", format: asLoss },
   ], data.runs, { caption: "Runs", file: "runs.csv" }));
@@ -167,6 +164,33 @@ function curvesSection(data) {
     ], data.dropped, { caption: "Left out of the laws", file: "left-out.csv" })));
   }
   return parts;
+}
+
+// What is drawn, what is not and why.
+function curvesNote(curves, chosen, state, label, share) {
+  const named = curves.filter((c) => c.run.toLowerCase().includes(state.find.toLowerCase()));
+  const without = named.filter((c) => !c[state.axis]);
+  const binned = chosen.filter((c) => c.records > c.loss.length);
+  const said = [`${grouped(chosen.length)} runs${named.length < curves.length
+    ? ` of ${grouped(curves.length)}` : ""}`];
+  if (without.length) {
+    const shown = without.slice(0, 6).map((c) => c.run).join(", ");
+    said.push(`${grouped(without.length)} more whose logs do not say their ${label} ` +
+      `(${shown}${without.length > 6 ? ", ..." : ""})`);
+  }
+  if (binned.length) {
+    const most = Math.max(...binned.map((c) => c.records));
+    said.push(`${grouped(binned.length)} have more records (up to ${grouped(most)}) than are ` +
+      `drawn (at most ${grouped(Math.max(...binned.map((c) => c.loss.length)))}): each point is ` +
+      "the mean of equally many records" + (binned.some((c) => c.low)
+        ? ", the shade (without smoothing) their lowest and highest" : ""));
+  }
+  if (chosen.some((c) => c.validation) && chosen.length <= MANY_RUNS) said.push("rings: validation");
+  if (state.axis === "seconds") {
+    said.push("time as each log counts it: its steps' durations, else since its first record");
+  }
+  const smoothing = share ? ` Smoothed over windows of ${Math.round(100 * share)} % of the ${label}.` : "";
+  return `${said.join("; ")}.${smoothing}`;
 }
 
 function batchText(batches) {

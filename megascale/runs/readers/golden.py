@@ -27,6 +27,8 @@ def sniff(head: bytes, path: str) -> bool:
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read the loss, and what else was kept on the same steps. Lines count the values.
 
+    The time since the value before is that step's time, as if the steps between had taken it too.
+
     Raises:
         DataError: no JSON object, or none of its tags is a loss.
     """
@@ -36,7 +38,9 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     if loss_tag is None:
         raise DataError.of(NAME, str(source.path), "no tag is known to be a loss")
     beside = {ours: tags.get(fields.find(ours, tags) or "", {}) for ours in ("lr", "grad_norm")}
+    times = tags.get("iteration-time", {})
     rows, missing = [], []
+    last = 0
     for number, (text, value) in enumerate(tags[loss_tag].items(), start=1):
         step, loss = exact_int(text), real(value)
         if step is None:
@@ -46,6 +50,9 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         else:
             row = {"step": step, "loss": loss, "loss_kind": INSTANTANEOUS, "line": number}
             row |= {ours: real(values.get(text)) for ours, values in beside.items()}
+            took = real(times.get(text))
+            row["seconds"] = took * (step - last) if took is not None and step > last else None
+            last = max(last, step)
             rows.append(row)
     if missing:
         found.note("nonfinite_loss", f"{len(missing)} values are 'nan': not run", missing[0])

@@ -17,7 +17,7 @@ from megascale.runs.readers.base import (
     real,
     rows_table,
 )
-from megascale.runs.readers.consoles import plain
+from megascale.runs.readers.consoles import StampClock, plain, stamp_of
 from megascale.runs.readers.opening import ends_torn, text_lines
 
 NAME = "olmo"
@@ -38,6 +38,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     data = plain(source.data)
     torn = data.count(b"\n") + 1 if ends_torn(data) else 0
     rows: list[dict[str, Any]] = []
+    stamps: dict[int, float | None] = {}
     step, line, metrics = None, 0, dict[str, str]()
     for number, text in text_lines(data):
         match = _STEP.search(text)
@@ -51,8 +52,11 @@ def read(source: Source, options: ReadOptions) -> FileRead:
             rows += _rows(step, line, metrics, found)
             step, line, metrics = None, number, {}
             if match is not None:
-                step = exact_int(match["step"])
+                step, stamps[number] = exact_int(match["step"]), stamp_of(text)
     rows += _rows(step, line, metrics, found)
+    clock = StampClock()
+    for row in rows:
+        row["seconds"] = clock.since(row["loss_kind"], row["step"], stamps.get(row["line"]))
     found.table = rows_table(rows)
     if rows and all(row["tokens"] is None for row in rows):
         found.note("missing_field", "no 'throughput/total tokens' is printed, so no tokens")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import polars as pl
 import pytest
 
 from megascale.runs.readers import litgpt, nanochat, nanogpt, nanotron, olmo, torchtitan
 from megascale.runs.readers.base import ReadOptions
+from megascale.runs.table import load_runs
 from tests.runs.readers.helpers import kinds, read_as, recognised
 
 TITAN = (
@@ -148,3 +150,20 @@ def test_a_loss_that_is_not_finite_is_counted_not_read():
     found = read_as(torchtitan, text)
     assert found.table.height == 2
     assert "nonfinite_loss" in kinds(found)
+
+
+def test_times_of_lines_become_wall_clock(tmp_path):
+    lines = [
+        "[titan] 2025-06-01 23:59:58,500 - root - INFO - step:  1  loss: 9.0  grad_norm: 1",
+        "[rank1]:[titan] 2025-06-01 23:59:58,700 - root - INFO - step:  1  loss: 9.0  grad_norm: 1",
+        "[titan] 2025-06-02 00:00:03,700 - root - INFO - step: 10  loss: 8.0  grad_norm: 1",
+        "[rank1]:[titan] 2025-06-02 00:00:03,900 - root - INFO - step: 10  loss: 8.0  grad_norm: 1",
+        "[titan] 2025-06-02 00:00:04,000 - root - INFO - validate step: 10  loss: 8.5  memory: 1",
+        "[titan] 2025-13-02 00:00:06,900 - root - INFO - step: 20  loss: 7.0  grad_norm: 1",
+    ]
+    path = tmp_path / "job.log"
+    path.write_text("\n".join(lines) + "\n")
+    table = load_runs(path, cache=False).table
+    train = table.filter(pl.col("loss_kind") == "instantaneous")
+    assert train["seconds"].to_list() == [None, pytest.approx(5.2), None]
+    assert table.filter(pl.col("loss_kind") == "validation")["seconds"].to_list() == [None]
