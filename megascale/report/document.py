@@ -66,6 +66,7 @@ def build_document(inputs: Inputs, settings: Settings) -> dict[str, Any]:
         "version": __version__,
         "notes": list(inputs.notes),
     }
+    document["studies"] = inputs.studies
     document["curves"], curves = _curves(inputs, settings)
     document["tokens_steps"], document["best_batch"], own = _batch(inputs, settings, curves)
     document["grids"] = _grids(inputs)
@@ -161,6 +162,7 @@ def summary(document: dict[str, Any]) -> dict[str, Any]:
         "schema": SCHEMA,
         "title": document["title"],
         "version": document["version"],
+        "studies": document["studies"],
         "runs": curves if "empty" in curves else curves["runs"],
         "crossings": [] if "empty" in curves else curves["crossings"],
         "tokens_steps": steps

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from megascale.errors import DataError
+from megascale.report.studies import find_studies, read_studies
 from megascale.runs.readers.base import ReadOptions
 from megascale.runs.table import RunTable, load_runs
 
@@ -46,6 +47,7 @@ class Inputs:
         runs: the logs' one table; None where there is no log.
         points: tables of (S, E) points by file, with columns of `POINT_COLUMNS`.
         grids: grids of runs by file: n_params, tokens, lr, batch_tokens, loss.
+        studies: results of sweeps, as `read_studies` gives them.
         files: path, sha256, what it was read as, bytes.
         notes: what the reader should know, in words.
     """
@@ -53,6 +55,7 @@ class Inputs:
     runs: RunTable | None = None
     points: dict[str, pl.DataFrame] = field(default_factory=dict)
     grids: dict[str, pl.DataFrame] = field(default_factory=dict)
+    studies: list[dict[str, Any]] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -81,7 +84,11 @@ def read_inputs(
     found = Inputs()
     options = options or ReadOptions()
     logs: list[str | Path] = []
+    found.studies = read_studies(paths, found.notes)
+    found.files += [_file(Path(study["path"]), "study") for study in found.studies]
     for path in [*grids, *paths]:
+        if find_studies([path]) == [Path(path)]:
+            continue
         kind = "grid" if path in grids else _kind(Path(path), options, format)
         if kind == "log":
             logs.append(path)

@@ -13,7 +13,7 @@ from megascale.report.calculator import formulas_script
 
 SCRIPTS = (
     *("format.js", "laws.js", "drawing.js", "plot.js", "table.js"),
-    *("curves.js", "batch.js", "grid.js", "calculator.js", "page.js"),
+    *("studies.js", "curves.js", "batch.js", "grid.js", "calculator.js", "page.js"),
 )
 LARGEST_BYTES = 8_000_000
 

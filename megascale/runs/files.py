@@ -17,6 +17,8 @@ PACKED = (".gz", ".zst", ".zstd")
 SUFFIXES = frozenset(
     {".jsonl", ".json", ".log", ".out", ".txt", ".csv", ".tsv", ".parquet", ".stdout", ".err"}
 )
+STUDY_FOLDER, STUDY_LOCK = "sweep", "run.lock"
+"""Where a study keeps its results and what its runs printed, beside their directories."""
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _NUMBERS = re.compile(r"(\d+)")
 
@@ -88,6 +90,9 @@ def _walk(root: Path) -> Iterator[Path]:
         if METRICS_FILE in names and _is_own(metrics):
             folders.clear()
             yield metrics
+            continue
+        if here.name == STUDY_FOLDER and STUDY_LOCK in names:
+            folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (here / name for name in sorted(names) if _is_candidate(name))

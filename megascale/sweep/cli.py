@@ -140,6 +140,7 @@ def _result(at: StudyAt, runner: Runner, found: Sequence[Answer], code: int) -> 
         "study": at.study.name,
         "scale": at.scale,
         "question": at.study.question,
+        "expected": at.study.expected,
         "exit_code": code,
         "runs": [
             {
@@ -154,7 +155,14 @@ def _result(at: StudyAt, runner: Runner, found: Sequence[Answer], code: int) -> 
             for state in runner.states
         ],
         "answers": [
-            {"title": answer.title, "data": answer.data, "notes": answer.notes} for answer in found
+            {
+                "title": answer.title,
+                "columns": answer.columns,
+                "rows": answer.rows,
+                "notes": answer.notes,
+                "data": answer.data,
+            }
+            for answer in found
         ],
     }
 

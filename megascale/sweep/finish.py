@@ -134,6 +134,9 @@ def optimum(results: Sequence[RunResult], axis: str) -> Answer:
         data.append(
             {
                 "of": others,
+                "axis": axis,
+                "values": x.tolist(),
+                "losses": y.tolist(),
                 "best": x[best],
                 "loss": y[best],
                 "parabola": vertex,

@@ -22,11 +22,13 @@ from megascale.schedule.batch import build_batch_schedule
 from megascale.schedule.law_driven import law_driven_points
 from megascale.units import parse_count
 from tests.report.browser import chromium, open_page
-from tests.report.samples import write_grid, write_runs
+from tests.report.samples import write_grid, write_runs, write_study
 
 pytestmark = pytest.mark.slow
 
-FIGURES = {"curves": 1, "tokens-steps": 1, "best-batch": 2, "grid": 1, "calculator": 1}
+FIGURES = {
+    "studies": 1, "curves": 1, "tokens-steps": 1, "best-batch": 2, "grid": 1, "calculator": 1,
+}  # fmt: skip
 POWER = {
     "schema": "megascale.law/1", "name": "power-batch", "version": "1", "form": "power",
     "output": "batch_tokens", "n_kind": "active", "n_unit": "millions", "d_kind": "consumed",
@@ -59,7 +61,8 @@ def laws():
 @pytest.fixture(scope="module")
 def report(tmp_path_factory, laws, repository):
     folder = tmp_path_factory.mktemp("page")
-    inputs = read_inputs([write_runs(folder), write_grid(folder)], cache=False)
+    study = write_study(folder / "lr-smoke")
+    inputs = read_inputs([write_runs(folder), write_grid(folder), study], cache=False)
     models = [repository / "configs" / "models" / "qwen3-30b-a3b.yaml"]
     document = build_document(inputs, Settings(replicates=60, laws=laws, models=models))
     return write_page(document, folder / "report.html")
@@ -300,6 +303,19 @@ def test_every_figure_has_data(page):
             )  # fmt: skip
             assert drawn > 0, section
             assert "NaN" not in plots.nth(i).evaluate("(svg) => svg.outerHTML")
+
+
+def test_a_study_shows_its_question_its_tables_and_what_is_missing(page):
+    text = page.locator("#studies").inner_text()
+    assert "Where is the best rate?" in text
+    assert "in the middle" in text
+    assert "lr-0.4: failed, exit 6" in text
+    with page.expect_download() as download:
+        page.locator("#studies .download").first.click()
+    assert download.value.suggested_filename == "lr-smoke-1.csv"
+    assert Path(download.value.path()).read_text() == (
+        "run,final loss\nlr-0.1,3.1000\nlr-0.2,3.0000\n"
+    )
 
 
 def test_the_slider_and_the_figures_obey_the_keyboard(page):

@@ -145,6 +145,8 @@ def test_a_run_that_fails_is_started_once_more_and_shown_and_the_rest_goes_on(tm
     assert "good" in table
     assert "bad" not in table
     result = json.loads((Path(out(study)) / "sweep" / "results.json").read_text())
+    assert result["answers"][0]["columns"][0] == "run"
+    assert [row[0] for row in result["answers"][0]["rows"]] == ["good"]
     assert {run["run"]: run["attempts"] for run in result["runs"]} == {
         "bad": 2,
         "good": 1,

@@ -49,6 +49,9 @@ function provenanceSection(data) {
 
 function buildPage() {
   const sections = [
+    ...(DOCUMENT.studies.length
+      ? [["studies", DOCUMENT.studies.length > 1 ? "Studies" : "Study", DOCUMENT.studies,
+        studiesSection]] : []),
     ["curves", "Loss curves", DOCUMENT.curves, curvesSection],
     ["tokens-steps", "Tokens and steps to a loss", DOCUMENT.tokens_steps, tokensStepsSection],
     ["best-batch", "The best batch", DOCUMENT.best_batch, bestBatchSection],
@@ -58,20 +61,17 @@ function buildPage() {
   ];
   const main = document.getElementById("main");
   const nav = document.getElementById("nav");
-  const filled = [];
   for (const [id, title, data, build] of sections) {
     const section = node("section", { id, "aria-labelledby": `${id}-title` },
       node("h2", { id: `${id}-title` }, title));
     main.append(section);
     nav.append(node("a", { href: `#${id}`, class: data.empty ? "without" : "" }, title));
     if (data.empty) section.append(emptyNote(data.empty));
-    else {
-      section.append(...build(data));
-      filled.push(title);
-    }
+    else section.append(...build(data));
   }
   const curves = DOCUMENT.curves;
   const lead = [`megascale ${DOCUMENT.version}`];
+  lead.push(...DOCUMENT.studies.map((study) => `study ${study.study} (${study.scale})`));
   if (!curves.empty) lead.push(`${grouped(curves.runs.length)} runs`);
   if (!DOCUMENT.grids.empty) {
     const runs = DOCUMENT.grids.grids.reduce((sum, grid) => sum + grid.runs, 0);
