@@ -97,11 +97,11 @@ def ls(
     A file of a tree that cannot be read is named on standard error; the others are listed all
     the same.
     """
-    from megascale.runs.overview import overview
+    from megascale.runs.overview import overviews
 
     options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
     loaded = load_logs(paths, format, options, join, workers, cache)
-    summaries = [overview(loaded, run) for run in loaded.runs]
+    summaries = overviews(loaded)
     if as_json:
         typer.echo(json.dumps([summary.to_dict() for summary in summaries], indent=2))
     else:
@@ -128,7 +128,7 @@ def show(
 ) -> None:
     """Show a run: its counters, its batch sizes with their losses, and its malformed lines."""
     from megascale.runs.console import short_count
-    from megascale.runs.overview import overview
+    from megascale.runs.overview import overviews
 
     options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
     loaded = load_logs([run], format, options, False, 1, cache)
@@ -138,8 +138,7 @@ def show(
         for line in file.malformed
     ]
     shown = []
-    for index, one in enumerate(loaded.runs):
-        summary = overview(loaded, one)
+    for index, (one, summary) in enumerate(zip(loaded.runs, overviews(loaded), strict=True)):
         if as_json:
             meta = {
                 "n_params": one.meta.n_params,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from megascale.runs.readers.base import VALIDATION
 from megascale.runs.table import LoadedRun, RunTable
+
+MISSING = -(2**62)
+"""Stands for an empty count; none is negative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +75,54 @@ class RunOverview:
         return asdict(self) | {"segments": [asdict(segment) for segment in self.segments]}
 
 
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Columns of some rows as arrays; `MISSING` and NaN where the table is empty."""
+
+    step: npt.NDArray[np.int64]
+    tokens: npt.NDArray[np.int64]
+    batch_tokens: npt.NDArray[np.int64]
+    loss: npt.NDArray[np.float64]
+    validation: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, table: pl.DataFrame) -> _Columns:
+        counts = [
+            table[name].fill_null(MISSING).to_numpy() for name in ("step", "tokens", "batch_tokens")
+        ]
+        loss = table["loss"].fill_null(float("nan")).to_numpy()
+        kinds = table["loss_kind"].fill_null("").str.starts_with(VALIDATION)
+        return cls(*counts, loss, kinds.to_numpy())
+
+    def rows(self, which: slice | npt.NDArray[np.bool_]) -> _Columns:
+        return _Columns(
+            self.step[which],
+            self.tokens[which],
+            self.batch_tokens[which],
+            self.loss[which],
+            self.validation[which],
+        )
+
+
+def overviews(loaded: RunTable) -> list[RunOverview]:
+    """The overview of every loaded run, in their order; time grows with the table alone."""
+    columns = _Columns.of(loaded.table)
+    lengths = loaded.table["run"].rle().struct.unnest()
+    ends = np.cumsum(lengths["len"].to_numpy())
+    bounds = dict(zip(lengths["value"], zip(ends - lengths["len"].to_numpy(), ends), strict=True))
+    return [
+        _overview(loaded, run, columns.rows(slice(*bounds.get(run.run, (0, 0)))))
+        for run in loaded.runs
+    ]
+
+
 def overview(loaded: RunTable, run: LoadedRun) -> RunOverview:
-    """The overview of one loaded run."""
-    rows = loaded.rows(run.run)
-    validation = pl.col("loss_kind").str.starts_with(VALIDATION)
-    train, valid = rows.filter(~validation), rows.filter(validation)
+    """The overview of one loaded run; `overviews` for all of them."""
+    return _overview(loaded, run, _Columns.of(loaded.rows(run.run)))
+
+
+def _overview(loaded: RunTable, run: LoadedRun, rows: _Columns) -> RunOverview:
+    train, valid = rows.rows(~rows.validation), rows.rows(rows.validation)
     files = [loaded.files[index] for index in run.files]
     restarts = sum(note.kind == "restart" for file in files for note in file.notes)
     extra = run.meta.extra
@@ -80,11 +130,11 @@ def overview(loaded: RunTable, run: LoadedRun) -> RunOverview:
         name=run.run,
         format=run.format,
         path=str(files[0].path),
-        steps=_last(rows, "step"),
-        tokens=_last(rows, "tokens"),
+        steps=_last(rows.step),
+        tokens=_last(rows.tokens),
         segments=tuple(_segments(train)),
-        loss=_last(train, "loss"),
-        validation_loss=_last(valid, "loss"),
+        loss=_last_loss(train.loss),
+        validation_loss=_last_loss(valid.loss),
         attempts=extra.get("attempts", restarts + 1),
         skipped=extra.get("skipped"),
         malformed=sum(file.malformed_count for file in files),
@@ -93,32 +143,36 @@ def overview(loaded: RunTable, run: LoadedRun) -> RunOverview:
     )
 
 
-def _last(rows: pl.DataFrame, column: str) -> Any:
-    known = rows[column].drop_nulls()
-    return known[-1] if len(known) else None
+def _last(counts: npt.NDArray[np.int64]) -> int | None:
+    known = np.flatnonzero(counts != MISSING)
+    return int(counts[known[-1]]) if len(known) else None
 
 
-def _segments(train: pl.DataFrame) -> list[OverviewSegment]:
-    weight = pl.col("tokens") - pl.col("tokens").shift().fill_null(0)
-    groups = train.with_columns(
-        weight=pl.when(pl.col("tokens").is_not_null().all()).then(weight).otherwise(1),
-        segment=pl.col("batch_tokens").rle_id(),
-    ).partition_by("segment", maintain_order=True)
-    segments = []
+def _last_loss(loss: npt.NDArray[np.float64]) -> float | None:
+    known = np.flatnonzero(~np.isnan(loss))
+    return float(loss[known[-1]]) if len(known) else None
+
+
+def _segments(train: _Columns) -> Iterator[OverviewSegment]:
+    if len(train.step) == 0:
+        return
+    weight = np.ones(len(train.step))
+    if (train.tokens != MISSING).all():
+        weight = np.diff(train.tokens, prepend=0).astype(np.float64)
+    starts = np.flatnonzero(np.diff(train.batch_tokens, prepend=MISSING + 1) != 0)
     start_step, start_tokens = 0, 0
-    for group in groups:
-        counted = group.filter(pl.col("loss").is_not_null() & (pl.col("weight") > 0))
-        weights, losses = counted["weight"].to_numpy(), counted["loss"].to_numpy()
-        end_step, end_tokens = _last(group, "step"), _last(group, "tokens")
-        segments.append(
-            OverviewSegment(
-                start_tokens=None if end_tokens is None else start_tokens,
-                end_tokens=end_tokens,
-                batch_tokens=group["batch_tokens"][0],
-                steps=None if end_step is None else end_step - start_step,
-                loss=float(weights @ losses / weights.sum()) if len(losses) else None,
-            )
+    for begin, end in pairwise([*starts.tolist(), len(train.step)]):
+        part = slice(begin, end)
+        counted = ~np.isnan(train.loss[part]) & (weight[part] > 0)
+        weights, losses = weight[part][counted], train.loss[part][counted]
+        end_step, end_tokens = _last(train.step[part]), _last(train.tokens[part])
+        batch = int(train.batch_tokens[begin])
+        yield OverviewSegment(
+            start_tokens=None if end_tokens is None else start_tokens,
+            end_tokens=end_tokens,
+            batch_tokens=None if batch == MISSING else batch,
+            steps=None if end_step is None else end_step - start_step,
+            loss=float(weights @ losses / weights.sum()) if len(losses) else None,
         )
         start_step = start_step if end_step is None else end_step
         start_tokens = start_tokens if end_tokens is None else end_tokens
-    return segments

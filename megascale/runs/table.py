@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from megascale.errors import DataError
@@ -238,7 +239,15 @@ def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool
     names = run_names(list(groups))
     runs: list[LoadedRun] = []
     tables: list[pl.DataFrame] = []
+    labels: list[tuple[str | None, str | None]] = []
     for group, members in groups.items():
+        first = files[members[0]]
+        if len(members) == 1 and [meta.run for meta in first.runs] == [""]:
+            runs.append(LoadedRun(replace(first.runs[0], run=names[group]), first.format, members))
+            tables.append(first.table)
+            labels.append((names[group], str(first.path)))
+            first.table = empty_table()
+            continue
         parts = []
         metas: dict[str, RunMeta] = {}
         for index in members:
@@ -259,8 +268,23 @@ def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool
                 name = inner if len(groups) == 1 else f"{name}/{inner}"
             own = pl.col("run").is_null() if not inner else pl.col("run") == inner
             tables.append(table.filter(own).with_columns(run=pl.lit(name)))
+            labels.append((None, None))
             runs.append(LoadedRun(replace(meta, run=name), files[members[0]].format, members))
-    return RunTable(pl.concat(tables).select(list(SCHEMA)), runs, files, skipped)
+    return RunTable(_labelled(tables, labels), runs, files, skipped)
+
+
+def _labelled(
+    tables: list[pl.DataFrame], labels: list[tuple[str | None, str | None]]
+) -> pl.DataFrame:
+    """Tables in one, with the run and the source of each; None keeps what its rows say."""
+    rows = np.repeat(np.arange(len(tables)), [table.height for table in tables])
+    given = (pl.Series([label[at] for label in labels], dtype=pl.String)[rows] for at in (0, 1))
+    run, source = given
+    return (
+        pl.concat(tables, rechunk=True)
+        .with_columns(run=pl.coalesce(run, "run"), source=pl.coalesce(source, "source"))
+        .select(list(SCHEMA))
+    )
 
 
 def _merged(first: RunMeta | None, second: RunMeta) -> RunMeta:
