@@ -107,7 +107,11 @@ def fit(
         raise FitError.of("tolerance", tolerance, "must lie between 0 and 1", DEFAULT_TOLERANCE)
     points = collect(x, y, offsets, groups)
     weight = None if weights is None else points.rearrange(weights, "weights").astype(np.float64)
+    if device not in ("auto", "cpu", "cuda"):
+        raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
     if callable(law):
+        if device == "cuda":
+            raise FitError.of("device", "cuda", "a callable is fitted on the CPU", "cpu")
         return fit_callable(
             law,
             points,
@@ -123,6 +127,8 @@ def fit(
             replicates=replicates,
             runs=None if runs is None else points.rearrange(runs, "runs"),
             confidence=confidence,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
             seed=seed,
             progress=progress,
             raise_on_bad=errors == "raise" or (errors == "auto" and points.single),
@@ -310,8 +316,6 @@ def _thread_count(threads: int | None) -> int:
 
 def _device(device: str, problems: int, loss: str, bootstrap: str | None, starts: int | str) -> str:
     """The engine's device. The GPU runs squared-loss fits; the rest is the CPU's."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
     able = loss == "squared" and bootstrap is None and starts != "grid"
     if device == "cuda":
         if not _engine.built_with_cuda:

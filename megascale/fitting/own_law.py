@@ -16,6 +16,12 @@ from megascale.fitting.status import BAD_INPUT, Flag, Status
 
 Array = np.ndarray
 
+EVALUATIONS = 2000
+"""Trial points of one start, where the caller sets no limit."""
+
+SMALL = 1e-3
+"""Difference steps follow a parameter's size down to this part of its start."""
+
 
 def parameter_names(law: Callable[..., Any]) -> tuple[str, ...]:
     """Names of a callable's parameters: all positional arguments after the inputs.
@@ -52,6 +58,8 @@ def fit_callable(
     replicates: int,
     runs: Array | None,
     confidence: float,
+    tolerance: float,
+    max_iterations: int,
     seed: int,
     progress: Callable[[int, int], None] | None,
     raise_on_bad: bool,
@@ -60,7 +68,9 @@ def fit_callable(
 
     `x` is the single input array, or the (inputs, points) array of several. Parameters start at
     `initial` (default 1) and at log-uniform multiples of it within a factor of ten, `starts` in
-    all. Arguments as in `fit`.
+    all; the best of them is polished with central differences. A start stops at a relative change
+    of the parameters or the objective below `tolerance` (at least 1e-15), or after
+    `max_iterations` trial points. Other arguments as in `fit`.
 
     Raises:
         FitError: unknown parameters, an illegal residual, or (`raise_on_bad`) bad points.
@@ -91,8 +101,9 @@ def fit_callable(
         x = points.x[0, rows] if single else points.x[:, rows]
         weight = np.ones(rows.stop - rows.start) if weights is None else weights[rows]
         one = _Problem(
-            law, x, points.y[rows], weight, kind, loss, delta, held[p], lower[p], upper[p]
-        )
+            law, x, points.y[rows], weight, kind, loss, delta, held[p], lower[p], upper[p],
+            max(tolerance, 1e-15), max_iterations or EVALUATIONS,
+        )  # fmt: skip
         status, row = one.check()
         out["status"][p], out["bad_row"][p] = int(status), row
         out["points"][p], out["free_params"][p] = int((weight > 0).sum()), int(one.free.sum())
@@ -163,6 +174,8 @@ class _Problem:
         held: Array,
         lower: Array,
         upper: Array,
+        tolerance: float,
+        evaluations: int,
     ) -> None:
         self.law, self.x, self.y, self.kind = law, x, y, kind
         self.root = np.sqrt(np.maximum(weight, 0))
@@ -170,6 +183,7 @@ class _Problem:
         self.loss, self.delta = loss, delta
         self.held, self.free = held, np.isnan(held)
         self.lower, self.upper = lower[self.free], upper[self.free]
+        self.tolerance, self.evaluations = tolerance, evaluations
 
     def check(self) -> tuple[Status, int]:
         """Status of the input and the first row at fault, or -1."""
@@ -201,20 +215,41 @@ class _Problem:
                 r = np.log(f / y) if self.kind == "log" else f - y
         return np.where(np.isfinite(r), r, 1e10) * root
 
-    def run(self, start: Array, y: Array, root: Array) -> Any:
-        return optimize.least_squares(
-            self.residuals,
-            np.clip(start, self.lower, self.upper),
-            args=(y, root),
-            bounds=(self.lower, self.upper),
-            loss="huber" if self.loss == "huber" else "linear",
-            f_scale=self.delta if self.loss == "huber" else 1.0,
-            x_scale="jac",
-            xtol=1e-12,
-            ftol=1e-12,
-            gtol=1e-12,
-            max_nfev=500,
-        )
+    def run(
+        self,
+        start: Array,
+        y: Array,
+        root: Array,
+        *,
+        unit: Array | None = None,
+        polish: bool = False,
+    ) -> Any:
+        """One minimisation from `start`; `x` and `jac` of what scipy returns are the parameters'.
+
+        `unit` is a size of each parameter, by default that of its start. scipy's difference step
+        is a part of max(1, |x|), far too long for a parameter of 1e-6: it is given x / (SMALL
+        unit) instead. A gradient has the caller's units, so none ends the search.
+        """
+        unit = SMALL * np.abs(start if unit is None else unit)
+        unit[unit == 0] = 1.0
+        tolerance = 1e-15 if polish else self.tolerance
+        with np.errstate(over="ignore"):
+            found = optimize.least_squares(
+                lambda scaled: self.residuals(scaled * unit, y, root),
+                np.clip(start, self.lower, self.upper) / unit,
+                jac="3-point" if polish else "2-point",
+                bounds=(self.lower / unit, self.upper / unit),
+                loss="huber" if self.loss == "huber" else "linear",
+                f_scale=self.delta if self.loss == "huber" else 1.0,
+                x_scale="jac",
+                xtol=tolerance,
+                ftol=tolerance,
+                gtol=None,
+                max_nfev=self.evaluations,
+            )
+        found.x = np.clip(found.x * unit, self.lower, self.upper)
+        found.jac = found.jac / unit
+        return found
 
     def solve(
         self, out: dict[str, Array], p: int, guess: Array, starts: int, rng: np.random.Generator
@@ -230,6 +265,12 @@ class _Problem:
             elif found.cost <= best.cost * (1 + 1e-6):
                 agreeing += 1
         assert best is not None
+        if best.success:
+            polished = self.run(best.x, self.y, self.root, unit=start, polish=True)
+            out["iterations"][p] += polished.nfev
+            if polished.cost <= best.cost:
+                polished.success = True
+                best = polished
         out["starts"][p], out["agreeing"][p] = starts, agreeing
         out["params"][p] = self.full(best.x)
         squares = float((self.residuals(best.x, self.y, self.root) ** 2).sum())

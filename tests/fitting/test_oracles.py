@@ -1,4 +1,4 @@
-"""Every law against scipy on the same objective, and certified values of the NIST StRD."""
+"""Every law against scipy on the same objective."""
 
 from __future__ import annotations
 
@@ -199,37 +199,6 @@ def test_ray_residual_of_wsd_against_scipy() -> None:
     best = optimize.least_squares(residuals, start, xtol=1e-15, ftol=1e-15, gtol=1e-15)
     assert result.objective[0] <= 2 * best.cost * (1 + 1e-6)
     assert result.objective[0] == pytest.approx(float((result.residuals**2).sum()), rel=1e-6)
-
-
-# NIST StRD nonlinear problems that are one of the laws in disguise, with certified values.
-DANWOOD_X = [1.309, 1.471, 1.490, 1.565, 1.611, 1.680]
-DANWOOD_Y = [2.138, 3.421, 3.597, 4.340, 4.882, 5.660]
-MISRA1D_X = [77.6, 114.9, 141.1, 190.8, 239.9, 289.0, 332.8, 378.4, 434.8, 477.3, 536.8, 593.1,
-             689.1, 760.0]  # fmt: skip
-MISRA1D_Y = [10.07, 14.73, 17.94, 23.93, 29.61, 35.18, 40.02, 44.82, 50.76, 55.05, 61.01, 66.40,
-             75.47, 81.78]  # fmt: skip
-
-
-def test_nist_danwood() -> None:
-    """y = b1 x^b2: certified 7.6886226176E-01 3.8604055871E+00, RSS 4.3173084083E-03."""
-    result = fitting.fit("power_law", DANWOOD_X, DANWOOD_Y, residual="absolute", tolerance=1e-15)
-    assert result["coefficient"][0] == pytest.approx(7.6886226176e-01, rel=1e-8)
-    assert result["exponent_1"][0] == pytest.approx(3.8604055871, rel=1e-8)
-    assert result.objective[0] == pytest.approx(4.3173084083e-03, rel=1e-9)
-    assert result.errors["coefficient"][0] == pytest.approx(1.8281973860e-02, rel=1e-6)
-    assert result.errors["exponent_1"][0] == pytest.approx(5.1726610913e-02, rel=1e-6)
-
-
-def test_nist_misra1d() -> None:
-    """y = b1 b2 x / (1 + b2 x), a saturating law: eta_max = b1, B_noise = 1/b2.
-
-    Certified 4.3736970754E+02 3.0227324449E-04, RSS 5.6419295283E-02.
-    """
-    result = fitting.fit("noise_sgd", MISRA1D_X, MISRA1D_Y, residual="absolute", tolerance=1e-15)
-    assert result["eta_max"][0] == pytest.approx(4.3736970754e02, rel=1e-7)
-    assert 1 / result["B_noise"][0] == pytest.approx(3.0227324449e-04, rel=1e-7)
-    assert result.objective[0] == pytest.approx(5.6419295283e-02, rel=1e-9)
-    assert result.errors["eta_max"][0] == pytest.approx(3.6489174345, rel=1e-5)
 
 
 def test_huber_against_scipy() -> None:
