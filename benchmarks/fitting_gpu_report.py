@@ -22,14 +22,15 @@ HEADER = """# GPU resources of the fitting kernels
 Written by `python benchmarks/fitting_gpu_report.py` from the compiler's report ({version}); no GPU
 is needed. One thread fits one problem in double precision; blocks have 128 threads. Stack holds the
 start tables and the small arrays indexed at run time; spills are bytes a thread stores and loads
-because registers ran out.
+because registers ran out: 255 is the most a thread can have, whatever the launch bounds. With 255
+registers two blocks fit a multiprocessor (65,536 registers), with 128 four.
 
 | law | architecture | registers | stack bytes | spill stores | spill loads |
 |---|---|---|---|---|---|
 """
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Kernel:
     law: str
     arch: str
@@ -59,10 +60,11 @@ def parse(report: str) -> list[Kernel]:
         r"Compiling entry function '(\S*fit_kernel\S*)' for '(sm_\d+)'.*?(\d+) bytes stack frame, "
         r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
     )
-    return sorted(
+    kernels = [
         Kernel(law_of(symbol), arch, int(registers), int(stack), int(stores), int(loads))
         for symbol, arch, stack, stores, loads, registers in re.findall(pattern, report, re.S)
-    )
+    ]
+    return sorted(kernels, key=lambda kernel: (kernel.law, int(kernel.arch.removeprefix("sm_"))))
 
 
 def compile_report(architectures: list[str]) -> str:
