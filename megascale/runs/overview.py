@@ -87,12 +87,12 @@ class _Columns:
 
     @classmethod
     def of(cls, table: pl.DataFrame) -> _Columns:
-        counts = [
+        step, tokens, batch = (
             table[name].fill_null(MISSING).to_numpy() for name in ("step", "tokens", "batch_tokens")
-        ]
+        )
         loss = table["loss"].fill_null(float("nan")).to_numpy()
         kinds = table["loss_kind"].fill_null("").str.starts_with(VALIDATION)
-        return cls(*counts, loss, kinds.to_numpy())
+        return cls(step, tokens, batch, loss, kinds.to_numpy())
 
     def rows(self, which: slice | npt.NDArray[np.bool_]) -> _Columns:
         return _Columns(

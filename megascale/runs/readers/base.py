@@ -245,12 +245,15 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
     """
     if read.table.is_empty():
         return read
-    bad = read.table.filter(pl.col("loss").is_finite().not_())
-    if bad.height:
-        read.note("nonfinite_loss", f"{bad.height} losses are not finite", bad["line"][0] or 0)
+    bad = sum(_not_finite(read.table[name]) for name in ("lr", "loss", "grad_norm"))
+    if _not_finite(read.table["loss"]):
+        wrong = read.table.filter(pl.col("loss").is_finite().not_())
+        read.note("nonfinite_loss", f"{wrong.height} losses are not finite", wrong["line"][0] or 0)
     lengths = {meta.run: options.seq_length or meta.seq_length for meta in read.runs}
     for meta in read.runs:
         meta.seq_length = lengths[meta.run]
+    if options.loss_kind is None and not bad and _is_full(read.table):
+        return read
     only = next(iter(lengths.values())) if len(lengths) == 1 else None
     table = read.table.with_columns(
         pl.when(pl.col(name).is_finite()).then(name).alias(name)
@@ -291,6 +294,16 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
             loss_kind=pl.when(train).then(pl.lit(options.loss_kind)).otherwise("loss_kind")
         )
     return replace(read, table=table)
+
+
+def _not_finite(values: pl.Series) -> int:
+    return len(values) - values.null_count() - int(values.is_finite().sum())
+
+
+def _is_full(table: pl.DataFrame) -> bool:
+    """Whether no count is empty."""
+    counts = ("tokens", "samples", "batch_tokens", "batch_samples")
+    return not any(table[name].null_count() for name in counts)
 
 
 def consumed(batches: Batches) -> pl.Expr:

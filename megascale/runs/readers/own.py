@@ -2,11 +2,13 @@
 
 Gives the same rows as `megascale.runs.log.read_run`, at the speed of a vectorised JSON parser:
 whole chunks are parsed at once, and only a chunk that refuses is taken apart, down to the line.
+A small log is read line by line: starting the vectorised parser takes longer.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -39,6 +41,10 @@ _FIELDS: dict[str, Any] = {
 _NONFINITE = ("nan", "inf", "-inf")  # how the writer puts what JSON has no number for
 _ATTEMPTS = ("start", "resume", "branch")
 _PIECE_BYTES = 2**18
+SMALL_BYTES = 2**18
+"""Up to this size a log is read line by line."""
+_SAME = ("step", "tokens", "samples", "batch_tokens", "line")
+_REALS = ("lr", "loss", "grad_norm", "seconds")
 
 
 def sniff(head: bytes, path: str) -> bool:
@@ -53,11 +59,35 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     """
     found = FileRead(source.path, NAME)
     header = _header(source)
-    parts = [_parsed(chunk, first, found) for first, chunk in chunks(source.data)]
-    records = pl.concat(parts).filter(pl.col("line") != header.pop("__line__"))
-    records = _without_wrong_integers(records, found)
-    kept = _kept(records, found)
-    table = as_table(
+    first = header.pop("__line__")
+    events = _events(source.companions.get(EVENTS_FILE, b""))
+    if len(source.data) <= SMALL_BYTES:
+        kept = _kept_rows(
+            [row for row in _rows(source.data, 1, found) if row["line"] != first], found
+        )
+        train = [_row(row) for row in kept]
+        axis = {row["step"]: row for row in train}
+        rows = train + _evaluations(events, axis)
+        found.table = rows_table(sorted(rows, key=lambda row: row["step"]))
+        lengths = {row["sequence_length"] for row in kept}
+        skipped = sum(row["skipped"] or 0 for row in kept)
+    else:
+        frame = _kept_frame(source.data, first, found)
+        lengths, skipped = set(frame["sequence_length"].unique()), frame["skipped"].sum()
+        found.table = _with_evaluations(_table(frame), events)
+    found.runs = [_meta(header, lengths, skipped, events)]
+    return found
+
+
+def _kept_frame(data: bytes, header_line: int, found: FileRead) -> pl.DataFrame:
+    """The records that count."""
+    parts = [_parsed(chunk, first, found) for first, chunk in chunks(data)]
+    records = pl.concat(parts).filter(pl.col("line") != header_line)
+    return _kept(_without_wrong_integers(records, found), found)
+
+
+def _table(kept: pl.DataFrame) -> pl.DataFrame:
+    return as_table(
         kept.select(
             *("step", "tokens", "samples", "batch_tokens", "lr", "loss", "grad_norm", "seconds"),
             "line",
@@ -68,10 +98,18 @@ def read(source: Source, options: ReadOptions) -> FileRead:
             loss_kind=pl.lit(INTERVAL_MEAN),
         )
     )
-    events = _events(source.companions.get(EVENTS_FILE, b""))
-    found.table = pl.concat([table, _evaluations(events, table)])
-    found.runs = [_meta(header, kept, events)]
-    return found
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as a row of the one table."""
+    batch, length = record["batch_tokens"], record["sequence_length"]
+    whole = length > 0 and batch % length == 0
+    return {
+        **{key: record[key] for key in _SAME},
+        **{key: real(record[key]) for key in _REALS},
+        "batch_samples": batch // length if whole else None,
+        "loss_kind": INTERVAL_MEAN,
+    }
 
 
 def _header(source: Source) -> dict[str, Any]:
@@ -125,6 +163,12 @@ def _vectorised(chunk: bytes, first: int) -> pl.DataFrame | None:
 
 
 def _line_by_line(chunk: bytes, first: int, found: FileRead) -> pl.DataFrame:
+    rows = _rows(chunk, first, found)
+    return pl.DataFrame(rows, schema={**_FIELDS, "line": pl.Int64}, orient="row")
+
+
+def _rows(chunk: bytes, first: int, found: FileRead) -> list[dict[str, Any]]:
+    """The chunk's records; lines that are no records are reported."""
     rows = []
     lines = chunk.split(b"\n")
     for index, line in enumerate(lines):
@@ -144,7 +188,33 @@ def _line_by_line(chunk: bytes, first: int, found: FileRead) -> pl.DataFrame:
             found.reject(number, wrong)
         else:
             rows.append({**{key: _value(record.get(key)) for key in _FIELDS}, "line": number})
-    return pl.DataFrame(rows, schema={**_FIELDS, "line": pl.Int64}, orient="row")
+    return rows
+
+
+def _kept_rows(records: list[dict[str, Any]], found: FileRead) -> list[dict[str, Any]]:
+    """What `_without_wrong_integers` and `_kept` leave, for the records of a small log."""
+    counted = []
+    for record in records:
+        missing = [key for key in INTEGER_KEYS if record[key] is None]
+        if missing and record["resumed_at_step"] is None:
+            found.reject(record["line"], f"no exact integer {', '.join(missing)}")
+        else:
+            counted.append(record)
+    kept: dict[int, dict[str, Any]] = {}
+    seen: set[int] = set()
+    limit = 2**62
+    for record in reversed(counted):
+        if record["resumed_at_step"] is not None:
+            limit = min(limit, record["resumed_at_step"])
+        elif record["step"] not in seen:
+            seen.add(record["step"])
+            if record["step"] <= limit:
+                kept[record["step"]] = record
+    markers = [record for record in counted if record["resumed_at_step"] is not None]
+    for marker in markers:
+        found.note("restart", f"resumed at step {marker['resumed_at_step']}", marker["line"])
+    found.superseded = len(counted) - len(markers) - len(kept)
+    return [kept[step] for step in sorted(kept)]
 
 
 def _wrong_types(record: dict[str, Any]) -> str | None:
@@ -195,7 +265,17 @@ def _events(lines: bytes) -> list[dict[str, Any]]:
     return [event for event in map(_object, wanted) if event is not None]
 
 
-def _evaluations(events: list[dict[str, Any]], train: pl.DataFrame) -> pl.DataFrame:
+def _with_evaluations(train: pl.DataFrame, events: list[dict[str, Any]]) -> pl.DataFrame:
+    at = {exact_int(event.get("step")) for event in events if event.get("kind") == "evaluation"}
+    near = train.filter(pl.col("step").is_in(sorted(step for step in at if step is not None)))
+    axis = {row["step"]: row for row in near.iter_rows(named=True)}
+    return pl.concat([train, rows_table(_evaluations(events, axis))])
+
+
+def _evaluations(
+    events: list[dict[str, Any]], axis: Mapping[int, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of the evaluations that count; samples, batch and rate are those of the step's row."""
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     for event in events:
         step, kind = exact_int(event.get("step")), event.get("kind")
@@ -213,16 +293,14 @@ def _evaluations(events: list[dict[str, Any]], train: pl.DataFrame) -> pl.DataFr
     sets = {name for name, _ in rows}
     for (name, _), row in rows.items():
         row["loss_kind"] = f"{VALIDATION}:{name}" if len(sets) > 1 else VALIDATION
-    frame = rows_table(rows.values())
-    axis = train.select("step", "samples", "batch_tokens", "batch_samples", "lr").unique("step")
-    joined = frame.drop("samples", "batch_tokens", "batch_samples", "lr").join(
-        axis, on="step", how="left"
-    )
-    return as_table(joined)
+        beside = axis.get(row["step"], {})
+        row |= {key: beside.get(key) for key in ("samples", "batch_tokens", "batch_samples", "lr")}
+    return list(rows.values())
 
 
-def _meta(header: dict[str, Any], kept: pl.DataFrame, events: list[dict[str, Any]]) -> RunMeta:
-    lengths = kept["sequence_length"].unique()
+def _meta(
+    header: dict[str, Any], lengths: set[int], skipped: int, events: list[dict[str, Any]]
+) -> RunMeta:
     extra: dict[str, Any] = {
         key: value
         for key, value in header.items()
@@ -231,13 +309,13 @@ def _meta(header: dict[str, Any], kept: pl.DataFrame, events: list[dict[str, Any
     begun = [event.get("kind") in _ATTEMPTS for event in events]
     last = events[max((index for index, one in enumerate(begun) if one), default=0) :]
     exits = [exact_int(event.get("exit_code")) for event in last if event.get("kind") == "end"]
-    extra |= {"skipped": kept["skipped"].sum(), "exit_code": exits[-1] if exits else None}
+    extra |= {"skipped": skipped, "exit_code": exits[-1] if exits else None}
     if any(begun):
         extra["attempts"] = sum(begun)
     return RunMeta(
         run="",
         n_params=positive(header.get("n_params")),
         d_tokens=positive(header.get("total_tokens")),
-        seq_length=lengths.item() if len(lengths) == 1 else None,
+        seq_length=next(iter(lengths)) if len(lengths) == 1 else None,
         extra=extra,
     )
