@@ -27,7 +27,7 @@ from megascale.runs.readers.base import (
 )
 
 SMALLEST_BYTES = 256 * 2**10
-"""Smaller files are read faster than they are looked up."""
+"""Smaller files share a cache entry: see `bundles`."""
 
 
 def default_directory() -> Path:
@@ -58,31 +58,13 @@ class ReadCache:
             table = pl.read_ipc(self.directory / f"{key}.arrow")
             if dict(table.schema) != SCHEMA:
                 return None
-            return FileRead(
-                path=path,
-                format=report["format"],
-                sha256=report["sha256"],
-                table=table,
-                runs=[RunMeta(**run) for run in report["runs"]],
-                malformed=[Malformed(**line) for line in report["malformed"]],
-                malformed_count=report["malformed_count"],
-                notes=[Note(**note) for note in report["notes"]],
-                superseded=report["superseded"],
-            )
+            return restored(report, table, path)
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
             return None
 
     def store(self, key: str, read: FileRead) -> None:
         """Keep what was read; without effect where the folder cannot be written."""
-        report: dict[str, Any] = {
-            "format": read.format,
-            "sha256": read.sha256,
-            "runs": [asdict(run) for run in read.runs],
-            "malformed": [asdict(line) for line in read.malformed],
-            "malformed_count": read.malformed_count,
-            "notes": [asdict(note) for note in read.notes],
-            "superseded": read.superseded,
-        }
+        report = described(read)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with self._replacing(f"{key}.arrow") as name:
@@ -92,11 +74,43 @@ class ReadCache:
         except OSError:
             return
 
-    def _replacing(self, name: str) -> _Replacing:
-        return _Replacing(self.directory / name)
+    def _replacing(self, name: str) -> Replacing:
+        return Replacing(self.directory / name)
 
 
-class _Replacing:
+def described(read: FileRead) -> dict[str, Any]:
+    """What a file gave besides its table, as JSON types."""
+    return {
+        "format": read.format,
+        "sha256": read.sha256,
+        "runs": [asdict(run) for run in read.runs],
+        "malformed": [asdict(line) for line in read.malformed],
+        "malformed_count": read.malformed_count,
+        "notes": [asdict(note) for note in read.notes],
+        "superseded": read.superseded,
+    }
+
+
+def restored(report: dict[str, Any], table: pl.DataFrame, path: Path) -> FileRead:
+    """The inverse of `described`, for a file of that content at `path`.
+
+    Raises:
+        KeyError, TypeError: the report is of another kind.
+    """
+    return FileRead(
+        path=path,
+        format=report["format"],
+        sha256=report["sha256"],
+        table=table,
+        runs=[RunMeta(**run) for run in report["runs"]],
+        malformed=[Malformed(**line) for line in report["malformed"]],
+        malformed_count=report["malformed_count"],
+        notes=[Note(**note) for note in report["notes"]],
+        superseded=report["superseded"],
+    )
+
+
+class Replacing:
     """A temporary file that takes the place of `path` when it is complete."""
 
     def __init__(self, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from megascale.errors import DataError
+from megascale.runs.bundles import Bundles
 from megascale.runs.cache import SMALLEST_BYTES, ReadCache, default_directory
 from megascale.runs.files import LogFile, find_logs, group_of, run_names
 from megascale.runs.pool import in_order
@@ -30,6 +32,9 @@ from megascale.runs.readers.base import (
 from megascale.runs.readers.restarts import keep_last
 
 NO_FORMAT = "in no format that is recognised"
+_WITH_COMPANIONS = frozenset(
+    name for reader in detect.READERS.values() for name in getattr(reader, "COMPANIONS", {})
+)
 _POOL_BYTES = 32 * 2**20
 _POOL_FILES = 200
 
@@ -157,8 +162,7 @@ def load_runs(
     tasks = [ReadTask(file, format, options, folder) for file in find_logs(listed)]
     files: list[FileRead] = []
     skipped: list[tuple[Path, str]] = []
-    results = in_order(read_file, tasks, _useful(workers, tasks))
-    for task, result in zip(tasks, _shown(results, tasks, progress), strict=True):
+    for task, result in zip(tasks, _read_all(tasks, workers, progress), strict=True):
         if isinstance(result, str):
             skipped.append((task.file.path, result))
         else:
@@ -168,6 +172,46 @@ def load_runs(
         shown = ", ".join(str(path) for path in listed)
         raise DataError.of("path", shown, f"no log that can be read ({reasons})")
     return _combined(files, skipped, join)
+
+
+def _read_all(tasks: list[ReadTask], workers: int, progress: bool) -> list[FileRead | str]:
+    """Every task's result: small files from the bundles of the cache where they are there."""
+    if len(tasks) < 2 or tasks[0].cache is None:
+        return list(_shown(in_order(read_file, tasks, _useful(workers, tasks)), tasks, progress))
+    with ThreadPoolExecutor(max(1, min(workers, 4))) as pool:
+        keys = list(pool.map(_small_key, tasks, chunksize=64))
+    bundles = Bundles(tasks[0].cache)
+    results: dict[int, FileRead | str] = {}
+    for index, (task, key) in enumerate(zip(tasks, keys, strict=True)):
+        found = bundles.load(key, task.file.path) if key else None
+        if found is not None:
+            results[index] = found
+    used = {keys[index]: found for index, found in results.items() if isinstance(found, FileRead)}
+    missing = [index for index in range(len(tasks)) if index not in results]
+    rest = [tasks[index] for index in missing]
+    read = _shown(in_order(read_file, rest, _useful(workers, rest)), rest, progress)
+    results.update(zip(missing, read, strict=True))
+    new = {keys[index]: results[index] for index in missing if keys[index]}
+    bundles.store({key: one for key, one in new.items() if isinstance(one, FileRead)}, used)
+    return [results[index] for index in range(len(tasks))]
+
+
+def _small_key(task: ReadTask) -> str:
+    """What names the entry of a small file: its content and how it is read; "" for others."""
+    path = task.file.path
+    try:
+        if os.path.getsize(path) >= SMALLEST_BYTES:
+            return ""
+        parts = [path.read_bytes()]
+        for reader in detect.READERS.values():
+            for name in getattr(reader, "COMPANIONS", {}).get(path.name, ()):
+                if (path.parent / name).is_file():
+                    parts.append((path.parent / name).read_bytes())
+    except OSError:
+        return ""
+    digest = opening.sha256_of(*parts)
+    named = path.name if path.name in _WITH_COMPANIONS else ""
+    return f"{digest} {len(parts[0])} {named} {task.format} {task.options.key()}"
 
 
 def read_file(task: ReadTask) -> FileRead | str:
