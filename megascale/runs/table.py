@@ -35,6 +35,7 @@ NO_FORMAT = "in no format that is recognised"
 _WITH_COMPANIONS = frozenset(
     name for reader in detect.READERS.values() for name in getattr(reader, "COMPANIONS", {})
 )
+_PORTION = 256
 _POOL_BYTES = 32 * 2**20
 _POOL_FILES = 200
 
@@ -178,8 +179,9 @@ def _read_all(tasks: list[ReadTask], workers: int, progress: bool) -> list[FileR
     """Every task's result: small files from the bundles of the cache where they are there."""
     if len(tasks) < 2 or tasks[0].cache is None:
         return list(_shown(in_order(read_file, tasks, _useful(workers, tasks)), tasks, progress))
+    portions = [tasks[at : at + _PORTION] for at in range(0, len(tasks), _PORTION)]
     with ThreadPoolExecutor(max(1, min(workers, 4))) as pool:
-        keys = list(pool.map(_small_key, tasks, chunksize=64))
+        keys = [key for part in pool.map(_small_keys, portions) for key in part]
     bundles = Bundles(tasks[0].cache)
     results: dict[int, FileRead | str] = {}
     for index, (task, key) in enumerate(zip(tasks, keys, strict=True)):
@@ -194,6 +196,10 @@ def _read_all(tasks: list[ReadTask], workers: int, progress: bool) -> list[FileR
     new = {keys[index]: results[index] for index in missing if keys[index]}
     bundles.store({key: one for key, one in new.items() if isinstance(one, FileRead)}, used)
     return [results[index] for index in range(len(tasks))]
+
+
+def _small_keys(tasks: Sequence[ReadTask]) -> list[str]:
+    return [_small_key(task) for task in tasks]
 
 
 def _small_key(task: ReadTask) -> str:
@@ -306,12 +312,14 @@ def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool
             kept = keep_last(table, ordered=ordered)
             table = kept.table
             files[members[-1]].superseded += kept.superseded
+        # One pass over the rows, however many runs a file holds.
+        parts_of = table.partition_by("run", as_dict=True, maintain_order=True)
+        own = {key[0] or "": part for key, part in parts_of.items()}
         for inner, meta in metas.items():
             name = names[group]
             if inner:
                 name = inner if len(groups) == 1 else f"{name}/{inner}"
-            own = pl.col("run").is_null() if not inner else pl.col("run") == inner
-            tables.append(table.filter(own).with_columns(run=pl.lit(name)))
+            tables.append(own.get(inner, table.clear()).with_columns(run=pl.lit(name)))
             labels.append((None, None))
             runs.append(LoadedRun(replace(meta, run=name), files[members[0]].format, members))
     return RunTable(_labelled(tables, labels), runs, files, skipped)
