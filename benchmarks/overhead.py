@@ -2,7 +2,7 @@
 
     python benchmarks/overhead.py [--steps N] [--json FILE]
 
-Runs steps of the quickstart's model at its smallest batch, one thread, with everything around it,
+Runs steps of models/tiny-moe.yaml at its smallest batch, one thread, with everything around it,
 and times each part in the same steps. The loader reads ahead in a thread of its own; its reading
 is timed as if it were not. Also: start-up of the command line, and opening a corpus of ten
 trillion tokens against opening a toy.

@@ -127,6 +127,9 @@ def prepare(
 @app.command(epilog="Example:  megascale data default -o .cache/default-corpus")
 def default(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")],
+    vocab_size: Annotated[
+        int, typer.Option(help="Of the tokenizer; 257 makes every byte a token.")
+    ] = 512,
     workers: Workers = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -135,6 +138,7 @@ def default(
 
     made = prepare_default(
         output,
+        vocab_size=vocab_size,
         workers=usable_cores() if workers is None else workers,
         on_stage=lambda stage: typer.echo(f"{stage} ...", err=True),
     )

@@ -31,7 +31,9 @@ from megascale.errors import DataError
 
 SCHEMA = "megascale.corpus/1"
 RECIPE = 1
-VOCAB_SIZE = 4096
+# Small, so that models of a laptop's size spend their time in their layers and not in the logits.
+VOCAB_SIZE = 512
+BYTES_VOCAB_SIZE = 257  # the bytes and the token that ends a document
 EOS_TOKEN = "<|endoftext|>"
 SOURCES = ("code", "headers", "docs", "decay", "validation")
 # Bytes of text at most; docstrings for `docs` and `decay` come from files that `code` left over.
@@ -82,6 +84,7 @@ def prepare_default(
     folder: str | Path,
     *,
     workers: int = 1,
+    vocab_size: int = VOCAB_SIZE,
     source_bytes: dict[str, int] | None = None,
     on_stage: Callable[[str], None] = lambda stage: None,
 ) -> Corpus:
@@ -90,17 +93,26 @@ def prepare_default(
     Args:
         folder: where to write; made if missing.
         workers: processes that tokenize.
+        vocab_size: of the tokenizer; with `BYTES_VOCAB_SIZE` every byte is a token.
         source_bytes: bytes of text per source at most, instead of `SOURCE_BYTES`.
         on_stage: called with a few words before each stage.
 
     Raises:
-        DataError: the folder cannot be written, or the installation carries too little text.
+        DataError: the folder cannot be written, the vocabulary is too small, or the installation
+            carries too little text.
     """
+    if vocab_size < BYTES_VOCAB_SIZE:
+        raise DataError.of(
+            "--vocab-size",
+            vocab_size,
+            "must hold every byte and the token that ends a document",
+            BYTES_VOCAB_SIZE,
+        )
     folder = Path(folder)
     limits = SOURCE_BYTES | (source_bytes or {})
     on_stage("looking for text")
     found = _find_files()
-    fingerprint = _fingerprint(found, limits)
+    fingerprint = _fingerprint(found, limits, vocab_size)
     ready = _reuse(folder, fingerprint)
     if ready is not None:
         return ready
@@ -114,7 +126,7 @@ def prepare_default(
         (folder / "corpus.json").unlink(missing_ok=True)
         on_stage("training the tokenizer")
         tokenizer = folder / "tokenizer.json"
-        _train_tokenizer(texts, tokenizer)
+        _train_tokenizer(texts, tokenizer, vocab_size)
         tokens = {}
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             for name in SOURCES:
@@ -188,9 +200,9 @@ def _add(found: dict[str, list[_File]], name: str, path: Path) -> None:
         found[kind].append(_File(name, path, size))
 
 
-def _fingerprint(found: dict[str, list[_File]], limits: dict[str, int]) -> str:
+def _fingerprint(found: dict[str, list[_File]], limits: dict[str, int], vocab_size: int) -> str:
     content = {
-        "recipe": [RECIPE, VOCAB_SIZE, _SPLIT, limits],
+        "recipe": [RECIPE, vocab_size, _SPLIT, limits],
         "python": sys.version,
         "files": {kind: [[f.name, f.size] for f in files] for kind, files in found.items()},
     }
@@ -288,7 +300,7 @@ def _docstrings(file: _File, text: str) -> tuple[list[str], list[str]]:
     return short, long
 
 
-def _train_tokenizer(texts: dict[str, list[str]], path: Path) -> None:
+def _train_tokenizer(texts: dict[str, list[str]], path: Path, vocab_size: int) -> None:
     """Byte-level BPE on a bounded share of every source, documents spread evenly."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -306,7 +318,7 @@ def _train_tokenizer(texts: dict[str, list[str]], path: Path) -> None:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=[EOS_TOKEN],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

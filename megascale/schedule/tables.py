@@ -34,7 +34,7 @@ def render(found: Proposal, console: Console) -> None:
         console.print(
             f"  {abs(saved.token_saving):.1%} {less} tokens ({saved.step_saving:+.1%} of its steps "
             f"saved) to a loss of {saved.loss:.4f} than the best fixed batch, "
-            f"{saved.best_batch_tokens / 1e6:.3g}M tokens ({saved.says})",
+            f"{_short(saved.best_batch_tokens)} tokens ({saved.says})",
             highlight=False,
         )
     source = found.schedule.source
@@ -82,5 +82,9 @@ def _segments(found: Proposal) -> Table:
     return made
 
 
-def _short(tokens: int) -> str:
-    return f"{tokens / 1e6:.3g}M" if tokens >= 1e6 else f"{tokens / 1e3:.3g}K"
+def _short(tokens: float) -> str:
+    """Three digits, in the unit that shows them."""
+    for least, size, unit in ((1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e4, 1e3, "K")):
+        if tokens >= least:
+            return f"{tokens / size:.3g}{unit}"
+    return f"{tokens:,.0f}"
