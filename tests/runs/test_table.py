@@ -14,8 +14,10 @@ import zstandard
 from megascale.errors import ConfigError, DataError
 from megascale.runs import cache as cache_module
 from megascale.runs import table as table_module
+from megascale.runs.bundles import MOST_BUNDLES
 from megascale.runs.export import export_table
 from megascale.runs.log import RunLog
+from megascale.runs.overview import overview, overviews
 from megascale.runs.readers.base import SCHEMA, ReadOptions
 from megascale.runs.table import load_runs
 from tests.runs.readers.test_megatron import BLOCK, line
@@ -195,3 +197,43 @@ def test_an_exported_table_reads_back_as_itself(tree, tmp_path, suffix):
     assert load_runs(wide, cache=False).runs[-2].meta.n_params in (7, None)
     with pytest.raises(ConfigError, match="must end in"):
         export_table(loaded, tmp_path / "table.xlsx")
+
+
+def small_logs(folder: Path, count: int) -> None:
+    for number in range(count):
+        own_run(folder, f"run-{number}", 3 + number)
+
+
+def test_small_logs_come_from_shared_entries(tmp_path, monkeypatch):
+    small_logs(tmp_path / "runs", 6)
+    store = tmp_path / "cache"
+    first = load_runs(tmp_path / "runs", cache=store)
+    (index,) = store.glob("runs/small-*/*.json")
+    monkeypatch.setattr(table_module, "read_file", None)  # nothing is read again
+    again = load_runs(tmp_path / "runs", cache=store)
+    assert again.table.equals(first.table)
+    assert again.runs == first.runs
+    assert [file.sha256 for file in again.files] == [file.sha256 for file in first.files]
+    monkeypatch.undo()
+    with (tmp_path / "runs" / "run-0" / "events.jsonl").open("a") as events:
+        events.write('{"kind": "evaluation", "step": 3, "tokens": 3000, "loss": 2.5}\n')
+    changed = load_runs(tmp_path / "runs", cache=store)
+    assert changed.table.height == first.table.height + 1
+    assert len(list(store.glob("runs/small-*/*.json"))) == 2
+    index.with_suffix(".arrow").write_bytes(b"torn")
+    index.write_text("[]")
+    assert load_runs(tmp_path / "runs", cache=store).table.equals(changed.table)
+
+
+def test_many_bundles_become_one(tmp_path):
+    store = tmp_path / "cache"
+    for count in range(2, MOST_BUNDLES + 3):
+        small_logs(tmp_path / str(count), count)
+        load_runs(sorted(tmp_path.glob("[0-9]*")), cache=store)
+    assert len(list(store.glob("runs/small-*/*.json"))) <= MOST_BUNDLES
+    assert len(list(store.glob("runs/small-*/*.arrow"))) <= MOST_BUNDLES
+
+
+def test_all_overviews_at_once_are_those_one_by_one(tree):
+    loaded = load_runs(tree, cache=False)
+    assert overviews(loaded) == [overview(loaded, run) for run in loaded.runs]

@@ -2,7 +2,7 @@
 
 Gives the same rows as `megascale.runs.log.read_run`, at the speed of a vectorised JSON parser:
 whole chunks are parsed at once, and only a chunk that refuses is taken apart, down to the line.
-A small log is read line by line: starting the vectorised parser takes longer.
+The records of a small log are then handled one by one: a query of a table takes longer.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import polars as pl
 from megascale.errors import DataError
 from megascale.runs.log import EVENTS_FILE, INTEGER_KEYS, METRICS_FILE, SCHEMA
 from megascale.runs.readers.base import (
+    INT64_MAX,
     INTERVAL_MEAN,
     VALIDATION,
     FileRead,
@@ -34,17 +35,18 @@ NAME = "megascale"
 ORDERED = False
 COMPANIONS = {METRICS_FILE: (EVENTS_FILE,)}
 
+_INTEGERS = (*INTEGER_KEYS, "resumed_at_step", "skipped")
+_REALS = ("lr", "loss", "grad_norm", "seconds")
 _FIELDS: dict[str, Any] = {
-    **dict.fromkeys((*INTEGER_KEYS, "resumed_at_step", "skipped"), pl.Int64),
-    **dict.fromkeys(("loss", "lr", "grad_norm", "seconds"), pl.Float64),
+    **dict.fromkeys(_INTEGERS, pl.Int64),
+    **dict.fromkeys(_REALS, pl.Float64),
 }
 _NONFINITE = ("nan", "inf", "-inf")  # how the writer puts what JSON has no number for
 _ATTEMPTS = ("start", "resume", "branch")
 _PIECE_BYTES = 2**18
 SMALL_BYTES = 2**18
-"""Up to this size a log is read line by line."""
-_SAME = ("step", "tokens", "samples", "batch_tokens", "line")
-_REALS = ("lr", "loss", "grad_norm", "seconds")
+"""Up to this size records are handled one by one."""
+_SAME = ("step", "tokens", "samples", "batch_tokens", *_REALS, "line")
 
 
 def sniff(head: bytes, path: str) -> bool:
@@ -62,9 +64,8 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     first = header.pop("__line__")
     events = _events(source.companions.get(EVENTS_FILE, b""))
     if len(source.data) <= SMALL_BYTES:
-        kept = _kept_rows(
-            [row for row in _rows(source.data, 1, found) if row["line"] != first], found
-        )
+        records = [row for row in _small_rows(source.data, found) if row["line"] != first]
+        kept = _kept_rows(records, found)
         train = [_row(row) for row in kept]
         axis = {row["step"]: row for row in train}
         rows = train + _evaluations(events, axis)
@@ -106,7 +107,6 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     whole = length > 0 and batch % length == 0
     return {
         **{key: record[key] for key in _SAME},
-        **{key: real(record[key]) for key in _REALS},
         "batch_samples": batch // length if whole else None,
         "loss_kind": INTERVAL_MEAN,
     }
@@ -129,7 +129,7 @@ def _header(source: Source) -> dict[str, Any]:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
+        value = json.loads(line.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
@@ -167,6 +167,15 @@ def _line_by_line(chunk: bytes, first: int, found: FileRead) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={**_FIELDS, "line": pl.Int64}, orient="row")
 
 
+def _small_rows(data: bytes, found: FileRead) -> list[dict[str, Any]]:
+    """The records of a small log: its whole lines at once, if that is possible."""
+    end = data.rfind(b"\n") + 1
+    frame = _vectorised(data[:end], 1) if end else None
+    if frame is None:
+        return _rows(data, 1, found)
+    return frame.to_dicts() + _rows(data[end:], data.count(b"\n") + 1, found)
+
+
 def _rows(chunk: bytes, first: int, found: FileRead) -> list[dict[str, Any]]:
     """The chunk's records; lines that are no records are reported."""
     rows = []
@@ -187,7 +196,12 @@ def _rows(chunk: bytes, first: int, found: FileRead) -> list[dict[str, Any]]:
         if wrong:
             found.reject(number, wrong)
         else:
-            rows.append({**{key: _value(record.get(key)) for key in _FIELDS}, "line": number})
+            row = {key: record.get(key) for key in _FIELDS}
+            for key in _REALS:
+                if type(row[key]) is not float and row[key] is not None:
+                    row[key] = real(row[key])
+            row["line"] = number
+            rows.append(row)
     return rows
 
 
@@ -218,20 +232,16 @@ def _kept_rows(records: list[dict[str, Any]], found: FileRead) -> list[dict[str,
 
 
 def _wrong_types(record: dict[str, Any]) -> str | None:
-    for key, kind in _FIELDS.items():
-        value = record.get(key)
-        if value is None:
-            continue
-        if kind == pl.Int64:
-            if type(value) is not int or exact_int(value) is None:
-                return f"no exact integer {key}"
-        elif value not in _NONFINITE and type(value) not in (int, float):
+    get = record.get
+    for key in _INTEGERS:
+        value = get(key)
+        if value is not None and (type(value) is not int or abs(value) > INT64_MAX):
+            return f"no exact integer {key}"
+    for key in _REALS:
+        value = get(key)
+        if not (value is None or type(value) in (float, int) or value in _NONFINITE):
             return f"no number {key}"
     return None
-
-
-def _value(value: Any) -> Any:
-    return None if value in _NONFINITE else value
 
 
 def _without_wrong_integers(records: pl.DataFrame, found: FileRead) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -58,6 +59,12 @@ def test_agrees_with_the_plain_reader_on_any_log(tmp_path_factory, body, ended):
     path.write_text(HEADER + "\n".join(body) + ("\n" if ended else ""), encoding="utf-8")
     plain = read_run(path)
     found = read_as(own, path.read_bytes())
+    with mock.patch.object(own, "SMALL_BYTES", 0):  # the way of large logs
+        large = read_as(own, path.read_bytes())
+    assert large.table.equals(found.table)
+    assert large.runs == found.runs
+    assert (large.superseded, large.notes) == (found.superseded, found.notes)
+    assert sorted(map(str, large.malformed)) == sorted(map(str, found.malformed))
     assert found.table["step"].to_list() == plain.column("step")
     assert found.table["tokens"].to_list() == plain.column("tokens")
     assert found.table["loss"].to_list() == plain.column("loss")
