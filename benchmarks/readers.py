@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from megascale.runs.overview import overviews
 from megascale.runs.readers.base import ReadOptions
 from megascale.runs.table import load_runs
 
@@ -143,11 +144,35 @@ def best(
     return wall, used, result
 
 
+def list_runs(folder: Path, count: int) -> dict[str, float]:
+    """Seconds to read and look at many small runs, before and after they are in the cache.
+
+    Wall clock, and the processor's with that of the workers: on a busy machine only that counts.
+    """
+    runs = folder / "runs"
+    write_own(folder / "one.jsonl", 0.064)
+    header, _, rest = (folder / "one.jsonl").read_bytes().partition(b"\n")
+    for index in range(count):
+        (runs / f"run-{index}").mkdir(parents=True)
+        named = header.replace(b"benchmark", b"run-%d" % index)
+        (runs / f"run-{index}" / "metrics.jsonl").write_bytes(named + b"\n" + rest)
+    found = {}
+    for name in ("cold", "from_the_cache"):
+        begun, used = time.perf_counter(), os.times()
+        loaded = load_runs(runs, workers=os.cpu_count() or 1, cache=folder / "cache")
+        if len(overviews(loaded)) != count:
+            raise SystemExit(f"{len(loaded.runs)} runs were read, of {count}")
+        found[f"{name}"] = time.perf_counter() - begun
+        found[f"{name}_processor"] = sum(os.times()[:4]) - sum(used[:4])
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=float, default=200)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--small-files", type=int, default=1000, help="of 64 kB, for the pool")
+    parser.add_argument("--runs", type=int, default=3700, help="of our own, 64 kB, to be listed")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     results: dict[str, float] = {"cores": os.cpu_count() or 1}
@@ -185,6 +210,9 @@ def main() -> None:
             seconds = time.perf_counter() - begun
             results[f"files_per_s_{workers}_workers"] = len(loaded.runs) / seconds
             print(f"{len(loaded.runs)} files of 64 kB, {workers} workers: {seconds:.2f} s")
+        for name, seconds in list_runs(Path(folder), options.runs).items():
+            results[name] = seconds
+            print(f"{options.runs} runs of 64 kB, {name.replace('_', ' ')}: {seconds:.2f} s")
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
 
