@@ -171,6 +171,13 @@ def fit_command(
             help="How many target losses, or the losses with commas.", rich_help_panel=LOGS
         ),
     ] = "8",
+    points: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the (S, E) points here (.csv, .parquet); without --law only that.",
+            rich_help_panel=LOGS,
+        ),
+    ] = None,
     method: Annotated[
         Method,
         typer.Option(help="Tokens to a loss: local power law or first.", rich_help_panel=LOGS),
@@ -272,6 +279,10 @@ def fit_command(
         )
         stated = read_options(columns, seq_length, batch_tokens, batch_samples, None)
         logs = load_logs(paths, format, stated, join, 0, True)
+        if points is not None:
+            fit_cli.write_points(logs, options, points)
+            if law is None:
+                raise typer.Exit(EXIT_DONE)
         law = law or "auto"
         title = name or (output.stem if output is not None else law)
         naming = Naming(title)

@@ -120,6 +120,25 @@ def fit_run_logs(
     return EXIT_DONE
 
 
+def write_points(logs: RunTable, options: LogOptions, path: Path) -> None:
+    """Write the points of E(S) of some logs as a table that `megascale fit` takes.
+
+    Raises:
+        FitError: the name ends in neither .csv nor .parquet, or the logs give no points.
+    """
+    from megascale.laws.fit_logs import points_of_logs
+
+    if path.suffix not in (".csv", ".parquet"):
+        raise FitError.of("--points", str(path), "must end in .csv or .parquet")
+    points = points_of_logs(logs, options)
+    if path.suffix == ".csv":
+        points.write_csv(path)
+    else:
+        points.write_parquet(path)
+    losses = points["target_loss"].n_unique()
+    typer.echo(f"{path}: {len(points):,} points at {losses} target losses", err=True)
+
+
 def warn(doubts: Sequence[str]) -> None:
     """What speaks against a law, on standard error."""
     for doubt in doubts:

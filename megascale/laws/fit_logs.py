@@ -91,6 +91,49 @@ class LogFit:
     audits: list[Audit]
 
 
+def points_of_logs(logs: RunTable, options: LogOptions | None = None) -> pl.DataFrame:
+    """The (S, E) points that laws of tokens and steps are fitted to, as a table for `fit`.
+
+    Returns:
+        Columns run, N (with unknown sizes empty), lr, target_loss, B, E, S, log_error, method.
+
+    Raises:
+        FitError: as `fit_logs`.
+    """
+    options = options or LogOptions()
+    sizes, _ = run_sizes(logs, options)
+    curves = curves_of(logs, options, sizes).constant_batch()
+    extraction, _ = extract_all(curves, options)
+    return extraction.points.rename(
+        {"n_params": "N", "batch_tokens": "B", "tokens": "E", "steps": "S"}
+    )
+
+
+def curves_of(logs: RunTable, options: LogOptions, sizes: dict[str, float | None]) -> Curves:
+    """The curves of the logs, of which at least one has a constant batch.
+
+    Raises:
+        FitError: there is none.
+    """
+    found = curves_from_table(
+        logs.table,
+        n_params=sizes,
+        loss=options.losses,
+        window=options.window,
+        phase=options.phase,
+    )
+    if not found.constant_batch():
+        said = sorted({dropped.reason for dropped in found.dropped})
+        reasons = "; ".join(said[:3]) or "their batch changes during the run"
+        nearest = None
+        if "no tokens" in reasons:
+            nearest = "--batch-tokens SIZE, or --batch-samples SIZE with --seq-length LENGTH"
+        raise FitError.of(
+            "runs", len(logs.runs), f"none gives a curve of constant batch: {reasons}", nearest
+        )
+    return found
+
+
 def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | None = None) -> LogFit:
     """Fit a law of the best batch, or of the best learning rate, to the runs of some logs.
 
@@ -107,23 +150,8 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
     if law not in LOG_LAWS:
         raise FitError.of("law", law, "is not fitted to run logs", list(LOG_LAWS))
     sizes, n_kind = run_sizes(logs, options)
-    found = curves_from_table(
-        logs.table,
-        n_params=sizes,
-        loss=options.losses,
-        window=options.window,
-        phase=options.phase,
-    )
+    found = curves_of(logs, options, sizes)
     curves = found.constant_batch()
-    if not curves:
-        said = sorted({dropped.reason for dropped in found.dropped})
-        reasons = "; ".join(said[:3]) or "their batch changes during the run"
-        nearest = None
-        if "no tokens" in reasons:
-            nearest = "--batch-tokens SIZE, or --batch-samples SIZE with --seq-length LENGTH"
-        raise FitError.of(
-            "runs", len(logs.runs), f"none gives a curve of constant batch: {reasons}", nearest
-        )
     files = [input_of(file.path) for file in logs.files]
     naming = replace(naming, inputs=[*naming.inputs, *files], n_kind=n_kind)
     evidence = _evidence(found, options)

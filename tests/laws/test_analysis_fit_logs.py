@@ -258,6 +258,16 @@ def test_training_losses_where_evaluations_are_sparse(tmp_path: Path) -> None:
         assert kinds == {taken}
 
 
+def test_points_of_logs_for_any_law(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    assert run("fit", folder, "--targets", "2.6,2.4", "--points", path) == 0
+    points = pl.read_csv(path)
+    assert set(points["target_loss"]) == {2.6, 2.4}
+    assert points["E"].to_list() == pytest.approx((points["S"] * points["B"]).to_list())
+    assert run("fit", path, "--law", "classic", "--group", "target_loss", "--x", "S") == 0
+    assert run("fit", folder, "--points", tmp_path / "points.txt") == 7
+
+
 def test_options_of_the_command_line() -> None:
     assert parse_targets("6") == 6
     assert parse_targets("3.4,3.2") == [3.4, 3.2]
