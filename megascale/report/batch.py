@@ -30,8 +30,9 @@ CURVE_POINTS = 120
 BEYOND = 1.2
 """A drawn law goes on beyond its smallest and largest batch by this factor."""
 CLOUD_POINTS = 120
-FURTHEST_B_MIN = 30
 """Replicates of a target that are drawn; all of them make the bands."""
+FURTHEST_B_MIN = 30
+"""A B_min this factor below every batch that was run, or as unsure as that, is not drawn."""
 NEEDS = (
     "It needs runs of at least four batch sizes at one learning rate and model size that pass the "
     "same losses, or a table of points with the columns target_loss, batch_tokens (or B_tokens) "
@@ -253,12 +254,14 @@ def _rms(fit: TokensStepsFits) -> float:
 def _least(fits: dict[str, TokensStepsFits], chosen: str) -> list[dict[str, Any]]:
     """B_min of every target, by the chosen law where it has one, else by the piecewise law.
 
-    One far below every batch that was run says no more than that the points show none.
+    One far below every batch that was run, or with a wide interval, says no more than that the
+    points do not determine it.
     """
     for name in (chosen, "wsd", "noise_floor"):
-        if name not in fits:
+        if name not in fits or name == "two_power":  # which has none
             continue
         values = fits[name].optimum()["B_min"]
+        low, high = fits[name].result.interval("B_min")
         floor = fits[name].points["batch_tokens"].to_numpy().min() / FURTHEST_B_MIN
         rows = [
             {
@@ -267,9 +270,11 @@ def _least(fits: dict[str, TokensStepsFits], chosen: str) -> list[dict[str, Any]
                 "lr": group.lr,
                 "target_loss": group.target_loss,
                 "batch_min": float(value),
+                "low": float(low[g]),
+                "high": float(high[g]),
             }
-            for group, value in zip(fits[name].groups, values, strict=True)
-            if np.isfinite(value) and value > floor
+            for g, (group, value) in enumerate(zip(fits[name].groups, values, strict=True))
+            if np.isfinite(value) and value > floor and high[g] < FURTHEST_B_MIN * low[g]
         ]
         if rows:
             return rows

@@ -19,7 +19,10 @@ from megascale.report.formulas import caveat, formula
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What the calculator's fields hold when the page opens; texts as a user types them."""
+    """What the calculator's fields hold when the page opens; texts as a user types them.
+
+    An empty `initial` starts a schedule at the law's batch in the middle of the first interval.
+    """
 
     params: str = "4B"
     active_params: str = "538M"
@@ -27,9 +30,9 @@ class Defaults:
     seq_length: str = "4096"
     interval: str = "125B"
     momentum: str = "0.5"
-    initial: str = "2M"
+    initial: str = ""
     micro_batch: str = "1"
-    dp: str = "128"
+    dp: str = "32"
 
 
 def calculator(

@@ -17,6 +17,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+NOTES_SHOWN = 5
+
 
 class Losses(StrEnum):
     """Which losses the laws are fitted to."""
@@ -152,8 +154,11 @@ def report(
         found = summary(document) | {"page": str(path), "figures": [str(p) for p in drawn]}
         typer.echo(json.dumps(found, indent=2))
         return
-    for note in inputs.notes:
+    for note in inputs.notes[:NOTES_SHOWN]:
         typer.echo(f"megascale: {note}", err=True)
+    if len(inputs.notes) > NOTES_SHOWN:
+        more = len(inputs.notes) - NOTES_SHOWN
+        typer.echo(f"megascale: {more:,} more notes stand at the end of the page", err=True)
     if drawn:
         typer.echo(f"{figures}: {len(drawn)} figures")
     typer.echo(f"{path}: {path.stat().st_size / 1e6:.2f} MB")

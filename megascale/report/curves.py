@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from megascale.laws.crossings import by_setting, crossing_table, find_crossings
@@ -52,11 +53,12 @@ def run_rows(loaded: RunTable) -> list[dict[str, Any]]:
 
 
 def drawn_curves(loaded: RunTable) -> list[dict[str, Any]]:
-    """Training losses of every run, in bins of equally many records.
+    """Training losses of every run, in bins of neighbouring records.
 
-    A bin holds its records' mean loss (weighted by tokens), their lowest and highest, and the
-    tokens, step and seconds of its last record. Where a run has no more records than bins, every
-    record is drawn. Seconds are the wall clock until then, as `RunTable.table` counts it; of
+    A bin holds its records' mean loss, tokens, step and seconds (weighted by tokens) and the lowest
+    and highest loss. Half of the edges are even in records and half in their logarithm, so that
+    curves look alike on both axes. Where a run has no more records than bins, every record is
+    drawn. Seconds are the wall clock until then, as `RunTable.table` counts it; of
     validation losses that of the training around them.
     """
     low, high = POINTS_A_RUN
@@ -96,25 +98,24 @@ def _drawn_rows(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _binned(rows: pl.DataFrame, run: LoadedRun, room: int) -> dict[str, Any]:
     count = len(rows)
-    bins = np.unique(np.linspace(0, count, min(room, count) + 1).astype(np.int64))
-    starts, ends = bins[:-1], bins[1:] - 1
+    starts = _starts(count, room)
     loss = rows["loss"].to_numpy()
     tokens = rows["tokens"].cast(pl.Float64).to_numpy()
     weight = np.diff(tokens, prepend=0.0)
     if not (np.isfinite(weight).all() and (weight > 0).all()):
         weight = np.ones(count)
-    known = rows["batch_tokens"].drop_nulls().unique().to_list()
+    batches = rows["batch_tokens"].drop_nulls().unique().to_list()
     rates = rows["lr"].drop_nulls()
     curve: dict[str, Any] = {
         "run": run.run,
         "kind": rows["loss_kind"][0] if count else None,
         "n_params": run.meta.n_params,
-        "batch_tokens": known[0] if len(known) == 1 else None,
-        "batches": _batch_changes(rows) if len(known) > 1 else None,
+        "batch_tokens": batches[0] if len(batches) == 1 else None,
+        "batches": _batch_changes(rows) if len(batches) > 1 else None,
         "lr": None if rates.is_empty() else _number(rates.max()),
         "records": count,
-        "tokens": _integers(rows[ends], "tokens") if count else [],
-        "step": _integers(rows[ends], "step") if count else [],
+        "tokens": [],
+        "step": [],
         "seconds": None,
         "loss": [],
         "low": None,
@@ -124,13 +125,29 @@ def _binned(rows: pl.DataFrame, run: LoadedRun, room: int) -> dict[str, Any]:
     if not count:
         return curve
     total = np.add.reduceat(weight, starts)
-    curve["loss"] = _rounded(np.add.reduceat(loss * weight, starts) / total)
+
+    def mean(values: Array) -> Array:
+        return np.add.reduceat(values * weight, starts) / total
+
+    for axis in ("tokens", "step"):
+        known = rows[axis].cast(pl.Float64).to_numpy()
+        whole = np.isfinite(known).all()
+        curve[axis] = [round(value) for value in mean(known).tolist()] if whole else None
+    curve["loss"] = _rounded(mean(loss))
     if len(starts) < count and room >= LEAST_SHADED:
         curve["low"] = _rounded(np.minimum.reduceat(loss, starts))
         curve["high"] = _rounded(np.maximum.reduceat(loss, starts))
     if "clock" in rows.columns:
-        curve["seconds"] = [round(value, 3) for value in rows["clock"].gather(ends).to_list()]
+        curve["seconds"] = [round(value, 3) for value in mean(rows["clock"].to_numpy()).tolist()]
     return curve
+
+
+def _starts(count: int, room: int) -> npt.NDArray[np.int64]:
+    """First records of at most `room` bins."""
+    if count <= room:
+        return np.arange(count)
+    even = np.linspace(0, count, room - room // 2 + 1)
+    return np.unique(np.append(even, np.geomspace(1, count, room // 2)).astype(np.int64))[:-1]
 
 
 def _clock(rows: pl.DataFrame) -> Array | None:

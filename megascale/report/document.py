@@ -17,7 +17,7 @@ from megascale.report import grid as grid_sections
 from megascale.report.batch import best_batch_section, points_of_curves, tokens_steps_section
 from megascale.report.calculator import Defaults, calculator
 from megascale.report.curves import crossing_rows, drawn_curves, run_rows
-from megascale.report.grid import grid_section
+from megascale.report.grid import grid_of_runs, grid_section
 from megascale.report.inputs import Inputs
 
 SCHEMA = "megascale.report/1"
@@ -69,7 +69,7 @@ def build_document(inputs: Inputs, settings: Settings) -> dict[str, Any]:
     document["studies"] = inputs.studies
     document["curves"], curves = _curves(inputs, settings)
     document["tokens_steps"], document["best_batch"], own = _batch(inputs, settings, curves)
-    document["grids"] = _grids(inputs)
+    document["grids"] = _grids(inputs, settings)
     laws = [*settings.laws, *([] if own is None else [own])]
     document["calculator"] = calculator(laws, settings.models, settings.defaults)
     document["own_law"] = None if own is None else own.name
@@ -140,11 +140,16 @@ def _stacked(frames: list[Any]) -> Any:
     return pl.concat(frames, how="diagonal")
 
 
-def _grids(inputs: Inputs) -> dict[str, Any]:
-    if not inputs.grids:
+def _grids(inputs: Inputs, settings: Settings) -> dict[str, Any]:
+    """Tables of finished runs; without one, the runs of the logs where these make a grid."""
+    tables = dict(inputs.grids)
+    if not tables and inputs.runs is not None:
+        table = grid_of_runs(inputs.runs, settings.loss, settings.window)
+        tables = {} if table is None else {"the runs' logs": table}
+    if not tables:
         return {"empty": f"No grid of finished runs among the inputs. {grid_sections.NEEDS}"}
     grids, reasons = [], []
-    for path, table in inputs.grids.items():
+    for path, table in tables.items():
         try:
             grids.append({"path": path, **grid_section(table)})
         except UserError as error:

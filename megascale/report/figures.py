@@ -213,9 +213,13 @@ def _batch_loss(plt: Any, best: dict[str, Any]) -> Any:
     figure, axis = plt.subplots(figsize=(5.6, 4), layout="constrained")
     _optima(axis, best, "target_loss")
     for number, rows in enumerate(_by_setting(best["least"]).values()):
-        axis.plot(
-            [row["target_loss"] for row in rows], [row["batch_min"] for row in rows], "--",
-            color=COLOURS[number % len(COLOURS)], label=f"$B_{{min}}$ ({rows[0]['law']})",
+        middle = np.array([row["batch_min"] for row in rows])
+        low = np.maximum(middle - np.array([row["low"] for row in rows]), 0)
+        high = np.maximum(np.array([row["high"] for row in rows]) - middle, 0)
+        axis.errorbar(
+            [row["target_loss"] for row in rows], middle, yerr=[low, high], fmt="o--",
+            markersize=2.5, linewidth=1, color=COLOURS[number % len(COLOURS)],
+            label=f"$B_{{min}}$ ({rows[0]['law']})",
         )  # fmt: skip
     for number, ((n, lr), rows) in enumerate(_by_setting(best["critical"]).items()):
         middle = np.array([row["batch_crit"] for row in rows])

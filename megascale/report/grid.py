@@ -10,10 +10,12 @@ import polars as pl
 from megascale import fitting
 from megascale.errors import FitError, UserError
 from megascale.laws.batch_law import plain
+from megascale.laws.curves import Window, curves_from_table
 from megascale.laws.learning_rate import grid_regret, near_optimal
 from megascale.laws.power import PowerLaw, fit_power
 from megascale.laws.published import Target
 from megascale.laws.registry import LAWS
+from megascale.runs.table import RunTable
 
 CELL = ("n_params", "tokens")
 REACH = 4.0
@@ -21,11 +23,14 @@ NEAR = 0.01
 MIN_POINTS = 12
 """The quadratic takes runs within this factor of the best learning rate and batch and within this
 share of the lowest loss, and at least so many."""
+SAME_RATE = 0.1
+"""Peak learning rates of runs that differ by less than this factor in log are one."""
 REPLICATES = 200
 CLOUD_POINTS = 150
 NEEDS = (
     "It needs a table of finished runs with the columns lr, batch_tokens (or bs, in sequences), "
-    "tokens (or D), n_params (or N) and loss."
+    "tokens (or D), n_params (or N) and loss, or logs of runs of one size and length that differ "
+    "in both."
 )
 
 
@@ -55,6 +60,47 @@ def grid_section(table: pl.DataFrame) -> dict[str, Any]:
     return plain(
         {"cells": cells, "refit": _refit(kept), "regret": _regret(kept), "runs": len(kept)}
     )
+
+
+def grid_of_runs(loaded: RunTable, loss: str, window: Window) -> pl.DataFrame | None:
+    """Logs of finished runs as a grid: peak learning rate, constant batch, last smoothed loss.
+
+    Returns:
+        The columns of a grid, with the runs of every (N, consumed tokens) that has at least two
+        learning rates and two batches; None where there is none.
+    """
+    sizes = {run.run: run.meta.n_params for run in loaded.runs}
+    ends = dict(loaded.table.group_by("run").agg(pl.col("tokens").max()).iter_rows())
+    curves = curves_from_table(
+        loaded.table, n_params=sizes, loss=loss, window=window, phase="all"
+    ).constant_batch()
+    rows = [
+        (curve.n_params, ends[curve.run], curve.lr, curve.batch_tokens, float(curve.loss[-1]))
+        for curve in curves
+        if curve.n_params and curve.lr and ends[curve.run]
+    ]
+    schema = dict.fromkeys((*CELL, "lr", "batch_tokens", "loss"), pl.Float64)
+    table = pl.DataFrame(rows, schema=schema, orient="row")
+    rates = dict(zip(table["lr"], _merged(table["lr"].to_numpy()), strict=True))
+    table = table.with_columns(pl.col("lr").replace_strict(rates, return_dtype=pl.Float64))
+    several = (pl.col("lr").n_unique() > 1) & (pl.col("batch_tokens").n_unique() > 1)
+    table = table.filter(several.over(CELL))
+    return None if table.is_empty() else table
+
+
+def _merged(rates: Any) -> list[float]:
+    """Each peak rate as the highest of those that follow each other closely.
+
+    A rate that warms up or decays is logged a little below its peak, by how much depends on the
+    batch.
+    """
+    order = np.argsort(rates)
+    group = np.cumsum(np.diff(np.log(rates[order]), prepend=np.log(rates[order[:1]])) > SAME_RATE)
+    peaks = np.empty(len(rates))
+    for number in np.unique(group):
+        members = order[group == number]
+        peaks[members] = rates[members].max()
+    return peaks.tolist()
 
 
 def _cell(n: float, d: float, part: pl.DataFrame) -> dict[str, Any] | None:

@@ -293,7 +293,7 @@ def test_wrong_input_is_explained_and_computes_nothing(page, field, text, word):
 
 def test_every_figure_has_data(page):
     for section, count in FIGURES.items():
-        plots = page.locator(f"#{section} figure.plot svg")
+        plots = page.locator(f"#{section} figure.plot .frame svg")
         assert plots.count() == count, section
         for i in range(count):
             paths = plots.nth(i).locator(".marks > *")
@@ -321,7 +321,7 @@ def test_a_study_shows_its_question_its_tables_and_what_is_missing(page):
 def test_the_slider_and_the_figures_obey_the_keyboard(page):
     slider = page.locator("#smoothing")
     lines = "(svg) => [...svg.querySelectorAll('.marks path')].map((p) => p.getAttribute('d'))"
-    figure = page.locator("#curves figure.plot svg")
+    figure = page.locator("#curves figure.plot .frame svg")
     before = figure.evaluate(lines)
     slider.focus()
     for _ in range(4):
@@ -329,7 +329,7 @@ def test_the_slider_and_the_figures_obey_the_keyboard(page):
     assert page.locator("#curves output").inner_text() == "30 %"
     assert figure.evaluate(lines) != before
     for section in FIGURES:
-        svg = page.locator(f"#{section} figure.plot svg").first
+        svg = page.locator(f"#{section} figure.plot .frame svg").first
         svg.focus()
         page.keyboard.press("ArrowRight")
         first = page.locator(f"#{section} .spoken").first.inner_text()
@@ -391,7 +391,7 @@ def test_tables_download_as_csv(page):
 def test_a_heading_sorts_its_table(page):
     table = page.locator("#curves table").first
     button = table.locator("th button", has_text="last loss")
-    values = lambda: [float(x) for x in table.locator("tbody td:nth-child(7)").all_inner_texts()]  # noqa: E731
+    values = lambda: [float(x) for x in table.locator("tbody td:nth-child(8)").all_inner_texts()]  # noqa: E731
     button.click()
     assert values() == sorted(values())
     button.click()

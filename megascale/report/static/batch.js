@@ -4,6 +4,7 @@ const LAW_NAMES = {
   wsd: "piecewise (arXiv 2601.05034)", two_power: "two powers", noise_floor: "noise floor",
   classic: "classic hyperbola",
 };
+const FEW_SETTINGS = 4;
 const STAGE_DASHES = ["6 4", null, "2 3"];
 
 function settingsOf(groups) {
@@ -35,7 +36,7 @@ function tokensStepsSection(data) {
         state.axis === "steps" ? tokens.map((e, k) => e / batch[k]) : batch;
       series.push({
         type: "points", group: name, color, x: along(points.tokens, points.batch), y: points.tokens,
-        size: 3.5, tips: points.batch.map((b, k) =>
+        size: points.batch.length > 60 ? 2 : 3.5, tips: points.batch.map((b, k) =>
           `${name}: batch ${shortCount(b)}, ${shortCount(points.tokens[k])} tokens, ` +
           `${shortCount(points.tokens[k] / b)} steps`),
       });
@@ -143,7 +144,7 @@ function optimumTable(data, law) {
   return makeTable([
     { key: "n_params", title: "N", format: asCount }, { key: "lr", title: "LR", format: asRate },
     { key: "target_loss", title: "loss", format: asLoss }, { key: "points", title: "points" },
-    { key: "B_opt", title: "B_opt", format: asCount }, { key: "B_min", title: "B_min", format: asCount },
+    { key: "B_opt", title: "B_opt", format: asBatch }, { key: "B_min", title: "B_min", format: asBatch },
     { key: "E_min", title: "E_min", format: asCount }, { key: "S_opt", title: "S_opt", format: asCount },
     { key: "rms", title: "rms", format: asDigits },
     { key: "bracketed", title: "enclosed", text: true, format: (v) => (v ? "yes" : "no") },
@@ -157,16 +158,24 @@ function bestBatchSection(data) {
   const parts = [node("p", {},
     `By the law ${LAW_NAMES[data.law]}; bars and bands hold ${100 * data.confidence} % of ` +
     `${data.replicates} bootstrap replicates. Hollow: not used for B_opt(D). B_crit is shown ` +
-    "where the classic law is not refuted.")];
+    "where the classic law is not refuted, B_min where the points determine it.")];
+  // Among many settings the legend names kinds of points; what a setting is, the tips say.
+  const few = settings.size <= FEW_SETTINGS;
   const byLoss = [];
   [...settings.values()].forEach(({ text, groups }, i) => {
-    byLoss.push(...optimumSeries(text, groups, shade(i), "target_loss"));
+    byLoss.push(...optimumSeries(text, groups, shade(i), "target_loss", few));
     const floors = data.least.filter((row) =>
       row.n_params === groups[0].n_params && row.lr === groups[0].lr);
     if (floors.length) {
+      const name = `${text}: B_min, ${LAW_NAMES[floors[0].law]}`;
+      const at = { x: floors.map((g) => g.target_loss), y: floors.map((g) => g.batch_min) };
+      const group = few ? name : `B_min, ${LAW_NAMES[floors[0].law]}`;
+      byLoss.push({ type: "line", name, group, color: shade(i), dash: "5 4", ...at });
       byLoss.push({
-        type: "line", name: `${text}: B_min, ${LAW_NAMES[floors[0].law]}`, color: shade(i), dash: "5 4",
-        x: floors.map((g) => g.target_loss), y: floors.map((g) => g.batch_min),
+        type: "points", group, silent: true, color: shade(i), size: 2.5, ...at, unscaled: true,
+        ylow: floors.map((g) => g.low), yhigh: floors.map((g) => g.high),
+        tips: floors.map((g) => `${name} at loss ${asLoss(g.target_loss)}: ` +
+          `${asBatch(g.batch_min)} (${asBatch(g.low)} to ${asBatch(g.high)})`),
       });
     }
   });
@@ -175,7 +184,8 @@ function bestBatchSection(data) {
       row.n_params === groups[0].n_params && row.lr === groups[0].lr);
     if (!rows.length) return;
     byLoss.push({
-      type: "points", name: `${text}: B_crit, classic`, color: shade(i), symbol: "plus", size: 4,
+      type: "points", name: `${text}: B_crit, classic`,
+      group: few ? null : "B_crit, classic", color: shade(i), symbol: "plus", size: 4,
       x: rows.map((row) => row.target_loss), y: rows.map((row) => row.batch_crit),
       ylow: rows.map((row) => row.low), yhigh: rows.map((row) => row.high),
     });
@@ -190,24 +200,25 @@ function bestBatchSection(data) {
     { key: "n_params", title: "N", format: asCount }, { key: "lr", title: "LR", format: asRate },
     { key: "target_loss", title: "loss", format: asLoss },
     { key: "tokens", title: "tokens E_min", format: asCount },
-    { key: "batch_tokens", title: "B_opt", format: asCount },
-    { key: "low", title: "low", format: asCount }, { key: "high", title: "high", format: asCount },
-    { key: "batch_min", title: "B_min", format: asCount },
+    { key: "batch_tokens", title: "B_opt", format: asBatch },
+    { key: "low", title: "low", format: asBatch }, { key: "high", title: "high", format: asBatch },
+    { key: "batch_min", title: "B_min", format: asBatch },
     { key: "rms", title: "rms", format: asDigits }, { key: "reason", title: "not used", text: true },
   ], data.rows, { caption: "Best batches", file: "best-batches.csv" }));
   return parts;
 }
 
-function optimumSeries(text, groups, color, axis) {
+function optimumSeries(text, groups, color, axis, few) {
   return [true, false].map((used) => {
+    const kind = `B_opt${used ? "" : ", not used"}`;
     const rows = groups.filter((g) => g.used === used && g.batch_tokens > 0);
     return {
-      type: "points", name: `${text}: B_opt`, color, hollow: !used, symbol: "diamond", size: 4,
-      silent: !used, unscaled: !used, x: rows.map((g) => g[axis]), y: rows.map((g) => g.batch_tokens),
+      type: "points", name: `${text}: ${kind}`, group: few ? null : kind, color, hollow: !used,
+      symbol: "diamond", size: 4, unscaled: !used, x: rows.map((g) => g[axis]), y: rows.map((g) => g.batch_tokens),
       ylow: used ? rows.map((g) => g.low) : null, yhigh: used ? rows.map((g) => g.high) : null,
       tips: rows.map((g) =>
-        `${text}, loss ${asLoss(g.target_loss)}: ${shortCount(g.batch_tokens)} ` +
-        `(${shortCount(g.low)} to ${shortCount(g.high)}) at ${shortCount(g.tokens)} tokens`),
+        `${text}, loss ${asLoss(g.target_loss)}: ${asBatch(g.batch_tokens)} ` +
+        `(${asBatch(g.low)} to ${asBatch(g.high)}) at ${shortCount(g.tokens)} tokens`),
     };
   }).filter((series) => series.x.length);
 }
@@ -226,7 +237,8 @@ function batchAgainstTokens(data, settings, shade) {
         type: "points", group: "bootstrap cloud", color: shade(i), size: 1.6, opacity: 0.35,
         x: clouds.flatMap((c) => c.tokens), y: clouds.flatMap((c) => c.batch), unscaled: true,
       });
-      series.push(...optimumSeries(text, groups, shade(i), "tokens"));
+      series.push(...optimumSeries(text, groups, shade(i), "tokens",
+        settings.size <= FEW_SETTINGS));
     });
     if (power) series.push(...powerSeries(power, settings, shade));
     if (data.direct.length) {

@@ -11,7 +11,7 @@ const MORE_FIELDS = [
   ["reference_params", "its parameters", ""], ["reference_tokens", "its tokens", ""],
 ];
 const PLAN_FIELDS = [
-  ["interval", "Tokens between looks"], ["momentum", "Momentum"], ["initial", "First batch (tokens)"],
+  ["interval", "Tokens between looks"], ["momentum", "Momentum"], ["initial", "First batch (tokens)", "by the law"],
   ["micro_batch", "Micro-batch (sequences)"], ["dp", "Data-parallel degree"],
 ];
 
@@ -121,9 +121,12 @@ function planOf(form, target) {
   const missing = (law.needs || []).filter((key) => target[key] === null);
   if (missing.length) throw new Error(`This law needs a ${missing.join(" and a ")}`);
   const total = target.tokens;
+  const interval = count("interval", "Tokens between looks");
+  const typed = form.initial.value.trim();
   const points = lawDrivenPoints((tokens) => batchAt(law, target, tokens), {
-    initial: count("initial", "First batch"), interval: count("interval", "Tokens between looks"),
-    momentum: readReal(form.momentum.value, "Momentum"), total,
+    initial: typed ? count("initial", "First batch")
+      : Math.max(1, roundHalfEven(batchAt(law, target, interval / 2))),
+    interval, momentum: readReal(form.momentum.value, "Momentum"), total,
   });
   const layout = {
     total, sequence: target.seq_length, microBatch: count("micro_batch", "Micro-batch"),
@@ -209,7 +212,7 @@ function calculatorSection(data) {
   const plan = node("div", { class: "fields" },
     select("plan_law", "Follow", batchLaws.map((law) =>
       [law.key, law.name + (law.arxiv ? ` (${law.formula})` : "")]), batchLaws[0].key),
-    ...PLAN_FIELDS.map(([key, label]) => field(key, label)));
+    ...PLAN_FIELDS.map(([key, label, hint]) => field(key, label, hint)));
   form.append(wrong, tables, node("h3", {}, "Segments"), plan, planWrong);
   const plot = new Plot({ label: "Schedule", series: [], x: { label: "" }, y: { label: "" },
     height: 300 });

@@ -182,7 +182,7 @@ function curvesNote(curves, chosen, state, label, share) {
     const most = Math.max(...binned.map((c) => c.records));
     said.push(`${grouped(binned.length)} have more records (up to ${grouped(most)}) than are ` +
       `drawn (at most ${grouped(Math.max(...binned.map((c) => c.loss.length)))}): each point is ` +
-      "the mean of equally many records" + (binned.some((c) => c.low)
+      "a mean over neighbouring records" + (binned.some((c) => c.low)
         ? ", the shade (without smoothing) their lowest and highest" : ""));
   }
   if (chosen.some((c) => c.validation) && chosen.length <= MANY_RUNS) said.push("rings: validation");

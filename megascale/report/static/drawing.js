@@ -57,21 +57,21 @@ function padded([low, high], isLog) {
   return [low - room, high + room];
 }
 
+const LOG_STEPS = [[1], [1, 3], [1, 2, 5], [1, 2, 3, 5, 7], [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9]];
+
+// Round values within a range: on log axes the sparsest steps of a decade that give enough.
 function ticksOf([low, high], isLog, wanted) {
   if (isLog) {
-    const decades = Math.log10(high) - Math.log10(low);
-    const steps = decades > wanted ? [1] : decades > wanted / 3 ? [1, 3] : [1, 2, 5];
-    if (decades >= 1.1) {
-      const stride = Math.ceil(decades / wanted);
+    const [first, last] = [Math.floor(Math.log10(low)), Math.floor(Math.log10(high))];
+    const stride = Math.ceil((last - first) / wanted) || 1;
+    for (const steps of stride > 1 ? [[1]] : LOG_STEPS) {
       const found = [];
-      for (let p = Math.floor(Math.log10(low)); p <= Math.log10(high); p++) {
+      for (let p = first; p <= last; p++) {
         if (p % stride) continue;
-        for (const step of steps) {
-          const tick = step * Math.pow(10, p);
-          if (tick >= low && tick <= high) found.push(tick);
-        }
+        found.push(...steps.map((step) => step * Math.pow(10, p))
+          .filter((tick) => tick >= low && tick <= high));
       }
-      if (found.length >= 2) return found;
+      if (found.length >= Math.min(wanted * 0.7, 4) && found.length <= wanted * 2) return found;
     }
   }
   const rough = (high - low) / wanted;
@@ -80,6 +80,23 @@ function ticksOf([low, high], isLog, wanted) {
   const found = [];
   for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(i * step);
   return found;
+}
+
+// The outlines of points, around 0, 0.
+function symbolPath(symbol, size) {
+  return {
+    circle: `M${-size} 0a${size} ${size} 0 1 0 ${2 * size} 0a${size} ${size} 0 1 0 ${-2 * size} 0`,
+    diamond: `M0 ${-1.4 * size}L${1.4 * size} 0L0 ${1.4 * size}L${-1.4 * size} 0Z`,
+    square: `M${-size} ${-size}H${size}V${size}H${-size}Z`,
+    cross: `M${-size} ${-size}L${size} ${size}M${-size} ${size}L${size} ${-size}`,
+    plus: `M${-1.3 * size} 0H${1.3 * size}M0 ${-1.3 * size}V${1.3 * size}`,
+  }[symbol || "circle"];
+}
+
+function symbolStyle(s, color) {
+  const open = s.symbol === "cross" || s.symbol === "plus";
+  return open || s.hollow ? { fill: "none", stroke: color, "stroke-width": s.stroke || 1.8 }
+    : { fill: color, stroke: s.outline || "none" };
 }
 
 // What a figure shows: options and a width in, an SVG and its scales out.
@@ -116,7 +133,7 @@ class Drawing {
   // A new SVG of the options at this width, with its scales kept for reading values off it.
   render(width) {
     const { x, y, height, label } = this.options;
-    const [left, right, top, bottom] = [68, 14, 10, 44];
+    const [left, right, top, bottom] = [68, 22, 10, 44];
     const box = { left, top, right: width - right, bottom: height - bottom };
     const range = this.ranges();
     const scale = (axis, [low, high], from, to) => {
@@ -141,6 +158,7 @@ class Drawing {
     );
     this.drawAxes(svg, box, range);
     this.labels = [];
+    this.lines = new Map();
     const marks = svgNode("g", { "clip-path": `url(#${clip})`, class: "marks" });
     for (const series of this.shown()) this.drawSeries(marks, series);
     svg.append(marks);
@@ -204,10 +222,12 @@ class Drawing {
   drawSeries(marks, s) {
     const color = s.color || "var(--ink)";
     if (s.type === "line") {
-      marks.append(svgNode("path", {
+      const line = svgNode("path", {
         d: this.path(s.x, s.y), fill: "none", stroke: color, "stroke-width": s.width || 1.6,
         "stroke-dasharray": s.dash, "stroke-linejoin": "round", opacity: s.opacity,
-      }));
+      });
+      this.lines.set(s, line);
+      marks.append(line);
     } else if (s.type === "band") {
       const forth = this.path(s.x, s.high);
       const back = this.path([...s.x].reverse(), [...s.low].reverse()).replace(/^M/, "L");
@@ -236,17 +256,7 @@ class Drawing {
 
   drawPoints(marks, s, color) {
     const size = s.size || 4;
-    const shapes = {
-      circle: `M${-size} 0a${size} ${size} 0 1 0 ${2 * size} 0a${size} ${size} 0 1 0 ${-2 * size} 0`,
-      diamond: `M0 ${-1.4 * size}L${1.4 * size} 0L0 ${1.4 * size}L${-1.4 * size} 0Z`,
-      square: `M${-size} ${-size}H${size}V${size}H${-size}Z`,
-      cross: `M${-size} ${-size}L${size} ${size}M${-size} ${size}L${size} ${-size}`,
-      plus: `M${-1.3 * size} 0H${1.3 * size}M0 ${-1.3 * size}V${1.3 * size}`,
-    };
-    const open = s.symbol === "cross" || s.symbol === "plus";
-    const style = open || s.hollow
-      ? { fill: "none", stroke: color, "stroke-width": s.stroke || 1.8 }
-      : { fill: color, stroke: s.outline || "none" };
+    const style = symbolStyle(s, color);
     let bars = "";
     s.x.forEach((value, i) => {
       const at = this.place(value, s.y[i]);
@@ -256,25 +266,35 @@ class Drawing {
         if (low && high) bars += `M${at[0]} ${low[1]}L${at[0]} ${high[1]}`;
       }
       marks.append(svgNode("path", {
-        d: shapes[s.symbol || "circle"], opacity: s.opacity, ...style,
+        d: symbolPath(s.symbol, size), opacity: s.opacity, ...style,
         transform: `translate(${at[0].toFixed(1)} ${at[1].toFixed(1)})`,
       }));
-      if (s.texts && s.texts[i]) marks.append(this.beside(at, size, s.texts[i]));
+      if (s.texts && s.texts[i] && this.inside(at)) marks.append(this.beside(at, size, s.texts[i]));
     });
     if (bars) {
       marks.append(svgNode("path", { d: bars, stroke: color, fill: "none", "stroke-width": 1.4 }));
     }
   }
 
-  // A label right of a point, or left of it at the right edge, moved down past other labels.
-  beside(at, size, text) {
+  inside([x, y]) {
+    const { left, right, top, bottom } = this.box;
+    return x >= left && x <= right && y >= top && y <= bottom;
+  }
+
+  // A label at the first free place around a point, else below whatever is in its way.
+  beside([atX, atY], size, text) {
     const width = 6.6 * text.length;
-    const left = at[0] + size + 5 + width > this.box.right;
-    const x = left ? at[0] - size - 5 - width : at[0] + size + 5;
-    let y = at[1] + 4;
-    const hit = () => this.labels.find((l) =>
+    const [right, left] = [atX + size + 5, atX - size - 5 - width];
+    const middle = Math.min(Math.max(atX - width / 2, this.box.left), this.box.right - width);
+    const { top, bottom } = this.box;
+    const hit = (x, y) => this.labels.find((l) =>
       Math.abs(l.y - y) < 13 && x < l.x + l.width && l.x < x + width);
-    for (let other = hit(); other; other = hit()) y = other.y + 13.5;
+    const places = [[right, atY + 4], [left, atY + 4], [middle, atY - size - 6],
+      [middle, atY + size + 14], [right, atY - 10], [left, atY - 10], [right, atY + 18]]
+      .filter(([x, y]) => x >= this.box.left && x + width <= this.box.right && y > top + 8 &&
+        y < bottom - 2);
+    let [x, y] = places.find((place) => !hit(...place)) || places[0] || [left, atY + 4];
+    for (let other = hit(x, y); other; other = hit(x, y)) y = other.y + 13.5;
     this.labels.push({ x, y, width });
     const made = svgNode("text", { x, y, class: "beside" });
     made.textContent = text;

@@ -59,6 +59,8 @@ function ellipse(q, above) {
   return { x, y };
 }
 
+const shortName = (law) => law.name.replace(/ \(.*| et al\./, "");
+
 function gridSeries(cell) {
   const [xe, ye] = [edgesOf(cell.lr), edgesOf(cell.batch_tokens)];
   const heat = { type: "cells", x0: [], x1: [], y0: [], y1: [], fill: [], x: [], y: [], tips: [] };
@@ -96,16 +98,17 @@ function gridSeries(cell) {
   series.push({
     type: "points", group: "laws of both", color: "#ff5d73", symbol: "square", size: 4,
     outline: "#1d1f21", x: both.map((l) => l.lr), y: both.map((l) => l.batch_tokens),
-    texts: both.map((l) => l.name.replace(/ \(.*| et al\./, "")),
+    texts: both.map(shortName),
     tips: both.map((l) => `${l.name}: LR ${asRate(l.lr)}, batch ${shortCount(l.batch_tokens)}`),
   });
   const edge = (laws, axis) => {
     const rates = axis === "x";
     return {
-      type: "points", group: rates ? "laws of the learning rate" : "laws of the batch",
+      type: "points", group: rates ? "laws of the LR alone (below)" : "laws of the batch alone (left)",
       symbol: "plus", color: "#ff5d73", stroke: 2.4, size: 4, unscaled: true,
       x: laws.map((l) => (rates ? l.lr : xe[0] * 1.06)),
       y: laws.map((l) => (rates ? ye[0] * 1.1 : l.batch_tokens)),
+      texts: laws.map(shortName),
       tips: laws.map((l) => `${l.name}: ` +
         (rates ? `LR ${asRate(l.lr)} at any batch` : `batch ${shortCount(l.batch_tokens)} at any LR`)),
     };

@@ -60,7 +60,7 @@ class Plot extends Drawing {
       const name = s.group || s.name;
       if (!name || seen.has(name) || s.silent) continue;
       seen.add(name);
-      const swatch = node("span", { class: `swatch ${s.type}`, style: `--c:${s.color}` });
+      const swatch = this.swatch(s);
       this.legend.append(node("button", {
         type: "button", "aria-pressed": String(!this.hidden.has(name)),
         onclick: (event) => {
@@ -70,6 +70,18 @@ class Plot extends Drawing {
         },
       }, swatch, name));
     }
+  }
+
+  // What a series looks like, small: its symbol, its dashes, its shade.
+  swatch(s) {
+    if (s.type === "band") return node("span", { class: "swatch", style: `--c:${s.color}` });
+    const svg = svgNode("svg", { width: 18, height: 12, "aria-hidden": "true" });
+    svg.append(s.type === "points"
+      ? svgNode("path", { d: symbolPath(s.symbol, Math.min(Math.max(s.size || 4, 3), 4)),
+        transform: "translate(9 6)", ...symbolStyle(s, s.color) })
+      : svgNode("line", { x1: 0, x2: 18, y1: 6, y2: 6, stroke: s.color, "stroke-width": 2.2,
+        "stroke-dasharray": s.dash }));
+    return svg;
   }
 
   walkable() {
@@ -83,6 +95,7 @@ class Plot extends Drawing {
     const text = series.tips ? series.tips[i]
       : `${series.name}: ${(x.format || shortCount)(series.x[i])}, ` +
         (y.tip || y.format || shortCount)(series.y[i]);
+    this.lift(series);
     this.pointer.setAttribute("cx", at[0]);
     this.pointer.setAttribute("cy", at[1]);
     this.pointer.setAttribute("visibility", "visible");
@@ -94,7 +107,17 @@ class Plot extends Drawing {
     return text;
   }
 
+  // The line that is spoken of stands out of the others.
+  lift(series) {
+    const line = this.lines.get(series);
+    if (line === this.lifted) return;
+    if (this.lifted) this.lifted.classList.remove("lifted");
+    if (line) line.classList.add("lifted");
+    this.lifted = line;
+  }
+
   hush() {
+    this.lift(null);
     this.tip.hidden = true;
     this.pointer.setAttribute("visibility", "hidden");
   }

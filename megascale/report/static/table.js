@@ -87,6 +87,7 @@ function makeTable(columns, rows, { caption, file, limit = TABLE_ROWS }) {
 }
 
 const asCount = (value) => shortCount(value);
+const asBatch = (value) => (value !== null && value < 1 ? "< 1" : shortCount(value));
 const asLoss = (value) => formatNumber(value, ".5g");
 const asRate = (value) => formatNumber(value, ".2e");
 const asShare = (value) => formatNumber(100 * value, ".2g") + " %";
