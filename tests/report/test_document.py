@@ -70,9 +70,8 @@ def test_every_record_is_drawn_where_it_fits_else_bins_say_their_range(document,
     (curve,) = curves_module.drawn_curves(loaded)
     assert 15 < len(curve["loss"]) <= 20
     # Means of loss and of tokens lie on the line that every record lies on.
-    assert curve["loss"] == pytest.approx(
-        np.interp(curve["tokens"], table["tokens"], table["loss"])
-    )
+    line = np.interp(curve["tokens"], table["tokens"], table["loss"])
+    assert curve["loss"] == pytest.approx(line, abs=1e-3)
     assert curve["low"][-1] == pytest.approx(4.0)
     assert curve["high"][0] == pytest.approx(5.0)
     assert curve["tokens"][0] < 100
