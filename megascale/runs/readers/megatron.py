@@ -29,7 +29,8 @@ from megascale.runs.readers.base import (
     product,
     real,
 )
-from megascale.runs.readers.columns import WIDTH, Layout, Lines
+from megascale.runs.readers.columns import SMALL_BYTES, WIDTH, Layout, Lines
+from megascale.runs.readers.megatron_small import Names, cells_of, read_values
 from megascale.runs.readers.opening import chunks, ends_torn
 from megascale.runs.readers.restarts import place_between
 
@@ -38,6 +39,8 @@ ORDERED = True
 
 _ITERATION = r"\biteration\s+(\d+)\s*/\s*\d+\s*$"
 _ITERATION_BYTES = re.compile(rb"\biteration\s+\d+\s*/\s*\d+\s*\|")
+_BEGINS = re.compile(_ITERATION, re.ASCII)
+_CLOSED = re.compile(r"\|(?: ?|\r| [ \r])$")
 _VALIDATION = re.compile(
     r"(?:valid(?:ation)?)(?P<name>\S*) loss at iteration (?P<step>\d+)(?: on (?P<set>\S+) set)?\s*"
 )
@@ -99,6 +102,8 @@ def _iterations(lines: Lines, found: FileRead) -> pl.DataFrame:
     match = _ITERATION_BYTES.search(lines.chunk)
     if match is None:
         return _no_rows()
+    if len(lines.chunk) <= SMALL_BYTES:
+        return _one_by_one(lines, found)
     parts = [_no_rows()]
     cells = lines.text(lines.at(match.start())).decode("utf-8", "replace").split("|")[:WIDTH]
     layout = Layout.of(cells, 1)
@@ -121,6 +126,37 @@ def _iterations(lines: Lines, found: FileRead) -> pl.DataFrame:
         if mask.any():
             parts += _read_rest(lines, np.flatnonzero(mask.to_numpy()), first, found)
     return pl.concat(parts).sort("line")
+
+
+def _one_by_one(lines: Lines, found: FileRead) -> pl.DataFrame:
+    rows: list[dict[str, Any]] = []
+    names = Names((*_READ, *_LOSSES, *_TIMES))
+    torn = lines.first + len(lines) - 1 if ends_torn(lines.chunk) else 0
+    for number, raw in lines.holding(b"iteration"):
+        text = raw.decode("utf-8", "replace")
+        begun = cells_of(text, _BEGINS)
+        if begun is None:
+            continue
+        fields, distinct = names.values_of(begun[1])
+        row = read_values(begun[0], fields, _COUNTS, _RATES, _LOSSES, _TIMES)
+        closed = bool(_CLOSED.search(text))
+        if distinct and closed and row is not None:
+            rows.append({"line": number, **row})
+        else:
+            _refuse(found, number, number == torn, closed, distinct)
+    schema = _no_rows().schema
+    return pl.DataFrame({name: [row[name] for row in rows] for name in schema}, schema=schema)
+
+
+def _refuse(found: FileRead, line: int, torn: bool, closed: bool, distinct: bool) -> None:
+    if torn and not closed:
+        found.note("torn", "the last line was cut off while it was written", line)
+    elif not distinct:
+        found.reject(line, "two iteration lines in one")
+    elif not closed:
+        found.reject(line, "an iteration line that does not end with '|'")
+    else:
+        found.reject(line, "an iteration line with a value that is no number")
 
 
 def _read_rest(
@@ -171,14 +207,7 @@ def _read_layout(lines: Lines, rows: pl.DataFrame, layout: Layout, found: FileRe
     if not good.all():
         torn = lines.first + len(lines) - 1 if ends_torn(lines.chunk) else 0
         for line, is_closed in zip(values["line"].filter(~good), closed.filter(~good)):
-            if line == torn and not is_closed:
-                found.note("torn", "the last line was cut off while it was written", line)
-            elif not whole:
-                found.reject(line, "two iteration lines in one")
-            elif not is_closed:
-                found.reject(line, "an iteration line that does not end with '|'")
-            else:
-                found.reject(line, "an iteration line with a value that is no number")
+            _refuse(found, line, line == torn, is_closed, whole)
         values = values.filter(good)
     return values
 

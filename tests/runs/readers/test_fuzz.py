@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from unittest import mock
 
 import pytest
 import zstandard
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megascale.errors import DataError
-from megascale.runs.readers import detect
+from megascale.runs.readers import detect, megatron
 from megascale.runs.readers.base import SCHEMA, ReadOptions
 from megascale.runs.table import load_runs
 from tests.runs.readers.helpers import read_as
@@ -95,6 +96,25 @@ def check(reader, data: bytes, options: ReadOptions) -> None:
 def test_mutated_logs(case, options):
     name, data = case
     check(detect.READERS[name], data, options)
+
+
+@settings(max_examples=200)
+@given(
+    st.permutations(REAL["megatron"].split(b"\n")),
+    st.integers(0, 60),
+    st.sampled_from(["x | y |", "iteration 3/9", " iteration 5/9 | lm loss: 2.5 | lm loss: 3 |"]),
+)
+def test_megatron_line_by_line_and_by_layout(lines, cut, between):
+    data = b"\n".join([*lines[:5], between.encode(), *lines[5:]])
+    data = data[: len(data) - cut]
+    small = read_as(megatron, data)
+    with mock.patch.object(megatron, "SMALL_BYTES", 0):
+        large = read_as(megatron, data)
+    assert small.table.equals(large.table)
+    assert {(line.line, line.reason) for line in small.malformed} == {
+        (line.line, line.reason) for line in large.malformed
+    }
+    assert set(small.notes) == set(large.notes)
 
 
 @settings(max_examples=60)
