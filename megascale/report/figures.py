@@ -10,6 +10,7 @@ import numpy as np
 from megascale.errors import DataError
 
 MANY_RUNS = 12
+FEW_SETTINGS = 4
 CONTOURS = (0.0025, 0.005, 0.01, 0.02, 0.04)
 STAGE_STYLES = ("--", "-", ":")
 COLOURS = ("#1f5fa8", "#c2521c", "#2f7d4a", "#8b4aa8", "#a07a00", "#0c7f86", "#b23a63", "#5c6b2f")
@@ -132,7 +133,7 @@ def _loss_curves(
         if span and batch:
             colour = _ramp(plt, np.log(batch / sizes[0]) / span)
         x = np.asarray(curve[key], dtype=float)
-        label = curve["run"] if len(curves) <= MANY_RUNS else None
+        label = _shortened(curve["run"]) if len(curves) <= MANY_RUNS else None
         axis.plot(x, curve["loss"], color=colour, linewidth=0.9, label=label)
         if curve["low"]:
             axis.fill_between(x, curve["low"], curve["high"], color=colour, alpha=0.12, linewidth=0)
@@ -142,6 +143,7 @@ def _loss_curves(
             markersize=5, label="crossings",
         )  # fmt: skip
     axis.set_xscale("log")
+    _leave_out_beginnings(axis, curves, key)
     _counts(axis.xaxis)
     words = {"tokens": "consumed tokens", "step": "steps", "seconds": "wall clock (s)"}
     axis.set(xlabel=words[key], ylabel="loss (nats per token)")
@@ -154,6 +156,25 @@ def _loss_curves(
         bar = figure.colorbar(scale, ax=axis, label="batch (tokens)")
         _counts(bar.ax.yaxis)
     return figure
+
+
+def _shortened(name: str, most: int = 40) -> str:
+    return name if len(name) <= most else f"{name[:24]}...{name[-12:]}"
+
+
+def _leave_out_beginnings(axis: Any, curves: list[dict[str, Any]], key: str) -> None:
+    """x from 2 % of the shortest run on, y from every run's last nine tenths, as on the page."""
+    ends = [max(curve[key]) for curve in curves]
+    first = max(0.02 * min(end for end in ends if end > 0), min(min(c[key]) for c in curves))
+    late = [
+        loss
+        for curve, end in zip(curves, ends, strict=True)
+        for x, loss in zip(curve[key], curve["loss"], strict=True)
+        if x >= 0.1 * end
+    ]
+    room = 0.04 * (max(late) - min(late)) or 0.05
+    axis.set_xlim(first / 1.05, max(ends) * 1.05)
+    axis.set_ylim(min(late) - room, max(late) + room)
 
 
 def _tokens_steps(plt: Any, groups: list[dict[str, Any]]) -> Any:
@@ -195,6 +216,19 @@ def _tokens_steps(plt: Any, groups: list[dict[str, Any]]) -> Any:
     return figure
 
 
+def _label(best: dict[str, Any], kind: str, n: float | None, lr: float | None) -> str:
+    """Setting and kind; among many settings the kind alone."""
+    few = len(_by_setting(best["rows"])) <= FEW_SETTINGS
+    return f"{_setting(n, lr)} {kind}".strip() if few else kind
+
+
+def _legend(axis: Any) -> None:
+    """Each label once."""
+    handles, labels = axis.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axis.legend(once.values(), once.keys(), frameon=False, fontsize=7)
+
+
 def _optima(axis: Any, best: dict[str, Any], key: str) -> None:
     for number, ((n, lr), rows) in enumerate(_by_setting(best["rows"]).items()):
         used = [row for row in rows if row["used"]]
@@ -205,21 +239,21 @@ def _optima(axis: Any, best: dict[str, Any], key: str) -> None:
         high = np.array([row["high"] for row in used]) - middle
         axis.errorbar(
             [row[key] for row in used], middle, yerr=[low, high], fmt="D", markersize=4,
-            color=COLOURS[number % len(COLOURS)], label=f"{_setting(n, lr)} $B_{{opt}}$".strip(),
+            color=COLOURS[number % len(COLOURS)], label=_label(best, "$B_{opt}$", n, lr),
         )  # fmt: skip
 
 
 def _batch_loss(plt: Any, best: dict[str, Any]) -> Any:
     figure, axis = plt.subplots(figsize=(5.6, 4), layout="constrained")
     _optima(axis, best, "target_loss")
-    for number, rows in enumerate(_by_setting(best["least"]).values()):
+    for number, ((n, lr), rows) in enumerate(_by_setting(best["least"]).items()):
         middle = np.array([row["batch_min"] for row in rows])
         low = np.maximum(middle - np.array([row["low"] for row in rows]), 0)
         high = np.maximum(np.array([row["high"] for row in rows]) - middle, 0)
         axis.errorbar(
             [row["target_loss"] for row in rows], middle, yerr=[low, high], fmt="o--",
             markersize=2.5, linewidth=1, color=COLOURS[number % len(COLOURS)],
-            label=f"$B_{{min}}$ ({rows[0]['law']})",
+            label=_label(best, f"$B_{{min}}$ ({rows[0]['law']})", n, lr),
         )  # fmt: skip
     for number, ((n, lr), rows) in enumerate(_by_setting(best["critical"]).items()):
         middle = np.array([row["batch_crit"] for row in rows])
@@ -228,12 +262,12 @@ def _batch_loss(plt: Any, best: dict[str, Any]) -> Any:
         axis.errorbar(
             [row["target_loss"] for row in rows], middle, yerr=[low, high], fmt="_",
             color=COLOURS[number % len(COLOURS)],
-            label=f"{_setting(n, lr)} $B_{{crit}}$ (classic)".strip(),
+            label=_label(best, "$B_{crit}$ (classic)", n, lr),
         )  # fmt: skip
     axis.set(yscale="log", xlabel="target loss (nats per token)", ylabel="batch (tokens)")
     axis.invert_xaxis()
     _counts(axis.yaxis)
-    axis.legend(frameon=False, fontsize=7)
+    _legend(axis)
     return figure
 
 
@@ -262,7 +296,7 @@ def _batch_tokens(plt: Any, best: dict[str, Any]) -> Any:
     axis.set(xscale="log", yscale="log", xlabel="consumed tokens", ylabel="batch (tokens)")
     _counts(axis.xaxis)
     _counts(axis.yaxis)
-    axis.legend(frameon=False, fontsize=7)
+    _legend(axis)
     return figure
 
 

@@ -95,10 +95,7 @@ function curvesSection(data) {
           `${shortCount(c.tokens)} tokens, loss ${asLoss(c.loss)}`),
       });
     }
-    const ends = extent(chosen.map(([curve]) => curve[key]), true);
-    const range = state.late && ends ? [Math.max(ends[0], ends[1] * 0.02), ends[1]] : null;
-    const late = state.late && ends ? extent(series.filter((s) => s.y).map((s) =>
-      s.y.filter((_, k) => s.x[k] >= ends[1] * 0.1)), false) : null;
+    const { range, late } = state.late ? lateRanges(chosen, series, key) : { range: null, late: null };
     note.textContent = curvesNote(curves, chosen.map(([curve]) => curve), state, label, share);
     return {
       view: `${state.axis}${state.log}${state.late}`, label: `Loss curves against ${label}`,
@@ -164,6 +161,19 @@ function curvesSection(data) {
     ], data.dropped, { caption: "Left out of the laws", file: "left-out.csv" })));
   }
   return parts;
+}
+
+// Axes that leave out the beginnings: x from 2 % of each run on, y from its last nine tenths.
+function lateRanges(chosen, series, key) {
+  const ends = new Map(chosen.map(([curve]) => [curve.run, Math.max(...curve[key])]));
+  const all = extent(chosen.map(([curve]) => curve[key]), true);
+  if (!all) return { range: null, late: null };
+  const from = Math.min(...[...ends.values()].filter((end) => end > 0)) * 0.02;
+  const late = series.filter((s) => s.y).map((s) => {
+    const end = ends.get(s.group || s.name) || all[1];
+    return s.y.filter((_, k) => s.x[k] >= end * 0.1);
+  });
+  return { range: [Math.max(all[0], from), all[1]], late: extent(late, false) };
 }
 
 // What is drawn, what is not and why.

@@ -1,6 +1,12 @@
 // A figure to use. Pointer: nearest value, drag to zoom; legends switch series.
 // Keyboard: arrows walk the values, Escape resets.
 
+// A long name by its beginning and end.
+function shortened(name, most = 44) {
+  return name.length <= most ? name
+    : `${name.slice(0, most * 0.6)}...${name.slice(name.length - most * 0.3)}`;
+}
+
 class Plot extends Drawing {
   constructor(options) {
     super();
@@ -62,13 +68,13 @@ class Plot extends Drawing {
       seen.add(name);
       const swatch = this.swatch(s);
       this.legend.append(node("button", {
-        type: "button", "aria-pressed": String(!this.hidden.has(name)),
+        type: "button", "aria-pressed": String(!this.hidden.has(name)), title: name,
         onclick: (event) => {
           if (!this.hidden.delete(name)) this.hidden.add(name);
           event.currentTarget.setAttribute("aria-pressed", String(!this.hidden.has(name)));
           this.draw();
         },
-      }, swatch, name));
+      }, swatch, shortened(name)));
     }
   }
 
