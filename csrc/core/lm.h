@@ -34,7 +34,10 @@ struct LevenbergMarquardt {
   using Mask = typename RealTraits<Real>::Mask;
   static constexpr int P = Problem::kParams;
   static constexpr int H = packed_size(P);
-  static constexpr double kShrink = 0.1, kGrow = 8.0;
+  // The damping follows how much of the predicted decrease came true: a step that overshoots a
+  // curved valley still lowers the cost, and shrinking the damping then would only make the
+  // iterates zigzag.
+  static constexpr double kGood = 0.75, kPoor = 0.25, kShrink = 0.1, kGrow = 6.0;
   static constexpr double kMaxStep = 2.0;  // per iteration, in logarithmic coordinates
 
   Problem problem;
@@ -94,14 +97,16 @@ struct LevenbergMarquardt {
                        (((predicted <= Real(options.tolerance) * cost) & (damping <= Real(1.0))) |
                         (cost <= Real(options.floor)));
     const Mask lost = starting & !(cost1 < Real(kInfeasible));
+    const Real gained = cost - cost1;
+    const Real change = select(gained > Real(kGood) * predicted, Real(kShrink),
+                               select(gained > Real(kPoor) * predicted, Real(1.0), Real(kGrow)));
     for (int i = 0; i < P; ++i) {
       t[i] = select(better, next[i], t[i]);
       g[i] = select(better, g1[i], g[i]);
     }
     for (int i = 0; i < H; ++i) h[i] = select(better, h1[i], h[i]);
     cost = select(better, cost1, cost);
-    const Real changed = select(better, damping * Real(kShrink), damping * Real(kGrow));
-    damping = select(active & !starting, vmax(changed, Real(1e-12)), damping);
+    damping = select(active & !starting, vmax(damping * change, Real(1e-12)), damping);
     iterations = select(active, iterations + Real(1.0), iterations);
     converged = converged | small;
     starting = Mask(false);
