@@ -101,6 +101,7 @@ struct Wsd : LawDefaults {
   // lies above the ray until they cross, so each branch gives the smaller root, in closed form.
   template <class Real>
   static MS_INLINE Real ray_value(const Real* u, const Real* ray, Real* grad) {
+    using Mask = typename RealTraits<Real>::Mask;
     const Shape<Real> p = parts(u);
     const Real B = ray[0], two(2.0), four(4.0), zero(0.0);
     const Real s1 = p.s_min + p.b, s_opt = s1 + p.a, s2 = s_opt + p.c;
@@ -113,19 +114,33 @@ struct Wsd : LawDefaults {
     const Real far = (root - linear) / (two * B);
     const Real near = two * Q / vmax(root + linear, Real(1e-300));
     const Real left = p.s_min + select(linear > zero, near, far);
-    // Middle: C e^2 - B e + (E_min - B S_opt) = 0 in e = S - S_opt.
+    // Middle: C e^2 - B e + (E_min - B S_opt) = 0 in e = S - S_opt. A ray below the tangent from
+    // the origin, at e = B / (2 C), meets nothing: the point that stands in for it moves away from
+    // the tangent point the faster the more the ray falls short, so that no fit gains by missing a
+    // ray.
+    constexpr double kAway = 10;
     const Real excess = p.e_min - B * s_opt;
-    const Real disc = vsqrt(vmax(B * B - four * C * excess, zero));
-    const Real middle = s_opt + two * excess / (B + disc);
-    // Right: S = A_0 / (B - A_1). Rays below A_1 never cross: a far point stands in for them.
+    const Real square = B * B - four * C * excess;
+    const Mask missed = square < zero;
+    const Real touch = B / (two * C), twice = two * excess / B;
+    const Real middle = s_opt + select(missed, touch + Real(kAway) * (twice - touch),
+                                       two * excess / (B + vsqrt(vmax(square, zero))));
+    // Right: S = A_0 / (B - A_1), while A_0 > 0; otherwise the middle holds the tangent point. Rays
+    // below A_1 never cross: a far point stands in for them.
     const Real a1 = two * C * p.c;
     const Real a0 = p.e_min - C * p.c * (p.c + two * s_opt);
-    const Real right = vmax(a0, p.e_min * Real(1e-9)) / vmax(B - a1, B * Real(1e-6));
-    Real s = select(B * s1 > e1, left, select(B * s2 > e2, middle, vmax(right, s2)));
+    const Mask is_right = (B * s2 <= e2) & (a0 > zero);
+    const Mask is_left = B * s1 > e1;
+    const Real right = vmax(a0 / vmax(B - a1, B * Real(1e-6)), s2);
+    const Real s = select(is_left, left, select(is_right, right, middle));
     Real slope;
     tokens(p, s, grad, &slope);
     const Real inverse = Real(1.0) / vmax(B - slope, B * Real(1e-6));
-    for (int i = 0; i < 6; ++i) grad[i] *= inverse;
+    const Mask no_point = missed & !(is_left | is_right);
+    const Real by_opt(1 - 2 * kAway), by_left = kNatural ? zero : by_opt;
+    const Real away[6] = {
+        by_left, by_left, by_opt, zero, Real(kAway - 1) * touch / C, Real(2 * kAway) / B};
+    for (int i = 0; i < 6; ++i) grad[i] = select(no_point, away[i], grad[i] * inverse);
     return s;
   }
 

@@ -216,7 +216,7 @@ def predict(law: str, params: dict[str, Array], x: list[Array]) -> Array:
 def steps_along_ray(law: str, p: dict[str, Array], batch: Array) -> Array:
     """S where the ray E = B S meets a tokens-steps law, in closed form.
 
-    Rays below B_min never meet it: NaN.
+    Rays below B_min, or below the law's tangent from the origin, never meet it: NaN.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         if law == "classic":
@@ -233,11 +233,12 @@ def steps_along_ray(law: str, p: dict[str, Array], batch: Array) -> Array:
         root = np.sqrt(linear * linear + 4 * batch * q)
         d = np.where(linear > 0, 2 * q / (root + linear), (root - linear) / (2 * batch))
         excess = floor - batch * p["S_opt"]
-        disc = np.sqrt(np.maximum(batch * batch - 4 * curve * excess, 0))
-        middle = p["S_opt"] + 2 * excess / (batch + disc)
-        a1 = 2 * curve * c
-        right = (floor - curve * c * (c + 2 * p["S_opt"])) / (batch - a1)
+        square = batch * batch - 4 * curve * excess
+        middle = p["S_opt"] + 2 * excess / (batch + np.sqrt(np.maximum(square, 0)))
+        a1, a0 = 2 * curve * c, floor - curve * c * (c + 2 * p["S_opt"])
+        right = a0 / (batch - a1)
         left_first = batch * p["S_1"] > curve * a * a + floor
-        past = batch * p["S_2"] <= curve * c * c + floor
+        past = (batch * p["S_2"] <= curve * c * c + floor) & (a0 > 0)
         steps = np.where(left_first, p["S_min"] + d, np.where(past, right, middle))
-        return np.where((batch > a1) & (steps > 0), steps, np.nan)
+        meets = left_first | np.where(past, batch > a1, square >= 0)
+        return np.where(meets & (steps > 0), steps, np.nan)

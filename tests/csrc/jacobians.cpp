@@ -1,5 +1,6 @@
 // Every law's gradient, and the projected problems' gradients, against central
 // differences.
+#include <algorithm>
 #include <vector>
 
 #include "check.h"
@@ -96,6 +97,26 @@ void projected_problem() {
   }
 }
 
+// Rays that cross the piecewise law, and rays below its tangent from the origin, which do not.
+template <class Law>
+void rays_beyond_the_tangent(const double (&u)[6]) {
+  for (const double ray : {0.45, 0.56, 0.6, 0.7, 2.0}) {
+    double grad[6], ignored[6], at[6];
+    const double s = Law::ray_value(u, &ray, grad);
+    CHECK(s > 0 && s < 1e3);
+    std::copy(u, u + 6, at);
+    for (int i = 0; i < 6; ++i) {
+      const double step = 1e-6;
+      at[i] = u[i] + step;
+      const double up = Law::ray_value(at, &ray, ignored);
+      at[i] = u[i] - step;
+      const double down = Law::ray_value(at, &ray, ignored);
+      at[i] = u[i];
+      CHECK(std::fabs((up - down) / (2 * step) - grad[i]) <= 1e-5 * (1 + std::fabs(grad[i])));
+    }
+  }
+}
+
 template <class Law>
 void one_law() {
   full_problem<Law>(Residual::kRelative, false);
@@ -108,6 +129,9 @@ void one_law() {
 }  // namespace
 
 void test_jacobians() {
+  // A right branch that starts below the origin: A_0 < 0.
+  rays_beyond_the_tangent<Wsd<false>>({0.37, 0.52, 0.26, 0.82, 0.42, 0.85});
+  rays_beyond_the_tangent<Wsd<true>>({0.37, 0.89, 1.15, 1.97, 0.42, 0.85});
 #define MS_ROW(L) one_law<L>();
   MEGASCALE_LAWS(MS_ROW)
 #undef MS_ROW
