@@ -14,12 +14,14 @@ struct PhiloxKey {
 };
 
 constexpr int kPhiloxBlocks = 8;  // counters per refill: the loops below become vector code
+constexpr int kPhiloxMany = 16;   // the same where many words are wanted: fewer stalls
 
-// Words of counters [counter, counter + kPhiloxBlocks), four a counter, in counter order.
+// Words of counters [counter, counter + kBlocks), four a counter, in counter order.
+template <int kBlocks>
 MS_NOINLINE inline void philox(PhiloxKey key, uint64_t stream, uint32_t replicate, uint32_t counter,
                                uint32_t* out) {
-  uint64_t c0[kPhiloxBlocks], c1[kPhiloxBlocks], c2[kPhiloxBlocks], c3[kPhiloxBlocks];
-  for (int i = 0; i < kPhiloxBlocks; ++i) {
+  uint64_t c0[kBlocks], c1[kBlocks], c2[kBlocks], c3[kBlocks];
+  for (int i = 0; i < kBlocks; ++i) {
     c0[i] = static_cast<uint32_t>(counter + i);
     c1[i] = replicate;
     c2[i] = static_cast<uint32_t>(stream);
@@ -27,7 +29,7 @@ MS_NOINLINE inline void philox(PhiloxKey key, uint64_t stream, uint32_t replicat
   }
   uint32_t k0 = key.k0, k1 = key.k1;
   for (int round = 0; round < 10; ++round) {
-    for (int i = 0; i < kPhiloxBlocks; ++i) {
+    for (int i = 0; i < kBlocks; ++i) {
       const uint64_t p0 = (c0[i] & 0xffffffffu) * uint64_t{0xD2511F53u};
       const uint64_t p1 = (c2[i] & 0xffffffffu) * uint64_t{0xCD9E8D57u};
       c0[i] = (p1 >> 32) ^ c1[i] ^ k0;
@@ -38,7 +40,7 @@ MS_NOINLINE inline void philox(PhiloxKey key, uint64_t stream, uint32_t replicat
     k0 += 0x9E3779B9u;
     k1 += 0xBB67AE85u;
   }
-  for (int i = 0; i < kPhiloxBlocks; ++i) {
+  for (int i = 0; i < kBlocks; ++i) {
     out[4 * i] = static_cast<uint32_t>(c0[i]);
     out[4 * i + 1] = static_cast<uint32_t>(c1[i]);
     out[4 * i + 2] = static_cast<uint32_t>(c2[i]);
@@ -56,7 +58,7 @@ class Draws {
 
   MS_HD uint32_t word() {
     if (used_ == 4 * kPhiloxBlocks) {
-      philox(key_, stream_, replicate_, counter_, words_);
+      philox<kPhiloxBlocks>(key_, stream_, replicate_, counter_, words_);
       counter_ += kPhiloxBlocks;
       used_ = 0;
     }
@@ -66,6 +68,32 @@ class Draws {
   MS_HD double uniform() { return (word() + 0.5) * 0x1p-32; }
   // Integer in [0, n); the bias is below n / 2^32.
   MS_HD uint32_t below(uint32_t n) { return static_cast<uint32_t>((uint64_t{word()} * n) >> 32); }
+  // `count` such integers, the same as one at a time.
+  void below(uint32_t n, int count, uint32_t* out) {
+    while (count > 0) {
+      uint32_t fresh[4 * kPhiloxMany];
+      const uint32_t* from = words_ + used_;
+      int some = 4 * kPhiloxBlocks - used_;
+      if (some == 0 && count >= 4 * kPhiloxMany) {
+        philox<kPhiloxMany>(key_, stream_, replicate_, counter_, fresh);
+        counter_ += kPhiloxMany;
+        from = fresh;
+        some = 4 * kPhiloxMany;
+      } else {
+        if (some == 0) {
+          philox<kPhiloxBlocks>(key_, stream_, replicate_, counter_, words_);
+          counter_ += kPhiloxBlocks;
+          from = words_;
+          some = 4 * kPhiloxBlocks;
+        }
+        some = some < count ? some : count;
+        used_ = static_cast<int>(from - words_) + some;
+      }
+      for (int i = 0; i < some; ++i) out[i] = static_cast<uint32_t>((uint64_t{from[i]} * n) >> 32);
+      out += some;
+      count -= some;
+    }
+  }
   // Standard normal by Box-Muller; the second of each pair is kept.
   MS_HD double normal() {
     if (has_spare_) {

@@ -9,6 +9,7 @@
 namespace megascale {
 inline namespace MS_ISA {
 
+constexpr int kRoots = 16;    // square roots of counts kept in a table
 constexpr int kRedraws = 50;  // attempts at a resample that can determine the parameters
 
 template <class Law, class Real>
@@ -180,6 +181,9 @@ class Bootstrapper {
     // Padded to whole vectors: a row past the problem has zero weight and a harmless target.
     for (auto* v : {&y_, &log_y_, &root_, &scale_, &target_}) v->assign(chunk().longest + 8, 0.0);
     count_.resize(chunk().longest);
+    index_.resize(chunk().longest);
+    copied_ = -1;
+    for (int i = 0; i < kRoots; ++i) roots_[i] = std::sqrt(double(i));
     for (size_t i = 0; i < chunk().problems.size(); ++i) {
       const Prepared<Law>& p = chunk().problems[i];
       const Solution<Law>& s = chunk().solutions[i];
@@ -237,35 +241,40 @@ class Bootstrapper {
       }
       return;
     }
-    std::copy(y, y + n, y_.begin());
-    std::copy(log_y, log_y + n, log_y_.begin());
+    if (copied_ != task.problem) {
+      std::copy(y, y + n, y_.begin());
+      std::copy(log_y, log_y + n, log_y_.begin());
+      copied_ = task.problem;
+    }
+    int* count = count_.data();
     for (int attempt = 0; attempt < kRedraws; ++attempt) {
-      std::fill(count_.begin(), count_.begin() + n, 0);
-      int distinct = 0;
       if (job_.bootstrap == Bootstrap::kPairs) {
-        for (int i = 0; i < n; ++i) distinct += count_[draws.below(n)]++ == 0;
+        std::fill(count, count + n, 0);
+        draws.below(n, n, index_.data());
+        for (int i = 0; i < n; ++i) ++count[index_[i]];
       } else {
-        distinct = draw_runs(draws, p);
+        draw_runs(draws, p);
       }
+      int distinct = 0;
+      for (int i = 0; i < n; ++i) distinct += count[i] > 0;
       if (distinct > p.free_count || distinct == n) break;
     }
-    for (int i = 0; i < n; ++i) {
-      static constexpr double kRoots[5] = {0, 1, 1.4142135623730951, 1.7320508075688772, 2};
-      root_[i] = root[i] * (count_[i] < 5 ? kRoots[count_[i]] : std::sqrt(double(count_[i])));
+    double* out = root_.data();
+    int most = 0;
+    for (int i = 0; i < n; ++i) most = std::max(most, count[i]);
+    if (most < kRoots) {
+      for (int i = 0; i < n; ++i) out[i] = root[i] * roots_[count[i]];
+    } else {
+      for (int i = 0; i < n; ++i) out[i] = root[i] * std::sqrt(double(count[i]));
     }
   }
 
-  int draw_runs(Draws& draws, const Prepared<Law>& p) {
+  void draw_runs(Draws& draws, const Prepared<Law>& p) {
     const int32_t* group = chunk().columns.group.data() + p.at;
     const int groups = 1 + *std::max_element(group, group + p.count);
     runs_.assign(groups, 0);
     for (int g = 0; g < groups; ++g) ++runs_[draws.below(groups)];
-    int distinct = 0;
-    for (int i = 0; i < p.count; ++i) {
-      count_[i] = runs_[group[i]];
-      distinct += count_[i] > 0;
-    }
-    return distinct;
+    for (int i = 0; i < p.count; ++i) count_[i] = runs_[group[i]];
   }
 
   // The better of a replicate's two starts; on a tie the first.
@@ -289,6 +298,9 @@ class Bootstrapper {
   std::vector<Task> tasks_;
   std::vector<double> fitted_y_, sigma_, y_, log_y_, root_, scale_, target_;
   std::vector<int> count_, runs_;
+  std::vector<uint32_t> index_;
+  double roots_[kRoots];
+  int copied_ = -1;  // the problem whose targets y_ and log_y_ hold
   HeldProblems<RealTraits<Real>::kLanes> held_;
 };
 

@@ -51,7 +51,7 @@ void test_philox() {
   // Known answer of Philox4x32-10 for a zero key and counter (Random123's
   // kat_vectors).
   uint32_t words[4 * kPhiloxBlocks];
-  philox({0, 0}, 0, 0, 0, words);
+  philox<kPhiloxBlocks>({0, 0}, 0, 0, 0, words);
   CHECK(words[0] == 0x6627e8d5u);
   CHECK(words[1] == 0xe169c58du);
   CHECK(words[2] == 0xbc57ac4cu);
@@ -69,6 +69,15 @@ void test_philox() {
   std::vector<int> seen(10);
   for (int i = 0; i < 100000; ++i) ++seen[draws.below(10)];
   for (int count : seen) CHECK(std::abs(count - 10000) < 500);
+  // Many at once are the same numbers as one at a time, from any place in the sequence.
+  for (const int skip : {0, 5, 32}) {
+    Draws one(3, 4, 5), many(3, 4, 5);
+    for (int i = 0; i < skip; ++i) CHECK(one.word() == many.word());
+    std::vector<uint32_t> drawn(333);
+    many.below(129, 333, drawn.data());
+    for (const uint32_t value : drawn) CHECK(value == one.below(129));
+    CHECK(one.word() == many.word());
+  }
 }
 
 }  // namespace
