@@ -47,13 +47,9 @@ struct Bfgs {
     for (int i = 0; i < P; ++i)
       factor[packed(i, i)] = h[packed(i, i)] * Real(1.001) + top * Real(1e-8) + Real(1e-280);
     cholesky<P>(factor, top * Real(1e-12) + Real(1e-280));
-    for (int j = 0; j < P; ++j) {
-      Real column[P];
-      for (int i = 0; i < P; ++i) column[i] = Real(i == j ? 1.0 : 0.0);
-      cholesky_solve<P>(factor, column);
-      for (int i = j; i < P; ++i)
-        inverse[packed(i, j)] = select(fresh, column[i], inverse[packed(i, j)]);
-    }
+    Real first[H];
+    cholesky_inverse<P>(factor, first);
+    for (int i = 0; i < H; ++i) inverse[i] = select(fresh, first[i], inverse[i]);
     aim(fresh);
   }
 

@@ -106,6 +106,9 @@ MS_HD void fit_body(const BodyColumns<Law>& columns, const BodyProblem<Law>& p,
           break;
         const int index = Law::kDesignedStarts ? n : cell[n];
         if (index < 0) break;
+        if (!Law::kDesignedStarts && options.starts == 0 && n > 0 &&
+            same_valley<Law>(cell[0], index))
+          continue;
         Law::grid(index, context, machine.t);
         run_to_end(machine);
         out->iterations += static_cast<int>(machine.iterations);

@@ -43,5 +43,25 @@ MS_INLINE void cholesky_solve(const Real* l, Real* b) {
   }
 }
 
+// (L L')^-1, packed, from the factor of `cholesky`.
+template <int N, class Real>
+MS_INLINE void cholesky_inverse(const Real* l, Real* out) {
+  Real m[packed_size(N)];  // L^-1
+  for (int j = 0; j < N; ++j) {
+    m[packed(j, j)] = l[packed(j, j)];
+    for (int i = j + 1; i < N; ++i) {
+      Real sum = l[packed(i, j)] * m[packed(j, j)];
+      for (int k = j + 1; k < i; ++k) sum += l[packed(i, k)] * m[packed(k, j)];
+      m[packed(i, j)] = -sum * l[packed(i, i)];
+    }
+  }
+  for (int j = 0; j < N; ++j)
+    for (int i = j; i < N; ++i) {
+      Real sum = m[packed(i, i)] * m[packed(i, j)];
+      for (int k = i + 1; k < N; ++k) sum += m[packed(k, i)] * m[packed(k, j)];
+      out[packed(i, j)] = sum;
+    }
+}
+
 }  // namespace MS_ISA
 }  // namespace megascale

@@ -72,13 +72,11 @@ double inverse_normal(const double* h, const bool* active, double* out) {
   bool singular = false;
   for (int i = 0; i < P; ++i) singular = singular || (active[i] && norm[i] == 0);
   cholesky<P>(factor, 1e-14);
+  cholesky_inverse<P>(factor, out);
   double worst = 1;
   for (int j = 0; j < P; ++j) {
-    double column[P] = {};
-    column[j] = 1;
-    cholesky_solve<P>(factor, column);
-    if (active[j]) worst = std::max(worst, column[j]);
-    for (int i = j; i < P; ++i) out[packed(i, j)] = column[i] * norm[i] * norm[j];
+    if (active[j]) worst = std::max(worst, out[packed(j, j)]);
+    for (int i = j; i < P; ++i) out[packed(i, j)] *= norm[i] * norm[j];
   }
   return singular ? INFINITY : worst;
 }

@@ -244,12 +244,21 @@ MS_INLINE Pack<W> load(const double* p, Pack<W>) {
   return out;
 }
 
-// The sum over lanes, in every lane; pairwise, in a fixed order.
+// The sum over lanes, in every lane; pairwise, in a fixed order: the halves, then their halves.
+template <int W>
+MS_INLINE double sum_of_lanes(Pack<W> a) {
+  if constexpr (W == 2) {
+    return a.v[0] + a.v[1];
+  } else {
+    Pack<W / 2> low, high;
+    std::memcpy(&low.v, &a.v, sizeof(low.v));
+    std::memcpy(&high.v, reinterpret_cast<const char*>(&a.v) + sizeof(low.v), sizeof(high.v));
+    return sum_of_lanes(low + high);
+  }
+}
 template <int W>
 MS_INLINE Pack<W> total(Pack<W> a) {
-  for (int step = W / 2; step > 0; step /= 2)
-    for (int i = 0; i < step; ++i) a.v[i] += a.v[i + step];
-  return Pack<W>(a.v[0]);
+  return Pack<W>(sum_of_lanes(a));
 }
 
 #endif  // MS_HAS_PACK

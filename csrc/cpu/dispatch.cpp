@@ -46,14 +46,21 @@ struct Unit {
 };
 
 std::vector<Unit> split(const FitJob& job) {
-  constexpr int64_t kProblems = 256, kPoints = 1 << 15, kReplicates = 2048;
+  constexpr int64_t kLeast = 256, kMost = 2048, kPoints = 1 << 15, kReplicates = 2048;
   const int replicates = job.bootstrap == Bootstrap::kNone ? 0 : job.replicates;
   std::vector<Unit> units;
-  const int64_t most = replicates > 0 ? std::max<int64_t>(1, kReplicates / replicates) : kProblems;
+  // Large chunks, because the last few slow problems of each leave lanes idle; yet several a
+  // thread, and no more starts at a time than fit into some 50 MB.
+  constexpr int64_t kStarts = 1 << 18;
+  const int64_t starts = job.compatibility_grid ? 4500 : std::max(job.starts, 1);
+  const int64_t share = job.threads > 1 ? job.problems / (4 * job.threads) : kMost;
+  const int64_t wanted =
+      std::max<int64_t>(1, std::min({std::max(share, kLeast), kMost, kStarts / starts}));
+  const int64_t most = replicates > 0 ? std::max<int64_t>(1, kReplicates / replicates) : wanted;
   int64_t begin = 0;
   while (begin < job.problems) {
     int64_t end = begin + 1;
-    while (end < job.problems && end - begin < std::min(most, kProblems) &&
+    while (end < job.problems && end - begin < std::min(most, kMost) &&
            job.offsets[end + 1] - job.offsets[begin] <= kPoints)
       ++end;
     for (int from = 0; from == 0 || from < replicates; from += kReplicates)

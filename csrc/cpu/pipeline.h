@@ -273,6 +273,7 @@ class Pipeline {
     for (const ProjectedTask<Law>& sweep : sweeps) {
       for (int k = 0; k < wanted; ++k) {
         if (sweep.best[k] < 0) continue;
+        if (k > 0 && job_.starts == 0 && same_valley<Law>(sweep.best[0], sweep.best[k])) continue;
         ProjectedTask<Law> task;
         task.problem = sweep.problem;
         std::copy_n(cells.data() + sweep.best[k] * Q, Q, task.t);

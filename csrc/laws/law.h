@@ -76,6 +76,12 @@ struct LawDefaults {
   }
 };
 
+// Whether two grid cells are starts into one valley: neighbours on a grid of one parameter.
+template <class Law>
+constexpr MS_HD bool same_valley(int best, int other) {
+  return Law::kNonlinear == 1 && (best - other == 1 || other - best == 1);
+}
+
 // A start's coordinate in the solver's terms, kept away from the limits where derivatives vanish: a
 // logit coordinate stays below 0.99 of its limit.
 template <class Law>
