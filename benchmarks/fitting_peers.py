@@ -1,9 +1,11 @@
 """Fits a second, one core: megascale beside scipy, in turns in the same process.
 
-    OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/fitting_peers.py [--quick] [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/fitting_peers.py [--quick] [--json FILE]
 
-Every row alternates both sides `--rounds` times and reports the median rate of each (process CPU
-time) and the median of the paired ratios. Rows whose data are absent (MEGASCALE_DATA, default
+The process pins itself to one core, where the system lets it. Every row warms up, alternates both
+sides `--rounds` times and reports the median rate of each (process CPU time, at least 0.1 s a
+reading) and the median of the paired ratios. The last row spreads over all online cores and
+compares the wall time of one thread and two. Rows whose data are absent (MEGASCALE_DATA, default
 ../shared/data) use a seeded twin. `success` is the share of problems within 1e-6 of the best known
 objective.
 """
@@ -16,7 +18,8 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,11 +43,17 @@ class Row:
     note: str = ""
 
 
+SHORTEST = 0.1  # seconds of CPU time of one reading
+
+
 def rate(work: Callable[[], int]) -> float:
     """Units a second of process CPU time; `work` returns how many units it did."""
     begin = time.process_time()
-    units = work()
-    return units / (time.process_time() - begin)
+    units, spent = 0, 0.0
+    while spent < SHORTEST:
+        units += work()
+        spent = time.process_time() - begin
+    return units / spent
 
 
 def compare(
@@ -319,12 +328,34 @@ def chinchilla_rows(rounds: int) -> list[Row]:
     return [a, b]
 
 
+@contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """Runs its body on these cores, as far as the system allows, and goes back afterwards."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    with suppress(OSError):
+        os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def free_cores() -> set[int]:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
 def threads_row(rounds: int) -> Row:
     """Wall time of one thread over two: needs two idle cores to mean anything."""
     s, e, _ = tokens_steps_points()
-    s, e = np.tile(s, (8, 1)), np.tile(e, (8, 1))
+    s, e = np.tile(s, (16, 1)), np.tile(e, (16, 1))
     ratios = []
-    for _ in range(rounds):
+    for turn in range(rounds + 1):
         wall, found = [], []
         for threads in (1, 2):
             begin = time.perf_counter()
@@ -332,7 +363,8 @@ def threads_row(rounds: int) -> Row:
             wall.append(time.perf_counter() - begin)
         if not np.array_equal(*found, equal_nan=True):
             raise SystemExit("two threads changed the numbers")
-        ratios.append(wall[0] / wall[1])
+        if turn > 0:  # the first warms up
+            ratios.append(wall[0] / wall[1])
     ratio = statistics.median(ratios)
     print(f"{'two threads over one, wall':44s} {'bitwise equal':26s} {ratio:42.2f}x", flush=True)
     return Row("two threads over one, wall", "one thread", 1.0, ratio, ratio, "bitwise equal")
@@ -346,15 +378,17 @@ def main() -> None:
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else arguments.rounds
     some = 32 if arguments.quick else 128
-    rows = [
-        *wsd_rows(rounds, some),
-        classic_row(rounds, some),
-        *curve_rows(rounds, some),
-        *power_rows(rounds, some),
-        *chinchilla_rows(rounds),
-    ]
-    if (os.cpu_count() or 1) > 1:
-        rows.append(threads_row(rounds))
+    with on_cores({min(free_cores())}):
+        rows = [
+            *wsd_rows(rounds, some),
+            classic_row(rounds, some),
+            *curve_rows(rounds, some),
+            *power_rows(rounds, some),
+            *chinchilla_rows(rounds),
+        ]
+    with on_cores(set(range(os.cpu_count() or 1))):
+        if len(free_cores()) > 1:
+            rows.append(threads_row(rounds))
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
 
