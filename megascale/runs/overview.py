@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -94,6 +94,9 @@ class _Columns:
         kinds = table["loss_kind"].fill_null("").str.starts_with(VALIDATION)
         return cls(step, tokens, batch, loss, kinds.to_numpy())
 
+    def without_losses(self) -> _Columns:
+        return replace(self, loss=np.full(len(self.loss), np.nan))
+
     def rows(self, which: slice | npt.NDArray[np.bool_]) -> _Columns:
         return _Columns(
             self.step[which],
@@ -132,7 +135,7 @@ def _overview(loaded: RunTable, run: LoadedRun, rows: _Columns) -> RunOverview:
         path=str(files[0].path),
         steps=_last(rows.step),
         tokens=_last(rows.tokens),
-        segments=tuple(_segments(train)),
+        segments=tuple(_segments(train if len(train.step) else valid.without_losses())),
         loss=_last_loss(train.loss),
         validation_loss=_last_loss(valid.loss),
         attempts=extra.get("attempts", restarts + 1),

@@ -237,3 +237,16 @@ def test_many_bundles_become_one(tmp_path):
 def test_all_overviews_at_once_are_those_one_by_one(tree):
     loaded = load_runs(tree, cache=False)
     assert overviews(loaded) == [overview(loaded, run) for run in loaded.runs]
+
+
+def test_batches_of_a_log_of_evaluations_alone(tmp_path):
+    path = tmp_path / "job.txt"
+    path.write_text("".join(f"step:{step}/9 val_loss:4.0 train_time:1ms\n" for step in range(1, 5)))
+    options = ReadOptions(batch_tokens=((0, 100), (2, 200)))
+    (seen,) = overviews(load_runs(path, options=options, cache=False))
+    assert [(part.batch_tokens, part.end_tokens) for part in seen.segments] == [
+        (100, 200),
+        (200, 600),
+    ]
+    assert [part.loss for part in seen.segments] == [None, None]
+    assert (seen.loss, seen.validation_loss) == (None, 4.0)
