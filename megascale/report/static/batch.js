@@ -211,10 +211,11 @@ function bestBatchSection(data) {
 function optimumSeries(text, groups, color, axis, few) {
   return [true, false].map((used) => {
     const kind = `B_opt${used ? "" : ", not used"}`;
-    const rows = groups.filter((g) => g.used === used && g.batch_tokens > 0);
+    const rows = groups.filter((g) => g.used === used && g.batch_tokens >= 1);
+    const scaled = used || !groups.some((g) => g.used);
     return {
       type: "points", name: `${text}: ${kind}`, group: few ? null : kind, color, hollow: !used,
-      symbol: "diamond", size: 4, unscaled: !used, x: rows.map((g) => g[axis]), y: rows.map((g) => g.batch_tokens),
+      symbol: "diamond", size: 4, unscaled: !scaled, x: rows.map((g) => g[axis]), y: rows.map((g) => g.batch_tokens),
       ylow: used ? rows.map((g) => g.low) : null, yhigh: used ? rows.map((g) => g.high) : null,
       tips: rows.map((g) =>
         `${text}, loss ${asLoss(g.target_loss)}: ${asBatch(g.batch_tokens)} ` +

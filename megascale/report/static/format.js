@@ -98,6 +98,7 @@ function readReal(text, key) {
 function shortCount(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "";
   const size = Math.abs(value);
+  if (size >= 1e16) return formatNumber(value, ".2e");
   for (const [suffix, scale] of [["T", 1e12], ["B", 1e9], ["M", 1e6], ["K", 1e3]]) {
     if (size >= scale * 0.9995) return general(value / scale, 3).replace("e+03", "000") + suffix;
   }
