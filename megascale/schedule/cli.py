@@ -280,7 +280,9 @@ def _law_request(
 
     law = read_law_file(path)
     if interval is None:
-        raise ConfigError.of("--interval", None, "tokens between two looks at the law", "125B")
+        raise ConfigError.of(
+            "--interval", "not given", "a law needs the tokens between two looks at it", "125B"
+        )
 
     def count(value: str | None, key: str) -> int | None:
         return None if value is None else parse_count(value, key)

@@ -30,10 +30,12 @@ def render(found: Proposal, console: Console) -> None:
     if isinstance(saved, str):
         console.print(f"  {saved}", highlight=False)
     else:
-        less = "fewer" if saved.token_saving >= 0 else "more"
+        less, fewer = (
+            "fewer" if x >= 0 else "more" for x in (saved.token_saving, saved.step_saving)
+        )
         console.print(
-            f"  {abs(saved.token_saving):.1%} {less} tokens ({saved.step_saving:+.1%} of its steps "
-            f"saved) to a loss of {saved.loss:.4f} than the best fixed batch, "
+            f"  {abs(saved.token_saving):.1%} {less} tokens and {abs(saved.step_saving):.1%} {fewer} "
+            f"steps to a loss of {saved.loss:.4f} than the best fixed batch, "
             f"{_short(saved.best_batch_tokens)} tokens ({saved.says})",
             highlight=False,
         )
