@@ -31,10 +31,11 @@ def render(found: Proposal, console: Console) -> None:
         console.print(f"  {saved}", highlight=False)
     else:
         less, fewer = (
-            "fewer" if x >= 0 else "more" for x in (saved.token_saving, saved.step_saving)
+            "fewer" if saving >= 0 else "more" for saving in (saved.token_saving, saved.step_saving)
         )
         console.print(
-            f"  {abs(saved.token_saving):.1%} {less} tokens and {abs(saved.step_saving):.1%} {fewer} "
+            f"  {abs(saved.token_saving):.1%} {less} tokens and "
+            f"{abs(saved.step_saving):.1%} {fewer} "
             f"steps to a loss of {saved.loss:.4f} than the best fixed batch, "
             f"{_short(saved.best_batch_tokens)} tokens ({saved.says})",
             highlight=False,
