@@ -40,8 +40,8 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
     """Every log meant by `paths`: files, run directories, trees, globs.
 
     In a tree a directory with our own `metrics.jsonl` is that one log: what lies below it
-    (TensorBoard files, checkpoints) says nothing more. Hidden directories and files that no log
-    is called are passed over.
+    (TensorBoard files, checkpoints) says nothing more. Hidden directories, law files and files that
+    no log is called are passed over.
 
     Raises:
         DataError: a path does not exist, a glob matches nothing, or there is no candidate.
@@ -95,13 +95,28 @@ def _walk(root: Path) -> Iterator[Path]:
             folders.clear()
             continue
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (here / name for name in sorted(names) if _is_candidate(name))
+        yield from (
+            here / name
+            for name in sorted(names)
+            if _is_candidate(name) and not _is_law(here / name)
+        )
 
 
 def _is_own(metrics: Path) -> bool:
     try:
         with metrics.open("rb") as file:
             return SCHEMA.split("/")[0].encode() in file.read(256)
+    except OSError:
+        return False
+
+
+def _is_law(path: Path) -> bool:
+    """A law file of ours, which may lie among the runs that it was fitted to."""
+    if path.suffix != ".json":
+        return False
+    try:
+        with path.open("rb") as file:
+            return b'"megascale.law/' in file.read(64)
     except OSError:
         return False
 
