@@ -20,9 +20,9 @@ from megascale import fitting
 from megascale.errors import FitError
 from megascale.fitting.status import Flag, describe
 from megascale.laws.curves import Array
+from megascale.laws.grid import CELL
 from megascale.laws.power import PowerLaw, fit_power
 
-CELL = ("n_params", "tokens")
 MIN_RATES = 3
 """A quadratic has three coefficients. Three rates give an optimum without an error."""
 FITTED_RATES = 4
@@ -67,9 +67,11 @@ def need_columns(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
 
 
 def optimal_rates(
-    table: pl.DataFrame, *, by: Sequence[str] = CELL, reach: float = 4.0
+    table: pl.DataFrame, *, by: Sequence[str] = CELL, reach: float = 4.0, column: str = "lr"
 ) -> pl.DataFrame:
     """The best learning rate of every cell, by a quadratic in its logarithm.
+
+    The batch, or any other positive knob, is taken the same way where `column` names it.
 
     Args:
         table: lr and loss with the columns of `by`; several losses of one rate are seeds.
@@ -77,6 +79,7 @@ def optimal_rates(
             keep the best loss of each rate beforehand to tune it along.
         reach: rates within this factor of the lowest loss's enter the quadratic, and at least the
             four nearest where there are four.
+        column: the knob; the words "rate" and lr_opt stand for it then.
 
     Returns:
         A row a cell: `by`, lr_opt, log_error, loss, curvature (nats per squared log), rates,
@@ -85,12 +88,12 @@ def optimal_rates(
     Raises:
         FitError: a column is missing, or no cell has three rates.
     """
-    table = need_columns(table, [*by, "lr", "loss"])
+    table = need_columns(table, [*by, column, "loss"])
     cells, rates, losses = [], [], []
     limits = []
     for key, part in table.group_by(list(by), maintain_order=True):
-        means = part.group_by("lr").agg(pl.col("loss").mean()).sort("lr")
-        lr, loss = means["lr"].to_numpy(), means["loss"].to_numpy()
+        means = part.group_by(column).agg(pl.col("loss").mean()).sort(column)
+        lr, loss = means[column].to_numpy(), means["loss"].to_numpy()
         distance = np.abs(np.log(lr / lr[np.argmin(loss)]))
         near = (distance <= np.log(reach) + 1e-9) | (
             distance <= np.sort(distance)[:FITTED_RATES][-1]

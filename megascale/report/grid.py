@@ -7,26 +7,18 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from megascale import fitting
 from megascale.errors import FitError, UserError
 from megascale.laws.batch_law import plain
 from megascale.laws.curves import Window, curves_from_table
-from megascale.laws.learning_rate import grid_regret, near_optimal
+from megascale.laws.grid import CELL, cell_quadratic
+from megascale.laws.learning_rate import near_optimal
 from megascale.laws.power import PowerLaw, fit_power
-from megascale.laws.published import Target
-from megascale.laws.registry import LAWS
+from megascale.laws.regret import published_pairs, published_regret, target_of_cell
 from megascale.runs.table import RunTable
 
-CELL = ("n_params", "tokens")
-REACH = 4.0
-NEAR = 0.01
-MIN_POINTS = 12
-"""The quadratic takes runs within this factor of the best learning rate and batch and within this
-share of the lowest loss, and at least so many."""
 SAME_RATE = 0.1
 """Peak learning rates of runs that differ by less than this factor in log are one."""
 REPLICATES = 200
-CLOUD_POINTS = 150
 NEEDS = (
     "It needs a table of finished runs with the columns lr, batch_tokens (or bs, in sequences), "
     "tokens (or D), n_params (or N) and loss, or logs of runs of one size and length that differ "
@@ -58,7 +50,7 @@ def grid_section(table: pl.DataFrame) -> dict[str, Any]:
         on=list(CELL), how="semi",
     )  # fmt: skip
     return plain(
-        {"cells": cells, "refit": _refit(kept), "regret": _regret(kept), "runs": len(kept)}
+        {"cells": cells, "refit": _refit(kept), "regret": published_regret(kept), "runs": len(kept)}
     )
 
 
@@ -122,7 +114,7 @@ def _cell(n: float, d: float, part: pl.DataFrame) -> dict[str, Any] | None:
         "edge": bool(lr[at] in (rates[0], rates[-1]) or batch[at] in (batches[0], batches[-1])),
         "local_minima": _local_minima(matrix),
         "convex_share": _convex_share(matrix, rates, batches),
-        "quadratic": _quadratic(lr, batch, loss),
+        "quadratic": cell_quadratic(lr, batch, loss, REPLICATES),
         "laws": _law_points(n, d),
     }
 
@@ -151,79 +143,13 @@ def _convex_share(matrix: Any, rates: Any, batches: Any) -> dict[str, int]:
     return {"positive": positive, "counted": counted}
 
 
-def _quadratic(lr: Any, batch: Any, loss: Any) -> dict[str, Any] | None:
-    """The local quadratic in (log LR, log B), its optimum, and how sure its convexity is."""
-    at = int(np.argmin(loss))
-    near = (np.abs(np.log(lr / lr[at])) <= np.log(REACH) + 1e-9) & (
-        np.abs(np.log(batch / batch[at])) <= np.log(REACH) + 1e-9
-    )
-    if near.sum() < MIN_POINTS:
-        return None
-    enough = np.sort(loss[near])[MIN_POINTS - 1]
-    near &= loss <= max(loss[at] * (1 + NEAR), enough)
-    result = fitting.fit(
-        "log_quadratic",
-        np.stack([lr[near], batch[near]]),
-        loss[near],
-        bootstrap="pairs",
-        replicates=REPLICATES,
-        errors="status",
-    )
-    value = {name: float(result[name][0]) for name in result.params}
-    draws = None if result.bootstrap is None else result.bootstrap[0]
-    convex = None
-    cloud: dict[str, list[float]] = {"lr": [], "batch_tokens": []}
-    if draws is not None:
-        column = {name: draws[:, i] for i, name in enumerate(result.names)}
-        definite = _definite(column["c_ee"], column["c_eb"], column["c_bb"])
-        good = np.isfinite(draws).all(axis=1)
-        convex = float(definite[good].mean()) if good.any() else None
-        shown = good & definite
-        cloud = {
-            "lr": [float(f"{v:.5g}") for v in column["eta_opt"][shown][:CLOUD_POINTS]],
-            "batch_tokens": [float(f"{v:.5g}") for v in column["B_opt"][shown][:CLOUD_POINTS]],
-        }
-    definite_now = bool(_definite(value["c_ee"], value["c_eb"], value["c_bb"]))
-    inside = lr.min() <= value["eta_opt"] <= lr.max() and (
-        batch.min() <= value["B_opt"] <= batch.max()
-    )
-    return {
-        **value,
-        "points": int(near.sum()),
-        "rms": float(result.rms[0]),
-        "convex": definite_now,
-        "convex_replicates": convex,
-        "inside": bool(inside),
-        "cloud": cloud,
-    }
-
-
-def _definite(c_ee: Any, c_eb: Any, c_bb: Any) -> Any:
-    return (c_ee > 0) & (4 * c_ee * c_bb > c_eb * c_eb)
-
-
-def target_of_cell(n: float, d: float) -> Target:
-    """A grid's cell as a target: its N stands for every count, the tables left out."""
-    return Target(n, n, d, non_embedding=n, active_non_embedding=n)
-
-
-def _pairs() -> list[tuple[str, str, Any, Any]]:
-    """(name, paper, learning-rate law, batch law) of every publication; one of both may be None."""
-    found: dict[str, list[Any]] = {}
-    for law in LAWS:
-        if law.quantity in ("lr", "batch") and not law.needs and law.regime != "muP base":
-            base = law.key.rsplit("-lr", 1)[0].rsplit("-batch", 1)[0]
-            slot = found.setdefault(base, [law.name, law.arxiv, None, None])
-            slot[2 if law.quantity == "lr" else 3] = law
-    return [(name, arxiv, lr, batch) for name, arxiv, lr, batch in found.values()]
-
-
 def _law_points(n: float, d: float) -> list[dict[str, Any]]:
     target = target_of_cell(n, d)
     rows = []
-    for name, arxiv, lr, batch in _pairs():
-        values = [None if law is None else law.evaluate(target).value for law in (lr, batch)]
-        rows.append({"name": name, "arxiv": arxiv, "lr": values[0], "batch_tokens": values[1]})
+    for name, arxiv, laws in published_pairs():
+        values = {column: law.evaluate(target).value for column, law in laws.items()}
+        empty = dict.fromkeys(("lr", "batch_tokens"))
+        rows.append({"name": name, "arxiv": arxiv, **empty, **values})
     return rows
 
 
@@ -250,40 +176,3 @@ def _power(law: PowerLaw) -> dict[str, Any]:
         "b_error": float(error[2]),
         "r_squared": law.r_squared,
     }
-
-
-def _regret(table: pl.DataFrame) -> list[dict[str, Any]]:
-    """What following each publication costs: loss of the nearest run over the cell's lowest.
-
-    A law of one quantity is given the cell's best value of the other.
-    """
-    rows = []
-    for name, arxiv, lr, batch in _pairs():
-        laws = {"lr": lr, "batch_tokens": batch}
-        given = {column: law for column, law in laws.items() if law is not None}
-
-        def predicted(n: float, d: float, given: dict[str, Any] = given) -> dict[str, float]:
-            target = target_of_cell(n, d)
-            return {c: float(law.evaluate(target).value or 1e-9) for c, law in given.items()}
-
-        cells = table
-        if len(given) == 1:
-            cells = _best_of_other(table, next(iter(given)))
-        found = grid_regret(cells, predicted)
-        rows.append(
-            {
-                "name": name,
-                "arxiv": arxiv,
-                "gives": " and ".join({"lr": "LR", "batch_tokens": "batch"}[c] for c in given),
-                "mean_regret": float(found["regret"].mean()),  # type: ignore[arg-type]
-                "worst_regret": float(found["regret"].max()),  # type: ignore[arg-type]
-                "cells": len(found),
-                "inside": int(found["inside"].sum()),
-            }
-        )
-    return sorted(rows, key=lambda row: (row["gives"] != "LR and batch", row["mean_regret"]))
-
-
-def _best_of_other(table: pl.DataFrame, column: str) -> pl.DataFrame:
-    """The lowest loss at each value of `column`, over the other one."""
-    return table.group_by([*CELL, column], maintain_order=True).agg(pl.col("loss").min())

@@ -10,23 +10,13 @@ from typing import Any
 
 import polars as pl
 
-from megascale.errors import DataError
+from megascale.errors import DataError, FitError
+from megascale.laws.grid import grid_names, grid_table, is_grid
 from megascale.report.studies import find_studies, read_studies
 from megascale.runs.readers.base import ReadOptions
 from megascale.runs.table import RunTable, load_runs
 
 TABLES = {".csv", ".tsv", ".parquet"}
-SEQUENCE_OF_BS = 2048
-"""Tokens of a sequence where a grid counts its batch in sequences and nothing says otherwise."""
-
-GRID_COLUMNS: dict[str, tuple[str, ...]] = {
-    "n_params": ("n_params", "N", "params"),
-    "tokens": ("tokens", "D", "d_tokens"),
-    "lr": ("lr", "learning_rate", "peak_lr"),
-    "batch_tokens": ("batch_tokens", "B_tokens"),
-    "batch_samples": ("batch_samples", "bs", "batch_size"),
-    "loss": ("smooth loss", "smooth_loss", "loss", "final_loss"),
-}
 POINT_COLUMNS: dict[str, tuple[str, ...]] = {
     "n_params": ("n_params", "N"),
     "lr": ("lr", "learning_rate"),
@@ -127,13 +117,17 @@ def _kind(path: Path, options: ReadOptions, format: str | None) -> str:
         return "log"
     if not path.is_file():
         return "log"
-    names = set(_read(path, rows=1).columns)
-    has = {ours for ours, theirs in GRID_COLUMNS.items() if names & set(theirs)}
+    frame = _read(path, rows=1)
+    names = set(frame.columns)
     points = {ours for ours, theirs in POINT_COLUMNS.items() if names & set(theirs)}
     if {"target_loss", "batch_tokens", "tokens"} <= points:
         return "points"
-    whole = {"lr", "loss", "tokens", "n_params"} <= has and has & {"batch_tokens", "batch_samples"}
-    return "grid" if whole and not names & {"step", "run"} else "log"
+    both = {"lr", "batch_tokens"} <= {
+        name.replace("samples", "tokens") for name in grid_names(frame.columns)
+    }
+    if not both or not is_grid(frame):
+        return "log"
+    return "grid" if "run" not in names or is_grid(_read(path)) else "log"
 
 
 def _read(path: Path, rows: int | None = None) -> pl.DataFrame:
@@ -157,24 +151,12 @@ def _renamed(frame: pl.DataFrame, columns: dict[str, tuple[str, ...]]) -> pl.Dat
 
 
 def _grid(frame: pl.DataFrame, path: Path, options: ReadOptions, notes: list[str]) -> pl.DataFrame:
-    table = _renamed(frame, GRID_COLUMNS)
-    if "batch_tokens" not in table.columns and "batch_samples" in table.columns:
-        length = options.seq_length or SEQUENCE_OF_BS
-        table = table.with_columns(batch_tokens=pl.col("batch_samples") * length)
-        if options.seq_length is None:
-            notes.append(
-                f"{path}: batches taken as sequences of {length} tokens; --seq-length says "
-                "otherwise"
-            )
-    for name in ("n_params", "tokens", "lr", "batch_tokens", "loss"):
-        if name not in table.columns:
-            raise DataError.of(
-                "grid", str(path), f"has no column for {name}", list(GRID_COLUMNS[name])
-            )
-    used = ["n_params", "tokens", "lr", "batch_tokens", "loss"]
-    return table.select(used).filter(
-        pl.all_horizontal(pl.col(used).is_finite() & (pl.col(used) > 0))
-    )
+    try:
+        table, said = grid_table(frame, str(path), seq_length=options.seq_length)
+    except FitError as error:
+        raise DataError(str(error)) from None
+    notes += said
+    return table
 
 
 def _file(path: Path, read_as: str) -> dict[str, Any]:
