@@ -106,7 +106,8 @@ def report(
         list[str] | None, typer.Option("--columns", help="For tables of logs: OUR=THEIRS. Repeat.")
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(help="Constant global batch (tokens), where no log says.")
+        str | None,
+        typer.Option(help="Global batch (tokens), where no log says: 2M, or 0:1M,700:2M by step."),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one per core.")] = 0,
     cache: Annotated[bool, typer.Option(help="Keep what was read in the cache directory.")] = True,
@@ -119,13 +120,14 @@ def report(
     from megascale.laws.lawfile import read_law_file
     from megascale.report.document import Settings, build_document, summary
     from megascale.report.inputs import read_inputs
-    from megascale.report.options import calculator_defaults, parse_window, read_options
+    from megascale.report.options import calculator_defaults, parse_window
     from megascale.report.page import write_page
+    from megascale.runs.cli import read_options
 
     inputs = read_inputs(
         list(paths or []),
         grids=list(grid or []),
-        options=read_options(columns, seq_length, batch_tokens),
+        options=read_options(columns, seq_length, batch_tokens, None, None),
         format=format,
         workers=workers or os.cpu_count() or 1,
         cache=cache,

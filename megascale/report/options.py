@@ -7,27 +7,7 @@ from dataclasses import replace
 from megascale.errors import ConfigError
 from megascale.laws.curves import Window
 from megascale.report.calculator import Defaults
-from megascale.runs.readers.base import ReadOptions
 from megascale.units import format_count, parse_count
-
-
-def read_options(
-    columns: list[str] | None, seq_length: int | None, batch_tokens: int | None
-) -> ReadOptions:
-    """What the user states because a log does not.
-
-    Raises:
-        ConfigError: a column is not OUR=THEIRS, or a count is not positive.
-    """
-    pairs = []
-    for text in columns or []:
-        ours, equals, theirs = text.partition("=")
-        if not equals or not theirs:
-            raise ConfigError.of("--columns", text, "must be OUR=THEIRS", "loss=smooth_loss")
-        pairs.append((ours.strip(), theirs.strip()))
-    if batch_tokens is not None and batch_tokens <= 0:
-        raise ConfigError.of("--batch-tokens", batch_tokens, "must be positive", 1)
-    return ReadOptions(tuple(pairs), seq_length=seq_length, batch_tokens=batch_tokens)
 
 
 def parse_window(text: str) -> Window:

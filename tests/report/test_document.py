@@ -19,7 +19,7 @@ from megascale.report.cli import app
 from megascale.report.document import Settings, build_document, summary
 from megascale.report.figures import draw_figures
 from megascale.report.inputs import read_inputs
-from megascale.report.options import calculator_defaults, parse_window, read_options
+from megascale.report.options import calculator_defaults, parse_window
 from megascale.report.page import render_page
 from tests.laws.analysis_runs import Truth
 from tests.report.samples import BEST_BATCH, BEST_LR, write_grid, write_runs
@@ -208,6 +208,10 @@ def test_the_summary_has_no_drawn_points(document):
     assert found["best_batch"]["power"]["b"] == document["best_batch"]["power"]["b"]
 
 
+def run_page(*words):
+    CliRunner().invoke(app, list(words), catch_exceptions=False)
+
+
 def test_options_are_checked():
     assert parse_window("5%") == Window("log", 0.05)
     assert parse_window("10M") == Window("tokens", 10_000_000)
@@ -216,9 +220,9 @@ def test_options_are_checked():
         with pytest.raises(ConfigError):
             parse_window(wrong)
     with pytest.raises(ConfigError, match="OUR=THEIRS"):
-        read_options(["loss"], None, None)
+        run_page("--columns", "loss")
     with pytest.raises(ConfigError, match="batch-tokens"):
-        read_options(None, None, 0)
+        run_page("--batch-tokens", "0:1M,700:0")
     assert calculator_defaults("1B", None, "20B", 2048).active_params == "1B"
 
 
