@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +14,8 @@ from megascale.errors import EXIT_DONE, EXIT_FIT, FitError
 TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 LOGS = "From run logs"
 """Panel of the help that holds the options for logs."""
+GRID = "From a table of final losses"
+"""Panel of the help that holds the options for grids over learning rate and batch."""
 
 
 class NKind(StrEnum):
@@ -38,6 +39,14 @@ class Phase(StrEnum):
 
     stable = "stable"
     all = "all"
+
+
+class Optima(StrEnum):
+    """Points of the laws of a grid."""
+
+    near_optimal = "near_optimal"
+    quadratic = "quadratic"
+    search_factor = "search_factor"
 
 
 class Form(StrEnum):
@@ -125,7 +134,8 @@ def fit_command(
         typer.Option(
             help="Law to fit; --law list shows them [points: wsd]. From logs: auto, wsd, "
             "two_power, noise_floor, loss_surface or learning_rate [logs: auto, the best batch by "
-            "the law that the runs support]."
+            "the law that the runs support]. From final losses: learning_rate or batch "
+            "[learning_rate]."
         ),
     ] = None,
     x: Annotated[str, typer.Option("--x", help="Input column, or several with commas.")] = "S",
@@ -213,7 +223,9 @@ def fit_command(
     ] = None,
     columns: Annotated[
         list[str] | None,
-        typer.Option(help="For logs in tables: OUR=THEIRS. Repeat.", rich_help_panel=LOGS),
+        typer.Option(
+            help="For logs in tables, and final losses: OUR=THEIRS. Repeat.", rich_help_panel=LOGS
+        ),
     ] = None,
     seq_length: Annotated[
         int | None,
@@ -233,15 +245,28 @@ def fit_command(
             "--join", help="The files of one directory are one run.", rich_help_panel=LOGS
         ),
     ] = False,
+    optima: Annotated[
+        Optima,
+        typer.Option(help="Points of the law that -o writes.", rich_help_panel=GRID),
+    ] = Optima.near_optimal,
+    target: Annotated[
+        str | None,
+        typer.Option(help="N,D that the next runs are for: 7B,2T.", rich_help_panel=GRID),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="FLOPs of the next runs [a tenth of the table's].", rich_help_panel=GRID),
+    ] = None,
 ) -> None:
-    """Fit a law of the best batch or learning rate to run logs, or any law to a table of points.
+    """Fit a law of the best batch or learning rate to run logs or final losses, or any to points.
 
     From logs: runs that differ in their batch alone (or their learning rate alone) at a constant
     learning rate; six batch sizes are the least, eight to twelve are better. Exits with 0 when
     every problem converged, with 7 when one did not or a point is bad.
     """
     from megascale import fitting
-    from megascale.laws import fit_cli
+    from megascale.fitting.progress import Progress
+    from megascale.laws import fit_cli, grid_cli
 
     if law == "list":
         typer.echo("\n".join(fitting.law_names()))
@@ -257,6 +282,23 @@ def fit_command(
     else:
         chosen = starts
     inputs = _names(x)
+    if format is None and grid_cli.is_grid_table(paths, law, columns or [], [*inputs, y], TABLES):
+        from megascale.laws.from_points import Naming
+
+        law = law or "learning_rate"
+        naming = Naming(name or (output.stem if output is not None else law))
+        grid = grid_cli.GridOptions(
+            columns=columns or [],
+            seq_length=seq_length,
+            method=optima.value,
+            n_kind=None if n_kind is None else n_kind.value,
+            target=target,
+            budget=budget,
+            replicates=bootstrap or grid_cli.GridOptions.replicates,
+            confidence=confidence,
+            seed=seed,
+        )
+        raise typer.Exit(grid_cli.fit_grid_table(paths[0], law, naming, grid, output, as_json))
     logs_stated = format is not None or columns is not None
     if logs_stated or not fit_cli.are_points(paths, law, inputs, y, TABLES):
         from megascale.laws.fit_logs import LogOptions
@@ -291,7 +333,7 @@ def fit_command(
         )
     frame = read_table(paths[0])
     law = law or "wsd"
-    with _Progress(quiet=as_json) as progress:
+    with Progress(quiet=as_json) as progress:
         result = fitting.fit_frame(
             law,
             frame,
@@ -338,34 +380,6 @@ def _write(result: Any, path: Path) -> None:
         result.to_polars().write_parquet(path)
 
 
-class _Progress:
-    """A progress bar on standard error, only on a terminal."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._quiet = quiet or not sys.stderr.isatty()
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def update(self, done: int, total: int) -> None:
-        if self._quiet:
-            return
-        if self._bar is None:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.start()
-            self._task = self._bar.add_task("fitting", total=total)
-        self._bar.update(self._task, completed=done)
-
-    def __exit__(self, *failure: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
 app = typer.Typer(add_completion=False)
 app.command(
     "fit",
@@ -375,6 +389,8 @@ app.command(
   megascale fit runs/study -o law.json
 
   megascale fit 'logs/*.out.gz' --law learning_rate --params 1.2B -o rate.json
+
+  megascale fit grid.csv --law batch --columns n_params=size --columns loss=final -o batch.json
 
   megascale fit points.csv --law wsd --group N,target_loss --x S --y E --json
 

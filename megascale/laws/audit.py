@@ -62,7 +62,7 @@ def audit_batch_law(fits: TokensStepsFits, optimal: OptimalBatches) -> list[Audi
     """
     table = optimal.table
     audits = []
-    for question, held in _holdouts(table, optimal.used, "target_loss").items():
+    for question, held in holdouts(table, optimal.used, "target_loss").items():
         kept = optimal.used & ~held
         reduced = replace(optimal, table=table.with_columns(pl.Series("used", kept)))
         try:
@@ -90,7 +90,7 @@ def audit_rate_law(optima: pl.DataFrame) -> list[Audit]:
     """
     used = optima["usable"].to_numpy()
     audits = []
-    for question, held in _holdouts(optima, used, "loss").items():
+    for question, held in holdouts(optima, used, "loss").items():
         kept = used & ~held
         try:
             law = rate_law(optima.with_columns(pl.Series("usable", kept)))
@@ -142,7 +142,7 @@ def audit_loss_curves(curves: Iterable[Curve], fraction: float = 0.5) -> pl.Data
     return pl.DataFrame(rows)
 
 
-def _holdouts(
+def holdouts(
     table: pl.DataFrame, used: npt.NDArray[np.bool_], loss: str
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Which rows each question holds out; questions the rows cannot answer are left out."""

@@ -235,22 +235,22 @@ def summary(fit: LogFit) -> str:
     if isinstance(fit.law, BatchLaw):
         lines += ["", "best batch by target loss (tokens):"]
         hidden = ("lr", "log_error", "used")
-        lines.append(_text(fit.law.optimal.table.drop(hidden)))
+        lines.append(text_table(fit.law.optimal.table.drop(hidden)))
         lines += ["", "laws compared on the same points (log E):"]
         unshown = ("groups", "points", "worst_rms", "pooled_bic", "unreachable", "failed")
-        lines.append(_text(fit.law.selection.table().drop(unshown)))
+        lines.append(text_table(fit.law.selection.table().drop(unshown)))
     if isinstance(fit.law, RateLaw):
-        lines += ["", "best learning rates:", _text(fit.law.found.optima)]
+        lines += ["", "best learning rates:", text_table(fit.law.found.optima)]
     if fit.audits:
         import polars as pl
 
         lines += ["", "extrapolation audit:"]
         rows = pl.DataFrame([asdict(audit) for audit in fit.audits], infer_schema_length=None)
-        lines.append(_text(rows.drop("worst", "in_band", "worst_cost")))
+        lines.append(text_table(rows.drop("worst", "in_band", "worst_cost")))
     return "\n".join(lines)
 
 
-def _text(frame: pl.DataFrame) -> str:
+def text_table(frame: pl.DataFrame) -> str:
     """A plain table: numbers to four digits, columns aligned."""
     rows = [frame.columns, *([_cell(value) for value in row] for row in frame.iter_rows())]
     widths = [max(len(row[i]) for row in rows) for i in range(len(frame.columns))]
