@@ -47,12 +47,14 @@ from megascale.train.step import Objective, accumulate_gradients
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTH, SEQUENCES, MICRO_BATCHES = 256, 4, 2
+VOCABULARY = 512
+"""Of the model and the toy corpus."""
 
 
 def write_toy(prefix: Path, tokens: int = 1_000_000) -> None:
     generator = np.random.default_rng(0)
-    with IndexedWriter(prefix, 4096) as writer:
-        writer.add(generator.integers(0, 4096, tokens), np.full(tokens // 1000, 1000))
+    with IndexedWriter(prefix, VOCABULARY) as writer:
+        writer.add(generator.integers(0, VOCABULARY, tokens), np.full(tokens // 1000, 1000))
         writer.finish(tokenizer_sha256="0" * 64, eos_id=0, details={})
 
 
@@ -82,7 +84,8 @@ def step_parts(folder: Path, steps: int) -> dict[str, float]:
         {
             "model": read_model_config(ROOT / "configs/models/tiny-moe.yaml").model_dump(
                 mode="json"
-            ),
+            )
+            | {"vocab_size": VOCABULARY},
             "data": {"sources": {"toy": {"path": str(folder / "toy")}}},
             "train": {
                 "total_tokens": batch * (steps + 2),
