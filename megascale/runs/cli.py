@@ -111,7 +111,7 @@ def ls(
 @app.command(
     epilog="""Examples:
 
-  megascale runs show runs/quickstart
+  megascale runs show runs/quickstart/growing
 
   megascale runs show job-1814592.out.gz --json | jq .segments"""
 )
