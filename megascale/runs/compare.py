@@ -103,6 +103,7 @@ class Comparison:
         window_tokens: of the smoothing; 0 where evaluations were taken as they are.
         final_a, final_b: smoothed loss at each run's own end.
         at_tokens, at_loss: rows, in order of tokens.
+        not_reached: stated losses that the two do not both come down to.
         crossings: tokens at which the smoothed curves change order.
     """
 
@@ -113,6 +114,7 @@ class Comparison:
     final_b: float
     at_tokens: tuple[AtTokens, ...]
     at_loss: tuple[AtLoss, ...]
+    not_reached: tuple[float, ...]
     crossings: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -210,6 +212,7 @@ def compare(
     at = np.linspace(start, end, rows + 1)[1:]
     loss_a, error_a = smoothed(a, at, window)
     loss_b, error_b = smoothed(b, at, window)
+    at_loss, not_reached = _at_losses(a, b, window, losses, rows)
     return Comparison(
         a=a.name,
         b=b.name,
@@ -230,7 +233,8 @@ def compare(
             )
             for i, tokens in enumerate(at)
         ),
-        at_loss=_at_losses(a, b, window, losses, rows),
+        at_loss=at_loss,
+        not_reached=not_reached,
         crossings=_crossings(a, b, start, end, window),
     )
 
@@ -247,7 +251,8 @@ def common_window(curves: Sequence[Curve]) -> float:
 
 def _at_losses(
     a: Curve, b: Curve, window: float, losses: Sequence[float] | None, rows: int
-) -> tuple[AtLoss, ...]:
+) -> tuple[tuple[AtLoss, ...], tuple[float, ...]]:
+    """Rows by falling loss, and the stated losses that have none."""
     paths = []
     for curve in (a, b):
         grid = np.linspace(curve.middle[0], curve.tokens[-1], _GRID)
@@ -256,14 +261,16 @@ def _at_losses(
     bottom = max(path[1][-1] for path in paths)
     if losses is None:
         if top <= bottom:
-            return ()
+            return (), ()
         # equal distances along A's own tokens, so that rows do not crowd at the start
         grid, path = paths[0]
         low, high = (np.interp(-value, -path, grid) for value in (top, bottom))
-        losses = [float(v) for v in np.interp(np.linspace(low, high, rows + 1)[1:], grid, path)]
-    found = []
-    for loss in dict.fromkeys(losses):
-        if not bottom <= loss <= top:
+        between = np.interp(np.linspace(low, high, rows + 1)[1:], grid, path)
+        losses = np.maximum(between, bottom).tolist()  # rounding must not lose the last
+    found, missed = [], []
+    for loss in sorted(set(losses), reverse=True):
+        if not bottom <= loss < top:
+            missed.append(float(loss))
             continue
         tokens_a, tokens_b = (_first_at(path, grid, loss) for grid, path in paths)
         steps_a, steps_b = _at(a, a.steps, tokens_a), _at(b, b.steps, tokens_b)
@@ -280,7 +287,7 @@ def _at_losses(
                 seconds_b=_at(b, b.seconds, tokens_b),
             )
         )
-    return tuple(found)
+    return tuple(found), tuple(missed)
 
 
 def _first_at(path: Array, grid: Array, loss: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -109,14 +110,17 @@ def compare(
         load_logs([path], format, stated, join, 0, cache)
         for path, stated in zip(paths, options, strict=True)
     ]
-    logs = [_only(table, run) for table in logs] if run else logs
+    if run:
+        _require_matches([one.run for table in logs for one in table.runs], run)
+        logs = [_only(table, run) for table in logs]
     names = [one.run for table in logs for one in table.runs]
     if len(names) < 2:
         shown = ", ".join(names) or "none"
         raise ConfigError.of("runs", shown, "a comparison needs two runs at least", "RUN_A RUN_B")
     taken, curves = curves_of_logs(logs, loss)
     if run:
-        curves.sort(key=lambda curve: _rank(curve.name, run))
+        ranks = [_rank(name, run) for name in names]
+        curves = [curves[at] for at in sorted(range(len(curves)), key=ranks.__getitem__)]
     width = parse_count(window, "--window") if window is not None else common_window(curves)
     baseline, *others = curves
     found = [
@@ -137,7 +141,7 @@ def compare(
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    render(taken, width, curves, found, console)
+    render(taken, width, curves, found, console, stated=bool(at_loss))
 
 
 def _options(
@@ -173,6 +177,20 @@ def _options(
             strict=True,
         )
     ]
+
+
+def _require_matches(names: list[str], wanted: list[str]) -> None:
+    """Refuse a name or pattern that no run has.
+
+    Raises:
+        ConfigError: naming runs that come close.
+    """
+    from megascale.errors import ConfigError
+
+    for text in wanted:
+        if not any(fnmatchcase(name, text) for name in names):
+            close = get_close_matches(text, names, n=1, cutoff=0.4) or names[:1] or None
+            raise ConfigError.of("--run", text, "no run of these paths has such a name", close)
 
 
 def _only(table: RunTable, wanted: list[str]) -> RunTable:

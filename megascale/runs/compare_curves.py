@@ -30,15 +30,22 @@ def curves_of_logs(logs: Sequence[RunTable], loss: str = AUTO) -> tuple[str, lis
             losses, else whatever evaluations there are.
 
     Returns:
-        What was taken: "train", or the kind of validation loss; and the curves.
+        What was taken: "train", or the kind of validation loss; and the curves, in the order of
+        the logs' runs.
 
     Raises:
-        DataError: an illegal `loss`, a run without consumed tokens, or without such losses.
+        DataError: an illegal `loss`, a run without records, consumed tokens, or such losses.
     """
     if loss not in (AUTO, TRAIN, VALIDATION) and not loss.startswith(f"{VALIDATION}:"):
         rule = "must be auto, train, validation or validation:SET"
         raise DataError.of("--loss", loss, rule, AUTO)
-    runs = [records for table in logs for records in split_runs(table.table)]
+    runs: list[Records] = []
+    for table in logs:
+        runs += (own := list(split_runs(table.table)))
+        known = {records.run for records in own}
+        empty = [one.run for one in table.runs if one.run not in known]
+        if empty:
+            raise DataError.of(empty[0], "no records", f"needs {LEAST} records with a loss or more")
     names = _names(runs)
     for records, name in zip(runs, names, strict=True):
         _require_tokens(records, name)

@@ -21,6 +21,8 @@ def render(
     curves: Sequence[Curve],
     found: Sequence[Comparison],
     console: Console,
+    *,
+    stated: bool = False,
 ) -> None:
     """Print what runs were compared, and how; then their tables.
 
@@ -30,6 +32,7 @@ def render(
         curves: the baseline and the others.
         found: of the others, in order.
         console: where to.
+        stated: the user named the losses that tokens are compared at.
     """
     finals = [found[0].final_a, *(one.final_b for one in found)]
     for letter, curve, final in zip(_letters(curves), curves, finals, strict=True):
@@ -49,9 +52,13 @@ def render(
     if len(found) == 1:
         _two(found[0], console)
     else:
-        _several(curves, found, console)
+        _several(curves, found, console, stated)
     for letter, one in zip(_letters(curves)[1:], found, strict=True):
-        if not one.at_loss:
+        for loss in one.not_reached:
+            console.print(
+                f"  A and {letter} do not both come down to a loss of {loss:g}", highlight=False
+            )
+        if not one.at_loss and not one.not_reached:
             console.print(f"  no loss that both A and {letter} reach", highlight=False)
         for tokens in one.crossings:
             console.print(
@@ -96,8 +103,10 @@ def _two(found: Comparison, console: Console) -> None:
     console.print(table, highlight=False)
 
 
-def _several(curves: Sequence[Curve], found: Sequence[Comparison], console: Console) -> None:
-    """A table a run against the baseline, and the tokens that each run needs to its last loss."""
+def _several(
+    curves: Sequence[Curve], found: Sequence[Comparison], console: Console, stated: bool
+) -> None:
+    """A table a run against the baseline, and the tokens to its last loss or to those stated."""
     letters = _letters(curves)[1:]
     for letter, one in zip(letters, found, strict=True):
         table = _table(f"{letter} against A at equal tokens", "tokens", "loss A", f"loss {letter}")
@@ -114,11 +123,12 @@ def _several(curves: Sequence[Curve], found: Sequence[Comparison], console: Cons
                 _ratio(row.seconds_a, row.seconds_b),
             )
         console.print(table, highlight=False)
-    table = _table("To the lowest loss of both", "run", "loss", "tokens A", "tokens")
+    title = "At equal loss" if stated else "To the lowest loss of both"
+    table = _table(title, "run", "loss", "tokens A", "tokens")
     for column in ("ratio", "steps ratio", "time ratio"):
         table.add_column(column, justify="right")
     for letter, one in zip(letters, found, strict=True):
-        for equal in one.at_loss[-1:]:
+        for equal in one.at_loss if stated else one.at_loss[-1:]:
             table.add_row(
                 letter,
                 f"{equal.loss:.4f}",

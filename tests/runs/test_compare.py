@@ -50,7 +50,16 @@ def test_known_curves() -> None:
     assert equal.tokens_a == pytest.approx((50 / 0.9) ** 5, rel=0.01)
     assert equal.tokens_ratio == pytest.approx(0.8**5, rel=0.01)
     assert found.crossings == ()
-    assert len(compare(a, b, rows=5).at_tokens) == 5
+    few = compare(a, b, rows=5)
+    assert (len(few.at_tokens), len(few.at_loss)) == (5, 5)
+
+
+def test_stated_losses_come_in_order_and_none_is_dropped() -> None:
+    a, b = law(50.0, 0.2), law(40.0, 0.2)
+    found = compare(a, b, losses=[2.85, 1.0, 2.9, 99.0, 2.85])
+    assert [row.loss for row in found.at_loss] == [2.9, 2.85]
+    assert found.not_reached == (99.0, 1.0)
+    assert compare(a, b).not_reached == ()
 
 
 def test_crossing_is_found_where_it_is() -> None:
@@ -198,6 +207,27 @@ def test_more_runs_than_two_and_some_of_a_tree(tmp_path: Path) -> None:
     document = found(tmp_path / "tree", "--run", "c", "--run", "[ab]")
     assert [run["name"] for run in document["runs"]] == ["c", "a", "b"]
     assert [one["a"] for one in document["comparisons"]] == ["c", "c"]
+    stated = invoked(tmp_path / "tree", "--at-loss", "3.4", "--at-loss", "3.2", "--at-loss", "1")
+    assert "A and C do not both come down to a loss of 1" in stated
+    assert stated.count("3.4000") == stated.count("3.2000") == 2
+    with pytest.raises(ConfigError, match=r"--run = bb: .* Nearest legal: b"):
+        invoked(tmp_path / "tree", "--run", "a", "--run", "bb")
+
+
+def test_runs_of_one_name_keep_the_order_that_is_asked_for(tmp_path: Path) -> None:
+    for name in ("one/x", "two/x", "two/y"):
+        log(tmp_path / name, [64] * 40)
+    paths = tmp_path / "one" / "x", tmp_path / "two"
+    document = found(*paths, "--run", "x", "--run", "y")
+    assert [run["name"].rsplit("/", 2)[-1] for run in document["runs"]] == ["x", "x", "y"]
+
+
+def test_a_log_without_records_is_named(tmp_path: Path) -> None:
+    one, two = (log(tmp_path / name, [64] * 40) for name in ("one", "two"))
+    metrics = two / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().splitlines(keepends=True)[0])
+    with pytest.raises(DataError, match="two = no records"):
+        invoked(one, two)
 
 
 STEPS = "".join(
