@@ -132,10 +132,10 @@ def fit_command(
     law: Annotated[
         str | None,
         typer.Option(
-            help="Law to fit; --law list shows them [points: wsd]. From logs: auto, wsd, "
-            "two_power, noise_floor, loss_surface or learning_rate [logs: auto, the best batch by "
-            "the law that the runs support]. From final losses: learning_rate or batch "
-            "[learning_rate]."
+            help="Law to fit; --law list shows those of points (default wsd). From logs: auto, "
+            "wsd, two_power, noise_floor, loss_surface or learning_rate (default auto, the best "
+            "batch by the law that the runs support). From final losses: learning_rate (default) "
+            "or batch."
         ),
     ] = None,
     x: Annotated[str, typer.Option("--x", help="Input column, or several with commas.")] = "S",
@@ -255,7 +255,9 @@ def fit_command(
     ] = None,
     budget: Annotated[
         float | None,
-        typer.Option(help="FLOPs of the next runs [a tenth of the table's].", rich_help_panel=GRID),
+        typer.Option(
+            help="FLOPs of the next runs; default a tenth of the table's.", rich_help_panel=GRID
+        ),
     ] = None,
 ) -> None:
     """Fit a law of the best batch or learning rate to run logs or final losses, or any to points.
@@ -390,7 +392,7 @@ app.command(
 
   megascale fit 'logs/*.out.gz' --law learning_rate --params 1.2B -o rate.json
 
-  megascale fit grid.csv --law batch --columns n_params=size --columns loss=final -o batch.json
+  megascale fit grid.csv --law batch --columns loss=final_loss -o batch.json
 
   megascale fit points.csv --law wsd --group N,target_loss --x S --y E --json
 

@@ -184,7 +184,7 @@ def summary(fit: GridFit, plan: Plan | None, why: str, confidence: float) -> lis
     from megascale.laws.fit_cli import text_table
 
     runs, cells = len(fit.table), len(fit.cells)
-    lines = [f"{runs:,} runs in {cells} cells of (N, D); best of each:"]
+    lines = [f"{runs:,} runs at {cells} (N, D); the best of each:"]
     lines.append(text_table(_cells(fit)))
     lines += ["", f"laws ({confidence:.0%} intervals by bootstrap over runs, else over cells):"]
     for name, method in fit.methods.items():

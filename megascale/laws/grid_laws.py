@@ -134,7 +134,7 @@ def fit_grid(
 
     Args:
         table: of `grid.grid_table`: n_params, tokens, lr or batch_tokens or both, loss.
-        replicates, confidence, seed: of the bootstraps.
+        replicates, confidence, seed: of the bootstraps; fewer than two replicates make none.
 
     Raises:
         FitError: no cell has three learning rates or three batches.
@@ -209,6 +209,8 @@ def _bootstrap(
     points: pl.DataFrame, column: str, over: str, replicates: int, confidence: float, seed: int
 ) -> Interval | None:
     """Refits to points, or whole cells, drawn with replacement; None where few can be refitted."""
+    if replicates < 2:
+        return None
     logs = points.select(pl.col(*CELL, column).log()).to_numpy()
     with_n = column == "lr" and points["n_params"].n_unique() > 1
     used = [0, 1, 2] if with_n else [0, 2]
