@@ -174,12 +174,11 @@ def _seconds_at(checks: pl.DataFrame, train: pl.DataFrame) -> list[float] | None
 def _batch_changes(rows: pl.DataFrame) -> list[list[int]]:
     """[start tokens, batch tokens] wherever a run's batch changes."""
     known = rows.filter(pl.col("batch_tokens").is_not_null() & pl.col("tokens").is_not_null())
-    known = known.with_columns(id=pl.col("batch_tokens").rle_id())
-    parts = known.group_by("id", maintain_order=True).agg(
-        pl.col("tokens").first(), pl.col("batch_tokens").first()
+    parts = known.group_by(pl.col("batch_tokens").rle_id().alias("part"), maintain_order=True).agg(
+        pl.col("batch_tokens").first(), pl.col("tokens").last()
     )
-    starts = [0, *known.group_by("id", maintain_order=True).agg(pl.col("tokens").last())["tokens"]]
-    return [[int(s), int(b)] for s, b in zip(starts, parts["batch_tokens"], strict=False)]
+    starts = [0, *parts["tokens"][:-1]]
+    return [[int(s), int(b)] for s, b in zip(starts, parts["batch_tokens"], strict=True)]
 
 
 def _integers(rows: pl.DataFrame, column: str) -> list[int] | None:

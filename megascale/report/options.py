@@ -19,7 +19,10 @@ def parse_window(text: str) -> Window:
     if text == "none":
         return Window("none")
     if not text.endswith("%"):
-        return Window("tokens", parse_count(text, "--window"))
+        size = parse_count(text, "--window")
+        if size == 0:
+            raise ConfigError.of("--window", text, "must be positive, or none", "5%")
+        return Window("tokens", size)
     try:
         share = float(text[:-1]) / 100
     except ValueError:

@@ -67,15 +67,12 @@ class ReadCache:
         report = described(read)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with self._replacing(f"{key}.arrow") as name:
+            with Replacing(self.directory / f"{key}.arrow") as name:
                 read.table.write_ipc(name, compression="lz4")
-            with self._replacing(f"{key}.json") as name:
+            with Replacing(self.directory / f"{key}.json") as name:
                 Path(name).write_text(json.dumps(report, default=str), encoding="utf-8")
         except OSError:
             return
-
-    def _replacing(self, name: str) -> Replacing:
-        return Replacing(self.directory / name)
 
 
 def described(read: FileRead) -> dict[str, Any]:

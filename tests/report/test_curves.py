@@ -58,6 +58,14 @@ def test_of_several_kinds_the_one_with_most_records_is_drawn():
     assert run_rows(table)[0]["batch_tokens"] == [8, 16]
 
 
+def test_batch_changes_stand_where_they_began():
+    table = loaded(
+        step=[10, 20, 30, 40], loss=[5.0, 4.0, 3.0, 2.5], loss_kind=["interval_mean"] * 4,
+        batch_tokens=[8, 8, 16, 8],
+    )  # fmt: skip
+    assert drawn_curves(table)[0]["batches"] == [[0, 8], [20, 16], [30, 8]]
+
+
 def test_our_own_log_has_its_time(tmp_path):
     table = load_runs(write_log(tmp_path / "run"), cache=False)
     (curve,) = drawn_curves(table)

@@ -216,7 +216,7 @@ def test_options_are_checked():
     assert parse_window("5%") == Window("log", 0.05)
     assert parse_window("10M") == Window("tokens", 10_000_000)
     assert parse_window("none") == Window("none")
-    for wrong in ("0%", "x%", "200%", "-3"):
+    for wrong in ("0", "0%", "x%", "200%", "-3"):
         with pytest.raises(ConfigError):
             parse_window(wrong)
     with pytest.raises(ConfigError, match="OUR=THEIRS"):
