@@ -223,13 +223,16 @@ void finish_projected(Prepared<Law>& p, Columns<Law>& out) {
   constexpr int kBins = 16, kLong = 64, X = Law::kInputs;
   size_t end = p.projected_at + p.count;
   p.projected_count = p.count;
-  if (Law::kNonlinear > 0 && X == 1 && Law::kInputKind == InputKind::kLog && p.count > kLong) {
+  const bool can_bin = Law::kNonlinear > 0 && X == 1 && Law::kInputKind == InputKind::kLog;
+  const Range range = can_bin && p.count > kLong
+                          ? range_of<Real>(out.projected_x[0].data() + p.projected_at, p.count)
+                          : Range();
+  if (range.high > range.low) {
     double* x = out.projected_x[0].data() + p.projected_at;
     double* scale = out.scale.data() + p.projected_at;
     double* target = out.target.data() + p.projected_at;
     // Four tables in turn: neighbours fall into the same bin and would wait for one another.
     double weight[4][kBins] = {}, place[4][kBins] = {}, goal[4][kBins] = {};
-    const Range range = range_of<Real>(x, p.count);
     const double inverse = (kBins - 1e-9) / (range.high - range.low);
     for (int i = 0; i < p.count; i += 4) {
       for (int k = 0; k < 4; ++k) {  // padded rows add nothing

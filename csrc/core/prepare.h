@@ -258,6 +258,14 @@ void fill_columns(const FitJob& job, const Rows<Law::kInputs>& rows, bool unit_i
   p.full_anchor = ray ? 1e3 * range_of<Real>(full_y, n).high : logs ? vexp(full.low) : full.low;
 }
 
+// Whether the values of an input differ, in logarithms by more than these can resolve.
+inline bool varies(const Range& range, bool logs) {
+  if (!logs || !(range.high > range.low)) return range.high > range.low;
+  const double low = std::log(range.low), high = std::log(range.high);
+  const double size = std::max(1.0, std::max(std::fabs(low), std::fabs(high)));
+  return high - low > 4 * std::numeric_limits<double>::epsilon() * size;
+}
+
 // Checks and scales problem `id`; appends its columns.
 template <class Law, class Real>
 void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out) {
@@ -285,7 +293,7 @@ void prepare(const FitJob& job, int64_t id, Prepared<Law>& p, Columns<Law>& out)
       range = Range();
       for (int i = 0; i < p.count; ++i) range.add(rows.y[i] / rows.x[k][i]);
     }
-    if (!(range.high > range.low)) return fail(p, kConstant, -1);
+    if (!varies(range, logs && !Law::kAlongRay)) return fail(p, kConstant, -1);
     ExponentMean mean;
     if (!logs && !unit_inputs) mean.add(rows.x[k], p.count);
     p.sx[k] = mean.scale();

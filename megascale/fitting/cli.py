@@ -121,6 +121,7 @@ def _names(text: str | None) -> list[str]:
 
 
 def fit_command(
+    context: typer.Context,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -267,6 +268,7 @@ def fit_command(
     every problem converged, with 7 when one did not or a point is bad.
     """
     from megascale import fitting
+    from megascale.fitting import options as meant
     from megascale.fitting.progress import Progress
     from megascale.laws import fit_cli, grid_cli
 
@@ -287,6 +289,7 @@ def fit_command(
     if format is None and grid_cli.is_grid_table(paths, law, columns or [], [*inputs, y], TABLES):
         from megascale.laws.from_points import Naming
 
+        meant.refuse_unused(context, meant.GRID)
         law = law or "learning_rate"
         naming = Naming(name or (output.stem if output is not None else law))
         grid = grid_cli.GridOptions(
@@ -308,6 +311,7 @@ def fit_command(
         from megascale.runs.cli import load_logs, read_options
         from megascale.units import parse_count
 
+        meant.refuse_unused(context, meant.LOGS)
         options = LogOptions(
             targets=fit_cli.parse_targets(targets),
             method=method.value,
@@ -333,6 +337,7 @@ def fit_command(
         raise typer.Exit(
             fit_cli.fit_run_logs(logs, law, naming, options, output=output, as_json=as_json)
         )
+    meant.refuse_unused(context, meant.POINTS)
     frame = read_table(paths[0])
     law = law or "wsd"
     with Progress(quiet=as_json) as progress:

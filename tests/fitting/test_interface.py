@@ -209,3 +209,23 @@ def test_command_line_says_when_a_problem_failed(table: Path) -> None:
     run = CliRunner().invoke(app, [str(table / "points.csv"), "--law", "classic", "--x", "T"])
     assert isinstance(run.exception, FitError)
     assert "T" in str(run.exception)
+
+
+def test_inputs_that_logarithms_cannot_tell_apart_are_refused() -> None:
+    x = np.where(np.arange(100) % 2, 1e6, np.nextafter(1e6, 2e6))
+    y = 2 + np.linspace(0.1, 1, 100)
+    for points in (60, 100):
+        with pytest.raises(FitError, match="does not vary|constant"):
+            fitting.fit("loss_curve", x[:points], y[:points])
+
+
+def test_an_option_for_another_kind_of_input_is_refused(tmp_path: Path) -> None:
+    s, e, _ = wsd_points(1, 16, 0.01, 1)
+    table = tmp_path / "points.csv"
+    polars.DataFrame({"S": s[0], "E": e[0]}).write_csv(table)
+    assert CliRunner().invoke(app, [str(table), "--law", "classic"]).exit_code in (0, EXIT_FIT)
+    refused = CliRunner().invoke(app, [str(table), "--law", "classic", "--targets", "4"])
+    assert isinstance(refused.exception, FitError)
+    assert "--targets = 4: is for run logs; the paths hold a table of points" in str(
+        refused.exception
+    )
