@@ -5,14 +5,13 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <memory>
-#include <new>
 #include <utility>
 #include <vector>
 
 #include "core/dense.h"
 #include "core/elementary.h"
 #include "core/lm.h"
+#include "core/recycle.h"
 #include "engine.h"
 #include "laws/law.h"
 
@@ -65,25 +64,6 @@ inline double from_solver(int i, double t, double anchor) {
   return t;
 }
 
-// An allocator that leaves new elements uninitialised: every column is written before it is read.
-template <class T>
-struct Uninitialised : std::allocator<T> {
-  template <class U>
-  struct rebind {
-    using other = Uninitialised<U>;
-  };
-  template <class U>
-  void construct(U* at) {
-    ::new (static_cast<void*>(at)) U;
-  }
-  template <class U, class... Arguments>
-  void construct(U* at, Arguments&&... arguments) {
-    ::new (static_cast<void*>(at)) U(std::forward<Arguments>(arguments)...);
-  }
-};
-template <class T>
-using Column = std::vector<T, Uninitialised<T>>;
-
 // Columns of all problems of a chunk.
 template <class Law>
 struct Columns {
@@ -91,7 +71,7 @@ struct Columns {
   Column<double> full_x[X], projected_x[X], y, log_y, root, projected_y, scale, target;
   Column<int32_t> group;
   Column<double> scratch, rows;  // of the problem being prepared
-  std::vector<int64_t> order;
+  Pooled<int64_t> order;
 
   void reserve(size_t n) {
     for (int k = 0; k < X; ++k) {

@@ -72,7 +72,7 @@ bool find_bad_row(const FitJob& job, int64_t begin, int64_t end, Prepared<Law>& 
 // or the law wants them sorted.
 template <class Law>
 Rows<Law::kInputs> select_rows(const FitJob& job, int64_t begin, int64_t end,
-                               std::vector<int64_t>& order, Column<double>& copy) {
+                               Pooled<int64_t>& order, Column<double>& copy) {
   constexpr int X = Law::kInputs;
   Rows<X> rows;
   rows.begin = begin;

@@ -295,10 +295,10 @@ class Bootstrapper {
   const FitJob& job_;
   Pipeline<Law, Real>& fitted_;
   const std::atomic<bool>& cancel_;
-  std::vector<Task> tasks_;
-  std::vector<double> fitted_y_, sigma_, y_, log_y_, root_, scale_, target_;
-  std::vector<int> count_, runs_;
-  std::vector<uint32_t> index_;
+  Pooled<Task> tasks_;
+  Pooled<double> fitted_y_, sigma_, y_, log_y_, root_, scale_, target_;
+  Pooled<int> count_, runs_;
+  Pooled<uint32_t> index_;
   double roots_[kRoots];
   int copied_ = -1;  // the problem whose targets y_ and log_y_ hold
   HeldProblems<RealTraits<Real>::kLanes> held_;

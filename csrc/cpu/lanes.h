@@ -8,9 +8,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
-#include <vector>
 
 #include "core/pack.h"
+#include "core/recycle.h"
 
 namespace megascale {
 inline namespace MS_ISA {
@@ -73,7 +73,7 @@ constexpr int kWide = 48;
 
 // Runs tasks one after the other, each across all lanes. `Source::load_wide` sets the machine up.
 template <class Machine, class Source>
-bool run_wide(Machine& machine, Source& source, const std::vector<uint32_t>& tasks) {
+bool run_wide(Machine& machine, Source& source, const Pooled<uint32_t>& tasks) {
   using Mask = typename Machine::Mask;
   machine.problem.across = true;
   for (const uint32_t task : tasks) {
@@ -95,7 +95,7 @@ bool run_wide(Machine& machine, Source& source, const std::vector<uint32_t>& tas
 template <class Source>
 struct Subset {
   Source& source;
-  const std::vector<uint32_t>& tasks;
+  const Pooled<uint32_t>& tasks;
   template <class Machine>
   void load(Machine& m, size_t i, int l) {
     source.load(m, tasks[i], l);
@@ -110,7 +110,7 @@ struct Subset {
 // Splits tasks by the size of their problem and runs both kinds.
 template <class Machine, class Source>
 bool run_tasks(Machine& machine, Source& source, size_t count) {
-  std::vector<uint32_t> narrow, wide;
+  Pooled<uint32_t> narrow, wide;
   for (size_t i = 0; i < count; ++i)
     (source.points(i) >= kWide ? wide : narrow).push_back(static_cast<uint32_t>(i));
   Subset<Source> subset{source, narrow};

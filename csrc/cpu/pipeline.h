@@ -80,7 +80,7 @@ class Pipeline {
     m.problem.delta = job_.delta;
   }
 
-  bool run_full(std::vector<FullTask<Law>>& tasks) {
+  bool run_full(Pooled<FullTask<Law>>& tasks) {
     FullSource<Law, Real> source(chunk_, tasks, full_lanes_, cancel_);
     return run_full(source, tasks.size());
   }
@@ -143,7 +143,7 @@ class Pipeline {
   }
 
   bool solve() {
-    std::vector<FullTask<Law>> full;
+    Pooled<FullTask<Law>> full;
     if (job_.initial) {
       given_starts(full);
     } else if (job_.compatibility_grid) {
@@ -185,7 +185,7 @@ class Pipeline {
     s.has_second = true;
   }
 
-  void given_starts(std::vector<FullTask<Law>>& full) {
+  void given_starts(Pooled<FullTask<Law>>& full) {
     for (size_t i = 0; i < chunk_.problems.size(); ++i) {
       if (!ok(i)) continue;
       const Prepared<Law>& p = chunk_.problems[i];
@@ -199,7 +199,7 @@ class Pipeline {
   }
 
   // The 4,500 starts of arXiv 2404.10102, in the user's units.
-  void compatibility_starts(std::vector<FullTask<Law>>& full) {
+  void compatibility_starts(Pooled<FullTask<Law>>& full) {
     if constexpr (Q == 2 && P == 5) {
       for (size_t i = 0; i < chunk_.problems.size(); ++i) {
         if (!ok(i)) continue;
@@ -227,7 +227,7 @@ class Pipeline {
     return o;
   }
 
-  bool run_projected(std::vector<ProjectedTask<Law>>& tasks) {
+  bool run_projected(Pooled<ProjectedTask<Law>>& tasks) {
     ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
     LevenbergMarquardt<ProjectedProblem> machine;
     machine.options = projected_options();
@@ -242,7 +242,7 @@ class Pipeline {
   }
 
   // Appends designed starts [from, to) of problem i.
-  void designed(size_t i, int from, int to, std::vector<ProjectedTask<Law>>& tasks) {
+  void designed(size_t i, int from, int to, Pooled<ProjectedTask<Law>>& tasks) {
     const StartContext at = context(chunk_.problems[i]);
     for (int n = from; n < to; ++n) {
       ProjectedTask<Law> task;
@@ -253,11 +253,11 @@ class Pipeline {
   }
 
   // Best cells of the law's grid as starts.
-  bool grid_starts(std::vector<ProjectedTask<Law>>& tasks) {
-    std::vector<double> cells(size_t(Law::kGrid) * std::max(Q, 1));
+  bool grid_starts(Pooled<ProjectedTask<Law>>& tasks) {
+    Pooled<double> cells(size_t(Law::kGrid) * std::max(Q, 1));
     const StartContext nothing{};
     for (int n = 0; n < Law::kGrid; ++n) Law::grid(n, nothing, cells.data() + n * Q);
-    std::vector<ProjectedTask<Law>> sweeps;
+    Pooled<ProjectedTask<Law>> sweeps;
     for (size_t i = 0; i < chunk_.problems.size(); ++i) {
       if (!ok(i)) continue;
       ProjectedTask<Law> sweep;
@@ -318,9 +318,9 @@ class Pipeline {
     }
   };
 
-  bool projected_starts(std::vector<FullTask<Law>>& full) {
-    std::vector<Optima> optima(chunk_.problems.size());
-    std::vector<ProjectedTask<Law>> tasks;
+  bool projected_starts(Pooled<FullTask<Law>>& full) {
+    Pooled<Optima> optima(chunk_.problems.size());
+    Pooled<ProjectedTask<Law>> tasks;
     auto collect = [&] {
       for (const ProjectedTask<Law>& task : tasks)
         optima[task.problem].add(task, 1e-15 * chunk_.problems[task.problem].count);

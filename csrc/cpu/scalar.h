@@ -4,14 +4,15 @@
 
 #include "core/body.h"
 #include "core/finish.h"
+#include "core/recycle.h"
 
 namespace megascale {
 inline namespace MS_ISA {
 
 template <class Law>
 struct BodyChunk {
-  std::vector<Prepared<Law>> prepared;
-  std::vector<BodyProblem<Law>> problems;
+  Pooled<Prepared<Law>> prepared;
+  Pooled<BodyProblem<Law>> problems;
   Columns<Law> columns;
 
   void load(const FitJob& job, int64_t begin, int64_t end) {

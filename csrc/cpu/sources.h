@@ -62,7 +62,7 @@ class LaneColumns {
     }
   }
 
-  std::vector<double> storage_;
+  Pooled<double> storage_;
   double* base_ = nullptr;
   int capacity_ = 0, count_ = 0;
   int filled_[W] = {};
@@ -78,8 +78,8 @@ struct HeldProblems {
 
 template <class Law>
 struct Chunk {
-  std::vector<Prepared<Law>> problems;
-  std::vector<Solution<Law>> solutions;
+  Pooled<Prepared<Law>> problems;
+  Pooled<Solution<Law>> solutions;
   Columns<Law> columns;
   int longest = 0;
 };
@@ -117,7 +117,7 @@ template <class Law, class Real>
 class ProjectedSource {
  public:
   static constexpr int X = Law::kInputs, P = Law::kNonlinear;
-  ProjectedSource(const Chunk<Law>& chunk, std::vector<ProjectedTask<Law>>& tasks,
+  ProjectedSource(const Chunk<Law>& chunk, Pooled<ProjectedTask<Law>>& tasks,
                   LaneColumns<Real, X + 2, 2>& lanes, const std::atomic<bool>& cancel)
       : chunk_(chunk), tasks_(tasks), lanes_(lanes), cancel_(cancel) {
     lanes_.reserve(std::min(chunk.longest, kWide));
@@ -181,7 +181,7 @@ class ProjectedSource {
   static void keep(const LevenbergMarquardt<Problem>&, ProjectedTask<Law>&, int) {}
 
   const Chunk<Law>& chunk_;
-  std::vector<ProjectedTask<Law>>& tasks_;
+  Pooled<ProjectedTask<Law>>& tasks_;
   LaneColumns<Real, X + 2, 2>& lanes_;
   const std::atomic<bool>& cancel_;
   HeldProblems<RealTraits<Real>::kLanes> held_;
@@ -207,7 +207,7 @@ template <class Law, class Real>
 class FullSource {
  public:
   static constexpr int X = Law::kInputs, P = Law::kParams;
-  FullSource(const Chunk<Law>& chunk, std::vector<FullTask<Law>>& tasks,
+  FullSource(const Chunk<Law>& chunk, Pooled<FullTask<Law>>& tasks,
              LaneColumns<Real, X + 3, 1>& lanes, const std::atomic<bool>& cancel)
       : chunk_(chunk), tasks_(tasks), lanes_(lanes), cancel_(cancel) {
     lanes_.reserve(std::min(chunk.longest, kWide));
@@ -264,7 +264,7 @@ class FullSource {
 
  private:
   const Chunk<Law>& chunk_;
-  std::vector<FullTask<Law>>& tasks_;
+  Pooled<FullTask<Law>>& tasks_;
   LaneColumns<Real, X + 3, 1>& lanes_;
   const std::atomic<bool>& cancel_;
   HeldProblems<RealTraits<Real>::kLanes> held_;
