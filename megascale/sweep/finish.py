@@ -70,7 +70,10 @@ def comparison(results: Sequence[RunResult], finish: Finish) -> Answer:
         ]
         if compared:
             row.append("-" if group.against is None else group.against.text("+.4f"))
-        row += ["-" if group.branch else _tokens(spread) for spread in group.tokens_to.values()]
+        row += [
+            "-" if group.branch else _tokens(spread, group.first_tokens.get(target))
+            for target, spread in group.tokens_to.items()
+        ]
         rows.append(tuple(row))
     kind = "/".join(sorted({result.curve.kind for result in results}))
     equal = sorted({group.equal_tokens for group in groups})
@@ -175,9 +178,9 @@ def grid(results: Sequence[RunResult], down: str, across: str) -> Answer:
     return Answer(f"Final loss, {down} by {across}", (down, *labels_across), rows, notes, data)
 
 
-def _tokens(spread: Spread | None) -> str:
+def _tokens(spread: Spread | None, before: int | None) -> str:
     if spread is None:
-        return "not reached"
+        return "not reached" if before is None else f"before {short_count(before)}"
     text = short_count(round(spread.mean))
     if spread.deviation is None:
         return text

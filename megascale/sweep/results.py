@@ -119,7 +119,10 @@ class GroupResult:
         loss: at the end.
         equal_tokens: the token count all groups of the same start have.
         loss_at_equal: loss there.
-        tokens_to: for each target loss, tokens to reach it; None where a seed does not.
+        tokens_to: for each target loss, tokens to reach it; None where a seed does not, or was
+            there before the first point of its curve.
+        first_tokens: the latest first point of the curves of a group that is at a target there, by
+            target; the target was reached before that.
         against: difference of the loss at equal tokens to the baseline's, seed by seed.
         baseline: which group that is.
     """
@@ -133,14 +136,21 @@ class GroupResult:
     equal_tokens: int
     loss_at_equal: Spread | None
     tokens_to: dict[float, Spread | None]
+    first_tokens: dict[float, int]
     against: Spread | None = None
     baseline: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self) | {
+        plain = asdict(self)
+        del plain["first_tokens"]
+        return plain | {
             "tokens_to": [
-                {"loss": loss, "tokens": None if spread is None else asdict(spread)}
+                {
+                    "loss": loss,
+                    "tokens": None if spread is None else asdict(spread),
+                    "before": self.first_tokens.get(loss),
+                }
                 for loss, spread in self.tokens_to.items()
             ]
         }
@@ -221,6 +231,11 @@ def compare(
                 tokens_to={
                     target: Spread.of([member.curve.reaches(target) for member in members])
                     for target in targets
+                },
+                first_tokens={
+                    target: max(int(member.curve.tokens[0]) for member in members)
+                    for target in targets
+                    if all(member.curve.loss[0] <= target for member in members)
                 },
                 against=against,
                 baseline=rival,

@@ -52,6 +52,16 @@ def falling(scale: float, floor: float = 2.0):
     return lambda tokens: floor + scale * tokens**-0.5
 
 
+def test_a_loss_that_the_first_point_has_was_reached_before_it():
+    early, late = result(falling(1.0), arm="early"), result(falling(40.0), arm="late")
+    table = comparison([early, late], Finish(targets=[2.05, 1.0]))
+    said = {row[0]: row[-2:] for row in table.rows}
+    assert said["early"] == ("before 1K", "not reached")
+    assert said["late"][0] not in ("before 1K", "not reached")
+    (one, _) = compare([early, late], targets=[2.05])
+    assert one.to_dict()["tokens_to"] == [{"loss": 2.05, "tokens": None, "before": 1000}]
+
+
 def test_tokens_to_a_loss_is_the_first_crossing_in_log_tokens():
     curve = Curve(TOKENS, 10 - np.log(TOKENS), "validation")
     assert curve.reaches(10 - np.log(54_321)) == pytest.approx(54_321)
