@@ -263,9 +263,12 @@ class TokenSource:
         file_of = np.searchsorted(self.starts, starts, side="right") - 1
         inside = starts - self.starts[file_of]
         whole = inside + length <= np.diff(self.starts)[file_of]
-        grids = np.stack([file_of, inside % length], axis=1)
-        for file, offset in np.unique(grids[whole], axis=0):
-            rows = np.flatnonzero(whole & (file_of == file) & (inside % length == offset))
+        grids = file_of * length + inside % length
+        first = grids[:1]
+        several = not whole.all() or (grids != first).any()
+        for grid_number in np.unique(grids[whole]) if several else first:
+            file, offset = divmod(int(grid_number), length)
+            rows = np.flatnonzero(whole & (grids == grid_number))
             flat = self.files[file].flat
             grid = flat[offset : offset + (len(flat) - offset) // length * length]
             out[rows] = grid.reshape(-1, length)[inside[rows] // length]

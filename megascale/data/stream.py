@@ -31,6 +31,10 @@ from megascale.data.mixture import Mixture, weight_parts
 from megascale.data.permutation import derive_key, numbered_keys, permute
 from megascale.errors import DataError
 
+_PLACED_AT_ONCE = 512
+"""Chunks whose places are worked out together: a few cost as much time as many."""
+_NOTHING_PLACED = (range(0), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
 
 @dataclass(frozen=True, slots=True)
 class PhaseSpec:
@@ -116,6 +120,7 @@ class Stream:
         self.vocab_max = max(known) if len(known) == len(largest) else None
         self._phases = self._build_phases()
         self._starts = np.array([phase.start for phase in self._phases], dtype=np.int64)
+        self._recent: dict[int, tuple[range, NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def _build_phases(self) -> tuple[_Phase, ...]:
         spec, phases = self.spec, []
@@ -164,10 +169,9 @@ class Stream:
     def _read_phase(self, phase: _Phase, low: int, high: int) -> NDArray[Any]:
         chunk = self.spec.chunk_tokens
         first = low // chunk
-        chunks = np.arange(first, -(-high // chunk), dtype=np.int64)
-        source_of, begin = self._chunk_starts(phase, chunks)
+        source_of, begin = self._placed(phase, first, -(-high // chunk))
         wide = any(source.read_dtype == np.int64 for source in phase.sources)
-        rows = np.empty((len(chunks), chunk), dtype=np.int64 if wide else np.int32)
+        rows = np.empty((len(begin), chunk), dtype=np.int64 if wide else np.int32)
         for number, source in enumerate(phase.sources):
             mine = np.flatnonzero(source_of == number)
             if mine.size:
@@ -182,6 +186,20 @@ class Stream:
 
             check_ids(tokens, self.spec.vocab_size, place)
         return tokens
+
+    def _placed(
+        self, phase: _Phase, first: int, stop: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """`_chunk_starts` of the chunks [first, stop), many at once and kept: reads go forward."""
+        known, source_of, begin = self._recent.get(phase.start, _NOTHING_PLACED)
+        if first < known.start or stop > known.stop:
+            known = range(max(0, first - 1), max(stop, first + _PLACED_AT_ONCE))
+            source_of, begin = self._chunk_starts(
+                phase, np.arange(known.start, known.stop, dtype=np.int64)
+            )
+            self._recent[phase.start] = known, source_of, begin
+        held = slice(first - known.start, stop - known.start)
+        return source_of[held], begin[held]
 
     def _chunk_starts(
         self, phase: _Phase, chunks: NDArray[np.int64]

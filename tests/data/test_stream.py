@@ -61,6 +61,17 @@ def test_any_cut_reads_the_same_tokens(stream, everything, cuts):
     np.testing.assert_array_equal(np.concatenate(pieces), everything)
 
 
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, TOTAL), st.integers(0, 2000)), max_size=12))
+def test_windows_in_any_order_read_the_same_tokens(spec, everything, windows):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("megascale.data.stream._PLACED_AT_ONCE", 5)
+        stream = Stream(spec)
+        for start, count in windows:
+            read = stream.read(start, count)
+            np.testing.assert_array_equal(read[: TOTAL - start], everything[start : start + count])
+
+
 def test_the_order_is_fixed_for_good_and_other_with_another_seed(spec, everything):
     np.testing.assert_array_equal(Stream(spec).read(0, TOTAL), everything)
     other = Stream(replace(spec, seed=12)).read(0, TOTAL)
