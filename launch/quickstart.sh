@@ -28,7 +28,8 @@ megascale sweep configs/quickstart/batches.yaml -o "$out/batches"
 say "3/6 the law: the best batch for a budget of tokens, fitted to their curves"
 fitted=0
 rm -f "$out/law.json"
-megascale fit "$out/batches" --law loss_surface --bootstrap 200 -o "$out/law.json" || fitted=$?
+megascale fit "$out/batches" --law loss_surface --bootstrap 200 \
+  --name quickstart -o "$out/law.json" || fitted=$?
 if [ "$fitted" -ne 0 ]; then
   [ "$fitted" -eq 7 ] && [ -f "$out/law.json" ] || exit "$fitted"
   echo "The fit is not sure of itself (exit code 7, see above); its law is used all the same."

@@ -59,7 +59,8 @@ class PowerLaw:
         x = self._columns(n_params, tokens)
         return np.sqrt(np.einsum("...i,ij,...j->...", x, self.covariance, x))
 
-    def _reach(self, confidence: float) -> float:
+    def reach(self, confidence: float) -> float:
+        """How many standard errors of log f an interval extends to either side."""
         freedom = max(self.points - (3 if self.with_n else 2), 1)
         return float(stats.t.ppf(0.5 + confidence / 2, freedom))
 
@@ -67,13 +68,13 @@ class PowerLaw:
         self, n_params: npt.ArrayLike | None, tokens: npt.ArrayLike, confidence: float = 0.9
     ) -> tuple[Array, Array]:
         """Low and high end of f(N, D), by Student-t."""
-        factor = np.exp(self._reach(confidence) * self.log_error(n_params, tokens))
+        factor = np.exp(self.reach(confidence) * self.log_error(n_params, tokens))
         middle = self.at(n_params, tokens)
         return middle / factor, middle * factor
 
     def parameters(self, unit: str, confidence: float = 0.9) -> dict[str, Parameter]:
         """coef, a and b as a law file's parameters; `unit` is that of f."""
-        error = self._reach(confidence) * np.sqrt(np.diag(self.covariance))
+        error = self.reach(confidence) * np.sqrt(np.diag(self.covariance))
         log_coef = np.log(self.coef)
         return {
             "coef": Parameter(

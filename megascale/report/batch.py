@@ -16,6 +16,7 @@ from megascale.laws.crossings import by_batch, by_setting
 from megascale.laws.curves import Curve
 from megascale.laws.extract import choose_targets, extract
 from megascale.laws.lawfile import Input, LawFile
+from megascale.laws.power import PowerLaw
 from megascale.laws.select import Selection, refute_classic, select
 from megascale.laws.tokens_steps import (
     LAW_PARAMETERS,
@@ -25,6 +26,7 @@ from megascale.laws.tokens_steps import (
     fit_tokens_steps,
     sort_points,
 )
+from megascale.laws.uncertainty import law_band
 
 CURVE_POINTS = 120
 BEYOND = 1.2
@@ -33,6 +35,8 @@ CLOUD_POINTS = 120
 """Replicates of a target that are drawn; all of them make the bands."""
 FURTHEST_B_MIN = 30
 """A B_min this factor below every batch that was run, or as unsure as that, is not drawn."""
+WIDEST_BAND = 1e3
+"""A law of the best batches whose band is wider by more than this factor is not drawn."""
 NEEDS = (
     "It needs runs of at least four batch sizes at one learning rate and model size that pass the "
     "same losses, or a table of points with the columns target_loss, batch_tokens (or B_tokens) "
@@ -216,6 +220,7 @@ def best_batch_section(
         power = power_of(optimal)
         law = power.law
         sizes = optimal.table.filter(pl.col("used"))["n_params"].unique().sort().to_list()
+        _check_band(law, sizes, optimal.confidence)
         d = np.geomspace(law.d_range[0] / 4, law.d_range[1] * 16, 60)
         lines = []
         for n in sizes if law.with_n else [None]:
@@ -245,6 +250,48 @@ def best_batch_section(
     except FitError as error:
         section["no_power"] = str(error)
     return plain(section), law_file
+
+
+def _check_band(law: PowerLaw, sizes: Sequence[float | None], confidence: float) -> None:
+    """Raises FitError where the optima leave the law open within their own range."""
+    error = max(
+        float(law.log_error(n, law.d_range).max()) for n in (sizes if law.with_n else [None])
+    )
+    widest = 2 * law.reach(confidence) * error
+    if widest > np.log(WIDEST_BAND):
+        raise FitError.of(
+            "B_opt(D)",
+            f"{law.points} optima",
+            f"they do not determine it: its band spans a factor of 10^{widest / np.log(10):.0f} "
+            "where they lie",
+            "more batch sizes, repeats or lower losses",
+        )
+
+
+def given_lines(laws: Sequence[LawFile]) -> list[dict[str, Any]]:
+    """Laws of the batch that the user gave, as lines over tokens with their bands.
+
+    N is the middle of the law's range, in logarithms; a law without a range of tokens is left out.
+    """
+    lines = []
+    for law in laws:
+        if law.output != "batch_tokens" or law.range.d is None:
+            continue
+        n = float(np.sqrt(law.range.n[0] * law.range.n[1])) if law.range.n is not None else 1.0
+        d = np.geomspace(law.range.d[0] / 4, law.range.d[1] * 16, 60)
+        bands = [law_band(law, n, x) for x in d]
+        known = [band for band in bands if band is not None]
+        lines.append(
+            {
+                "name": law.name,
+                "d": _short(d),
+                "d_range": law.range.d,
+                "value": _short([law.evaluate(n, x) for x in d]),
+                "low": _short(low for low, _ in known) if len(known) == len(d) else None,
+                "high": _short(high for _, high in known) if len(known) == len(d) else None,
+            }
+        )
+    return plain(lines)
 
 
 def _rms(fit: TokensStepsFits) -> float:

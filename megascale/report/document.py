@@ -14,7 +14,12 @@ from megascale.laws.curves import Curve, Window, curves_from_table
 from megascale.laws.lawfile import Input, LawFile
 from megascale.report import batch as batch_sections
 from megascale.report import grid as grid_sections
-from megascale.report.batch import best_batch_section, points_of_curves, tokens_steps_section
+from megascale.report.batch import (
+    best_batch_section,
+    given_lines,
+    points_of_curves,
+    tokens_steps_section,
+)
 from megascale.report.calculator import Defaults, calculator
 from megascale.report.curves import crossing_rows, drawn_curves, run_rows
 from megascale.report.grid import grid_of_runs, grid_section
@@ -69,6 +74,8 @@ def build_document(inputs: Inputs, settings: Settings) -> dict[str, Any]:
     document["studies"] = inputs.studies
     document["curves"], curves = _curves(inputs, settings)
     document["tokens_steps"], document["best_batch"], own = _batch(inputs, settings, curves)
+    if "empty" not in document["best_batch"]:
+        document["best_batch"]["given"] = given_lines(settings.laws)
     document["grids"] = _grids(inputs, settings)
     laws = [*settings.laws, *([] if own is None else [own])]
     document["calculator"] = calculator(laws, settings.models, settings.defaults)

@@ -86,6 +86,10 @@ def _figures(document: dict[str, Any], plt: Any) -> Any:
             yield f"grid-{number:02d}", _grid(plt, cell)
 
 
+BAND_SHOWN = 4
+"""How far a figure reaches beyond its best batches, by a factor."""
+
+
 def _by_setting(rows: list[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
     found: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
@@ -277,16 +281,15 @@ def _batch_tokens(plt: Any, best: dict[str, Any]) -> Any:
         if row["used"]:
             axis.plot(cloud["tokens"], cloud["batch"], ".", color="grey", markersize=1.5, alpha=0.4)
     _optima(axis, best, "tokens")
-    power = best["power"]
+    power, given = best["power"], best["given"]
+    lines = [(f"law {line['name']}", line, line["d_range"]) for line in given]
     if power is not None:
-        d = np.asarray(power["d"])
-        inside = (d >= power["d_range"][0]) & (d <= power["d_range"][1])
-        for line in power["lines"]:
-            value = np.asarray(line["value"])
-            axis.fill_between(d, line["low"], line["high"], color="#1f5fa8", alpha=0.12)
-            axis.plot(d, value, ":", color="#1f5fa8", linewidth=1)
-            axis.plot(d[inside], value[inside], "-", color="#1f5fa8", linewidth=1.6)
-        _staircase(axis, power)
+        lines += [("", {"d": power["d"], **line}, power["d_range"]) for line in power["lines"]]
+    for number, (label, line, limits) in enumerate(lines):
+        _law_line(axis, label, line, limits, COLOURS[(number + 2 * bool(given)) % len(COLOURS)])
+    if lines:
+        _, followed, limits = lines[0] if given else lines[len(lines) // 2]
+        _staircase(axis, followed, limits[1] * (1 if given else 8))
     if best["direct"]:
         axis.plot(
             [row["tokens"] for row in best["direct"]],
@@ -294,18 +297,33 @@ def _batch_tokens(plt: Any, best: dict[str, Any]) -> Any:
             "k+", label="lowest loss at these tokens",
         )  # fmt: skip
     axis.set(xscale="log", yscale="log", xlabel="consumed tokens", ylabel="batch (tokens)")
+    shown = [value for _, line, _ in lines for value in line["value"]]
+    shown += [row["batch_tokens"] for row in best["direct"]]
+    shown += [row["batch_tokens"] for row in best["rows"] if row["used"]]
+    if shown:  # a wide band must not flatten what it is the band of
+        axis.set_ylim(min(shown) / BAND_SHOWN, max(shown) * BAND_SHOWN)
     _counts(axis.xaxis)
     _counts(axis.yaxis)
     _legend(axis)
     return figure
 
 
-def _staircase(axis: Any, power: dict[str, Any]) -> None:
-    """The law as a schedule of eight looks up to eight times its range, as the page first shows."""
-    total = power["d_range"][1] * 8
+def _law_line(
+    axis: Any, label: str, line: dict[str, Any], limits: tuple[float, float], color: str
+) -> None:
+    """A law over tokens: dotted beyond its range, with its band where it has one."""
+    d, value = np.asarray(line["d"]), np.asarray(line["value"])
+    if line["low"] is not None:
+        axis.fill_between(d, line["low"], line["high"], color=color, alpha=0.12, linewidth=0)
+    inside = (d >= limits[0]) & (d <= limits[1])
+    axis.plot(d, value, ":", color=color, linewidth=1)
+    axis.plot(d[inside], value[inside], "-", color=color, linewidth=1.6, label=label or None)
+
+
+def _staircase(axis: Any, line: dict[str, Any], total: float) -> None:
+    """A law as a schedule of eight looks up to `total` tokens, as the page first shows."""
     looks = np.array([0.5, *range(1, 8)]) * total / 8
-    middle = power["lines"][len(power["lines"]) // 2]
-    batch = np.exp(np.interp(np.log(looks), np.log(power["d"]), np.log(middle["value"])))
+    batch = np.exp(np.interp(np.log(looks), np.log(line["d"]), np.log(line["value"])))
     edges = np.array([looks[0] / 2, *looks[1:], total])
     axis.stairs(batch, edges, color="#c2521c", linewidth=1.6, baseline=None, label="schedule")
 

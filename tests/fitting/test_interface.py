@@ -215,7 +215,7 @@ def test_inputs_that_logarithms_cannot_tell_apart_are_refused() -> None:
     x = np.where(np.arange(100) % 2, 1e6, np.nextafter(1e6, 2e6))
     y = 2 + np.linspace(0.1, 1, 100)
     for points in (60, 100):
-        with pytest.raises(FitError, match="does not vary|constant"):
+        with pytest.raises(FitError, match=r"does not vary|constant"):
             fitting.fit("loss_curve", x[:points], y[:points])
 
 

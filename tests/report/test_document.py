@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -14,13 +15,17 @@ from typer.testing import CliRunner
 
 from megascale.errors import ConfigError, DataError, FitError
 from megascale.laws.curves import Window
+from megascale.laws.lawfile import read_law_file
+from megascale.laws.power import PowerLaw
 from megascale.report import page as page_module
+from megascale.report.batch import _check_band
 from megascale.report.cli import app
 from megascale.report.document import Settings, build_document, summary
 from megascale.report.figures import draw_figures
 from megascale.report.inputs import read_inputs
 from megascale.report.options import calculator_defaults, parse_window
 from megascale.report.page import render_page
+from tests.conftest import REPOSITORY
 from tests.laws.analysis_runs import Truth
 from tests.report.samples import BEST_BATCH, BEST_LR, write_grid, write_runs
 
@@ -155,6 +160,25 @@ def test_few_seeds_of_few_batches_still_give_what_they_can(tmp_path):
     assert found["best_batch"]["critical"]
     assert draw_figures(found, tmp_path / "figures")
     render_page(found)
+
+
+def test_a_law_that_is_given_is_drawn_over_its_range_and_beyond(tmp_path):
+    step_law = read_law_file(REPOSITORY / "configs/laws/step-law.json")
+    inputs = read_inputs([write_runs(tmp_path)], cache=False)
+    found = build_document(inputs, Settings(replicates=40, laws=[step_law]))
+    (line,) = found["best_batch"]["given"]
+    assert line["name"] == step_law.name
+    assert line["value"] == pytest.approx([step_law.evaluate(1e9, d) for d in line["d"]], rel=1e-5)
+    assert line["d"][0] < line["d_range"][0] < line["d_range"][1] < line["d"][-1]
+    assert draw_figures(found, tmp_path / "figures")
+
+
+def test_optima_that_leave_their_law_open_give_none():
+    two = PowerLaw(1.0, 0.0, 0.8, np.diag([400.0, 0.0, 1.0]), 0.1, 0.9, 2, False, None, (1e5, 4e5))
+    with pytest.raises(FitError, match="do not determine it"):
+        _check_band(two, [None], 0.9)
+    sure = replace(two, covariance=np.diag([0.0, 0.0, 1e-6]), points=9)
+    _check_band(sure, [None], 0.9)
 
 
 def test_a_family_without_a_best_batch_is_refused(tmp_path):

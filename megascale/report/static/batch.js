@@ -226,8 +226,10 @@ function optimumSeries(text, groups, color, axis, few) {
 
 function batchAgainstTokens(data, settings, shade) {
   const power = data.power;
-  const own = CALCULATOR.own.find((law) => law.name.startsWith(DOCUMENT.own_law));
-  const end = power ? power.d_range[1] * 8 : null;
+  const given = data.given[0];
+  const followed = given ? given.name : DOCUMENT.own_law;
+  const own = CALCULATOR.own.find((law) => law.quantity === "batch" && law.name.startsWith(followed));
+  const end = given ? given.d_range[1] : power ? power.d_range[1] * 8 : null;
   const fields = { total: end ? general(end, 2) : "", looks: "8", momentum: "1" };
   const note = node("p", { class: "note", "aria-live": "polite" });
   const options = () => {
@@ -242,6 +244,8 @@ function batchAgainstTokens(data, settings, shade) {
         settings.size <= FEW_SETTINGS));
     });
     if (power) series.push(...powerSeries(power, settings, shade));
+    data.given.forEach((line, i) => series.push(...lawSeries(`law ${line.name}`, line.d_range,
+      line, `var(--c${i + 2})`, `band of ${line.name}`)));
     if (data.direct.length) {
       series.push({
         type: "points", name: "lowest loss at these tokens", symbol: "plus", color: "var(--ink)",
@@ -282,29 +286,31 @@ function batchAgainstTokens(data, settings, shade) {
         "errors: the band is widened by that." : "The points lie on it within their errors.")));
   } else found.push(emptyNote(`No law of tokens: ${data.no_power}`));
   if (own) {
-    found.push(node("div", { class: "controls" }, "Schedule by this law: ",
+    found.push(node("div", { class: "controls" }, `Schedule by ${given ? `law ${given.name}` : "this law"}: `,
       field("tokens", "total"), field("looks", "looks"), field("momentum", "momentum")));
   }
-  const any = power || data.direct.length || data.rows.some((row) => row.used);
+  const any = power || data.given.length || data.direct.length || data.rows.some((row) => row.used);
   return any ? [...found, plot.element, note] : found;
 }
 
 function powerSeries(power, settings, shade) {
-  const series = [];
-  const inside = (d) => d >= power.d_range[0] && d <= power.d_range[1];
   const sizes = [...settings.values()].map(({ groups }) => groups[0].n_params);
-  for (const line of power.lines) {
+  return power.lines.flatMap((line) => {
     const size = line.n_params === null ? "" : ` at N ${shortCount(line.n_params)}`;
     const color = shade(Math.max(sizes.indexOf(line.n_params), 0));
-    series.push({ type: "band", group: "their band", color, x: power.d, low: line.low,
-      high: line.high, unscaled: true, opacity: 0.1 });
-    series.push({ type: "line", name: `law${size}`, color, dash: "3 4", x: power.d,
-      y: line.value, unscaled: true, width: 1.2 });
-    const within = power.d.map((d, i) => (inside(d) ? line.value[i] : null));
-    series.push({ type: "line", name: `law${size}`, color, x: power.d, y: within,
-      width: 2 });
-  }
-  return series;
+    return lawSeries(`law${size}`, power.d_range, { d: power.d, ...line }, color, "their band");
+  });
+}
+
+// A law over tokens: dotted beyond its range, with its band where it has one.
+function lawSeries(name, range, line, color, band) {
+  const within = line.d.map((d, i) => (d >= range[0] && d <= range[1] ? line.value[i] : null));
+  const series = line.low === null ? [] : [{ type: "band", group: band, color, x: line.d,
+    low: line.low, high: line.high, unscaled: true, opacity: 0.1 }];
+  return series.concat([
+    { type: "line", name, color, dash: "3 4", x: line.d, y: line.value, unscaled: true, width: 1.2 },
+    { type: "line", name, color, x: line.d, y: within, width: 2 },
+  ]);
 }
 
 // Steps of a schedule; on a log axis the first one begins at a quarter of its end.
