@@ -164,7 +164,7 @@ def fit_batch_power(optimal: OptimalBatches) -> BatchPower:
     birge = max(1.0, float(np.sqrt((residual**2 / variance).sum() / freedom)))
     covariance = _replicate_covariance(optimal, n, weight) * birge**2
     known = len(sizes) == len(rows)
-    n_range = (float(sizes.min()), float(sizes.max())) if known else None  # type: ignore[arg-type]
+    n_range = (float(sizes.to_numpy().min()), float(sizes.to_numpy().max())) if known else None
     return BatchPower(replace(law, covariance=covariance, n_range=n_range), birge)
 
 

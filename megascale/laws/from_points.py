@@ -137,7 +137,7 @@ def most_batches(points: pl.DataFrame) -> int:
     """Distinct batch sizes at the target loss that most of them pass."""
     points = sort_points(points)
     sizes = points.group_by(*SETTING, "target_loss").agg(pl.col("batch_tokens").n_unique())
-    return int(sizes["batch_tokens"].max() or 0)  # type: ignore[arg-type]
+    return max(sizes["batch_tokens"].to_list(), default=0)
 
 
 def doubts(selection: Selection, law: str, batches: int) -> list[str]:

@@ -51,7 +51,7 @@ def fit_cells(table: pl.DataFrame) -> pl.DataFrame:
 
 def most_values(table: pl.DataFrame, column: str) -> int:
     """Most distinct values of a column in one cell."""
-    return int(table.group_by(CELL).agg(pl.col(column).n_unique())[column].max())  # type: ignore[arg-type]
+    return max(table.group_by(CELL).agg(pl.col(column).n_unique())[column].to_list())
 
 
 def _cell(part: pl.DataFrame, columns: list[str]) -> dict[str, Any]:

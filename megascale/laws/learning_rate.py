@@ -60,7 +60,7 @@ def need_columns(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     if kept.is_empty():
         raise FitError.of("rows", 0, f"no row has finite {', '.join(names)}")
     for name in names:
-        least = float(kept[name].min())  # type: ignore[arg-type]
+        least = float(kept[name].to_numpy().min())
         if not least > 0:
             raise FitError.of(name, least, "must be positive")
     return kept
@@ -255,7 +255,7 @@ def grid_regret(
         place = {name: np.log(part[name].to_numpy()) for name in wanted}
         distance = sum((place[name] - np.log(value)) ** 2 for name, value in wanted.items())
         at = int(np.argmin(distance))
-        loss, lowest = float(part["loss"][at]), float(part["loss"].min())  # type: ignore[arg-type]
+        loss, lowest = float(part["loss"][at]), float(part["loss"].to_numpy().min())
         inside = all(
             place[name].min() <= np.log(value) <= place[name].max()
             for name, value in wanted.items()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from megascale.laws.published import CERTAINTY
 from megascale.laws.recommend import Answer, Recommendation, Row
+from megascale.tables import empty_table
 
 TITLES = {
     "lr": "Peak learning rate",
@@ -48,13 +48,7 @@ def render(found: Recommendation, console: Console) -> None:
 
 
 def _table(answer: Answer) -> Table:
-    made = Table(
-        title=TITLES[answer.quantity],
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    made = empty_table(TITLES[answer.quantity])
     batch = answer.quantity == "batch"
     for column in ("law", "regime"):
         made.add_column(column, overflow="fold")

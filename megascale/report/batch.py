@@ -15,6 +15,7 @@ from megascale.laws.batch_size import fit_batch_power as power_of
 from megascale.laws.crossings import by_batch, by_setting
 from megascale.laws.curves import Curve
 from megascale.laws.extract import choose_targets, extract
+from megascale.laws.from_points import most_batches
 from megascale.laws.lawfile import Input, LawFile
 from megascale.laws.power import PowerLaw
 from megascale.laws.select import Selection, refute_classic, select
@@ -24,7 +25,6 @@ from megascale.laws.tokens_steps import (
     TokensStepsFits,
     enough_points,
     fit_tokens_steps,
-    sort_points,
 )
 from megascale.laws.uncertainty import law_band
 
@@ -92,7 +92,7 @@ def tokens_steps_section(
         FitError: no group holds as many batch sizes as the smallest law has parameters.
     """
     points = points.drop([c for c in points.columns if points[c].null_count() == len(points)])
-    most = _most_batches(points)
+    most = most_batches(points)
     fits = {
         name: fit_tokens_steps(enough_points(points, name), name)
         for name in LAWS
@@ -119,13 +119,6 @@ def tokens_steps_section(
         "tables": {name: fit.table().to_dicts() for name, fit in fits.items()},
     }
     return plain(section), fits, optimal
-
-
-def _most_batches(points: pl.DataFrame) -> int:
-    """Batch sizes of the target that most of them reach."""
-    points = sort_points(points)
-    groups = points.group_by("n_params", "lr", "target_loss")
-    return max(groups.agg(pl.col("batch_tokens").n_unique())["batch_tokens"].to_list())
 
 
 def _selection(points: pl.DataFrame, names: list[str]) -> Selection | None:

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-from megascale.runs.compare import Comparison, Curve
+from megascale.runs.compare import AtLoss, AtTokens, Comparison, Curve
 from megascale.runs.console import short_count
+from megascale.tables import empty_table
 
 
 def render(
@@ -67,16 +66,11 @@ def render(
 
 
 def _two(found: Comparison, console: Console) -> None:
-    table = _table("At equal tokens", "tokens", "loss A", "loss B", "B - A", "error", "steps A")
-    for column in ("steps B", "time A", "time B"):
-        table.add_column(column, justify="right")
+    columns = ("tokens", "loss A", "loss B", "B - A", "error", "steps A", "steps B", "time A")
+    table = empty_table("At equal tokens", *columns, "time B")
     for row in found.at_tokens:
         table.add_row(
-            f"{row.tokens:,.0f}",
-            f"{row.loss_a:.4f}",
-            f"{row.loss_b:.4f}",
-            f"{row.difference:+.4f}",
-            _shown(row.error, ".4f"),
+            *_losses(row),
             _shown(row.steps_a, ",.0f"),
             _shown(row.steps_b, ",.0f"),
             _time(row.seconds_a),
@@ -85,15 +79,11 @@ def _two(found: Comparison, console: Console) -> None:
     console.print(table, highlight=False)
     if not found.at_loss:
         return
-    table = _table("At equal loss", "loss", "tokens A", "tokens B", "B / A", "steps A", "steps B")
-    for column in ("B / A", "time A", "time B"):
-        table.add_column(column, justify="right")
+    columns = ("loss", "tokens A", "tokens B", "B / A", "steps A", "steps B", "B / A", "time A")
+    table = empty_table("At equal loss", *columns, "time B")
     for equal in found.at_loss:
         table.add_row(
-            f"{equal.loss:.4f}",
-            f"{equal.tokens_a:,.0f}",
-            f"{equal.tokens_b:,.0f}",
-            f"{equal.tokens_ratio:.3f}",
+            *_tokens(equal),
             _shown(equal.steps_a, ",.0f"),
             _shown(equal.steps_b, ",.0f"),
             _shown(equal.steps_ratio, ".3f"),
@@ -109,36 +99,40 @@ def _several(
     """A table a run against the baseline, and the tokens to its last loss or to those stated."""
     letters = _letters(curves)[1:]
     for letter, one in zip(letters, found, strict=True):
-        table = _table(f"{letter} against A at equal tokens", "tokens", "loss A", f"loss {letter}")
-        for column in (f"{letter} - A", "error", f"steps {letter} / A", f"time {letter} / A"):
-            table.add_column(column, justify="right")
+        columns = ("tokens", "loss A", f"loss {letter}", f"{letter} - A", "error")
+        steps, time = f"steps {letter} / A", f"time {letter} / A"
+        table = empty_table(f"{letter} against A at equal tokens", *columns, steps, time)
         for row in one.at_tokens:
             table.add_row(
-                f"{row.tokens:,.0f}",
-                f"{row.loss_a:.4f}",
-                f"{row.loss_b:.4f}",
-                f"{row.difference:+.4f}",
-                _shown(row.error, ".4f"),
+                *_losses(row),
                 _ratio(row.steps_a, row.steps_b),
                 _ratio(row.seconds_a, row.seconds_b),
             )
         console.print(table, highlight=False)
     title = "At equal loss" if stated else "To the lowest loss of both"
-    table = _table(title, "run", "loss", "tokens A", "tokens")
-    for column in ("ratio", "steps ratio", "time ratio"):
-        table.add_column(column, justify="right")
+    ratios = ("ratio", "steps ratio", "time ratio")
+    table = empty_table(title, "run", "loss", "tokens A", "tokens", *ratios)
     for letter, one in zip(letters, found, strict=True):
         for equal in one.at_loss if stated else one.at_loss[-1:]:
             table.add_row(
                 letter,
-                f"{equal.loss:.4f}",
-                f"{equal.tokens_a:,.0f}",
-                f"{equal.tokens_b:,.0f}",
-                f"{equal.tokens_ratio:.3f}",
+                *_tokens(equal),
                 _shown(equal.steps_ratio, ".3f"),
                 _ratio(equal.seconds_a, equal.seconds_b),
             )
     console.print(table, highlight=False)
+
+
+def _losses(row: AtTokens) -> tuple[str, ...]:
+    """Tokens, both losses, their difference and its error."""
+    losses = (f"{row.loss_a:.4f}", f"{row.loss_b:.4f}", f"{row.difference:+.4f}")
+    return (f"{row.tokens:,.0f}", *losses, _shown(row.error, ".4f"))
+
+
+def _tokens(equal: AtLoss) -> tuple[str, ...]:
+    """The loss, tokens of both, and their ratio."""
+    tokens = (f"{equal.tokens_a:,.0f}", f"{equal.tokens_b:,.0f}")
+    return (f"{equal.loss:.4f}", *tokens, f"{equal.tokens_ratio:.3f}")
 
 
 def _letters(curves: Sequence[Curve]) -> list[str]:
@@ -152,19 +146,6 @@ def _batches(curve: Curve) -> str:
         return "not logged"
     sizes = [short_count(int(size)) for size, _ in groupby(curve.batch)]
     return " > ".join(sizes if len(sizes) <= 8 else [*sizes[:4], "...", *sizes[-3:]])
-
-
-def _table(title: str, *columns: str) -> Table:
-    made = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for column in columns:
-        made.add_column(column, justify="right")
-    return made
 
 
 def _shown(value: float | None, form: str) -> str:

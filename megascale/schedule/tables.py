@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from megascale.schedule.proposal import Proposal
+from megascale.tables import empty_table
 from megascale.units import format_count
 
 
@@ -53,19 +53,14 @@ def render(found: Proposal, console: Console) -> None:
 
 def _segments(found: Proposal) -> Table:
     schedule = found.schedule
-    made = Table(
-        title=f"Batch schedule: {schedule.total_steps - schedule.start_step:,} steps, "
-        f"{format_count(schedule.total_tokens - schedule.start_tokens)} tokens",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
     columns = ["from\ntokens", "asked\nfor at", "batch\nasked for"]
     columns += ["by the law's\nintervals"] if found.bands else []
     columns += ["batch\nrealised", "moved", "sequences", "micro-\nbatches", "first\nstep", "steps"]
-    for column in columns:
-        made.add_column(column, justify="right", overflow="fold")
+    made = empty_table(
+        f"Batch schedule: {schedule.total_steps - schedule.start_step:,} steps, "
+        f"{format_count(schedule.total_tokens - schedule.start_tokens)} tokens",
+        *columns,
+    )
     for segment in schedule.segments:
         moved = segment.batch_tokens / segment.requested_batch_tokens - 1
         band = found.band_at(segment.requested_start_tokens)

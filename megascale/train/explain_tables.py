@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from megascale.config import dump_yaml
+from megascale.tables import empty_table
 from megascale.units import format_count
 
 if TYPE_CHECKING:
@@ -40,23 +40,13 @@ def show_bytes(size: float) -> str:
     return f"{size:.4g} TiB"
 
 
-def table(title: str, *columns: str, left: int = 1) -> Table:
-    """An empty table whose first `left` columns are text and the rest numbers."""
-    made = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number < left else "right", overflow="fold")
-    return made
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    return empty_table(title, *columns, left=left)
 
 
 def _layout(report: ExplainReport) -> Table:
     layout = report.layout
-    made = table(f"Layout: {report.world_size} ranks", "dimension", "degree")
+    made = _table(f"Layout: {report.world_size} ranks", "dimension", "degree")
     made.add_row("tensor", str(layout.tensor))
     made.add_row(f"data ({layout.data_mode})", str(layout.data))
     made.add_row("expert (within data)", str(layout.expert))
@@ -68,7 +58,7 @@ def _layout(report: ExplainReport) -> Table:
 
 def _segments(report: ExplainReport) -> Table:
     schedule = report.schedule
-    made = table(
+    made = _table(
         f"Batch schedule: {schedule.total_steps:,} steps, "
         f"{format_count(schedule.total_tokens)} tokens",
         "start\ntokens",
@@ -98,7 +88,7 @@ def _segments(report: ExplainReport) -> Table:
 
 
 def _landmarks(report: ExplainReport) -> Table:
-    made = table("Key tokens", "what", "tokens", "step", "learning rate", "weight decay", "batch")
+    made = _table("Key tokens", "what", "tokens", "step", "learning rate", "weight decay", "batch")
     for mark in report.landmarks:
         made.add_row(
             mark.name,
@@ -112,7 +102,7 @@ def _landmarks(report: ExplainReport) -> Table:
 
 
 def _phases(report: ExplainReport) -> Table:
-    made = table("Data", "mixture", "from tokens", "to tokens")
+    made = _table("Data", "mixture", "from tokens", "to tokens")
     for phase in report.phases:
         mixture = ", ".join(f"{name} {weight:.4g}" for name, weight in phase.mixture.items())
         made.add_row(mixture, format_count(phase.start_tokens), format_count(phase.end_tokens))
@@ -121,7 +111,7 @@ def _phases(report: ExplainReport) -> Table:
 
 def _parameters(report: ExplainReport) -> Table:
     count = report.parameters
-    made = table("Parameters", "component", "total", "active")
+    made = _table("Parameters", "component", "total", "active")
     for part in count.components:
         made.add_row(part.name, f"{part.parameters:,}", f"{part.active:,}")
     made.add_section()
@@ -131,7 +121,7 @@ def _parameters(report: ExplainReport) -> Table:
 
 
 def _groups(report: ExplainReport) -> Table:
-    made = table("Parameter groups", "kind", "weight decay", "tensors", "parameters", left=2)
+    made = _table("Parameter groups", "kind", "weight decay", "tensors", "parameters", left=2)
     for group in report.groups:
         decays = "yes" if group.decays else "no"
         made.add_row(group.kind, decays, f"{group.tensors:,}", f"{group.parameters:,}")
@@ -139,7 +129,7 @@ def _groups(report: ExplainReport) -> Table:
 
 
 def _memory(report: ExplainReport) -> Table:
-    made = table("Memory of one rank (estimate)", "what", "note", "size", left=2)
+    made = _table("Memory of one rank (estimate)", "what", "note", "size", left=2)
     for line in report.memory.lines:
         made.add_row(line.name, line.note, show_bytes(line.bytes))
     made.add_section()
@@ -148,7 +138,7 @@ def _memory(report: ExplainReport) -> Table:
 
 
 def _work(report: ExplainReport) -> Table:
-    made = table("Model FLOPs (forward and backward)", "what", "FLOPs")
+    made = _table("Model FLOPs (forward and backward)", "what", "FLOPs")
     made.add_row("weights, per token", f"{report.flops.weights:.4g}")
     made.add_row("attention, per token", f"{report.flops.attention:.4g}")
     made.add_row("all, per token", f"{report.flops.total:.4g}")

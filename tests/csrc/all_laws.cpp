@@ -6,6 +6,7 @@
 #include "check.h"
 #include "core/rng.h"
 #include "engine.h"
+#include "results.h"
 
 using namespace megascale;
 
@@ -42,13 +43,6 @@ class Problems {
   void run(const Case& c) {
     const size_t n = offsets_.size() - 1, P = laws()[law_].params.size();
     const double unset = 12345;
-    std::vector<double> params(n * P, unset), covariance(n * P * (P + 1) / 2, unset);
-    std::vector<double> objective(n, unset), rms(n), r_squared(n);
-    std::vector<double> boot(n * P * kReplicates, unset), boot_objective(n * kReplicates);
-    std::vector<int32_t> points(n), free_params(n), iterations(n), starts(n), agreeing(n);
-    std::vector<int32_t> status(n, -1);
-    std::vector<uint32_t> flags(n);
-    std::vector<int64_t> bad_row(n);
     FitJob job;
     job.law = law_;
     job.residual = c.residual;
@@ -60,24 +54,11 @@ class Problems {
     job.y = y_.data();
     job.max_iterations = 60;
     job.threads = 2;
-    job.params = params.data();
-    job.covariance = covariance.data();
-    job.objective = objective.data();
-    job.rms = rms.data();
-    job.r_squared = r_squared.data();
-    job.points = points.data();
-    job.free_params = free_params.data();
-    job.iterations = iterations.data();
-    job.starts_used = starts.data();
-    job.agreeing = agreeing.data();
-    job.status = status.data();
-    job.flags = flags.data();
-    job.bad_row = bad_row.data();
     job.bootstrap = c.bootstrap;
     job.replicates = kReplicates;
     job.groups = groups_.data();
-    job.boot_params = boot.data();
-    job.boot_objective = boot_objective.data();
+    Results all;
+    all.attach(job, unset);
     Progress progress;
     if (c.scalar)
       fit_scalar(job, &progress);
@@ -85,18 +66,18 @@ class Problems {
       fit(job, &progress);
     CHECK(progress.done == job.problems);
     for (size_t i = 0; i < n; ++i) {
-      CHECK(status[i] >= 0);
+      CHECK(all.status[i] >= 0);
       // Found: all numbers; not found: none.
-      const bool found = !std::isnan(params[i * P]);
-      CHECK(found || status[i] != kConverged);
+      const bool found = !std::isnan(all.params[i * P]);
+      CHECK(found || all.status[i] != kConverged);
       for (size_t k = 0; k < P; ++k) {
-        const double value = params[i * P + k];
+        const double value = all.params[i * P + k];
         CHECK(found ? std::isfinite(value) && value != unset : std::isnan(value));
       }
-      CHECK(!found || (objective[i] >= 0 && objective[i] != unset));
+      CHECK(!found || (all.objective[i] >= 0 && all.objective[i] != unset));
       if (c.bootstrap != Bootstrap::kNone)
         for (size_t k = i * P * kReplicates; k < (i + 1) * P * kReplicates; ++k)
-          CHECK(found ? boot[k] != unset : std::isnan(boot[k]));
+          CHECK(found ? all.boot[k] != unset : std::isnan(all.boot[k]));
     }
   }
 

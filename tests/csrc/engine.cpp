@@ -7,19 +7,16 @@
 
 #include "check.h"
 #include "core/rng.h"
+#include "results.h"
 
 using namespace megascale;
 
 namespace {
 
-struct Batch {
+struct Batch : Results {
   std::vector<int64_t> offsets{0};
   std::vector<double> s, e;
   FitJob job;
-  std::vector<double> params, covariance, objective, rms, r_squared, boot, boot_objective;
-  std::vector<int32_t> points, free_params, iterations, starts, agreeing, status;
-  std::vector<uint32_t> flags;
-  std::vector<int64_t> bad_row;
   const double* x[1];
 
   void add(const std::vector<double>& steps, const std::vector<double>& tokens) {
@@ -31,8 +28,7 @@ struct Batch {
            Progress* progress = nullptr) {
     for (size_t i = 0; i < laws().size(); ++i)
       if (laws()[i].name == law) job.law = static_cast<int>(i);
-    const size_t n = offsets.size() - 1, P = laws()[job.law].params.size();
-    job.problems = static_cast<int64_t>(n);
+    job.problems = static_cast<int64_t>(offsets.size() - 1);
     job.residual = residual;
     job.threads = threads;
     job.tolerance = 1e-8;
@@ -40,30 +36,7 @@ struct Batch {
     x[0] = s.data();
     job.x = x;
     job.y = e.data();
-    params.assign(n * P, 0);
-    covariance.assign(n * P * (P + 1) / 2, 0);
-    boot.assign(n * P * job.replicates, 0);
-    boot_objective.assign(n * job.replicates, 0);
-    for (auto* v : {&objective, &rms, &r_squared}) v->assign(n, 0);
-    for (auto* v : {&points, &free_params, &iterations, &starts, &agreeing, &status})
-      v->assign(n, 0);
-    flags.assign(n, 0);
-    bad_row.assign(n, 0);
-    job.params = params.data();
-    job.covariance = covariance.data();
-    job.objective = objective.data();
-    job.rms = rms.data();
-    job.r_squared = r_squared.data();
-    job.points = points.data();
-    job.free_params = free_params.data();
-    job.iterations = iterations.data();
-    job.starts_used = starts.data();
-    job.agreeing = agreeing.data();
-    job.status = status.data();
-    job.flags = flags.data();
-    job.bad_row = bad_row.data();
-    job.boot_params = boot.data();
-    job.boot_objective = boot_objective.data();
+    attach(job);
     Progress own;
     if (scalar)
       fit_scalar(job, progress ? progress : &own);

@@ -72,7 +72,9 @@ def test_every_method_finds_the_law_that_made_the_grid() -> None:
     assert quadratic.over == "cells"
     for i in (1, 2):
         assert quadratic.low[i] < LR[i] < quadratic.high[i]
-    assert fit.methods["near_optimal"].laws["lr"].interval.over == "runs"  # type: ignore[union-attr]
+    over_runs = fit.methods["near_optimal"].laws["lr"].interval
+    assert over_runs is not None
+    assert over_runs.over == "runs"
 
 
 def test_a_noiseless_grid_gives_the_law_exactly() -> None:

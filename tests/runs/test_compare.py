@@ -132,7 +132,7 @@ def invoked(*words: str | Path) -> str:
 
 
 def found(*words: str | Path) -> dict[str, Any]:
-    return json.loads(invoked(*words, "--json"))  # type: ignore[no-any-return]
+    return json.loads(invoked(*words, "--json"))
 
 
 def test_own_logs_and_the_command(tmp_path: Path) -> None:
