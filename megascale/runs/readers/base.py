@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Goes up whenever a reader gives other rows for the same bytes; part of every cache key."""
 
 SCHEMA: dict[str, Any] = {
@@ -58,8 +58,8 @@ class Note:
     """Something a reader saw that a fit should know.
 
     Attributes:
-        kind: `restart`, `torn`, `nonfinite_loss`, `coarse_precision`, `missing_field`,
-            `damaged` or `derived`.
+        kind: `restart`, `separate_runs`, `mixed_runs`, `torn`, `nonfinite_loss`,
+            `coarse_precision`, `missing_field`, `damaged` or `derived`.
         message: one sentence.
         line: where, counted from 1; 0 when it concerns the file.
     """
@@ -245,6 +245,7 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
     """
     if read.table.is_empty():
         return read
+    _name_runs(read)
     bad = sum(_not_finite(read.table[name]) for name in ("lr", "loss", "grad_norm"))
     if _not_finite(read.table["loss"]):
         wrong = read.table.filter(pl.col("loss").is_finite().not_())
@@ -296,6 +297,15 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
     return replace(read, table=table)
 
 
+def _name_runs(read: FileRead) -> None:
+    """Give every run of the table an entry, where the reader described the file as a whole."""
+    if len(read.runs) != 1 or read.runs[0].run or read.table["run"].null_count() > 0:
+        return
+    (whole,) = read.runs
+    names = read.table["run"].unique(maintain_order=True)
+    read.runs = [replace(whole, run=name, extra=dict(whole.extra)) for name in names]
+
+
 def _not_finite(values: pl.Series) -> int:
     return len(values) - values.null_count() - int(values.is_finite().sum())
 
@@ -306,11 +316,16 @@ def _is_full(table: pl.DataFrame) -> bool:
     return not any(table[name].null_count() for name in counts)
 
 
-def consumed(batches: Batches) -> pl.Expr:
-    """What so many steps have consumed, at `batches`."""
+def consumed(batches: Batches, of: str = "step") -> pl.Expr:
+    """What so many steps have consumed, at `batches`; or tokens of samples, at the lengths given.
+
+    Args:
+        batches: sizes by the count from which on each holds.
+        of: the column that counts.
+    """
     parts = []
     for index, (start, size) in enumerate(batches):
-        done = pl.col("step") - start
+        done = pl.col(of) - start
         if index + 1 < len(batches):
             done = done.clip(0, batches[index + 1][0] - start)
         elif index:
