@@ -334,12 +334,16 @@ def consumed(batches: Batches, of: str = "step") -> pl.Expr:
     return pl.sum_horizontal(parts, ignore_nulls=False)
 
 
-def batch_of_step(batches: Batches) -> pl.Expr:
-    """The batch of each step; of the first where the step is not known and there is one alone."""
+def batch_of_step(batches: Batches, of: str = "step") -> pl.Expr:
+    """The batch of each step; of the first where the step is not known and there is one alone.
+
+    Args:
+        batches, of: as of `consumed`.
+    """
     batch = pl.lit(batches[0][1], pl.Int64)
     for start, size in batches[1:]:
-        later = pl.when(pl.col("step") > start).then(pl.lit(size, pl.Int64)).otherwise(batch)
-        batch = pl.when(pl.col("step").is_not_null()).then(later)
+        later = pl.when(pl.col(of) > start).then(pl.lit(size, pl.Int64)).otherwise(batch)
+        batch = pl.when(pl.col(of).is_not_null()).then(later)
     return batch
 
 

@@ -145,7 +145,9 @@ def separated(rows: list[Row], launches: Sequence[Launch], found: FileRead) -> l
     every = np.array([row["line"] for row in rows], dtype=np.int64)
     # A validation is of the run that trained last.
     owner = runs[np.maximum(np.searchsorted(lines, every, side="right") - 1, 0)]
-    gone = abandoned(np.array([row["step"] for row in rows], dtype=np.int64), every, owner, launches)
+    gone = abandoned(
+        np.array([row["step"] for row in rows], dtype=np.int64), every, owner, launches
+    )
     found.superseded += int(gone.sum())
     if runs.any():
         found.note("separate_runs", separate_note(int(runs.max()) + 1), int(lines[runs > 0][0]))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from megascale.runs.readers.base import positive
 
-BATCH = ("batch_samples", "batch_tokens", "seq_length")
+CHANGES = ("batch_samples", "batch_tokens", "seq_length", "identity")
 """Facts that a restart may change, and whose change from the first step on makes another run."""
 
 
@@ -28,8 +28,9 @@ class Launch:
     Attributes:
         line: where it begins to speak, counted from 1.
         facts: what it says: `batch_samples`, `batch_tokens`, `seq_length`, `n_params`,
-            `total_steps`, and `resumed`, the finished steps that a checkpoint was loaded with. Of
-            what it does not say, what the launch before said (but not its `resumed`).
+            `total_steps`, `resumed`, the finished steps that a checkpoint was loaded with, and
+            `identity`, a hash of settings that no restart changes. Of what it does not say, what
+            the launch before said (but not its `resumed`).
     """
 
     line: int

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from megascale.runs.readers.launches import BATCH, Launch, governing
+from megascale.runs.readers.launches import CHANGES, Launch, governing
 
 Counts: TypeAlias = npt.NDArray[np.int64]
 
@@ -55,7 +55,9 @@ def runs_of(
         groups = [np.flatnonzero(planned == total) for total in distinct]
     used = 0
     for group in groups:
-        own = _in_sequence(steps[group], lines[group], planned[group], launch[group], launches, ends)
+        own = _in_sequence(
+            steps[group], lines[group], planned[group], launch[group], launches, ends
+        )
         runs[group] = own + used
         used += int(own.max()) + 1
     return _in_order(runs)
@@ -81,7 +83,7 @@ def _in_sequence(
         ended |= bool(np.diff(np.searchsorted(closed, [lines[before], lines[at]]))[0])
         here, there = (_facts(launches, launch[index]) for index in (before, at))
         new_total = totals[at] != totals[before]
-        other = new_total or any(_differ(here, there, name) for name in BATCH)
+        other = new_total or any(_differ(here, there, name) for name in CHANGES)
         resumed = there is not None and there is not here and there.get("resumed") is not None
         anew = ended and new_total and steps[at] < steps[before] and not resumed
         if _differ(here, there, "n_params") or (from_start and (ended or other)) or anew:

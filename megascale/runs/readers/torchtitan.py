@@ -62,4 +62,3 @@ def _rows(match: re.Match[str]) -> Iterator[Row]:
         "grad_norm": real(match["norm"]),
         "loss_kind": VALIDATION if match["validate"] else INSTANTANEOUS,
     }
-
