@@ -73,9 +73,9 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     evaluated = pl.concat(valid)
     parts = []
     found.runs = []
-    for run, rows, said in _by_run(iterations, told, found):
+    for run, own, said in _by_run(iterations, told, found):
         meta = told.meta(run, said)
-        rows = _with_tokens(rows, _lengths(rows, said, options))
+        rows = _with_tokens(own, _lengths(own, said, options))
         shown = of_run(evaluated, iterations, rows)
         parts += [as_table(rows), as_table(placed(shown, rows, found))]
         found.runs.append(meta)

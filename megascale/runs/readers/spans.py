@@ -124,7 +124,7 @@ def counted(table: pl.DataFrame, spans: Mapping[str, Sequence[Span]]) -> pl.Data
         own = spans.get(run or "", [])
         samples = _batches(own, [span.batch_samples for span in own])
         tokens = _batches(own, [_tokens(span) for span in own])
-        columns = {}
+        columns: dict[str, pl.Expr] = {}
         if samples is not None:
             columns |= {"batch_samples": batch_of_step(samples), "samples": consumed(samples)}
         if tokens is not None:
