@@ -141,10 +141,10 @@ def _parsed(chunk: bytes, first: int, found: FileRead) -> pl.DataFrame:
     frame = _vectorised(chunk, first)
     if frame is not None:
         return frame
-    if len(chunk) > _PIECE_BYTES:
-        pieces = chunks(chunk, max(_PIECE_BYTES, len(chunk) // 16))
-        return pl.concat([_parsed(piece, first + start - 1, found) for start, piece in pieces])
-    return _line_by_line(chunk, first, found)
+    pieces = list(chunks(chunk, max(_PIECE_BYTES, len(chunk) // 16)))
+    if len(pieces) == 1:  # no longer than a piece and its last line, which may be of any length
+        return _line_by_line(chunk, first, found)
+    return pl.concat([_parsed(piece, first + start - 1, found) for start, piece in pieces])
 
 
 def _vectorised(chunk: bytes, first: int) -> pl.DataFrame | None:

@@ -46,7 +46,7 @@ def runs_of(
     if launches and not planned.any():
         said = np.array([one.get("total_steps") or 0 for one in launches] + [0])
         planned = said[launch]
-    if (planned == planned[0]).all() and (np.diff(steps) > 0).all() and len(set(launch)) == 1:
+    if (planned == planned[0]).all() and (np.diff(steps) > 0).all() and (launch == launch[0]).all():
         return runs
     changes = int((np.diff(planned) != 0).sum())
     distinct = list(dict.fromkeys(planned.tolist()))
