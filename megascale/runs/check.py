@@ -27,7 +27,7 @@ COARSE_STEP = 5e-3
 COARSE_LEAST_ROWS = 8
 LINES_SHOWN = 5
 
-_PROBLEM_NOTES = frozenset({"coarse_precision", "damaged", "sampled"})
+_PROBLEM_NOTES = frozenset({"coarse_precision", "damaged", "sampled", "mixed_runs", "unknown_unit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,9 @@ class Finding:
         run: the run's id.
         severity: `problem` (a fit on this would be wrong or impossible) or `note`.
         kind: `malformed`, `no_rows`, `missing_tokens`, `missing_field`, `coarse_precision`,
-            `non_monotone`, `restart`, `duplicate`, `batch_change`, `spike`, `nonfinite_loss`,
-            `skipped`, `torn`, `damaged`, `sampled` or `derived`.
+            `non_monotone`, `restart`, `separate_runs`, `mixed_runs`, `unknown_unit`, `duplicate`,
+            `batch_change`, `spike`, `nonfinite_loss`, `skipped`, `torn`, `damaged`, `sampled` or
+            `derived`.
         message: one sentence.
         source, line: where; 0 when it concerns the file as a whole.
     """

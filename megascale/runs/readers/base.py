@@ -151,6 +151,7 @@ class FileRead:
         runs: one per run in the file.
         malformed: the first malformed lines; `malformed_count` counts all.
         superseded: rows that a restart wrote again.
+        totals: planned steps by run, where the log shows them.
     """
 
     path: Path
@@ -162,6 +163,7 @@ class FileRead:
     malformed_count: int = 0
     notes: list[Note] = field(default_factory=list)
     superseded: int = 0
+    totals: dict[str, int] = field(default_factory=dict)
 
     def reject(self, line: int, reason: str) -> None:
         """Count a malformed line and keep it if there is room."""
@@ -298,12 +300,16 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
 
 
 def _name_runs(read: FileRead) -> None:
-    """Give every run of the table an entry, where the reader described the file as a whole."""
-    if len(read.runs) != 1 or read.runs[0].run or read.table["run"].null_count() > 0:
-        return
-    (whole,) = read.runs
-    names = read.table["run"].unique(maintain_order=True)
-    read.runs = [replace(whole, run=name, extra=dict(whole.extra)) for name in names]
+    """Give every run of the table an entry, where the reader described the file as a whole; and
+    every entry the total of its steps.
+    """
+    if len(read.runs) == 1 and not read.runs[0].run and not read.table["run"].null_count():
+        (whole,) = read.runs
+        names = read.table["run"].unique(maintain_order=True)
+        read.runs = [replace(whole, run=name, extra=dict(whole.extra)) for name in names]
+    for meta in read.runs:
+        if meta.run in read.totals:
+            meta.extra.setdefault("total_steps", read.totals[meta.run])
 
 
 def _not_finite(values: pl.Series) -> int:

@@ -149,6 +149,12 @@ def separated(rows: list[Row], launches: Sequence[Launch], found: FileRead) -> l
         np.array([row["step"] for row in rows], dtype=np.int64), every, owner, launches
     )
     found.superseded += int(gone.sum())
+    for run in range(int(runs.max()) + 1):
+        shown = totals[runs == run][-1] if totals.any() else 0
+        told = launches_of(launches, lines[runs == run])
+        total = int(shown) or (told[-1].get("total_steps") if told else None)
+        if total:
+            found.totals[label(run) if runs.any() else ""] = total
     if runs.any():
         found.note("separate_runs", separate_note(int(runs.max()) + 1), int(lines[runs > 0][0]))
         rows = [row | {"run": label(run)} for row, run in zip(rows, owner.tolist(), strict=True)]

@@ -26,6 +26,11 @@ def sniff(head: bytes, path: str) -> bool:
     return False
 
 
+def is_lines(data: bytes) -> bool:
+    """Whether the first line is an object of its own."""
+    return _object(data.lstrip().split(b"\n", 1)[0]) is not None
+
+
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read every object's numbers under the names that are known, or that the user names.
 

@@ -79,6 +79,8 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         shown = of_run(evaluated, iterations, rows)
         parts += [as_table(rows), as_table(placed(shown, rows, found))]
         found.runs.append(meta)
+        if own.height and own["total"][-1]:
+            found.totals[run] = own["total"][-1]
     found.table = pl.concat(parts)
     if evaluated.height or len(found.runs) > 1:
         found.table = found.table.sort("line", maintain_order=True)

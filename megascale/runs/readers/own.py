@@ -323,10 +323,13 @@ def _meta(
     extra |= {"skipped": skipped, "exit_code": exits[-1] if exits else None}
     if any(begun):
         extra["attempts"] = sum(begun)
+    # The header is that of the first attempt; a later one may have another plan.
+    plans = [header, *(event for event, one in zip(events, begun, strict=True) if one)]
+    planned = [total for plan in plans if (total := positive(plan.get("total_tokens")))]
     return RunMeta(
         run="",
         n_params=positive(header.get("n_params")),
-        d_tokens=positive(header.get("total_tokens")),
+        d_tokens=planned[-1] if planned else None,
         seq_length=next(iter(lengths)) if len(lengths) == 1 else None,
         extra=extra,
     )

@@ -149,3 +149,16 @@ def test_a_long_log_that_ends_torn(tmp_path):
     found = read_as(own, text)
     assert [(note.kind, note.line) for note in found.notes] == [("torn", len(rows) + 1)]
     assert found.table.height == len(rows) - 1
+
+
+def test_the_plan_is_that_of_the_last_attempt(tmp_path):
+    log = RunLog(tmp_path, {"name": "x", "total_tokens": 5000})
+    log.start(total_tokens=5000)
+    log.metrics(record(1))
+    log.resume(1, 1000, total_tokens=8000)
+    log.metrics(record(2))
+    log.close()
+    events = (tmp_path / "events.jsonl").read_bytes()
+    metrics = (tmp_path / "metrics.jsonl").read_bytes()
+    assert read_as(own, metrics, events_jsonl=events).runs[0].d_tokens == 8000
+    assert read_as(own, metrics).runs[0].d_tokens == 5000
