@@ -9,6 +9,7 @@ from megascale.runs.readers import (
     csv,
     golden,
     hf,
+    hf_stdout,
     jsonl,
     karpathy,
     key_values,
@@ -54,7 +55,7 @@ class Reader(Protocol):
 _LISTED: tuple[Reader, ...] = (
     *(own, tensorboard, mlperf, hf, golden, wandb),
     *(nemo, megatron, nanotron, olmo, torchtitan, nanogpt, litgpt, nanochat),
-    *(levanter, *karpathy.FORMATS, *maxtext.FORMATS, *key_values.FORMATS),
+    *(hf_stdout, levanter, *karpathy.FORMATS, *maxtext.FORMATS, *key_values.FORMATS),
     *(jsonl, csv),
 )
 

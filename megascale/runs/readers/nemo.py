@@ -33,7 +33,9 @@ _LINE = re.compile(
     r"Training epoch (?P<epoch>\d+), iteration (?P<iteration>\d+)/\d+ \|(?P<fields>.*)"
     r"|(?P<validated>(?<!Sanity checking )Validation: iteration \d+/)"
 )
-_SNIFF = re.compile(rb"Training epoch \d+, iteration \d+/\d+ \| [^\n]*(?:reduced_train_loss|loss): ")
+_SNIFF = re.compile(
+    rb"Training epoch \d+, iteration \d+/\d+ \| [^\n]*(?:reduced_train_loss|loss): "
+)
 _ROUNDING = 1e-3
 """Four significant digits: how far a mean that is no whole number may be off."""
 _EXACT_BITS = 24

@@ -143,9 +143,7 @@ def _tokens(launch: _Launch, options: ReadOptions) -> int | None:
     return launch.samples * seq if launch.samples and seq else None
 
 
-def _plan(
-    meta: RunMeta, steps: int | None, options: ReadOptions, launches: list[_Launch]
-) -> None:
+def _plan(meta: RunMeta, steps: int | None, options: ReadOptions, launches: list[_Launch]) -> None:
     """The planned tokens, where every launch says the same batch."""
     sizes = {_tokens(launch, options) for launch in launches}
     only = sizes.pop() if len(sizes) == 1 else None
