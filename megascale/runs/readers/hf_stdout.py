@@ -1,4 +1,4 @@
-"""What Hugging Face's Trainer prints, and programs built on it: TRL, LLaMA-Factory, ms-swift, Unsloth.
+"""What the Trainer of Hugging Face prints, and what is built on it: TRL, LLaMA-Factory, ms-swift.
 
 `{'loss': 9.12, 'grad_norm': 1.2, 'learning_rate': 5e-05, 'epoch': 0.03}`: the mean since the line
 before, with an epoch and without a step. The step follows from the progress bar that is drawn anew
@@ -89,10 +89,11 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         line = data.count(b"\n") + 1
         found.note("torn", "the last line was cut off while it was written", line)
     said = statements(data, _STATES)
-    parts = [
-        _completed(run, number, len(runs), found, said, options)
-        for number, run in enumerate(runs, 1)
-    ]
+    parts = [_completed(run, found, said, options) for run in runs]
+    if len(runs) > 1:
+        for number, part in enumerate(parts, start=1):
+            part.table = part.table.with_columns(run=pl.lit(str(number)))
+            part.runs[0].run = str(number)
     found.table = pl.concat([part.table for part in parts])
     found.runs = [meta for part in parts for meta in part.runs]
     found.notes += [note for part in parts for note in part.notes]
@@ -108,9 +109,7 @@ class _Run:
     entries: list[Entry] = field(default_factory=list)
 
 
-def _completed(
-    run: _Run, number: int, count: int, found: FileRead, said: Statements, options: ReadOptions
-) -> FileRead:
+def _completed(run: _Run, found: FileRead, said: Statements, options: ReadOptions) -> FileRead:
     """A run's rows with the batch that was stated for it."""
     part = FileRead(found.path, NAME)
     part.table = rows_table(row for entry in run.entries for row in _rows(entry, part))
@@ -124,12 +123,7 @@ def _completed(
     if part.table["tokens"].null_count():  # counts rounded to four digits are none
         part.table = part.table.with_columns(tokens=pl.lit(None, pl.Int64))
     _tell_missing(part, run)
-    part = completed(part, options, own)
-    if count > 1:
-        part.table = part.table.with_columns(run=pl.lit(str(number)))
-        for meta in part.runs:
-            meta.run = str(number)
-    return part
+    return completed(part, options, own)
 
 
 def _tell_missing(part: FileRead, run: _Run) -> None:
@@ -175,7 +169,7 @@ def _is_echo(data: bytes, entry: Entry) -> bool:
 
 
 def _is_end(entry: Entry) -> bool:
-    return "train_runtime" in entry.fields
+    return "train_runtime" in entry.fields and not entry.train
 
 
 def _entries(data: bytes) -> Iterator[Entry]:
@@ -185,7 +179,7 @@ def _entries(data: bytes) -> Iterator[Entry]:
         counted = match.start()
         pairs = _PAIR.findall(match[0].decode("utf-8", "replace"))
         fields = {key: quoted or bare.strip() for key, quoted, bare in pairs}
-        quoted = any(key.endswith("loss") and text for key, text, _ in pairs)
+        quoted = [key for key, text, _ in pairs if text]
         train = "loss" in fields
         step = next((fields[key] for key in _STEPS if key in fields), "").partition("/")[0]
         yield Entry(match.start(), match.end(), line, fields, quoted, train, exact_int(step))
@@ -214,8 +208,9 @@ def _rows(entry: Entry, part: FileRead) -> Iterator[Row]:
 
 
 def _tokens(entry: Entry) -> int | None:
-    text = next((entry.fields[key] for key in _TOKENS if key in entry.fields), "")
+    name = next((key for key in _TOKENS if key in entry.fields), "")
+    text = entry.fields.get(name, "")
     count = exact_int(text)
-    if entry.quoted and count is not None and ("e" in text or count >= _ROUNDED):
+    if name in entry.quoted and count is not None and ("e" in text or count >= _ROUNDED):
         return None
     return count or None

@@ -1,7 +1,7 @@
 """At which steps Hugging Face's Trainer printed its dictionaries, which show an epoch alone.
 
-Either a progress bar is drawn anew after each of them, or the epochs and what the start-up lines say
-leave one whole logging interval. Nothing is assumed where several would do.
+Either a progress bar is drawn anew after each of them, or the epochs and the start-up lines leave
+one whole logging interval. Nothing is assumed where several would do.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from megascale.runs.readers.base import exact_int, real
 
@@ -27,7 +28,8 @@ class Entry:
     Attributes:
         start, end: where it stands in the log, in bytes.
         line: its line, counted from 1.
-        fields: its values as text; `quoted` says whether they were quoted.
+        fields: its values as text.
+        quoted: names of the values that were quoted, so rounded to four significant digits.
         train: it is of a training interval, not of an evaluation.
         step: finished steps; None while they are not known.
     """
@@ -36,7 +38,7 @@ class Entry:
     end: int
     line: int
     fields: Mapping[str, str]
-    quoted: bool
+    quoted: Collection[str]
     train: bool
     step: int | None = None
 
@@ -69,13 +71,14 @@ def place(entries: Sequence[Entry], header: Header, bars: Bars) -> None:
     if any(entry.step is not None for entry in entries):  # some programs print it
         return
     train = [entry for entry in entries if entry.train]
-    steps = bars.steps(entries, header.total) or _by_epochs(train, header)
-    for entry, step in steps:
+    for entry, step in bars.steps(entries, header.total) or _by_epochs(train, header):
         entry.step = step
-    shown = {entry.fields.get("epoch"): entry.step for entry in train}
+    placed = [entry for entry in train if entry.step is not None]
+    shown = {entry.fields.get("epoch"): entry.step for entry in placed}
+    pace = _pace([entry.step or 0 for entry in placed], _epochs(placed), header)
     for entry in entries:
         if not entry.train and entry.step is None and "epoch" in entry.fields:
-            entry.step = shown.get(entry.fields["epoch"])
+            entry.step = shown.get(entry.fields["epoch"], _only_step(entry, pace))
 
 
 class Bars:
@@ -117,7 +120,7 @@ class Bars:
 
 
 def _rises(steps: Sequence[int], total: int) -> bool:
-    upward = all(left < right for left, right in zip(steps, steps[1:], strict=False))
+    upward = all(left < right for left, right in pairwise(steps))
     return bool(steps) and upward and steps[0] > 0 and steps[-1] <= total
 
 
@@ -130,7 +133,7 @@ def _by_epochs(train: Sequence[Entry], header: Header) -> list[tuple[Entry, int]
         steps
         for first in ((False,) if header.resumed else (False, True))
         for interval in _intervals(epochs, header, first)
-        if _agrees(steps := _at_interval(len(train), interval, header, first), epochs, header)
+        if _pace(steps := _at_interval(len(train), interval, header, first), epochs, header)
     ]
     distinct = {tuple(steps) for steps in found}
     if len(distinct) != 1:
@@ -148,7 +151,7 @@ def _epochs(train: Sequence[Entry]) -> list[tuple[float, float]]:
     bounds = []
     for entry, value in zip(train, values, strict=True):
         assert value is not None
-        if entry.quoted:  # four significant digits
+        if "epoch" in entry.quoted:  # four significant digits
             off = 0.5 * 10.0 ** (math.floor(math.log10(value)) - 3)
         else:
             off = 0.5 * 10.0**-decimals if decimals <= 4 else 0.0
@@ -191,16 +194,27 @@ def _per_epoch(header: Header) -> tuple[float, float]:
     return steps, steps + 1
 
 
-def _agrees(steps: Sequence[int], epochs: Sequence[tuple[float, float]], header: Header) -> bool:
-    """Whether one number of steps an epoch gives all the epochs shown."""
-    if header.total is not None and steps[-1] > header.total:
-        return False
+def _pace(
+    steps: Sequence[int], epochs: Sequence[tuple[float, float]], header: Header
+) -> tuple[float, float] | None:
+    """Fewest and most steps an epoch that give all the epochs shown; None if no number does."""
+    if not steps or not epochs or (header.total is not None and steps[-1] > header.total):
+        return None
     low = max(step / highest for step, (_, highest) in zip(steps, epochs, strict=True))
-    high = min(step / lowest for step, (lowest, _) in zip(steps, epochs, strict=True) if lowest > 0)
+    high = min(step / max(lowest, 1e-300) for step, (lowest, _) in zip(steps, epochs, strict=True))
     if header.examples is not None and header.batch is not None:
         least, most = _per_epoch(header)
         low, high = max(low, least), min(high, most)
-    return low <= high
+    return (low, high) if low <= high else None
+
+
+def _only_step(entry: Entry, pace: tuple[float, float] | None) -> int | None:
+    """The one whole step at an entry's epoch, if there is one alone."""
+    bounds = _epochs([entry])
+    if pace is None or not bounds:
+        return None
+    low, high = math.ceil(bounds[0][0] * pace[0]), math.floor(bounds[0][1] * pace[1])
+    return low if low == high else None
 
 
 def header_of(text: bytes) -> Header:

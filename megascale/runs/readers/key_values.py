@@ -72,7 +72,7 @@ INTERNEVO = LineFormat(
     first=0,
     refine=_batches,
 )
-"""InternEvo and InternLM's trainer. The loss is that of the step, without that of the routing; steps
-are numbered from 0, those of validations count finished steps."""
+"""InternEvo and InternLM's trainer. The loss is that of the step, without that of the routing;
+steps are numbered from 0, those of validations count finished steps."""
 
 FORMATS = (TORCHTUNE, PADDLENLP, INTERNEVO)

@@ -1,4 +1,4 @@
-"""Console logs told by patterns alone: one record a line, and start-up lines that state the rest."""
+"""Console logs told by patterns alone: one record a line, and lines that state the rest."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """MaxText's console. Its loss is that of the shown step; steps are numbered from 0.
 
-A step's `total_weights` are its tokens with a loss, over all devices and without padding; tokens are
-their sum, since MaxText shows every step.
+A step's `total_weights` are its tokens with a loss, over all devices and without padding; tokens
+are their sum, since MaxText shows every step.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The console of NeMo 2 (its Lightning `ProgressPrinter`).
 
-`global_step` counts from 0. Every field but that one is a mean over the steps since the line before,
-consumed samples included: what had been consumed at the line itself follows from the batch. Losses
-and rates have four significant digits.
+`global_step` counts from 0. Every field but that one is a mean over the steps since the line
+before, consumed samples included: what had been consumed at the line itself follows from the batch.
+Losses and rates have four significant digits.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ _LINE = re.compile(
     r"Training epoch (?P<epoch>\d+), iteration (?P<iteration>\d+)/\d+ \|(?P<fields>.*)"
     r"|(?P<validated>(?<!Sanity checking )Validation: iteration \d+/)"
 )
-_SNIFF = re.compile(
-    rb"Training epoch \d+, iteration \d+/\d+ \| [^\n]*(?:reduced_train_loss|loss): "
-)
+_SNIFF = re.compile(rb"Training epoch \d+, iteration \d+/\d+ \| [^\n]*loss: ")
 _ROUNDING = 1e-3
 """Four significant digits: how far a mean that is no whole number may be off."""
 _EXACT_BITS = 24

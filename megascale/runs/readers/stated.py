@@ -73,8 +73,6 @@ def completed(found: FileRead, options: ReadOptions, said: Statements) -> FileRe
     meta = RunMeta(run="", n_params=_last(said, N_PARAMS), seq_length=seq)
     _plan(meta, _last(said, STEPS), options, launches)
     found.runs = [meta]
-    if not _lacks_counts(found.table):
-        return filled(found, options)
     if options.batch_samples is not None or options.batch_tokens is not None:
         return filled(found, options)
     samples = [(launch.line, launch.samples) for launch in launches if launch.samples]
@@ -88,7 +86,8 @@ def completed(found: FileRead, options: ReadOptions, said: Statements) -> FileRe
         batches = launch_batches(found.table, samples)
         _tell(found, "samples", batches)
         return filled(found, replace(options, batch_samples=batches))
-    found.note("missing_field", "the log does not state the global batch, so no tokens")
+    if _lacks_counts(found.table):
+        found.note("missing_field", "the log does not state the global batch, so no tokens")
     return filled(found, options)
 
 
@@ -162,6 +161,8 @@ def _last(said: Statements, name: str) -> int | None:
 
 
 def _tell(found: FileRead, unit: str, batches: int | Batches) -> None:
+    if found.table[unit].null_count() < found.table.height:
+        return  # the log counts them itself
     if isinstance(batches, int):
         found.note("derived", f"{unit} are steps x the global batch of {batches:,} {unit}")
         return
