@@ -6,7 +6,9 @@ from typing import Protocol
 
 from megascale.errors import DataError
 from megascale.runs.readers import (
+    composer,
     csv,
+    fairseq,
     golden,
     hf,
     hf_stdout,
@@ -55,7 +57,15 @@ class Reader(Protocol):
 _LISTED: tuple[Reader, ...] = (
     *(own, tensorboard, mlperf, hf, golden, wandb),
     *(nemo, megatron, nanotron, olmo, torchtitan, nanogpt, litgpt, nanochat),
-    *(hf_stdout, levanter, *karpathy.FORMATS, *maxtext.FORMATS, *key_values.FORMATS),
+    *(
+        hf_stdout,
+        levanter,
+        composer,
+        fairseq,
+        *karpathy.FORMATS,
+        *maxtext.FORMATS,
+        *key_values.FORMATS,
+    ),
     *(jsonl, csv),
 )
 

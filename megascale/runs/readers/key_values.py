@@ -7,7 +7,7 @@ import re
 import polars as pl
 
 from megascale.runs.readers.base import INTERVAL_MEAN, VALIDATION, FileRead
-from megascale.runs.readers.line_format import OF_INTERVAL, LineFormat
+from megascale.runs.readers.line_format import OF_INTERVAL, PER_STEP, LineFormat
 from megascale.runs.readers.stated import BATCH_SAMPLES, N_PARAMS, STEPS
 
 TORCHTUNE = LineFormat(
@@ -75,4 +75,31 @@ INTERNEVO = LineFormat(
 """InternEvo and InternLM's trainer. The loss is that of the step, without that of the routing;
 steps are numbered from 0, those of validations count finished steps."""
 
-FORMATS = (TORCHTUNE, PADDLENLP, INTERNEVO)
+MINDFORMERS = LineFormat(
+    NAME="mindformers",
+    sign=re.compile(rb"step: ?\[ *\d+/ *\d+\], loss:[^\n]*?, per_step_time: *\d+ms,"),
+    literal=b"per_step_time:",
+    record=re.compile(
+        r"(?:Epoch: ?\[ *(?P<epoch>\d+)/ *\d+\], )?step: ?\[ *(?P<step>\d+)/ *(?P<epoch_steps>\d+)\], "
+        r"loss: ?\[? *(?P<loss>[^\s,/\]]+)(?:/[^\s,]*)?, .*?per_step_time: *(?P<ms>\d+)ms,"
+        r"(?:.*?\blr: *(?P<lr>[^\s,]+),)?"
+        r"(?:.*?\b(?:grad|global)_norm: *\[?(?P<norm>[\d.e+-]+)\]?(?:[, }]|\r?$))?"
+    ),
+    duration=PER_STEP,
+)
+"""MindFormers on MindSpore: `{ Epoch:[  1/  1], step:[    2/ 1000], loss: 10.631, per_step_time: 1254ms,
+lr: 2.5e-07, ...`, with the loss of that step first where a mean is shown after it."""
+
+DEEPSPEED = LineFormat(
+    NAME="deepspeed",
+    sign=re.compile(rb"\bsteps: \d+ loss: \S+ [^\n]*?iter time \(s\): "),
+    literal=b"iter time (s): ",
+    record=re.compile(
+        r"\bsteps: (?P<step>\d+) loss: (?P<loss>\S+) .*?iter time \(s\): (?P<seconds>[\d.]+) "
+    ),
+    duration=PER_STEP,
+    states={BATCH_SAMPLES: re.compile(rb"\btrain_batch_size \.{3,} (\d+)")},
+)
+"""DeepSpeed's pipeline engine: `steps: 10 loss: 9.8123 iter time (s): 1.201 samples/sec: 213.1`."""
+
+FORMATS = (TORCHTUNE, PADDLENLP, INTERNEVO, MINDFORMERS, DEEPSPEED)

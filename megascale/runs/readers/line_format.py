@@ -33,7 +33,8 @@ class LineFormat:
         literal: what every record has; other lines are not looked at.
         record: one record. Groups, each where the format has it: `step`, `loss`, `lr`, `norm`,
             `tokens`, `samples`, `batch_samples`, `batch_tokens`, `seconds`, `ms` of a training
-            step; `val`, a validation loss, with `at`, its step, and `set`, the name of its data.
+            step, `epoch` and `epoch_steps` where steps are counted within epochs, these from 1;
+            `val`, a validation loss, with `at`, its step, and `set`, the name of its data.
             Without `at` it was validated after the last training step shown; where both show
             `when` (an epoch as text), only if that is the same.
         first: the number that the first training step is printed with, 0 or 1.
@@ -102,7 +103,9 @@ class _Rows:
     def _training(self, group: dict[str, str | None]) -> Row:
         form = self._form
         step = exact_int(group["step"])
-        step = None if step is None else step + 1 - form.first
+        if step is not None:
+            done = (exact_int(group.get("epoch")) or 1) - 1
+            step += done * (exact_int(group.get("epoch_steps")) or 0) + 1 - form.first
         row: Row = {
             "step": step,
             "loss": group["loss"],

@@ -135,7 +135,7 @@ def _is_runs(header: list[str]) -> bool:
 
 
 def _runs(rows: list[tuple[int, dict[str, Any]]], found: FileRead, options: ReadOptions) -> None:
-    """The last values of every run, whatever names a sweep gave them; equal names are told apart."""
+    """The last values of every run, by the name it was given; equal names are told apart."""
     times: dict[str, int] = {}
     named: dict[str, dict[str, Any]] = {}
     unfinished: list[str] = []

@@ -1,7 +1,8 @@
 """W&B's own file of a run, `run-ID.wandb`: what an offline run leaves until it is synchronised.
 
-A log in LevelDB's layout: blocks of 32 KiB, records cut at their ends, each piece with its checksum,
-length and place in the record. The records are protocol buffers that W&B's package describes.
+A log in LevelDB's layout: blocks of 32 KiB, records cut at their ends, each piece with its
+checksum, length and place in the record. The records are protocol buffers; W&B's package has their
+description.
 """
 
 from __future__ import annotations
@@ -59,13 +60,15 @@ def history(source: Source, found: FileRead) -> tuple[list[tuple[int, dict[str, 
 def _parser(source: Source) -> Any:
     try:
         from google.protobuf.message import DecodeError
-        from wandb.proto.wandb_internal_pb2 import Record
+        from wandb.proto import wandb_internal_pb2
     except ImportError:
         rule = "a .wandb file needs the package wandb; pip install 'megascale[wandb]', or export it"
         raise DataError.of("log", str(source.path), rule) from None
 
+    record_type: Any = getattr(wandb_internal_pb2, "Record", None)  # made when it is imported
+
     def parse(data: bytes) -> Any:
-        record = Record()
+        record = record_type()
         try:
             record.ParseFromString(data)
         except DecodeError:
