@@ -57,15 +57,8 @@ class Reader(Protocol):
 _LISTED: tuple[Reader, ...] = (
     *(own, tensorboard, mlperf, hf, golden, wandb),
     *(nemo, megatron, nanotron, olmo, torchtitan, nanogpt, litgpt, nanochat),
-    *(
-        hf_stdout,
-        levanter,
-        composer,
-        fairseq,
-        *karpathy.FORMATS,
-        *maxtext.FORMATS,
-        *key_values.FORMATS,
-    ),
+    *(hf_stdout, levanter, composer, fairseq),
+    *(*karpathy.FORMATS, *maxtext.FORMATS, *key_values.FORMATS),
     *(jsonl, csv),
 )
 

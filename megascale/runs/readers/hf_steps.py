@@ -173,12 +173,19 @@ def _intervals(epochs: Sequence[tuple[float, float]], header: Header, first: boo
         if header.interval > 1 or not first:
             yield header.interval
         return
-    if header.examples is None or header.batch is None or header.resumed or len(epochs) <= first:
+    if header.examples is None or header.batch is None or len(epochs) <= first:
         return
     least, most = _per_epoch(header)
     low, high = 1.0, float(_INTERVAL_MOST)
-    for number, (lowest, highest) in enumerate(epochs[first:], start=1):
-        low, high = max(low, lowest * least / number), min(high, highest * most / number)
+    if header.resumed:  # the first step is a multiple of the interval, which one is not known
+        high = min(high, epochs[0][1] * most)
+        apart = len(epochs) - 1
+        if apart:
+            low = max(low, (epochs[-1][0] * least - epochs[0][1] * most) / apart)
+            high = min(high, (epochs[-1][1] * most - epochs[0][0] * least) / apart)
+    else:
+        for number, (lowest, highest) in enumerate(epochs[first:], start=1):
+            low, high = max(low, lowest * least / number), min(high, highest * most / number)
     interval = math.ceil(low)
     while interval <= high:
         if interval > 1 or not first:

@@ -80,15 +80,16 @@ MINDFORMERS = LineFormat(
     sign=re.compile(rb"step: ?\[ *\d+/ *\d+\], loss:[^\n]*?, per_step_time: *\d+ms,"),
     literal=b"per_step_time:",
     record=re.compile(
-        r"(?:Epoch: ?\[ *(?P<epoch>\d+)/ *\d+\], )?step: ?\[ *(?P<step>\d+)/ *(?P<epoch_steps>\d+)\], "
+        r"(?:Epoch: ?\[ *(?P<epoch>\d+)/ *\d+\], )?"
+        r"step: ?\[ *(?P<step>\d+)/ *(?P<epoch_steps>\d+)\], "
         r"loss: ?\[? *(?P<loss>[^\s,/\]]+)(?:/[^\s,]*)?, .*?per_step_time: *(?P<ms>\d+)ms,"
         r"(?:.*?\blr: *(?P<lr>[^\s,]+),)?"
         r"(?:.*?\b(?:grad|global)_norm: *\[?(?P<norm>[\d.e+-]+)\]?(?:[, }]|\r?$))?"
     ),
     duration=PER_STEP,
 )
-"""MindFormers on MindSpore: `{ Epoch:[  1/  1], step:[    2/ 1000], loss: 10.631, per_step_time: 1254ms,
-lr: 2.5e-07, ...`, with the loss of that step first where a mean is shown after it."""
+"""MindFormers on MindSpore: `{ Epoch:[  1/  1], step:[    2/ 1000], loss: 10.631, per_step_time:
+1254ms, lr: 2.5e-07, ...`, with the loss of that step first where a mean is shown after it."""
 
 DEEPSPEED = LineFormat(
     NAME="deepspeed",

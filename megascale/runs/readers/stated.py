@@ -144,7 +144,7 @@ def _tokens(launch: _Launch, options: ReadOptions) -> int | None:
 
 def _plan(meta: RunMeta, steps: int | None, options: ReadOptions, launches: list[_Launch]) -> None:
     """The planned tokens, where every launch says the same batch."""
-    sizes = {_tokens(launch, options) for launch in launches}
+    sizes = {_tokens(launch, options) for launch in launches} - {None}
     only = sizes.pop() if len(sizes) == 1 else None
     if steps and only and steps * only <= INT64_MAX:
         meta.d_tokens = steps * only
