@@ -201,7 +201,6 @@ HF_HEADER = hf_header(examples=10_000, batch=64, total=300)
 HF_STDOUT = (
     HF_HEADER
     + """\
-
 {'loss': 9.1234, 'grad_norm': 1.23, 'learning_rate': 5e-05, 'epoch': 0.03}
 {'loss': 8.4321, 'grad_norm': 1.11, 'learning_rate': 4.9e-05, 'epoch': 0.06}
 {'eval_loss': 8.2, 'eval_runtime': 3.4, 'eval_samples_per_second': 29.4, 'epoch': 0.06}
