@@ -8,6 +8,8 @@ import sys
 import zlib
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from megascale.errors import DataError
 from megascale.runs.readers import wandb
@@ -119,6 +121,21 @@ def test_an_offline_run_that_was_cut_or_damaged(recorded):
     found = read_as(wandb, bytes(broken))
     assert found.table["loss"].to_list() == [9.0, 7.0]
     assert "checksum" in found.malformed[0].reason
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(7, 2**17), st.integers(0, 255)), max_size=4), st.integers(0))
+def test_any_damage_to_an_offline_run_is_reported(recorded, changes, cut):
+    data = bytearray(recorded[: len(recorded) - cut % len(recorded)])
+    for at, value in changes:
+        if at < len(data):
+            data[at] = value
+    try:
+        found = read_as(wandb, bytes(data))
+    except DataError:
+        return
+    assert set(found.table["loss"].to_list()) <= {9.0, 8.0, 7.0}
+    assert found.table.height == 3 or found.malformed_count or "torn" in kinds(found)
 
 
 def test_without_wandbs_package_the_message_says_which_to_install(recorded, monkeypatch):
