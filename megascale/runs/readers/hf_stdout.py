@@ -52,14 +52,13 @@ _TOKENS = ("num_input_tokens_seen", "num_tokens")
 _ROUNDED = 1e4
 """From here on a text of four significant digits is no exact count."""
 _ALL_PARAMS = "all_params"
-_STATES = {
-    BATCH_SAMPLES: re.compile(
-        rb"Total train batch size \(w\. [^)]*\) = ([\d,]+)|Total batch size \([^)]*\) = ([\d,]+)"
-    ),
-    STEPS: re.compile(rb"Total (?:optimization )?steps = ([\d,]+)"),
-    N_PARAMS: re.compile(rb"Number of trainable parameters = ([\d,]+)"),
-    _ALL_PARAMS: re.compile(rb"\|\| all params: ([\d,]+)"),
-}
+_STATES = (
+    (BATCH_SAMPLES, re.compile(rb"Total train batch size \(w\. [^)]*\) = ([\d,]+)")),
+    (BATCH_SAMPLES, re.compile(rb"Total batch size \([^)]*\) = ([\d,]+)")),
+    (STEPS, re.compile(rb"Total (?:optimization )?steps = ([\d,]+)")),
+    (N_PARAMS, re.compile(rb"Number of trainable parameters = ([\d,]+)")),
+    (_ALL_PARAMS, re.compile(rb"\|\| all params: ([\d,]+)")),
+)
 
 
 def sniff(head: bytes, path: str) -> bool:

@@ -27,7 +27,7 @@ NANOGPT_TRAIN = LineFormat(
         rf"|\bstep (?P<at>\d+): train loss {_NUMBER}, val loss (?P<val>{_NUMBER})"
     ),
     first=0,
-    states={BATCH_TOKENS: re.compile(rb"tokens per iteration will be: ([\d,]+)")},
+    states=((BATCH_TOKENS, re.compile(rb"tokens per iteration will be: ([\d,]+)")),),
 )
 """nanoGPT's `train.py`: `iter 10: loss 9.2, time 100.0ms` and `step 10: train loss 9.2, val loss
 9.3`. Its parameters are printed in millions, too coarse to be taken."""
@@ -46,7 +46,7 @@ BUILD_NANOGPT = LineFormat(
         rf"|(?:^(?P<at>\d+) val|\bvalidation loss:) (?P<val>{_NUMBER})"
     ),
     first=0,
-    states={BATCH_TOKENS: re.compile(rb"total desired batch size: ?([\d,]+)")},
+    states=((BATCH_TOKENS, re.compile(rb"total desired batch size: ?([\d,]+)")),),
 )
 """build-nanogpt's console, and its `log.txt`: `250 train 6.1` and `250 val 6.2`."""
 
@@ -60,16 +60,16 @@ LLMC = LineFormat(
         rf"(?: \| \(?(?P<ms>[\d.]+) ms)?"
         rf"|^val loss (?P<val>{_NUMBER})"
     ),
-    states={
-        BATCH_TOKENS: re.compile(
-            rb"total_batch_size=(\d+)|total desired batch size: (\d+)"
-            rb"|^\| total batch size +\| (\d+)",
-            re.MULTILINE,
-        ),
-        SEQ_LENGTH: re.compile(rb"seq_len T=(\d+)|^\| sequence length T +\| (\d+)", re.MULTILINE),
-        N_PARAMS: re.compile(rb"num_parameters: (\d+)|^\| num_parameters +\| (\d+)", re.MULTILINE),
-        STEPS: re.compile(rb"^\| train_num_batches +\| (\d+)", re.MULTILINE),
-    },
+    states=(
+        (BATCH_TOKENS, re.compile(rb"total_batch_size=(\d+)")),
+        (BATCH_TOKENS, re.compile(rb"total desired batch size: (\d+)")),
+        (BATCH_TOKENS, re.compile(rb"\| total batch size +\| (\d+)")),
+        (SEQ_LENGTH, re.compile(rb"seq_len T=(\d+)")),
+        (SEQ_LENGTH, re.compile(rb"\| sequence length T +\| (\d+)")),
+        (N_PARAMS, re.compile(rb"num_parameters: (\d+)")),
+        (N_PARAMS, re.compile(rb"\| num_parameters +\| (\d+)")),
+        (STEPS, re.compile(rb"\| train_num_batches +\| (\d+)")),
+    ),
 )
 """llm.c's console, of its CUDA and its Python program."""
 

@@ -35,11 +35,11 @@ PADDLENLP = LineFormat(
     ),
     loss_kind=INTERVAL_MEAN,
     duration=OF_INTERVAL,
-    states={
-        BATCH_SAMPLES: re.compile(rb"Total train batch size \(w\. [^)]*\) = ([\d,]+)"),
-        STEPS: re.compile(rb"Total optimization steps = ([\d,]+)(?:\.0)?\b"),
-        N_PARAMS: re.compile(rb"Number of trainable parameters = ([\d,]++)(?! *\(per device\))"),
-    },
+    states=(
+        (BATCH_SAMPLES, re.compile(rb"Total train batch size \(w\. [^)]*\) = ([\d,]+)")),
+        (STEPS, re.compile(rb"Total optimization steps = ([\d,]+)(?:\.0)?\b")),
+        (N_PARAMS, re.compile(rb"Number of trainable parameters = ([\d,]++)(?! *\(per device\))")),
+    ),
 )
 """PaddleNLP's trainer. The loss is the mean since the line before; an evaluation counts where it
 shows the epoch of the training line before it."""
@@ -99,7 +99,7 @@ DEEPSPEED = LineFormat(
         r"\bsteps: (?P<step>\d+) loss: (?P<loss>\S+) .*?iter time \(s\): (?P<seconds>[\d.]+) "
     ),
     duration=PER_STEP,
-    states={BATCH_SAMPLES: re.compile(rb"\btrain_batch_size \.{3,} (\d+)")},
+    states=((BATCH_SAMPLES, re.compile(rb"train_batch_size \.{3,} (\d+)")),),
 )
 """DeepSpeed's pipeline engine: `steps: 10 loss: 9.8123 iter time (s): 1.201 samples/sec: 213.1`."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from megascale.runs.readers.base import (
     INSTANTANEOUS,
@@ -16,7 +16,7 @@ from megascale.runs.readers.base import (
     real,
 )
 from megascale.runs.readers.consoles import Row, plain, scan
-from megascale.runs.readers.stated import completed, statements
+from megascale.runs.readers.stated import Patterns, completed, statements
 
 OF_STEP, PER_STEP, OF_INTERVAL = "of step", "per step", "of interval"
 """What a printed duration is: of that step alone, the mean per step since the row before, or of
@@ -41,7 +41,7 @@ class LineFormat:
         first_at: the number that `at` has after the first training step, 0 or 1.
         loss_kind: what the training loss is.
         duration: what `seconds` or `ms` are.
-        states: patterns of start-up lines, by the names of `stated`.
+        states: patterns of start-up lines, with the names of `stated`.
         note: kind and message of a note that every file of the format gets.
         refine: what else has to be done to the rows, before samples and tokens are filled in.
     """
@@ -54,7 +54,7 @@ class LineFormat:
     first_at: int = 1
     loss_kind: str = INSTANTANEOUS
     duration: str = OF_STEP
-    states: Mapping[str, re.Pattern[bytes]] = field(default_factory=dict)
+    states: Patterns = ()
     note: tuple[str, str] | None = None
     refine: Callable[[FileRead], None] | None = None
     ORDERED: bool = True
@@ -80,18 +80,24 @@ class LineFormat:
         return completed(found, options, statements(plain(source.data), self.states))
 
 
+_COUNTS = ("tokens", "samples", "batch_samples", "batch_tokens")
+_RATES = (("lr", "lr"), ("grad_norm", "norm"))
+
+
 class _Rows:
     """Turns the records of one file into rows."""
 
     def __init__(self, form: LineFormat) -> None:
         self._form = form
-        self._names = frozenset(form.record.groupindex)
+        names = form.record.groupindex
+        self._counts = [name for name in _COUNTS if name in names]
+        self._rates = [(ours, name) for ours, name in _RATES if name in names]
         self._last = 0  # finished steps as of the last training row
         self._when: str | None = None
         self.unplaced = 0  # validation losses of an unknown step
 
     def __call__(self, match: re.Match[str]) -> Iterator[Row]:
-        group = {name: match[name] for name in self._names}
+        group = match.groupdict()
         if group.get("val") is not None:
             if group.get("at") is None and group.get("when") not in (None, self._when):
                 self.unplaced += 1
@@ -110,11 +116,11 @@ class _Rows:
             "step": step,
             "loss": group["loss"],
             "loss_kind": form.loss_kind,
-            "lr": real(group.get("lr")),
-            "grad_norm": real(group.get("norm")),
         }
-        for name in ("tokens", "samples", "batch_samples", "batch_tokens"):
-            row[name] = exact_int(group.get(name))
+        for ours, name in self._rates:
+            row[ours] = real(group[name])
+        for name in self._counts:
+            row[name] = exact_int(group[name])
         if step is not None:
             seconds = self._seconds(group, step - self._last)
             if seconds is not None:

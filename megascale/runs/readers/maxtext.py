@@ -48,11 +48,11 @@ MAXTEXT = LineFormat(
     ),
     first=0,
     first_at=0,
-    states={
-        BATCH_SAMPLES: re.compile(rb"Config param global_batch_size_to_train_on: (\d+)"),
-        SEQ_LENGTH: re.compile(rb"Config param max_target_length: (\d+)"),
-        STEPS: re.compile(rb"Config param steps: (\d+)"),
-    },
+    states=(
+        (BATCH_SAMPLES, re.compile(rb"Config param global_batch_size_to_train_on: (\d+)")),
+        (SEQ_LENGTH, re.compile(rb"Config param max_target_length: (\d+)")),
+        (STEPS, re.compile(rb"Config param steps: (\d+)")),
+    ),
     refine=_sum_weights,
 )
 """`completed step: 3, seconds: 5.4, ..., total_weights: 196608, loss: 11.4, lm_loss: 11.4`, the

@@ -7,7 +7,7 @@ step at which that launch goes on, not for the whole file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,24 +31,28 @@ Statements = dict[str, list[tuple[int, int]]]
 """By the name of what is stated: the lines that state it, counted from 1, and the values."""
 
 
-def statements(data: bytes, patterns: Mapping[str, re.Pattern[bytes]]) -> Statements:
-    """Every statement of a log.
+Patterns = Sequence[tuple[str, re.Pattern[bytes]]]
+"""What is stated, and a line that states it in its first group. Patterns that begin with a literal
+are found many times faster: one each, rather than one of several alternatives."""
+
+
+def statements(data: bytes, patterns: Patterns) -> Statements:
+    """Every statement of a log; values may have thousands commas.
 
     Args:
         data: the log without terminal colours.
-        patterns: by name; the value is the first group that matched, thousands commas or not.
+        patterns: several may be of one name.
     """
     found: Statements = {}
-    for name, pattern in patterns.items():
+    for name, pattern in patterns:
         line, counted = 1, 0
         for match in pattern.finditer(data):
             line += data.count(b"\n", counted, match.start())
             counted = match.start()
-            text = next((group for group in match.groups() if group is not None), b"")
-            value = positive(text.decode("utf-8", "replace"))
+            value = positive(match[1].decode("utf-8", "replace"))
             if value is not None:
                 found.setdefault(name, []).append((line, value))
-    return found
+    return {name: sorted(lines) for name, lines in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

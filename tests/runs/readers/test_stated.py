@@ -43,11 +43,11 @@ def test_batches_of_launches(steps, sizes, right):
     assert stated.launch_batches(rows(*steps), sizes) == right
 
 
-PATTERNS = {
-    stated.BATCH_SAMPLES: re.compile(rb"batch (\S+)"),
-    stated.SEQ_LENGTH: re.compile(rb"length (\S+)"),
-    stated.STEPS: re.compile(rb"steps (\S+)"),
-}
+PATTERNS = (
+    (stated.BATCH_SAMPLES, re.compile(rb"batch (\S+)")),
+    (stated.SEQ_LENGTH, re.compile(rb"length (\S+)")),
+    (stated.STEPS, re.compile(rb"steps (\S+)")),
+)
 
 
 def completed(text: bytes, table: pl.DataFrame, **options: int) -> FileRead:
