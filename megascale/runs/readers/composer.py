@@ -36,7 +36,7 @@ _HEAD = re.compile(
 )
 _METRIC = re.compile(r"\s(?P<kind>Train|Eval) (?P<key>[^\s:][^:]*): (?P<value>\S+)\s*$")
 _SNIFF = re.compile(rb"\[\w+=\d+(?:/\d+)?\]:\r?\n[^\n]*\sTrain [^\s:][^:\n]*: ")
-_TRAIN_LOSSES = ("metrics/train/LanguageCrossEntropy", "loss/train/total")
+_LOSSES = ("metrics/train/LanguageCrossEntropy", "loss/train/total")
 _EVALUATED = re.compile(r"metrics/(?P<set>.+)/LanguageCrossEntropy")
 
 
@@ -48,6 +48,8 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     """Read every batch that shows a loss, and the evaluations after the batch shown last."""
     found = FileRead(source.path, NAME)
     blocks = _blocks(plain(source.data), found)
+    shown = (name for name in _LOSSES if any(f"Train {name}" in one.metrics for one in blocks))
+    loss = next(shown, _LOSSES[-1])  # the same in all blocks: the last one may be cut off
     rows: list[Row] = []
     before: dict[str, dict[int, int]] = {"token": {}, "sample": {}}
     step = 0
@@ -65,7 +67,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
                 counts[step - 1] = count
             if block.unit == unit:
                 counts[step] = block.count
-        rows += _training(block, found)
+        rows += _training(block, loss, found)
     for name, unit in (("tokens", "token"), ("samples", "sample")):
         counts = before[unit]
         batch = _constant_batch(counts)
@@ -120,14 +122,13 @@ def _blocks(data: bytes, found: FileRead) -> list[_Block]:
     return [block for block in blocks if block.metrics]
 
 
-def _training(block: _Block, found: FileRead) -> Sequence[Row]:
-    shown = [name for name in _TRAIN_LOSSES if f"Train {name}" in block.metrics]
-    if not shown:
+def _training(block: _Block, name: str, found: FileRead) -> Sequence[Row]:
+    text = block.metrics.get(f"Train {name}")
+    if text is None:
         return []
-    text = block.metrics[f"Train {shown[0]}"]
     row: Row = {"step": block.step, "loss_kind": INSTANTANEOUS, "line": block.line}
     row["grad_norm"] = real(block.metrics.get("Train l2_norm/grad/global"))
-    return _finite(row, shown[0], text, found)
+    return _finite(row, name, text, found)
 
 
 def _evaluation(block: _Block, step: int, found: FileRead) -> Sequence[Row]:

@@ -31,7 +31,7 @@ PADDLENLP = LineFormat(
         r"\] - (?:loss: (?P<loss>[^\s,]+), learning_rate: (?P<lr>[^\s,]+), .*?"
         r"\bglobal_step: (?P<step>\d+),(?=(?:.*?\b(?:global|grad)_norm: (?P<norm>[^\s,]+))?)"
         r"(?=(?:.*?\binterval_runtime: (?P<seconds>[\d.]+))?)"
-        r"|eval_loss: (?P<val>[^\s,]+),)(?:.*(?:progress_or_|\b)epoch: (?P<when>[\d.]+))?"
+        r"|eval_loss: (?P<val>[^\s,]+),)(?:.*(?:progress_or_|\b)epoch: (?P<when>[\d.]+))?.*"
     ),
     loss_kind=INTERVAL_MEAN,
     duration=OF_INTERVAL,

@@ -109,7 +109,8 @@ COMPOSER = """\
 \t Train time/batch: 1
 \t Train time/sample: 256
 \t Train time/token: 524288
-\t Train loss/train/total: 11.5121
+\t Train loss/train/total: 0.0052
+\t Train metrics/train/LanguageCrossEntropy: 11.5121
 \t Train l2_norm/grad/global: 1.5000
 [Eval batch=1/8] Eval on eval data
 [Eval batch=8/8] Eval on eval data:
