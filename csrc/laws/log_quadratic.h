@@ -9,7 +9,7 @@
 // there is no minimum: the vertex is reported with `kNotConvex` and status `kNoFit`.
 #pragma once
 
-#include "laws/law.h"
+#include "core/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

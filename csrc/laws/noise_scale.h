@@ -7,7 +7,7 @@
 // noise_muon is also the mean-field law of sign descent with a diagonal Hessian.
 #pragma once
 
-#include "laws/law.h"
+#include "core/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

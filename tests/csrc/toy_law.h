@@ -2,8 +2,8 @@
 // registration line is all.
 #pragma once
 
+#include "core/law.h"
 #include "core/projected.h"
-#include "laws/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

@@ -8,18 +8,15 @@
 #include <utility>
 #include <vector>
 
-#include "core/dense.h"
-#include "core/elementary.h"
-#include "core/lm.h"
+#include "core/coordinates.h"
+#include "core/law.h"
 #include "core/recycle.h"
 #include "engine.h"
-#include "laws/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kLimitT = 700;  // |t| of a logarithmic coordinate at its natural limit
 
 // One problem after preparation. Columns live in the chunk's arrays from row `at` on.
 template <class Law>
@@ -41,28 +38,6 @@ struct Prepared {
   double total = 0;  // the sum of squares R^2 compares against
   double weight_sum = 0;
 };
-
-template <class Law>
-inline double to_solver(int i, double u, double anchor) {
-  if (Law::coordinate(i) == Coordinate::kLog) {
-    if (!(u > 0)) return -kLimitT;
-    return std::min(std::log(u), kLimitT);
-  }
-  if (Law::coordinate(i) == Coordinate::kLogit) {
-    const double share = u / anchor;
-    if (!(share > 0)) return -kLimitT;
-    if (share >= 1) return 30.0;
-    return std::log(share / (1 - share));
-  }
-  return u;
-}
-
-template <class Law>
-inline double from_solver(int i, double t, double anchor) {
-  if (Law::coordinate(i) == Coordinate::kLog) return vexp(t);
-  if (Law::coordinate(i) == Coordinate::kLogit) return anchor / (1 + vexp(-t));
-  return t;
-}
 
 // Columns of all problems of a chunk.
 template <class Law>
@@ -101,28 +76,6 @@ struct Columns {
   }
   size_t size() const { return y.size(); }
 };
-
-// The residual the full solver uses for this job and law.
-template <class Law>
-inline Residual full_residual(const FitJob& job) {
-  if (job.residual != Residual::kRay) return job.residual;
-  return Law::kRayResidual;
-}
-
-template <class Law>
-inline bool along_ray(const FitJob& job) {
-  return Law::kHasRay && job.residual == Residual::kRay;
-}
-
-// True where the projected objective is the requested one, so that its optimum is the answer.
-template <class Law>
-inline bool same_objective(const FitJob& job) {
-  if (job.loss != Loss::kSquared) return false;
-  const Residual kind = full_residual<Law>(job);
-  if (Law::kHasRay && along_ray<Law>(job) != (Law::kNonlinear == 0)) return false;
-  if (Law::kLogTarget) return kind == Residual::kLog;
-  return kind == (Law::kDefault == Residual::kAbsolute ? Residual::kAbsolute : Residual::kRelative);
-}
 
 struct Range {
   double low = INFINITY, high = -INFINITY;

@@ -15,6 +15,7 @@
 // `LawDefaults` holds what most laws share.
 #pragma once
 
+#include "core/coordinates.h"
 #include "core/elementary.h"
 #include "core/points.h"
 #include "core/status.h"
@@ -75,26 +76,6 @@ struct LawDefaults {
     return typename RealTraits<Real>::Mask(true);
   }
 };
-
-// Whether two grid cells are starts into one valley: neighbours on a grid of one parameter.
-template <class Law>
-constexpr MS_HD bool same_valley(int best, int other) {
-  return Law::kNonlinear == 1 && (best - other == 1 || other - best == 1);
-}
-
-// A start's coordinate in the solver's terms, kept away from the limits where derivatives vanish: a
-// logit coordinate stays below 0.99 of its limit.
-template <class Law>
-MS_HD inline double start_coordinate(int i, double u, double anchor) {
-  constexpr double kLimit = 700;
-  if (Law::coordinate(i) == Coordinate::kLog)
-    return u > 0 ? vmin(vlog(vmax(u, 1e-300)), kLimit) : -kLimit;
-  if (Law::coordinate(i) == Coordinate::kLogit) {
-    const double share = vmin(vmax(u / anchor, 1e-300), 0.99);
-    return vlog(share / (1 - share));
-  }
-  return u;
-}
 
 }  // namespace MS_ISA
 }  // namespace megascale
