@@ -24,26 +24,26 @@ import numpy as np
 import torch
 
 from megascale.config import build_config
+from megascale.config.schedules import (
+    batch_schedule_from_config,
+    lr_schedule_from_config,
+    weight_decay_from_config,
+)
 from megascale.data.batches import micro_batch
 from megascale.data.indexed import HEADER, MAGIC
 from megascale.data.loader import LoadedMicroBatch, LoadedStep
 from megascale.data.stream import PhaseSpec, Stream, StreamSpec
 from megascale.data.writer import IndexedWriter
+from megascale.formats.run_log import RunLog
 from megascale.model.config import read_model_config
 from megascale.model.init import initialize
 from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
-from megascale.runs.interval import IntervalAccumulator, StepResult
-from megascale.runs.log import RunLog
-from megascale.schedule.from_config import (
-    batch_schedule_from_config,
-    lr_schedule_from_config,
-    weight_decay_from_config,
-)
 from megascale.train.guard import Guard, GuardSettings
 from megascale.train.optimizer import ShardedAdamW
 from megascale.train.step import Objective, accumulate_gradients
+from megascale.train.telemetry.interval import IntervalAccumulator, StepResult
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTH, SEQUENCES, MICRO_BATCHES = 256, 4, 2

@@ -30,10 +30,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from megascale.kernels.matmul import matmul_nt
 from megascale.model.config import ModelConfig
 from megascale.model.count import count_parameters
 from megascale.model.init import initialize
-from megascale.model.matmul import matmul_nt
 from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.tensor import sync_partial_gradients

@@ -23,24 +23,24 @@ from megascale.errors import EXIT_CONFIG, UserError
 # verb -> (module, attribute, one-line help shown without importing the module)
 VERBS: dict[str, tuple[str, str, str]] = {
     "train": (
-        "megascale.train.cli",
+        "megascale.verbs.train",
         "app",
         "Train a model from a config (under torchrun or alone).",
     ),
-    "data": ("megascale.data.cli", "app", "Prepare and inspect token files."),
-    "model": ("megascale.model.cli", "app", "Show, import and export models."),
-    "runs": ("megascale.runs.cli", "app", "List, show, check and export runs from their logs."),
+    "data": ("megascale.verbs.data", "app", "Prepare and inspect token files."),
+    "model": ("megascale.verbs.model", "app", "Show, import and export models."),
+    "runs": ("megascale.verbs.runs", "app", "List, show, check and export runs from their logs."),
     "config": (
-        "megascale.config.cli",
+        "megascale.verbs.config",
         "app",
         "Check and show configs; print the schema and the reference.",
     ),
-    "fit": ("megascale.fitting.cli", "app", "Fit a law to run logs, or to points."),
-    "recommend": ("megascale.laws.cli", "app", "Learning rate and batch by every law."),
-    "schedule": ("megascale.schedule.cli", "app", "Lay out and export a batch schedule."),
-    "sweep": ("megascale.sweep.cli", "app", "Run a study: many runs, one table."),
-    "compare": ("megascale.runs.compare_cli", "app", "Compare runs at equal tokens and loss."),
-    "report": ("megascale.report.cli", "app", "One self-contained page from logs, points, grids."),
+    "fit": ("megascale.verbs.fit", "app", "Fit a law to run logs, or to points."),
+    "recommend": ("megascale.verbs.recommend", "app", "Learning rate and batch by every law."),
+    "schedule": ("megascale.verbs.schedule", "app", "Lay out and export a batch schedule."),
+    "sweep": ("megascale.verbs.sweep", "app", "Run a study: many runs, one table."),
+    "compare": ("megascale.verbs.compare", "app", "Compare runs at equal tokens and loss."),
+    "report": ("megascale.verbs.report", "app", "One page of logs, points and grids."),
 }
 
 SILENT_RANKS_WAIT_SECONDS = 5.0

@@ -122,3 +122,25 @@ def _suggest_suffix(number: str, suffix: str) -> str | None:
     by_lower_case = {name.lower(): name for name in SUFFIXES} | {"g": "B", "bi": "Gi"}
     known = by_lower_case.get(suffix.lower())
     return None if known is None else number + known
+
+
+def short_count(count: int) -> str:
+    """A count of tokens to four digits: 999, 12.35M, 1.5T."""
+    for power, suffix in ((12, "T"), (9, "B"), (6, "M"), (3, "K")):
+        if count >= 10**power:
+            return f"{count / 10**power:.4g}{suffix}"
+    return str(count)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: 42s, 3m05s, 2h07m, 3d04h; ? for None."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"

@@ -11,25 +11,32 @@ from pathlib import Path
 import pytest
 
 import megascale
-from tests.cli.scene import make_scene
 from tests.conftest import REPOSITORY
+from tests.verbs.scene import make_scene
 
-USES_TORCH = ("megascale.model.", "megascale.parallel.", "megascale.train.")
+USES_TORCH = ("megascale.kernels.", "megascale.model.", "megascale.parallel.", "megascale.train.")
 OFFLINE = {
     "megascale.data.loader": False,
     "megascale.data.batches": True,
-    "megascale.model.cli": True,
+    "megascale.verbs.model": True,
     "megascale.model.config": True,
     "megascale.model.count": True,
     "megascale.model.hf_config": True,
     "megascale.parallel.layout": True,
+    "megascale.plan.layout": True,
     "megascale.train.branch": True,
     "megascale.train.checks": True,
-    "megascale.train.cli": True,
+    "megascale.verbs.train": True,
     "megascale.train.explain": True,
-    "megascale.train.explain_tables": True,
+    "megascale.verbs.train_tables": True,
     "megascale.train.rundir": True,
     "megascale.train.signals": True,
+    "megascale.train.telemetry": True,
+    "megascale.train.telemetry.figure": True,
+    "megascale.train.telemetry.interval": True,
+    "megascale.train.telemetry.reporter": True,
+    "megascale.train.telemetry.sinks": True,
+    "megascale.train.telemetry.timing": True,
 }
 """Whether modules are offline, where it is not as their package says."""
 
@@ -88,7 +95,8 @@ assert "torch" not in sys.modules
 """
     modules = offline_modules()
     packages = {name.split(".")[1] for name in modules}
-    assert packages >= {"config", "schedule", "runs", "laws", "report", "fitting", "plan", "data"}
+    assert packages >= {"config", "schedule", "runs", "laws", "report"}
+    assert packages >= {"fitting", "plan", "data", "formats", "curves", "propose", "verbs"}
     assert set(OFFLINE) <= {*modules, "megascale.data.loader"}
     run(program, json.dumps(modules))
 

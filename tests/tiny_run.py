@@ -23,9 +23,10 @@ import torch._dynamo  # noqa: F401
 from megascale.config import RunConfig, build_config
 from megascale.data.writer import IndexedWriter
 from megascale.errors import UserError
-from megascale.runs.log import RunData, read_run
+from megascale.formats.run_log import RunData, read_run
 from megascale.train import loop
 from megascale.train.run import run
+from megascale.verbs.run_console import RunConsole
 
 MODEL = {
     "vocab_size": 64,
@@ -146,7 +147,11 @@ def start_ranks(
                     }
                 if prepare is not None:
                     prepare()
-                code = run(config[rank] if isinstance(config, list) else config, **options)
+                code = run(
+                    config[rank] if isinstance(config, list) else config,
+                    display=RunConsole,
+                    **options,
+                )
             except UserError as error:
                 print(error, file=sys.stderr)
                 code = error.exit_code

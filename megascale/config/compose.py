@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from megascale.config.yaml_text import parse_yaml
 from megascale.errors import ConfigError
+from megascale.formats.yaml_text import parse_yaml
 from megascale.shipped import Kind, locate, places
 
 KINDS: dict[str, Kind] = {"model.preset": "models", "batch.law.file": "laws"}

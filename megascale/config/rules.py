@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from megascale.config.rates import build_lr_schedule
 from megascale.config.sections import RunConfig
 from megascale.errors import ConfigError, ScheduleError, UserError
-from megascale.schedule.lr import build_lr_schedule
 from megascale.schedule.megatron import parse_step_schedule, rampup_points
 from megascale.schedule.points import point_problems
 from megascale.units import format_count

@@ -7,19 +7,17 @@ horizons. A law that only ever interpolated has proved nothing about the run it 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
+from megascale.curves.curve import Array, Curve
 from megascale.errors import FitError
-from megascale.laws.batch_size import OptimalBatches, fit_batch_power
-from megascale.laws.curves import Array, Curve
 from megascale.laws.learning_rate import loss_penalty, rate_law
 from megascale.laws.power import PowerLaw
-from megascale.laws.tokens_steps import TokensStepsFits
 
 LARGEST_N = "largest N"
 LOWEST_LOSS = "lowest loss"
@@ -55,34 +53,6 @@ class Audit:
     note: str = ""
 
 
-def audit_batch_law(fits: TokensStepsFits, optimal: OptimalBatches) -> list[Audit]:
-    """Hold out best batches and predict them by the power law of the others.
-
-    The price of a wrong batch is read off the held-out target's own E(S).
-    """
-    table = optimal.table
-    audits = []
-    for question, held in holdouts(table, optimal.used, "target_loss").items():
-        kept = optimal.used & ~held
-        reduced = replace(optimal, table=table.with_columns(pl.Series("used", kept)))
-        try:
-            law = fit_batch_power(reduced).law
-        except FitError as error:
-            audits.append(Audit(question, int(kept.sum()), int(held.sum()), note=str(error)))
-            continue
-        rows = np.flatnonzero(held)
-        tokens = table["tokens"].to_numpy()[rows]
-        observed = table["batch_tokens"].to_numpy()[rows]
-        n = table["n_params"].to_numpy()[rows] if law.with_n else None
-        predicted = law.at(n, tokens)
-        needed = np.array([fits.tokens_at([b])[g, 0] for g, b in zip(rows, predicted, strict=True)])
-        cost = needed / tokens - 1
-        audits.append(
-            _audit(question, table, kept, rows, law, n, tokens, observed, cost, "share of tokens")
-        )
-    return audits
-
-
 def audit_rate_law(optima: pl.DataFrame) -> list[Audit]:
     """Hold out optima of `learning_rate.optimal_rates` and predict them by the others' law.
 
@@ -103,7 +73,7 @@ def audit_rate_law(optima: pl.DataFrame) -> list[Audit]:
         observed = optima["lr_opt"].to_numpy()[rows]
         curvature = optima["curvature"].to_numpy()[rows]
         cost = loss_penalty(curvature, np.log(law.at(n, tokens) / observed))
-        audits.append(_audit(question, optima, kept, rows, law, n, tokens, observed, cost, "nats"))
+        audits.append(audited(question, optima, kept, rows, law, n, tokens, observed, cost, "nats"))
     return audits
 
 
@@ -165,7 +135,7 @@ def holdouts(
     return out
 
 
-def _audit(
+def audited(
     question: str,
     table: pl.DataFrame,
     kept: npt.NDArray[np.bool_],
@@ -177,6 +147,7 @@ def _audit(
     cost: Array,
     cost_unit: str,
 ) -> Audit:
+    """How wrong a law fitted to the kept points is at the rows held out."""
     axis = "n_params" if question == LARGEST_N else "tokens"
     values = table[axis].to_numpy()
     ratio = np.log(law.at(n, tokens) / observed)

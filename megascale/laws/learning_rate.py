@@ -17,12 +17,13 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
+from megascale.curves.curve import Array
 from megascale.errors import FitError
 from megascale.fitting.status import Flag, describe
-from megascale.laws.curves import Array
-from megascale.laws.grid import CELL
 from megascale.laws.power import PowerLaw, fit_power
 
+CELL = ("n_params", "tokens")
+"""Columns whose values make a cell: all runs of one (N, D)."""
 MIN_RATES = 3
 """A quadratic has three coefficients. Three rates give an optimum without an error."""
 FITTED_RATES = 4

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
+from megascale.curves.curve import Array, Curve
 from megascale.errors import FitError
 from megascale.fitting.status import describe
-from megascale.laws.curves import Array, Curve
 from megascale.laws.learning_rate import need_columns
 
 HUBER = 1e-3

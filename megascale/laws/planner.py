@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from megascale.curves.curve import Array
 from megascale.errors import FitError
-from megascale.laws.curves import Array
 from megascale.laws.power import PowerLaw
 
 RATES_A_CELL = 5

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy import stats
 
 from megascale import fitting
+from megascale.curves.curve import Array
 from megascale.errors import FitError
-from megascale.laws.curves import Array
-from megascale.laws.lawfile import Parameter
+from megascale.formats.law_file import Parameter
 
 
 @dataclass(frozen=True)

@@ -288,7 +288,7 @@ def read_model_config(path: str | Path) -> ModelConfig:
     Raises:
         ConfigError: the file is missing, is not a mapping, or breaks a rule.
     """
-    from megascale.config.yaml_text import parse_yaml
+    from megascale.formats.yaml_text import parse_yaml
 
     path = locate(path, "models")
     if path.is_dir():

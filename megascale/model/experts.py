@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from megascale.kernels.matmul import matmul_nt, row_window
 from megascale.model.config import ModelConfig
-from megascale.model.matmul import matmul_nt, row_window
 from megascale.model.mlp import swiglu
 from megascale.parallel.expert import Permute, dispatch, invert
 from megascale.parallel.mesh import Mesh

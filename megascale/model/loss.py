@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megascale.model.matmul import matmul_nt, uses_onednn
+from megascale.kernels.matmul import matmul_nt, uses_onednn
 from megascale.model.norm import accumulation_dtype
 from megascale.parallel.mesh import Mesh
 

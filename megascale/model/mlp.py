@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megascale.model.matmul import linear
+from megascale.kernels.matmul import linear
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.tensor import ColumnParallelLinear, RowParallelLinear, enter_region
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megascale.errors import LayoutError
+from megascale.kernels.matmul import linear
 from megascale.model.config import ModelConfig, nearest_divisors
 from megascale.model.experts import Experts
-from megascale.model.matmul import linear
 from megascale.model.mlp import MLP
 from megascale.model.norm import accumulation_dtype
 from megascale.parallel.mesh import Mesh

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from megascale.kernels.matmul import linear
 from megascale.model.attention import Attention, document_mask, rope_tables
 from megascale.model.config import ModelConfig
 from megascale.model.experts import Experts
 from megascale.model.loss import linear_cross_entropy
-from megascale.model.matmul import linear
 from megascale.model.mlp import MLP
 from megascale.model.moe import MoE, Statistics
 from megascale.model.norm import RMSNorm

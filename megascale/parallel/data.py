@@ -10,9 +10,9 @@ wrapper reduces them over their own group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -21,12 +21,25 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from megascale.model.qwen3 import Qwen3
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import collect_specs
 from megascale.parallel.tensor import sync_partial_gradients
 
 BUCKET_ELEMENTS = 25_000_000  # of one all-reduce of expert gradients (100 MB in fp32)
+
+
+class Block(Protocol):
+    """A part of a model that is sharded as one."""
+
+    def expert_module(self) -> nn.Module | None:
+        """Its routed experts, which are sharded over fewer ranks; None where it has none."""
+
+
+class BlockModel(Protocol):
+    """What data parallelism asks of a model, besides being an `nn.Module`."""
+
+    def blocks(self) -> Iterable[Any]:
+        """Its `Block`s, in order; each is an `nn.Module`."""
 
 
 class DataParallel:
@@ -38,7 +51,7 @@ class DataParallel:
     Call it like the model, inside `accumulate(last=...)`, and `finish()` after the last backward.
     """
 
-    def __init__(self, model: Qwen3, mesh: Mesh, *, precision: str, gather: str = "step"):
+    def __init__(self, model: Any, mesh: Mesh, *, precision: str, gather: str = "step"):
         """Wrap `model` in place by `mesh.data_mode`.
 
         Args:

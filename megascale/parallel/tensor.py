@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.tensor import DTensor
 
-from megascale.model.matmul import linear
+from megascale.kernels.matmul import linear
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import ShardSpec, collect_specs
 

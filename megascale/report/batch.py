@@ -8,25 +8,26 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from megascale.curves.crossings import by_batch, by_setting
+from megascale.curves.curve import Curve
 from megascale.errors import FitError, UserError
-from megascale.laws.batch_law import batch_law_file, plain
-from megascale.laws.batch_size import OptimalBatches, best_batch_at_tokens, optimal_batches
-from megascale.laws.batch_size import fit_batch_power as power_of
-from megascale.laws.crossings import by_batch, by_setting
-from megascale.laws.curves import Curve
-from megascale.laws.extract import choose_targets, extract
-from megascale.laws.from_points import most_batches
-from megascale.laws.lawfile import Input, LawFile
-from megascale.laws.power import PowerLaw
-from megascale.laws.select import Selection, refute_classic, select
-from megascale.laws.tokens_steps import (
+from megascale.formats.law_band import law_band
+from megascale.formats.law_file import Input, LawFile
+from megascale.laws.batch.from_points import most_batches
+from megascale.laws.batch.law_file import batch_law_file
+from megascale.laws.batch.optimum import OptimalBatches, best_batch_at_tokens, optimal_batches
+from megascale.laws.batch.optimum import fit_batch_power as power_of
+from megascale.laws.batch.points import choose_targets, extract
+from megascale.laws.batch.select import Selection, refute_classic, select
+from megascale.laws.batch.tokens_steps import (
     LAW_PARAMETERS,
     LAWS,
     TokensStepsFits,
     enough_points,
     fit_tokens_steps,
 )
-from megascale.laws.uncertainty import law_band
+from megascale.laws.law_files import plain
+from megascale.laws.power import PowerLaw
 
 CURVE_POINTS = 120
 BEYOND = 1.2

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megascale.laws.lawfile import SCALES, LawFile
-from megascale.laws.published import CERTAINTY, PublishedLaw, Target
-from megascale.laws.recommend import POOLED, own_row
-from megascale.laws.recommend_tables import TITLES
-from megascale.laws.registry import LAWS
+from megascale.formats.law_file import SCALES, LawFile
+from megascale.laws.published.law import CERTAINTY, PublishedLaw, Target
+from megascale.laws.published.recommend import POOLED, TITLES, own_row
+from megascale.laws.published.registry import LAWS
 from megascale.model.config import read_model_config
 from megascale.report.formulas import caveat, formula
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from megascale.curves.compare import Comparison, Curve, smoothed
 from megascale.errors import DataError
-from megascale.runs.compare import Comparison, Curve, smoothed
-from megascale.runs.console import short_count
+from megascale.units import short_count
 
 COLOURS = ("#2a5d9f", "#c8553d", "#4f8a4c", "#8757a5", "#b08a2e", "#3c8f97", "#a3476f", "#6b6b6b")
 

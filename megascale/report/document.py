@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megascale import __version__
+from megascale.curves.curve import Curve, Window, curves_from_table
 from megascale.errors import UserError
-from megascale.laws.batch_law import plain
-from megascale.laws.curves import Curve, Window, curves_from_table
-from megascale.laws.lawfile import Input, LawFile
+from megascale.formats.law_file import Input, LawFile
+from megascale.laws.law_files import plain
 from megascale.report import batch as batch_sections
 from megascale.report import grid as grid_sections
 from megascale.report.batch import (

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
-from megascale.laws.lawfile import SCALES
-from megascale.laws.published import PublishedLaw, Target, Values
+from megascale.formats.law_file import SCALES
+from megascale.laws.published.law import PublishedLaw, Target, Values
 
 OPTIONS: dict[str, tuple[str, ...]] = {
     "n_unit": tuple(SCALES),

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from megascale.curves.curve import Window, curves_from_table
 from megascale.errors import FitError, UserError
-from megascale.laws.batch_law import plain
-from megascale.laws.curves import Window, curves_from_table
-from megascale.laws.grid import CELL, cell_quadratic
-from megascale.laws.learning_rate import near_optimal
+from megascale.laws.grid.regret import published_pairs, published_regret, target_of_cell
+from megascale.laws.grid.table import cell_quadratic
+from megascale.laws.law_files import plain
+from megascale.laws.learning_rate import CELL, near_optimal
 from megascale.laws.power import PowerLaw, fit_power
-from megascale.laws.regret import published_pairs, published_regret, target_of_cell
 from megascale.runs.table import RunTable
 
 SAME_RATE = 0.1

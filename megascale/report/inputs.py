@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from megascale.errors import DataError, FitError
-from megascale.laws.grid import grid_names, grid_table, is_grid
+from megascale.laws.grid.table import grid_names, grid_table, is_grid
 from megascale.report.studies import find_studies, read_studies
 from megascale.runs.readers.base import ReadOptions
 from megascale.runs.table import RunTable, load_runs

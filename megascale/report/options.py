@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from megascale.curves.curve import Window
 from megascale.errors import ConfigError
-from megascale.laws.curves import Window
 from megascale.report.calculator import Defaults
 from megascale.units import format_count, parse_count
 

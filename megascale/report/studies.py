@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from megascale.formats.run_log import METRICS_FILE
 from megascale.runs.files import STUDY_FOLDER
-from megascale.runs.log import METRICS_FILE
 
 FILE = "results.json"
 SCHEMA = "megascale.sweep/1"

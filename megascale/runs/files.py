@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megascale.errors import DataError
-from megascale.runs.log import METRICS_FILE, SCHEMA
+from megascale.formats.run_log import METRICS_FILE, SCHEMA
 
 PACKED = (".gz", ".zst", ".zstd")
 SUFFIXES = frozenset(

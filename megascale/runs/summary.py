@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from megascale.runs.log import RunData
+from megascale.formats.run_log import RunData
 
 ATTEMPT_KINDS = ("start", "resume", "branch")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from megascale.errors import ConfigError, ScheduleError
-from megascale.laws.lawfile import LawFile
+from megascale.formats.law_file import LawFile
 from megascale.schedule.points import BatchPoint
 
 

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from megascale.errors import ScheduleError
-
-if TYPE_CHECKING:
-    from megascale.config.schedule_sections import LRConfig
 
 Kind = Literal["wsd", "cosine", "constant", "inverse_sqrt", "power"]
 Shape = Literal["linear", "1-sqrt", "cosine", "exponential"]
@@ -121,47 +118,3 @@ def decayed(begin: float, end: float, progress: float, shape: Shape) -> float:
     else:
         left = (1 + math.cos(math.pi * progress)) / 2
     return end + (begin - end) * left
-
-
-def build_lr_schedule(config: LRConfig, total_tokens: int) -> LRSchedule:
-    """The learning-rate schedule of a config section over a run of `total_tokens` tokens.
-
-    Raises:
-        ScheduleError: warmup and decay are longer than the run, or the final learning rate is
-            above the one the decay starts from.
-    """
-    cosine = config.kind == "cosine"
-    decay = total_tokens - config.warmup_tokens if cosine else config.decay_tokens
-    if decay < 0 or config.warmup_tokens + decay > total_tokens:
-        raise ScheduleError.of(
-            "lr.warmup_tokens + lr.decay_tokens",
-            config.warmup_tokens + config.decay_tokens,
-            "longer than the run",
-            total_tokens,
-        )
-    final = config.peak * config.final_ratio if config.final_lr is None else config.final_lr
-    schedule = LRSchedule(
-        kind=config.kind,
-        peak=config.peak,
-        total_tokens=total_tokens,
-        warmup_tokens=config.warmup_tokens,
-        start_ratio=config.start_ratio,
-        decay_tokens=decay,
-        decay_shape="cosine" if cosine else config.decay_shape,
-        final=final,
-        coefficient=config.power_coefficient or 1.0,
-        exponent=config.power_exponent or 0.0,
-    )
-    if decay:
-        begin = schedule.at(schedule.decay_start_tokens)
-        if final > begin:
-            key = "lr.final_ratio" if config.final_lr is None else "lr.final_lr"
-            value = config.final_ratio if config.final_lr is None else final
-            limit = begin / config.peak if config.final_lr is None else begin
-            raise ScheduleError.of(
-                key,
-                value,
-                f"the decay would rise: it starts from a learning rate of {begin:.6g}",
-                f"{limit:.6g} or less",
-            )
-    return schedule

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from megascale.errors import ScheduleError
-
-if TYPE_CHECKING:
-    from megascale.config.schedule_sections import WeightDecayConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +45,3 @@ class WeightDecaySchedule:
         if self.kind == "constant":
             return [("start", 0)]
         return [("start", 0), ("middle", self.total_tokens // 2), ("end", self.total_tokens)]
-
-
-def build_weight_decay_schedule(
-    config: WeightDecayConfig, total_tokens: int
-) -> WeightDecaySchedule:
-    """The weight-decay schedule of a config section over a run of `total_tokens` tokens."""
-    end = config.value if config.end_value is None else config.end_value
-    return WeightDecaySchedule(config.schedule, config.value, end, total_tokens)

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from megascale.runs.console import duration, short_count
+from megascale.sweep.answer import Answer
 from megascale.sweep.results import RunResult, Spread, compare
 from megascale.sweep.study import Finish
-from megascale.units import CountError, read_count
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One table of the finish.
-
-    Attributes:
-        title: what it says.
-        columns, rows: texts.
-        notes: lines under it.
-        data: the same as plain JSON types.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    notes: list[str] = field(default_factory=list)
-    data: Any = None
+from megascale.units import CountError, duration, read_count, short_count
 
 
 def answers(results: Sequence[RunResult], finish: Finish) -> list[Answer]:

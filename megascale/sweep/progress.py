@@ -10,7 +10,7 @@ from typing import Any
 
 from megascale.config import RunConfig
 from megascale.errors import RunError
-from megascale.runs.log import METRICS_FILE, read_run
+from megascale.formats.run_log import METRICS_FILE, read_run
 from megascale.runs.summary import summarize
 from megascale.train.checks import run_path, saved_form
 from megascale.train.rundir import CONFIG_DATA_FILE, flatten, run_began

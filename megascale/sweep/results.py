@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from megascale.runs.log import RunData, read_run
+from megascale.formats.run_log import RunData, read_run
 from megascale.sweep.expand import PlannedRun
 from megascale.train.checks import run_path
 

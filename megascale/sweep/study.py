@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from megascale.config.fields import PositiveCount, PositiveFloat, Section, rule_broken
 from megascale.config.messages import describe
-from megascale.config.yaml_text import parse_yaml
 from megascale.errors import ConfigError
+from megascale.formats.yaml_text import parse_yaml
 from megascale.shipped import CONFIG_ROOT, locate
 from megascale.units import CountError, read_count
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from megascale.errors import FitError
-from megascale.runs.console import short_count
-from megascale.sweep.finish import Answer
+from megascale.sweep.answer import Answer
 from megascale.sweep.results import RunResult
 from megascale.sweep.study import Fit
+from megascale.units import short_count
 
 NOTE = "B_min, B_opt and E_min in tokens, S_min in steps; rms log: of the fit in log E"
 COLUMNS = ("target", "law", "B_min", "B_opt", "E_min", "S_min", "rms log", "")
@@ -25,7 +25,7 @@ def fit_tokens_steps(results: Sequence[RunResult], wanted: Fit) -> list[Answer]:
     """
     try:
         from megascale import fitting
-        from megascale.laws.extract import choose_targets, extract
+        from megascale.laws.batch.points import choose_targets, extract
     except ImportError as error:
         note = f"not fitted: the fitting engine is missing ({error}); install with a C++ compiler"
         return [Answer("E(S)", COLUMNS, [], [note])]
@@ -60,7 +60,7 @@ def fit_tokens_steps(results: Sequence[RunResult], wanted: Fit) -> list[Answer]:
 
 def _curve(result: RunResult) -> Any:
     """A run's curve in the form the analysis reads; the scatter within a run is not known here."""
-    from megascale.laws.curves import Curve
+    from megascale.curves.curve import Curve
 
     return Curve(
         run=result.run,

@@ -30,9 +30,7 @@ def main(arguments: Sequence[str]) -> None:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         launcher += ["--nproc-per-node", ranks, "-m", "megascale", "train", *words]
         os.execv(sys.executable, launcher)
-    from megascale.cli import main as megascale
-
-    megascale(["train", *words])
+    os.execv(sys.executable, [sys.executable, "-m", "megascale", "train", *words])
 
 
 def end_with(parent: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from megascale.config import RunConfig
+from megascale.config.schedules import lr_schedule_from_config, weight_decay_from_config
 from megascale.data.opening import open_stream, open_validation
 from megascale.data.stream import Stream
 from megascale.model.init import initialize
@@ -15,7 +16,6 @@ from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import Chunk, model_chunks
 from megascale.plan.memory import checkpoint_interval
-from megascale.schedule.from_config import lr_schedule_from_config, weight_decay_from_config
 from megascale.schedule.lr import LRSchedule
 from megascale.schedule.weight_decay import WeightDecaySchedule
 from megascale.train.balance import ExpertBalance

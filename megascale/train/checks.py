@@ -10,18 +10,19 @@ from typing import Any
 import yaml
 
 from megascale.config import RunConfig, dump_yaml
-from megascale.data.opening import open_stream, open_validation
-from megascale.data.stream import Stream
-from megascale.errors import RunError
-from megascale.parallel.layout import Layout, validate_layout
-from megascale.runs.sinks import require_tensorboard, require_wandb
-from megascale.schedule.batch import BatchSchedule
-from megascale.schedule.from_config import (
+from megascale.config.schedules import (
     batch_schedule_from_config,
     lr_schedule_from_config,
     weight_decay_from_config,
 )
+from megascale.data.opening import open_stream, open_validation
+from megascale.data.stream import Stream
+from megascale.errors import RunError
+from megascale.parallel.layout import Layout
+from megascale.plan.layout import validate_layout
+from megascale.schedule.batch import BatchSchedule
 from megascale.train.rundir import compare_with_saved, in_use, in_use_by, run_began
+from megascale.train.telemetry.sinks import require_tensorboard, require_wandb
 
 
 def run_path(config: RunConfig) -> Path:

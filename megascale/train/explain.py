@@ -8,21 +8,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console
-
 from megascale.config import RunConfig
+from megascale.config.schedules import (
+    DataPhase,
+    lr_schedule_from_config,
+    phases_from_config,
+    weight_decay_from_config,
+)
 from megascale.model.count import ParameterCount, count_parameters, elements, parameter_shapes
 from megascale.parallel.layout import Layout
 from megascale.plan.flops import FlopsPerToken, flops_per_token
 from megascale.plan.memory import MemoryEstimate, checkpoint_interval, estimate_memory
 from megascale.plan.steps import SegmentWork, segment_work
 from megascale.schedule.batch import BatchSchedule
-from megascale.schedule.from_config import (
-    DataPhase,
-    lr_schedule_from_config,
-    phases_from_config,
-    weight_decay_from_config,
-)
 from megascale.schedule.lr import LRSchedule
 from megascale.schedule.weight_decay import WeightDecaySchedule
 from megascale.train.checks import batch_schedule_of, check_sequence_lengths, layout_of
@@ -125,18 +123,6 @@ class ExplainReport:
                 "total": self.total_flops,
             },
         }
-
-    def render(self, console: Console | None = None) -> None:
-        """Print the report as tables.
-
-        Args:
-            console: where to; where None standard output, 120 columns wide unless a terminal.
-        """
-        from megascale.train.explain_tables import render
-
-        if console is None:
-            console = Console() if Console().is_terminal else Console(width=120)
-        render(self, console)
 
 
 def explain(config: RunConfig, world_size: int) -> ExplainReport:

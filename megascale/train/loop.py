@@ -10,8 +10,6 @@ from megascale.config import RunConfig
 from megascale.data.loader import LoadedStep, Loader
 from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, RunError, UserError, found_alike
 from megascale.plan.flops import flops_per_token
-from megascale.runs.interval import IntervalAccumulator, StepResult
-from megascale.runs.reporter import Reporter
 from megascale.schedule.batch import BatchSchedule, Segment
 from megascale.train.build import Parts
 from megascale.train.checkpoint import Checkpointer, SaveResult, rng_state
@@ -20,6 +18,8 @@ from megascale.train.guard import Guard
 from megascale.train.signals import SignalFlags
 from megascale.train.state import Progress, pack_state
 from megascale.train.step import StepStatistics, accumulate_gradients
+from megascale.train.telemetry.interval import IntervalAccumulator, StepResult
+from megascale.train.telemetry.reporter import Reporter
 
 
 class Loop:

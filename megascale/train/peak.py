@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from megascale.model.matmul import matmul_nt
+from megascale.kernels.matmul import matmul_nt
 
 
 def measure_gemm(

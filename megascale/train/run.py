@@ -10,14 +10,10 @@ import torch
 from megascale import __version__
 from megascale.config import RunConfig, dump_yaml
 from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, found_alike
+from megascale.formats.run_log import RunLog, read_run
 from megascale.model.count import count_parameters
 from megascale.model.hf import import_model
 from megascale.plan.flops import device_peak
-from megascale.runs.console import RunConsole
-from megascale.runs.interval import IntervalAccumulator
-from megascale.runs.log import RunLog, read_run
-from megascale.runs.reporter import Reporter
-from megascale.runs.sinks import Sink, TensorBoardSink, WandbSink
 from megascale.schedule.batch import BatchSchedule
 from megascale.train.build import Parts, build_parts
 from megascale.train.checkpoint import (
@@ -49,11 +45,15 @@ from megascale.train.peak import measure_gemm
 from megascale.train.rundir import RunDirectory
 from megascale.train.signals import SignalFlags
 from megascale.train.state import Progress, restore
+from megascale.train.telemetry.interval import IntervalAccumulator
+from megascale.train.telemetry.reporter import MakesDisplay, Reporter
+from megascale.train.telemetry.sinks import Sink, TensorBoardSink, WandbSink
 
 
 def run(
     config: RunConfig,
     *,
+    display: MakesDisplay,
     branch_from: Path | None = None,
     allow_changed: tuple[str, ...] = (),
 ) -> int:
@@ -61,6 +61,7 @@ def run(
 
     Args:
         config: checked by `check_run`.
+        display: makes what rank 0 shows.
         branch_from: checkpoint of another run that a new run starts from (a decay branch).
         allow_changed: config keys, `tokenizer` or `corpus`, that a resumed run may change.
 
@@ -76,7 +77,7 @@ def run(
     try:
         check_shared(process, run_path(config))
         with SignalFlags() as signals:
-            code = _run(config, process, directory, signals, branch_from, allow_changed)
+            code = _run(config, process, directory, signals, display, branch_from, allow_changed)
     finally:
         if directory is not None:
             directory.close()
@@ -89,6 +90,7 @@ def _run(
     process: Process,
     directory: RunDirectory | None,
     signals: SignalFlags,
+    display: MakesDisplay,
     branch_from: Path | None,
     allow_changed: tuple[str, ...],
 ) -> int:
@@ -129,7 +131,9 @@ def _run(
         check_sequence_lengths(config, process.world_size, schedule)
     # Only now, with everything accepted, does the run directory take on this config.
     notes += on_first(process, lambda: _begin(directory, config, parts, allow_changed)) or []
-    reporter = on_first(process, lambda: _reporter(config, directory, schedule, process, interval))
+    reporter = on_first(
+        process, lambda: _reporter(config, directory, schedule, process, interval, display)
+    )
     if reporter is not None:
         _report_start(reporter, config, schedule, progress, source, found is None, notes)
         for line in found.rejected if found is not None else []:
@@ -204,6 +208,7 @@ def _reporter(
     schedule: BatchSchedule,
     process: Process,
     interval: IntervalAccumulator,
+    display: MakesDisplay,
 ) -> Reporter:
     assert directory is not None
     sinks: list[Sink] = []
@@ -236,7 +241,7 @@ def _reporter(
             "schedule_source": dict(schedule.source),
         },
     )
-    console = RunConsole(total_tokens=config.train.total_tokens, mode=config.log.console)
+    console = display(total_tokens=config.train.total_tokens, mode=config.log.console)
     return Reporter(log, console, schedule=schedule, sinks=sinks)
 
 
@@ -301,7 +306,7 @@ def _report_end(
         return
     reporter.summary()
     assert directory is not None
-    from megascale.report.run_figure import draw_run
+    from megascale.train.telemetry.figure import draw_run
 
     data = read_run(directory.path)
     if data.records:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from megascale.errors import RunError
-from megascale.runs.log import timestamp
+from megascale.formats.run_log import timestamp
 
 LOCK_FILE = "run.lock"
 CONFIG_FILE = "config.yaml"

@@ -11,10 +11,10 @@ import torch
 
 from megascale.config import RunConfig
 from megascale.errors import CheckpointError
-from megascale.runs.interval import IntervalAccumulator
 from megascale.train.build import Parts
 from megascale.train.checkpoint import check_same_model, load_checkpoint, set_rng_state
 from megascale.train.guard import Guard
+from megascale.train.telemetry.interval import IntervalAccumulator
 
 
 @dataclass

@@ -9,8 +9,8 @@ import yaml
 
 from megascale.config import dump_yaml, load_config
 from megascale.config.export import reference_text, schema_text
-from tests.cli.scene import call
 from tests.config.documents import small, write
+from tests.verbs.scene import call
 
 
 def test_show_resolves_and_its_output_is_the_same_config(tmp_path: Path, capsys) -> None:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from megascale.data.cli import app
 from megascale.data.corpus import SOURCES, prepare_default
 from megascale.data.indexed import IndexedTokens, bin_path
 from megascale.data.stream import PhaseSpec, Stream, StreamSpec
 from megascale.data.tokenize import TokenizerFile
 from megascale.errors import DataError
+from megascale.verbs.data import app
 
 SMALL = {"code": 400_000, "headers": 200_000, "docs": 200_000, "decay": 200_000}
 

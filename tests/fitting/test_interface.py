@@ -20,7 +20,7 @@ from megascale import fitting
 from megascale.errors import EXIT_FIT, FitError
 from megascale.fitting import _engine
 from megascale.fitting.catalogue import laws
-from megascale.fitting.cli import app
+from megascale.verbs.fit import app
 from tests.fitting.synthetic import twelve_batches, wsd_points
 
 

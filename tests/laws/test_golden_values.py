@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from megascale.laws.published import Target
-from megascale.laws.registry import find_law
+from megascale.laws.published.law import Target
+from megascale.laws.published.registry import find_law
 
 # (N, active N, D)
 TARGETS = (

@@ -11,9 +11,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from megascale.errors import CheckpointError
-from megascale.model.cli import app
 from megascale.model.config import ModelConfig, read_model_config
-from megascale.model.export import export_checkpoint
 from megascale.model.hf import export_model, import_model
 from megascale.model.init import initialize
 from megascale.model.qwen3 import ModelOptions, Qwen3
@@ -22,6 +20,8 @@ from megascale.parallel.layout import Layout
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import model_chunks
 from megascale.train.checkpoint import Checkpointer
+from megascale.train.export import export_checkpoint
+from megascale.verbs.model import app
 from tests.multiprocess.harness import spawn_ranks
 
 DENSE = ModelConfig(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from megascale.model import matmul
+from megascale.kernels import matmul
 from megascale.model.attention import apply_rope, document_mask, rope_tables
 from megascale.model.init import initialize, standard_deviation
 from megascale.model.mlp import swiglu

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from megascale.errors import LayoutError
-from megascale.model import matmul
+from megascale.kernels import matmul
 from megascale.model.experts import Experts, can_group, expert_grouped, expert_loop
 from megascale.model.moe import MoE, balance_loss, count_slots, update_expert_bias
 from megascale.parallel.mesh import Mesh

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from megascale.runs.log import RunLog
-from tests.laws.analysis_runs import Truth, run_table
+from megascale.formats.run_log import RunLog
+from tests.curves.simulated import Truth, run_table
 
 BEST_LR, BEST_BATCH = 2e-3, 3e5
 

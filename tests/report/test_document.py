@@ -13,20 +13,20 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from megascale.curves.curve import Window
 from megascale.errors import ConfigError, DataError, FitError
-from megascale.laws.curves import Window
-from megascale.laws.lawfile import read_law_file
+from megascale.formats.law_file import read_law_file
 from megascale.laws.power import PowerLaw
 from megascale.report import page as page_module
 from megascale.report.batch import _check_band
-from megascale.report.cli import app
 from megascale.report.document import Settings, build_document, summary
 from megascale.report.figures import draw_figures
 from megascale.report.inputs import read_inputs
 from megascale.report.options import calculator_defaults, parse_window
 from megascale.report.page import render_page
+from megascale.verbs.report import app
 from tests.conftest import REPOSITORY
-from tests.laws.analysis_runs import Truth
+from tests.curves.simulated import Truth
 from tests.report.samples import BEST_BATCH, BEST_LR, write_grid, write_runs
 
 
@@ -148,7 +148,7 @@ def test_without_data_every_section_says_what_would_fill_it():
 
 
 def test_few_seeds_of_few_batches_still_give_what_they_can(tmp_path):
-    from tests.laws.analysis_runs import run_table
+    from tests.curves.simulated import run_table
 
     path = tmp_path / "runs.csv"
     run_table(Truth(), (2**17, 2**18, 2**19, 2**20), records=80, noise=0.002).write_csv(path)
@@ -252,7 +252,7 @@ def test_options_are_checked():
 
 def test_neither_page_nor_document_needs_torch():
     code = (
-        "import megascale.report.cli, megascale.report.document, megascale.report.page\n"
+        "import megascale.verbs.report, megascale.report.document, megascale.report.page\n"
         "import megascale.report.figures, megascale.report.inputs, sys\n"
         "assert 'torch' not in sys.modules"
     )

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from megascale.laws.published import Constant, PublishedLaw, Target
-from megascale.laws.registry import LAWS, find_law
+from megascale.laws.published.law import Constant, PublishedLaw, Target
+from megascale.laws.published.registry import LAWS, find_law
 from megascale.report.formulas import OPTIONS, caveat, formula
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from megascale.laws.lawfile import LawFile
-from megascale.laws.published import Target
-from megascale.laws.recommend import recommend
-from megascale.laws.recommend_tables import _shown
-from megascale.laws.registry import find_law
+from megascale.formats.law_file import LawFile
+from megascale.laws.published.law import Target
+from megascale.laws.published.recommend import recommend
+from megascale.laws.published.registry import find_law
 from megascale.model.config import read_model_config
 from megascale.report.document import Settings, build_document
 from megascale.report.inputs import read_inputs
@@ -21,6 +20,7 @@ from megascale.report.page import write_page
 from megascale.schedule.batch import build_batch_schedule
 from megascale.schedule.law_driven import law_driven_points
 from megascale.units import parse_count
+from megascale.verbs.recommend_tables import _shown
 from tests.report.browser import chromium, open_page
 from tests.report.samples import write_grid, write_runs, write_study
 

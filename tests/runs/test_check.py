@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from megascale.errors import EXIT_DATA
 from megascale.runs.check import NOTE, PROBLEM, Finding, check_runs
-from megascale.runs.cli import app
 from megascale.runs.readers.base import ReadOptions
 from megascale.runs.table import load_runs
+from megascale.verbs.runs import app
 from tests.runs.readers.test_consoles import NANOTRON
 from tests.runs.readers.test_megatron import BLOCK, line
 

@@ -12,17 +12,17 @@ import pytest
 import zstandard
 
 from megascale.errors import ConfigError, DataError
+from megascale.formats.run_log import RunLog
 from megascale.runs import cache as cache_module
 from megascale.runs import table as table_module
 from megascale.runs.bundles import MOST_BUNDLES
 from megascale.runs.export import export_table
-from megascale.runs.log import RunLog
 from megascale.runs.overview import overview, overviews
 from megascale.runs.readers.base import SCHEMA, ReadOptions
 from megascale.runs.table import load_runs
+from tests.formats.test_run_log import record
 from tests.runs.readers.test_megatron import BLOCK, line
 from tests.runs.readers.test_tensorboard import megatron_file
-from tests.runs.test_log import record
 
 
 def own_run(folder: Path, name: str, steps: int = 3) -> Path:

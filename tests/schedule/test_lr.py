@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from megascale.config.rates import build_lr_schedule, build_weight_decay_schedule
 from megascale.config.schedule_sections import LRConfig, WeightDecayConfig
 from megascale.errors import ScheduleError
-from megascale.schedule.lr import LRSchedule, build_lr_schedule, decayed
-from megascale.schedule.weight_decay import build_weight_decay_schedule
+from megascale.schedule.lr import LRSchedule, decayed
 from tests.schedule.strategies import Case, cases
 
 TOTAL = 1_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megascale.runs.log import MalformedLine, RunData
+from megascale.formats.run_log import MalformedLine, RunData
 from megascale.sweep.finish import answers, comparison, crossings, grid, optimum
 from megascale.sweep.results import Curve, RunResult, Spread, compare, curve_of
 from megascale.sweep.study import Finish, Fit

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from megascale.errors import RunError
-from megascale.runs.log import read_run
+from megascale.formats.run_log import read_run
 from megascale.sweep.progress import Progress, check_same_run, read_progress
 from megascale.sweep.runner import share_cores, usable_cores
 from megascale.train.checks import saved_form

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from megascale.data.batches import micro_batch
 from megascale.data.opening import open_stream
-from megascale.model.export import export_checkpoint
+from megascale.train.export import export_checkpoint
 from tests.tiny_run import MODEL, log_of, run_ranks, tiny_config
 
 

@@ -111,7 +111,7 @@ function ownValue(law, n, tokens) {
   );
 }
 
-// As megascale.laws.uncertainty.law_band.
+// As megascale.formats.law_band.law_band.
 function ownBand(law, nParams, tokens) {
   const [n, d] = [nParams / law.n_scale, tokens / law.d_scale];
   if (law.table) {

@@ -1,7 +1,8 @@
 """Our own log: `metrics.jsonl` with its `events.jsonl`, as docs/formats/run-log.md describes it.
 
-Gives the same rows as `megascale.runs.log.read_run`, at the speed of a vectorised JSON parser:
-whole chunks are parsed at once, and only a chunk that refuses is taken apart, down to the line.
+Gives the same rows as `megascale.formats.run_log.read_run`, at the speed of a vectorised JSON
+parser: whole chunks are parsed at once, and only a chunk that refuses is taken apart, down
+to the line.
 The records of a small log are then handled one by one: a query of a table takes longer.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from megascale.errors import DataError
-from megascale.runs.log import EVENTS_FILE, INTEGER_KEYS, METRICS_FILE, SCHEMA
+from megascale.formats.run_log import EVENTS_FILE, INTEGER_KEYS, METRICS_FILE, SCHEMA
 from megascale.runs.readers.base import (
     INT64_MAX,
     INTERVAL_MEAN,

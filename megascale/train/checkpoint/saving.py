@@ -18,7 +18,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from megascale.errors import CheckpointError, UserError
-from megascale.runs.log import timestamp
+from megascale.formats.run_log import timestamp
 from megascale.train.checkpoint.chunks import ChunkSavePlanner, TensorChunk, group_chunks
 from megascale.train.checkpoint.directory import (
     FORMAT,

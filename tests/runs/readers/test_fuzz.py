@@ -15,13 +15,13 @@ from megascale.errors import DataError
 from megascale.runs.readers import detect, megatron
 from megascale.runs.readers.base import SCHEMA, ReadOptions
 from megascale.runs.table import load_runs
+from tests.formats.test_run_log import record
 from tests.runs.readers.helpers import read_as
 from tests.runs.readers.test_consoles import NANOTRON, OLMO, TITAN
 from tests.runs.readers.test_megatron import BLOCK, DIALECTS, line
 from tests.runs.readers.test_own import HEADER
 from tests.runs.readers.test_tables import HISTORY, STATE, mllog
 from tests.runs.readers.test_tensorboard import megatron_file
-from tests.runs.test_log import record
 
 REAL: dict[str, bytes] = {
     "megascale": (HEADER + "".join(json.dumps(record(n)) + "\n" for n in (1, 2, 3))).encode(),

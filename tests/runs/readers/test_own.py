@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megascale.errors import DataError
-from megascale.runs.log import RunLog, read_run
+from megascale.formats.run_log import RunLog, read_run
 from megascale.runs.readers import own
+from tests.formats.test_run_log import record
 from tests.runs.readers.helpers import kinds, read_as, recognised
-from tests.runs.test_log import record
 
 HEADER = '{"schema":"megascale.run/1","name":"x","n_params":12,"total_tokens":9000}\n'
 

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
+from megascale.curves.records import split_runs
 from megascale.runs.readers import csv, megatron, mlperf, nanochat, nanogpt, own, tensorboard, wandb
 from megascale.runs.readers.base import ReadOptions
-from megascale.runs.records import split_runs
+from tests.formats.test_run_log import record
 from tests.runs.readers.helpers import read_as
 from tests.runs.readers.test_tables import mllog
 from tests.runs.readers.test_tensorboard import event
-from tests.runs.test_log import record
 
 
 def iteration(step: int, time: str) -> str:

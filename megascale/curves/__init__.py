@@ -1,0 +1,1 @@
+"""Loss against consumed tokens: placement, smoothing, reaching a loss, crossings, comparison."""

@@ -1,0 +1,1 @@
+"""Laws of grids of final losses over learning rate and batch."""

@@ -1,0 +1,1 @@
+"""Published laws as data, and what they say about a run."""

@@ -1,0 +1,149 @@
+"""Send a run's records to TensorBoard or Weights & Biases: the same numbers as the log.
+
+Both are extras. Each scalar appears under its key with the step on the axis, and once more as
+`KEY vs tokens` with consumed tokens on the axis; a list (one value per MoE layer) becomes one
+scalar per entry, `KEY/layer_03`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from megascale.errors import ConfigError
+
+
+class Sink(Protocol):
+    """Where records go besides the log."""
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Send one metrics record."""
+
+    def close(self) -> None:
+        """Send what is still buffered and let go."""
+
+
+def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The finite numbers of a record by tag; its axes (step, tokens) are not among them."""
+    for key, value in record.items():
+        if key in ("step", "tokens") or isinstance(value, bool):
+            continue
+        if isinstance(value, (int, float)):
+            yield key, value
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                if isinstance(item, (int, float)):
+                    yield f"{key}/layer_{index:02d}", item
+
+
+def require_tensorboard() -> None:
+    """Check, without importing it, that TensorBoard can be written.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    if not _installed("tensorboard"):
+        rule = "TensorBoard is not installed; pip install 'megascale[tensorboard]'"
+        raise ConfigError.of("log.tensorboard", True, rule, False)
+
+
+def require_wandb(project: str) -> None:
+    """Check, without importing it, that W&B can be logged to.
+
+    Raises:
+        ConfigError: W&B is not installed.
+    """
+    if not _installed("wandb"):
+        rule = "W&B is not installed; pip install 'megascale[wandb]'"
+        raise ConfigError.of("log.wandb", project, rule, "null")
+
+
+def _installed(package: str) -> bool:
+    if sys.modules.get(package) is not None:
+        return True
+    # A plain folder of that name (W&B leaves one in the working directory) is no package.
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
+
+
+class TensorBoardSink:
+    """Writes event files that TensorBoard reads."""
+
+    def __init__(self, directory: str | Path) -> None:
+        """Args:
+            directory: folder of the event files; made if missing.
+
+        Raises:
+            ConfigError: TensorBoard is not installed.
+        """
+        require_tensorboard()
+        from tensorboard.summary import Writer
+
+        self._writer = Writer(str(directory))
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        for tag, value in scalars(record):
+            self._writer.add_scalar(tag, value, record["step"])
+            self._writer.add_scalar(f"{tag} vs tokens", value, record["tokens"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """Logs to a Weights & Biases run, online or offline."""
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        project: str,
+        name: str,
+        config: Mapping[str, Any],
+        entity: str | None = None,
+        group: str | None = None,
+        mode: Literal["online", "offline", "disabled"] = "online",
+    ) -> None:
+        """Args:
+            directory: the run directory; W&B keeps its files below it.
+            project, entity, group: where the run appears.
+            name: the run's name, and its identity when it is resumed.
+            config: the resolved config, shown with the run.
+            mode: "online", "offline" (upload later with `wandb sync`) or "disabled".
+
+        Raises:
+            ConfigError: W&B is not installed.
+        """
+        require_wandb(project)
+        import wandb
+
+        self._run = wandb.init(
+            project=project,
+            entity=entity,
+            group=group,
+            name=name,
+            id=name,
+            resume="allow",
+            config=dict(config),
+            dir=str(directory),
+            mode=mode,
+        )
+        self._run.define_metric("tokens")
+        self._on_tokens: set[str] = set()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        values: dict[str, float] = {"tokens": record["tokens"]}
+        for tag, value in scalars(record):
+            twin = f"{tag} vs tokens"
+            if twin not in self._on_tokens:  # W&B takes no pattern that ends in a fixed text
+                self._run.define_metric(twin, step_metric="tokens")
+                self._on_tokens.add(twin)
+            values[tag] = values[twin] = value
+        self._run.log(values, step=record["step"])
+
+    def close(self) -> None:
+        self._run.finish()

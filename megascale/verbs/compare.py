@@ -1,0 +1,229 @@
+"""`megascale compare`: runs at equal tokens and at equal loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from megascale.verbs.runs import Cache, Columns, Format, Join, LossKind
+
+if TYPE_CHECKING:
+    from megascale.curves.compare import Comparison, Curve
+    from megascale.runs.readers.base import ReadOptions
+    from megascale.runs.table import RunTable
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SCHEMA = "megascale.compare/1"
+STATED = "For all paths, or repeated once a path"
+
+
+@app.command(
+    epilog="""Examples:
+
+  megascale compare runs/fixed runs/growing --plot compare.png
+
+  megascale compare megatron.out.gz wandb.csv --loss train --at-loss 2.5 --json
+
+  megascale compare before.txt after.txt --batch-tokens 262144 \\
+      --batch-tokens 0:131072,707:262144,1413:393216
+
+  megascale compare runs/study --run 'fixed-*' --run law"""
+)
+def compare(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN_A RUN_B...",
+            help="Logs of any format, run directories, trees, globs. The first run is the "
+            "baseline.",
+        ),
+    ],
+    run: Annotated[
+        list[str] | None,
+        typer.Option(help="Take these runs alone, in this order; names or patterns. Repeat."),
+    ] = None,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="train, validation, validation:SET, or auto: validation where all runs have "
+            "enough evaluations of one set, else train."
+        ),
+    ] = "auto",
+    window: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokens of the smoothing window, as in 2M; 0 for none [a twentieth of the "
+            "shortest run; none for validation losses]."
+        ),
+    ] = None,
+    at_loss: Annotated[
+        list[float] | None, typer.Option(help="Compare tokens at this loss; repeatable.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Lines of each table.")] = 8,
+    plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    format: Format = None,
+    columns: Columns = None,
+    seq_length: Annotated[
+        list[int] | None,
+        typer.Option(help=f"Tokens per sample, where no log says. {STATED}."),
+    ] = None,
+    batch_tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Global batch in tokens, where no log says: 2M; or by the steps after which it "
+            f"holds: '0:1M,700:2M'. {STATED}."
+        ),
+    ] = None,
+    batch_samples: Annotated[
+        list[str] | None, typer.Option(help=f"The same in samples. {STATED}.")
+    ] = None,
+    loss_kind: LossKind = None,
+    join: Join = False,
+    cache: Cache = True,
+) -> None:
+    """Loss at equal tokens, tokens at equal loss, steps and wall clock of two runs or more.
+
+    Runs are put beside the first one. A training loss stands where its step began, so that large
+    batches do not look half a batch late; wall clock is there where the log has it.
+    """
+    from megascale.curves.compare import common_window
+    from megascale.curves.compare import compare as put_beside
+    from megascale.curves.compare_input import curves_of_logs
+    from megascale.errors import ConfigError
+    from megascale.units import parse_count
+    from megascale.verbs.runs import load_logs
+
+    options = _options(len(paths), columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    logs = [
+        load_logs([path], format, stated, join, 0, cache)
+        for path, stated in zip(paths, options, strict=True)
+    ]
+    if run:
+        _require_matches([one.run for table in logs for one in table.runs], run)
+        logs = [_only(table, run) for table in logs]
+    names = [one.run for table in logs for one in table.runs]
+    if len(names) < 2:
+        shown = ", ".join(names) or "none"
+        raise ConfigError.of("runs", shown, "a comparison needs two runs at least", "RUN_A RUN_B")
+    taken, curves = curves_of_logs(logs, loss)
+    if run:
+        ranks = [_rank(name, run) for name in names]
+        curves = [curves[at] for at in sorted(range(len(curves)), key=ranks.__getitem__)]
+    width = parse_count(window, "--window") if window is not None else common_window(curves)
+    baseline, *others = curves
+    found = [
+        put_beside(baseline, other, window_tokens=width, losses=at_loss, rows=rows)
+        for other in others
+    ]
+    if plot is not None:
+        from megascale.report.compare_figure import draw_comparison
+
+        draw_comparison(curves, found, plot)
+    if as_json:
+        typer.echo(json.dumps(_document(taken, width, curves, found), indent=2))
+        return
+    from rich.console import Console
+
+    from megascale.verbs.compare_tables import render
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    render(taken, width, curves, found, console, stated=bool(at_loss))
+
+
+def _options(
+    count: int,
+    columns: list[str] | None,
+    seq_length: list[int] | None,
+    batch_tokens: list[str] | None,
+    batch_samples: list[str] | None,
+    loss_kind: str | None,
+) -> list[ReadOptions]:
+    """What is stated about the logs of every path.
+
+    Raises:
+        ConfigError: a statement that is repeated neither once nor once a path.
+    """
+    from megascale.errors import ConfigError
+    from megascale.verbs.runs import read_options
+
+    def spread(values: Sequence[Any] | None, option: str) -> list[Any]:
+        if not values:
+            return [None] * count
+        if len(values) not in (1, count):
+            rule = f"is stated {len(values)} times for {count} paths"
+            raise ConfigError.of(option, ", ".join(map(str, values)), rule, f"1 or {count} times")
+        return [*values] * (count if len(values) == 1 else 1)
+
+    return [
+        read_options(columns, length, tokens, samples, loss_kind)
+        for length, tokens, samples in zip(
+            spread(seq_length, "--seq-length"),
+            spread(batch_tokens, "--batch-tokens"),
+            spread(batch_samples, "--batch-samples"),
+            strict=True,
+        )
+    ]
+
+
+def _require_matches(names: list[str], wanted: list[str]) -> None:
+    """Refuse a name or pattern that no run has.
+
+    Raises:
+        ConfigError: naming runs that come close.
+    """
+    from megascale.errors import ConfigError
+
+    for text in wanted:
+        if not any(fnmatchcase(name, text) for name in names):
+            close = get_close_matches(text, names, n=1, cutoff=0.4) or names[:1] or None
+            raise ConfigError.of("--run", text, "no run of these paths has such a name", close)
+
+
+def _only(table: RunTable, wanted: list[str]) -> RunTable:
+    """The runs of a table whose names match."""
+    import polars as pl
+
+    runs = [one for one in table.runs if _rank(one.run, wanted) < len(wanted)]
+    rows = table.table.filter(pl.col("run").is_in([one.run for one in runs]))
+    return type(table)(rows, runs, table.files, table.skipped)
+
+
+def _rank(name: str, wanted: list[str]) -> int:
+    """The place of the first pattern that a name matches; their number where none does."""
+    matches = (place for place, text in enumerate(wanted) if fnmatchcase(name, text))
+    return next(matches, len(wanted))
+
+
+def _document(
+    taken: str, width: float, curves: list[Curve], found: list[Comparison]
+) -> dict[str, object]:
+    return {
+        "schema": SCHEMA,
+        "loss": taken,
+        "window_tokens": width,
+        "runs": [
+            {
+                "name": curve.name,
+                "source": curve.source,
+                "loss_kind": curve.kind,
+                "records": len(curve.tokens),
+                "tokens": int(curve.tokens[-1]),
+            }
+            for curve in curves
+        ],
+        "comparisons": [one.to_dict() for one in found],
+    }

@@ -1,0 +1,143 @@
+"""`megascale recommend`: peak learning rate and batch by every law, side by side."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from megascale.errors import ConfigError
+
+if TYPE_CHECKING:
+    from megascale.laws.published.law import Target
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Unit(StrEnum):
+    """What N or D is counted in."""
+
+    units = "units"
+    thousands = "thousands"
+    millions = "millions"
+    billions = "billions"
+
+
+class Count(StrEnum):
+    """Which parameters N counts."""
+
+    total = "total"
+    active = "active"
+
+
+@app.command(
+    epilog="Example:  megascale recommend --params 4e9 --active-params 538e6 --tokens 500e9 "
+    "--seq-length 4096"
+)
+def recommend(
+    tokens: Annotated[str, typer.Option(help="Tokens of the run: 500B or 500e9.")],
+    params: Annotated[
+        str | None, typer.Option(help="Parameters in all, embeddings included.")
+    ] = None,
+    active_params: Annotated[
+        str | None, typer.Option(help="Parameters a token passes through; all of them if absent.")
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Preset, config.json or hub folder instead: gives every count of N."),
+    ] = None,
+    seq_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 4096,
+    law: Annotated[list[Path] | None, typer.Option(help="Your own law file; repeatable.")] = None,
+    loss: Annotated[
+        float | None, typer.Option(help="Target loss (nats per token), for laws in terms of it.")
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help="Peak learning rate you will use, for weight decay.")
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option(help="Batch (tokens) you will use, for weight decay.")
+    ] = None,
+    n_unit: Annotated[Unit, typer.Option(help="Unit of N in arXiv 2601.05049.")] = Unit.millions,
+    d_unit: Annotated[Unit, typer.Option(help="Unit of D in arXiv 2601.05049.")] = Unit.units,
+    n_count: Annotated[Count, typer.Option(help="N of arXiv 2601.05049.")] = Count.total,
+    reference_lr: Annotated[
+        float | None,
+        typer.Option(help="Best learning rate of a tuned run, to anchor arXiv 2601.05049 at."),
+    ] = None,
+    reference_params: Annotated[str | None, typer.Option(help="N of that run.")] = None,
+    reference_tokens: Annotated[str | None, typer.Option(help="Tokens of that run.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Peak learning rate and batch size by every published law, and by your own.
+
+    The laws disagree by factors: each stands with what it means by N, D and C, where it was
+    fitted, and how sure its constants are. Medians are orientation, not truth.
+    """
+    from megascale.formats.law_file import read_law_file
+    from megascale.laws.published.law import Target
+    from megascale.laws.published.recommend import recommend as ask
+    from megascale.model.config import read_model_config
+    from megascale.units import parse_count
+
+    budget = parse_count(tokens, "--tokens")
+    rest: dict[str, Any] = {
+        "loss": loss,
+        "lr": lr,
+        "batch_tokens": None if batch is None else parse_count(batch, "--batch"),
+        "n_unit": n_unit.value,
+        "d_unit": d_unit.value,
+        "n_count": n_count.value,
+        "reference": _reference(reference_lr, reference_params, reference_tokens),
+    }
+    if (params is None) == (model is None):
+        given = "both" if params else "(neither)"
+        raise ConfigError.of("--params, --model", given, "exactly one of them says what N is")
+    target: Target
+    if model is not None:
+        if active_params is not None:
+            rule = "the model itself says how many parameters are active"
+            raise ConfigError.of("--active-params", active_params, rule)
+        target = Target.of_model(read_model_config(model), budget, seq_length, **rest)
+    else:
+        assert params is not None
+        total = parse_count(params, "--params")
+        active = total if active_params is None else parse_count(active_params, "--active-params")
+        target = Target(total, active, budget, **rest)
+    found = ask(
+        target,
+        sequence_length=seq_length,
+        law_files=[read_law_file(path) for path in law or ()],
+    )
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    from rich.console import Console
+
+    from megascale.verbs.recommend_tables import render
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    render(found, console)
+
+
+def _reference(
+    lr: float | None, params: str | None, tokens: str | None
+) -> tuple[float, float, float] | None:
+    from megascale.units import parse_count
+
+    if lr is None and params is None and tokens is None:
+        return None
+    if lr is None or params is None or tokens is None:
+        raise ConfigError(
+            "--reference-lr, --reference-params and --reference-tokens describe one tuned run: "
+            "give all three or none."
+        )
+    return lr, parse_count(params, "--reference-params"), parse_count(tokens, "--reference-tokens")

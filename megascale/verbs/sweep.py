@@ -1,0 +1,255 @@
+"""`megascale sweep`: run a study, or say what it would take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from megascale.sweep.answer import Answer
+    from megascale.sweep.plan import RunPlan
+    from megascale.sweep.runner import Runner
+    from megascale.sweep.study import StudyAt
+    from megascale.verbs.sweep_display import Display
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+SCHEMA = "megascale.sweep/1"
+EPILOG = """Examples:
+
+  megascale sweep configs/studies/batch_size.yaml --scale smoke
+
+  megascale sweep configs/studies/batch_size.yaml --scale paper --dry-run
+
+  megascale sweep configs/studies/learning_rate.yaml --scale paper --export out/lr
+
+Exit codes: 0 all runs done; 75 stopped by a signal after checkpoints: start again to go on;
+otherwise that of the first failed run (docs/exit-codes.md)."""
+
+
+@app.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+def sweep(
+    study: Annotated[Path, typer.Argument(help="YAML file of the study.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Dotted overrides for every run, KEY=VALUE.", show_default=False),
+    ] = None,
+    scale: Annotated[str, typer.Option(help="smoke, workstation or paper.")] = "smoke",
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Runs at a time; default: one a core (or as many cores as ranks)."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder of the runs; default: runs/STUDY-SCALE.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Check every run and list what it takes; start nothing."),
+    ] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write every run's config and command here, for a cluster; start nothing."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run every combination of a study, then compare, cross and fit as it asks.
+
+    Started again, it goes on: finished runs are kept, interrupted ones continue from their newest
+    checkpoint. A failed run is started once more; its last lines are shown if it fails again.
+    """
+    from megascale.sweep.expand import expand
+    from megascale.sweep.plan import plan_runs
+    from megascale.sweep.study import load_study
+
+    at = load_study(study).at(scale)
+    folder = output if output is not None else Path("runs") / f"{at.study.name}-{scale}"
+    runs = expand(at, study, folder, overrides or [])
+    plans = plan_runs(runs, at.block)
+    if dry_run:
+        _show_plan(at, plans, folder, as_json)
+        return
+    if export is not None:
+        from megascale.sweep.export import export_runs
+
+        export_runs(plans, export, at.block.ranks)
+        typer.echo(f"{len(plans)} configs and commands.txt in {export}")
+        return
+    raise typer.Exit(_run(at, plans, folder, workers, as_json))
+
+
+def _run(
+    at: StudyAt, plans: Sequence[RunPlan], folder: Path, workers: int | None, as_json: bool
+) -> int:
+    from megascale.errors import EXIT_INTERRUPTED
+    from megascale.formats.run_log import json_value
+    from megascale.sweep.finish import answers
+    from megascale.sweep.prepare import check_machine, prepare_runs
+    from megascale.sweep.results import read_results
+    from megascale.sweep.runner import Runner
+    from megascale.train.rundir import RunDirectory
+    from megascale.verbs.sweep_display import Display
+
+    count = check_machine(at, workers, len(plans))
+    with Display(quiet=as_json) as display, RunDirectory(folder / "sweep"):
+        prepare_runs(at, plans, display.line)
+        display.line(f"{at.study.name} at {at.scale} scale: {len(plans)} runs, {count} at a time")
+        runner = Runner(plans, folder, ranks=at.block.ranks, workers=count, report=display.report)
+        code = runner.run()
+        _show_failures(runner, display)
+        done = [state.plan.run for state in runner.states if state.state == "done"]
+        found: list[Answer] = []
+        if done and code != EXIT_INTERRUPTED:
+            found = answers(read_results(done), at.finish)
+        result = json_value(_result(at, runner, found, code))
+        (folder / "sweep" / "results.json").write_text(json.dumps(result, indent=2) + "\n")
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        for answer in found:
+            _show(answer.title, answer.columns, answer.rows, answer.notes)
+        if code == EXIT_INTERRUPTED:
+            typer.echo("interrupted: start the same command again to go on", err=True)
+        elif found:
+            typer.echo(f"\nresults: {folder / 'sweep' / 'results.json'}")
+    return code
+
+
+def _show_failures(runner: Runner, display: Display) -> None:
+    for state in runner.states:
+        if state.state == "failed":
+            display.line(f"\n{state.name} failed ({state.note}); {runner.log_of(state)} ends:")
+            for line in runner.last_lines(state):
+                display.line(f"  {line}")
+
+
+def _result(at: StudyAt, runner: Runner, found: Sequence[Answer], code: int) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "study": at.study.name,
+        "scale": at.scale,
+        "question": at.study.question,
+        "expected": at.study.expected,
+        "exit_code": code,
+        "runs": [
+            {
+                "run": state.name,
+                "group": state.plan.run.group,
+                "seed": state.plan.run.seed,
+                "state": state.state,
+                "tokens": state.progress.tokens,
+                "attempts": state.attempts,
+                "note": state.note,
+            }
+            for state in runner.states
+        ],
+        "answers": [
+            {
+                "title": answer.title,
+                "columns": answer.columns,
+                "rows": answer.rows,
+                "notes": answer.notes,
+                "data": answer.data,
+            }
+            for answer in found
+        ],
+    }
+
+
+def _show_plan(at: StudyAt, plans: Sequence[RunPlan], folder: Path, as_json: bool) -> None:
+    from megascale.units import duration, short_count
+
+    if as_json:
+        typer.echo(json.dumps(_plan_data(at, plans, folder), indent=2))
+        return
+    typer.echo(f"{at.study.name} at {at.scale} scale -> {folder}")
+    typer.echo(f"question: {' '.join(at.study.question.split())}")
+    if at.block.about:
+        typer.echo(f"scale: {' '.join(at.block.about.split())}")
+    columns = ("run", "parameters", "tokens", "steps", "batch", "FLOPs", "GiB/rank", "time")
+    rows = [
+        (
+            plan.run.name,
+            short_count(plan.parameters),
+            short_count(plan.tokens),
+            f"{plan.steps:,}",
+            " > ".join(short_count(batch) for batch in plan.batches),
+            f"{plan.flops:.2e}",
+            f"{plan.memory_bytes / 2**30:.1f}",
+            duration(plan.seconds),
+        )
+        for plan in plans
+    ]
+    seconds = [plan.seconds for plan in plans if plan.seconds is not None]
+    known = len(seconds) == len(plans)
+    notes = [
+        f"{len(plans)} runs on {at.block.ranks} rank{'s' if at.block.ranks > 1 else ''} each: "
+        f"{short_count(sum(plan.tokens for plan in plans))} tokens, "
+        f"{sum(plan.flops for plan in plans):.2e} FLOPs"
+        + (
+            f", {sum(seconds) * at.block.ranks / 3600:,.1f} rank-hours"
+            if known
+            else ", time unknown"
+        )
+    ]
+    if at.block.tokens_per_second is not None:
+        notes.append(f"time at {at.block.tokens_per_second:,} tokens/s a run, as the study says")
+    elif at.block.flops_per_second is not None:
+        notes.append(f"time at {at.block.flops_per_second:.3g} FLOP/s a rank, as the study says")
+    notes.append("every config, layout and schedule is in order; nothing was started")
+    _show("Runs", columns, rows, notes)
+
+
+def _plan_data(at: StudyAt, plans: Sequence[RunPlan], folder: Path) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "study": at.study.name,
+        "scale": at.scale,
+        "question": at.study.question,
+        "output": str(folder),
+        "ranks": at.block.ranks,
+        "runs": [
+            {
+                "run": plan.run.name,
+                "group": plan.run.group,
+                "seed": plan.run.seed,
+                "parent": plan.run.parent,
+                "tokens": plan.tokens,
+                "steps": plan.steps,
+                "batch_tokens": list(plan.batches),
+                "parameters": plan.parameters,
+                "active_parameters": plan.active,
+                "flops": plan.flops,
+                "memory_bytes_per_rank": plan.memory_bytes,
+                "seconds": plan.seconds,
+                "config_digest": plan.run.config.digest(),
+            }
+            for plan in plans
+        ],
+    }
+
+
+def _show(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]
+) -> None:
+    """A table of texts: the first column to the left, the others to the right."""
+    typer.echo(f"\n{title}")
+    if rows:
+        widths = [max(len(row[at]) for row in (columns, *rows)) for at in range(len(columns))]
+        for row in (columns, *rows):
+            cells = [row[0].ljust(widths[0])]
+            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            typer.echo("  ".join(cells).rstrip())
+    for note in notes:
+        typer.echo(f"  {note}")

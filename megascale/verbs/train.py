@@ -1,0 +1,140 @@
+"""`megascale train`: check, explain or start a run. Imports torch only to start one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from megascale.config import RunConfig
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+EPILOG = """Examples:
+
+  megascale train configs/quickstart.yaml --explain
+
+  megascale train run.yaml train.total_tokens=2B lr.peak=1e-3 name=lr-1e-3
+
+  torchrun --nproc-per-node 8 -m megascale train run.yaml parallel.tensor=2
+
+  megascale train run.yaml --branch-decay runs/run/checkpoints/step-... lr.decay_tokens=1B
+
+Exit codes: 0 done; 2 config, schedule or layout; 3 data; 4 checkpoint; 5 run directory;
+6 stopped by the guard; 75 interrupted by a signal after a checkpoint: start again to go on."""
+
+
+@app.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML config of the run.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Dotted overrides, KEY=VALUE.", show_default=False)
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Print the resolved config, schedule, LR, parameters and memory; start nothing.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check config, layout, schedule, data and run directory; start nothing.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON (with --explain).")] = False,
+    world_size: Annotated[
+        int | None,
+        typer.Option(help="Ranks to plan for (with --explain, --dry-run); default: torchrun's."),
+    ] = None,
+    branch_decay: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start a decay branch from this checkpoint: the learning rate decays over "
+            "lr.decay_tokens at once, in a run of its own; the stable run stays as it is."
+        ),
+    ] = None,
+    allow_changed: Annotated[
+        list[str] | None,
+        typer.Option(help="Resume although this key (or `tokenizer`, `corpus`) changed."),
+    ] = None,
+) -> None:
+    """Train a model, or resume the run that this config began.
+
+    A run directory that already holds checkpoints is continued from the newest whole one: starting
+    again after a crash, a signal or a restart by torchrun needs nothing else.
+    """
+    from megascale.errors import found_alike
+
+    ranks = world_size if world_size is not None else int(os.environ.get("WORLD_SIZE", "1"))
+    changeable = tuple(allow_changed or ())
+    with found_alike("node"):  # no rank depends on another yet, and all of a node see the same
+        _check_options(explain, dry_run, as_json, world_size)
+        cfg = _config(config, overrides or [], branch_decay)
+        if explain:
+            _explain(cfg, ranks, as_json)
+            return
+        from megascale.train.checks import check_free, check_run
+
+        check_run(cfg, ranks, branch_from=branch_decay, allow_changed=changeable)
+        if dry_run:
+            check_free(cfg)
+            typer.echo(
+                f"{config}: config, layout, schedule, data and run directory are in order for "
+                f"{ranks} rank{'s' if ranks > 1 else ''}"
+            )
+            return
+    from megascale.train.run import run
+    from megascale.verbs.run_console import RunConsole
+
+    raise typer.Exit(
+        run(cfg, display=RunConsole, branch_from=branch_decay, allow_changed=changeable)
+    )
+
+
+def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int | None) -> None:
+    from megascale.errors import ConfigError
+
+    if explain and dry_run:
+        raise ConfigError.of("--dry-run", True, "--explain and --dry-run exclude each other")
+    if as_json and not explain:
+        raise ConfigError.of("--json", True, "has a meaning with --explain only")
+    if world_size is None:
+        return
+    if world_size < 1:
+        raise ConfigError.of("--world-size", world_size, "a run has at least one rank", 1)
+    if not (explain or dry_run):
+        raise ConfigError.of(
+            "--world-size",
+            world_size,
+            "is for --explain and --dry-run; torchrun --nproc-per-node starts ranks",
+        )
+
+
+def _config(path: Path, overrides: list[str], branch_decay: Path | None) -> RunConfig:
+    from megascale.config import load_config
+
+    config = load_config(path, overrides)
+    if branch_decay is None:
+        return config
+    from megascale.train.branch import branch_config
+
+    return branch_config(config, branch_decay)
+
+
+def _explain(config: RunConfig, ranks: int, as_json: bool) -> None:
+    from megascale.train.explain import explain
+
+    report = explain(config, ranks)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        from megascale.verbs.train_tables import render
+
+        render(report)

@@ -1,0 +1,153 @@
+"""The tables of `megascale train --explain`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from megascale.config import dump_yaml
+from megascale.units import format_count
+from megascale.verbs.tables import empty_table
+
+if TYPE_CHECKING:
+    from megascale.train.explain import ExplainReport
+
+
+def render(report: ExplainReport, console: Console | None = None) -> None:
+    """Print every part of a report as tables.
+
+    Args:
+        report: of `megascale.train.explain.explain`.
+        console: where to; where None standard output, 120 columns wide unless a terminal.
+    """
+    if console is None:
+        console = Console() if Console().is_terminal else Console(width=120)
+    console.print(dump_yaml(report.config), markup=False, highlight=False)
+    for table in (
+        _layout(report),
+        _segments(report),
+        _landmarks(report),
+        _phases(report),
+        _parameters(report),
+        _groups(report),
+        _memory(report),
+        _work(report),
+    ):
+        console.print(table)
+
+
+def show_bytes(size: float) -> str:
+    """A size in binary units, three digits."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.4g} TiB"
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    return empty_table(title, *columns, left=left)
+
+
+def _layout(report: ExplainReport) -> Table:
+    layout = report.layout
+    made = _table(f"Layout: {report.world_size} ranks", "dimension", "degree")
+    made.add_row("tensor", str(layout.tensor))
+    made.add_row(f"data ({layout.data_mode})", str(layout.data))
+    made.add_row("expert (within data)", str(layout.expert))
+    if layout.data_mode == "hsdp":
+        made.add_row("HSDP replicas", str(layout.hsdp_replicate))
+    made.add_row("sequence parallel", "yes" if layout.sequence_parallel else "no")
+    return made
+
+
+def _segments(report: ExplainReport) -> Table:
+    schedule = report.schedule
+    made = _table(
+        f"Batch schedule: {schedule.total_steps:,} steps, "
+        f"{format_count(schedule.total_tokens)} tokens",
+        "start\ntokens",
+        "asked\nfor at",
+        "batch\nasked for",
+        "batch\nrealised",
+        "sequences\nx length",
+        "micro-\nbatches",
+        "first\nstep",
+        "steps",
+        "LR\nscale",
+        left=0,
+    )
+    for segment in schedule.segments:
+        made.add_row(
+            format_count(segment.start_tokens),
+            format_count(segment.requested_start_tokens),
+            format_count(segment.requested_batch_tokens),
+            format_count(segment.batch_tokens),
+            f"{segment.batch_tokens // segment.sequence_length} x {segment.sequence_length}",
+            f"{segment.micro_batches} x {segment.micro_batch_size}",
+            f"{segment.first_step:,}",
+            f"{segment.steps:,}",
+            f"{segment.lr_scale:.3g}",
+        )
+    return made
+
+
+def _landmarks(report: ExplainReport) -> Table:
+    made = _table("Key tokens", "what", "tokens", "step", "learning rate", "weight decay", "batch")
+    for mark in report.landmarks:
+        made.add_row(
+            mark.name,
+            format_count(mark.tokens),
+            f"{mark.step:,}",
+            f"{mark.lr:.6g}",
+            f"{mark.weight_decay:.6g}",
+            format_count(mark.batch_tokens),
+        )
+    return made
+
+
+def _phases(report: ExplainReport) -> Table:
+    made = _table("Data", "mixture", "from tokens", "to tokens")
+    for phase in report.phases:
+        mixture = ", ".join(f"{name} {weight:.4g}" for name, weight in phase.mixture.items())
+        made.add_row(mixture, format_count(phase.start_tokens), format_count(phase.end_tokens))
+    return made
+
+
+def _parameters(report: ExplainReport) -> Table:
+    count = report.parameters
+    made = _table("Parameters", "component", "total", "active")
+    for part in count.components:
+        made.add_row(part.name, f"{part.parameters:,}", f"{part.active:,}")
+    made.add_section()
+    made.add_row("all", f"{count.total:,}", f"{count.active:,}")
+    made.add_row("non-embedding", f"{count.non_embedding:,}", f"{count.active_non_embedding:,}")
+    return made
+
+
+def _groups(report: ExplainReport) -> Table:
+    made = _table("Parameter groups", "kind", "weight decay", "tensors", "parameters", left=2)
+    for group in report.groups:
+        decays = "yes" if group.decays else "no"
+        made.add_row(group.kind, decays, f"{group.tensors:,}", f"{group.parameters:,}")
+    return made
+
+
+def _memory(report: ExplainReport) -> Table:
+    made = _table("Memory of one rank (estimate)", "what", "note", "size", left=2)
+    for line in report.memory.lines:
+        made.add_row(line.name, line.note, show_bytes(line.bytes))
+    made.add_section()
+    made.add_row("all", "without allocator and framework", show_bytes(report.memory.total))
+    return made
+
+
+def _work(report: ExplainReport) -> Table:
+    made = _table("Model FLOPs (forward and backward)", "what", "FLOPs")
+    made.add_row("weights, per token", f"{report.flops.weights:.4g}")
+    made.add_row("attention, per token", f"{report.flops.attention:.4g}")
+    made.add_row("all, per token", f"{report.flops.total:.4g}")
+    made.add_row("the whole run", f"{report.total_flops:.4g}")
+    return made

@@ -1,0 +1,83 @@
+"""Dashboards get the numbers of the log, on both axes."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from megascale.errors import ConfigError
+from megascale.train.telemetry.sinks import TensorBoardSink, WandbSink, scalars
+
+RECORD = {
+    "step": 7,
+    "tokens": 7_000_000_000_000,
+    "samples": 70,
+    "loss": 2.5,
+    "mfu": None,
+    "flag": True,
+    "dead_experts": [0, 3],
+    "time": "now",
+}
+SCALARS = {
+    "samples": 70,
+    "loss": 2.5,
+    "dead_experts/layer_00": 0,
+    "dead_experts/layer_01": 3,
+}
+
+
+def test_scalars_are_the_numbers_of_the_record():
+    assert dict(scalars(RECORD)) == SCALARS
+
+
+def test_tensorboard_reads_back_the_same_numbers(tmp_path):
+    accumulation = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    sink = TensorBoardSink(tmp_path)
+    sink.log(RECORD)
+    sink.close()
+    events = accumulation.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["tensors"]) == {f"{t}{s}" for t in SCALARS for s in ("", " vs tokens")}
+    for tag, value in SCALARS.items():
+        (by_step,) = events.Tensors(tag)
+        (by_tokens,) = events.Tensors(f"{tag} vs tokens")
+        assert (by_step.step, by_tokens.step) == (7, 7_000_000_000_000)
+        assert by_step.tensor_proto.float_val[0] == by_tokens.tensor_proto.float_val[0] == value
+
+
+def test_missing_extras_say_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with pytest.raises(ConfigError, match=r"pip install 'megascale\[tensorboard\]'"):
+        TensorBoardSink(tmp_path)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match=r"pip install 'megascale\[wandb\]'"):
+        WandbSink(tmp_path, project="p", name="n", config={})
+
+
+def test_wandb_call_sequence(monkeypatch, tmp_path):
+    calls = []
+    run = SimpleNamespace(
+        define_metric=lambda *args, **kwargs: calls.append(("define", args, kwargs)),
+        log=lambda values, step: calls.append(("log", values, step)),
+        finish=lambda: calls.append(("finish",)),
+    )
+
+    def init(**kwargs):
+        calls.append(("init", kwargs))
+        return run
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    sink = WandbSink(tmp_path, project="p", name="n", config={"a": 1}, mode="offline")
+    sink.log(RECORD)
+    sink.close()
+    assert (
+        calls[0][1] | {"project": "p", "id": "n", "resume": "allow", "mode": "offline"}
+        == (calls[0][1])
+    )
+    twins = {f"{tag} vs tokens": value for tag, value in SCALARS.items()}
+    assert calls[-2] == ("log", {"tokens": RECORD["tokens"]} | SCALARS | twins, 7)
+    assert calls[-1] == ("finish",)
+    defined = [call[1:] for call in calls if call[0] == "define"]
+    assert defined == [(("tokens",), {})] + [((twin,), {"step_metric": "tokens"}) for twin in twins]
