@@ -1,6 +1,6 @@
 // The whole fit of one problem in one thread: what a CUDA thread runs, and what the host runs for
-// every index in turn where there is no device. Squared loss; the same machines and laws as the
-// SIMD lanes, with `double` in place of a lane vector.
+// every index in turn where there is no device. It fits squared losses only, with the same
+// machines, laws and start strategy as the SIMD lanes and `double` in place of a lane vector.
 #pragma once
 
 #include "core/full.h"

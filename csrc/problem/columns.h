@@ -39,7 +39,7 @@ struct Prepared {
   double weight_sum = 0;
 };
 
-// Columns of all problems of a chunk.
+// The columns of all problems of a chunk, one problem after the other.
 template <class Law>
 struct Columns {
   static constexpr int X = Law::kInputs;
@@ -165,26 +165,26 @@ void finish_projected(Prepared<Law>& p, Columns<Law>& out) {
     double* scale = out.scale.data() + p.projected_at;
     double* target = out.target.data() + p.projected_at;
     // Four tables in turn: neighbours fall into the same bin and would wait for one another.
-    double weight[4][kBins] = {}, place[4][kBins] = {}, goal[4][kBins] = {};
+    double weight[4][kBins] = {}, position[4][kBins] = {}, moment[4][kBins] = {};
     const double inverse = (kBins - 1e-9) / (range.high - range.low);
     for (int i = 0; i < p.count; i += 4) {
       for (int k = 0; k < 4; ++k) {  // padded rows add nothing
         const double at = x[i + k], s = scale[i + k], w = s * s;
         const int bin = static_cast<int>((at - range.low) * inverse);
         weight[k][bin] += w;
-        place[k][bin] += w * at;
-        goal[k][bin] += s * target[i + k];
+        position[k][bin] += w * at;
+        moment[k][bin] += s * target[i + k];
       }
     }
-    for (auto* table : {weight, place, goal})
+    for (auto* table : {weight, position, moment})
       for (int bin = 0; bin < kBins; ++bin)
         table[0][bin] = (table[0][bin] + table[1][bin]) + (table[2][bin] + table[3][bin]);
     int n = 0;
     for (int bin = 0; bin < kBins; ++bin) {
       if (weight[0][bin] == 0) continue;
-      x[n] = place[0][bin] / weight[0][bin];
+      x[n] = position[0][bin] / weight[0][bin];
       scale[n] = std::sqrt(weight[0][bin]);
-      target[n] = goal[0][bin] / scale[n];
+      target[n] = moment[0][bin] / scale[n];
       ++n;
     }
     p.projected_count = n;

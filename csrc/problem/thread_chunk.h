@@ -1,5 +1,5 @@
-// Host side of the one-thread-per-problem body: prepares chunks, and turns its results into the
-// job's. Shared by the CUDA back end and by the host run of the same body.
+// The host's side of `fit_in_thread`: prepares chunks of problems for it, and turns its results
+// into the job's. The CUDA back end and the host's run of the same code share it.
 #pragma once
 
 #include "core/recycle.h"
