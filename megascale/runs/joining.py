@@ -133,7 +133,7 @@ def _recounted(
         steps = [part.drop_nulls("step")["step"].to_numpy() for part in tables]
         spans = joined(list(zip(told, steps, strict=True)))
         metas[""].extra[SPANS] = [asdict(span) for span in spans]
-        return counted(table, {"": in_force(spans)})
+        return counted(table, {"": in_force(spans)}, again=True)
     lengths = [found.runs[0].seq_length for found in files]
     if None in lengths or len(set(lengths)) == 1 or table["samples"].null_count() == table.height:
         return table

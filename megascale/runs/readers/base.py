@@ -59,7 +59,7 @@ class Note:
 
     Attributes:
         kind: `restart`, `separate_runs`, `mixed_runs`, `torn`, `nonfinite_loss`,
-            `coarse_precision`, `missing_field`, `damaged` or `derived`.
+            `coarse_precision`, `missing_field`, `unfinished`, `damaged` or `derived`.
         message: one sentence.
         line: where, counted from 1; 0 when it concerns the file.
     """

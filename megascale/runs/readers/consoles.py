@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,12 +12,17 @@ import numpy as np
 from megascale.runs.readers.base import (
     VALIDATION,
     FileRead,
-    RunMeta,
     Source,
     real,
     rows_table,
 )
-from megascale.runs.readers.launches import Launch, find_launches, launches_of
+from megascale.runs.readers.launches import (
+    STEPS,
+    Launch,
+    Patterns,
+    find_launches,
+    launches_of,
+)
 from megascale.runs.readers.opening import ends_torn
 from megascale.runs.readers.separation import abandoned, label, runs_of
 
@@ -80,7 +85,7 @@ def scan(
     literal: bytes,
     pattern: re.Pattern[str],
     make: MakeRows,
-    facts: Mapping[str, re.Pattern[bytes]] | None = None,
+    facts: Patterns = (),
 ) -> list[Launch]:
     """Rows of every line that holds `literal`, those of each run in the file under its name.
 
@@ -127,7 +132,7 @@ def scan(
                 rows.append({**row, "loss": loss, "line": number})
     if nonfinite:
         found.note("nonfinite_loss", f"{len(nonfinite)} losses are not finite", nonfinite[0])
-    launches = find_launches(data, facts or {}, [row["line"] for row in rows])
+    launches = find_launches(data, facts, [row["line"] for row in rows])
     found.table = rows_table(separated(rows, launches, found))
     return launches
 
@@ -152,7 +157,7 @@ def separated(rows: list[Row], launches: Sequence[Launch], found: FileRead) -> l
     for run in range(int(runs.max()) + 1):
         shown = totals[runs == run][-1] if totals.any() else 0
         told = launches_of(launches, lines[runs == run])
-        total = int(shown) or (told[-1].get("total_steps") if told else None)
+        total = int(shown) or (told[-1].get(STEPS) if told else None)
         if total:
             found.totals[label(run) if runs.any() else ""] = total
     if runs.any():
@@ -164,30 +169,6 @@ def separated(rows: list[Row], launches: Sequence[Launch], found: FileRead) -> l
 def separate_note(count: int) -> str:
     """What is said of a log that holds several runs."""
     return f"the log holds {count} runs: another begins here, and is no restart of the first"
-
-
-def metas_of(
-    found: FileRead, launches: Sequence[Launch], tokens_of: Callable[[Launch], int | None]
-) -> list[RunMeta]:
-    """What the launches say about each run of a console log; the last word on its plan counts.
-
-    Args:
-        found: with its rows.
-        launches: of `scan`.
-        tokens_of: the planned tokens that a launch states.
-    """
-    metas = []
-    parts = found.table.partition_by("run", maintain_order=True, as_dict=True)
-    for (run,), rows in (parts or {("",): found.table}).items():
-        said = launches_of(launches, rows["line"].to_numpy()) if rows.height else list(launches[:1])
-        meta = RunMeta(run=str(run or ""))
-        if said:
-            meta.n_params = said[0].get("n_params")
-            meta.d_tokens = tokens_of(said[-1])
-            lengths = {launch.get("seq_length") for launch in said}
-            meta.seq_length = lengths.pop() if len(lengths) == 1 else None
-        metas.append(meta)
-    return metas
 
 
 def _is_nonfinite(value: Any) -> bool:

@@ -17,7 +17,14 @@ import numpy.typing as npt
 
 from megascale.runs.readers.base import positive
 
-CHANGES = ("batch_samples", "batch_tokens", "seq_length", "identity")
+BATCH_SAMPLES, BATCH_TOKENS, SEQ_LENGTH = "batch_samples", "batch_tokens", "seq_length"
+N_PARAMS, STEPS, RESUMED, IDENTITY = "n_params", "steps", "resumed", "identity"
+
+Patterns = Sequence[tuple[str, re.Pattern[bytes]]]
+"""What is stated, and a line that states it in its first group. Patterns that begin with a literal
+are found many times faster: one each, rather than one of several alternatives."""
+
+CHANGES = (BATCH_SAMPLES, BATCH_TOKENS, SEQ_LENGTH, IDENTITY)
 """Facts that a restart may change, and whose change from the first step on makes another run."""
 
 
@@ -28,7 +35,7 @@ class Launch:
     Attributes:
         line: where it begins to speak, counted from 1.
         facts: what it says: `batch_samples`, `batch_tokens`, `seq_length`, `n_params`,
-            `total_steps`, `resumed`, the finished steps that a checkpoint was loaded with, and
+            `steps` (planned), `resumed`, the finished steps that a checkpoint was loaded with, and
             `identity`, a hash of settings that no restart changes. Of what it does not say, what
             the launch before said (but not its `resumed`).
     """
@@ -41,22 +48,21 @@ class Launch:
         return self.facts.get(name)
 
 
-def find_launches(
-    data: bytes, patterns: Mapping[str, re.Pattern[bytes]], rows: Sequence[int]
-) -> list[Launch]:
+def find_launches(data: bytes, patterns: Patterns, rows: Sequence[int]) -> list[Launch]:
     """The launches of a console log.
 
     What is stated between two records belongs to one launch, and the first statement of a fact
-    counts there (every rank may repeat it).
+    counts there (every rank may repeat it). Values may have thousands commas; what is no positive
+    count states nothing.
 
     Args:
-        data: the log.
-        patterns: by fact; the first group is its value, a count.
+        data: the log without terminal colours.
+        patterns: several may be of one fact.
         rows: the lines of the records, rising.
     """
     stated = [
-        (match.start(), name, positive(match[1].decode("ascii", "replace")))
-        for name, pattern in patterns.items()
+        (match.start(), name, positive(match[1].decode("utf-8", "replace")))
+        for name, pattern in patterns
         for match in pattern.finditer(data)
     ]
     if not stated:
@@ -68,7 +74,7 @@ def find_launches(
         _, facts = found.setdefault(bisect_left(rows, line), (line, {}))
         if value is not None:
             facts.setdefault(name, value)
-    return inherited(found.values())
+    return inherited(one for one in found.values() if one[1])
 
 
 def inherited(stated: Iterable[tuple[int, Mapping[str, int]]]) -> list[Launch]:
@@ -76,7 +82,7 @@ def inherited(stated: Iterable[tuple[int, Mapping[str, int]]]) -> list[Launch]:
     launches: list[Launch] = []
     known: dict[str, int] = {}
     for line, facts in stated:
-        known = {name: value for name, value in known.items() if name != "resumed"} | dict(facts)
+        known = {name: value for name, value in known.items() if name != RESUMED} | dict(facts)
         launches.append(Launch(line, known))
     return launches
 

@@ -13,8 +13,9 @@ from megascale.runs.readers.base import (
     exact_int,
     real,
 )
-from megascale.runs.readers.consoles import Row, metas_of, plain, scan
-from megascale.runs.readers.spans import count_by_launch
+from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.launches import BATCH_TOKENS, N_PARAMS
+from megascale.runs.readers.stated import completed
 
 NAME = "nanochat"
 ORDERED = True
@@ -24,10 +25,10 @@ _LINE = re.compile(
     r"(?:.*?grad norm: (?P<norm>[^ |]+))?(?:.*?\| dt: (?P<ms>[\d.,]+)ms)?"
 )
 _SNIFF = re.compile(rb"step \d+/\d+ \([\d.]+%\) \| loss: ")
-_FACTS = {
-    "batch_tokens": re.compile(rb"[Tt]otal batch size:? ([\d,]+)"),
-    "n_params": re.compile(rb"Number of parameters: ([\d,]+)"),
-}
+_STATES = (
+    (BATCH_TOKENS, re.compile(rb"[Tt]otal batch size:? ([\d,]+)")),
+    (N_PARAMS, re.compile(rb"Number of parameters: ([\d,]+)")),
+)
 
 
 def sniff(head: bytes, path: str) -> bool:
@@ -40,10 +41,8 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     The program numbers its steps from 0 and prints after the step: one more is finished.
     """
     found = FileRead(source.path, NAME)
-    launches = scan(source, found, b"| loss:", _LINE, _rows, _FACTS)
-    found.runs = metas_of(found, launches, lambda launch: None)
-    count_by_launch(found, options, launches)
-    return found
+    launches = scan(source, found, b"| loss:", _LINE, _rows, _STATES)
+    return completed(found, options, launches)
 
 
 def _rows(match: re.Match[str]) -> Iterator[Row]:

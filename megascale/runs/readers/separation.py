@@ -13,7 +13,14 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from megascale.runs.readers.launches import CHANGES, Launch, governing
+from megascale.runs.readers.launches import (
+    CHANGES,
+    N_PARAMS,
+    RESUMED,
+    STEPS,
+    Launch,
+    governing,
+)
 
 Counts: TypeAlias = npt.NDArray[np.int64]
 
@@ -34,7 +41,7 @@ def runs_of(
         steps: finished steps, in the order of the file.
         lines: of the records, rising.
         totals: planned steps as each record shows them; 0 where it shows none.
-        launches: in order; a stated `total_steps` counts where records show no total.
+        launches: in order; the steps that one plans count where records show no total.
         ends: lines that say that training has ended.
     """
     count = len(steps)
@@ -44,7 +51,7 @@ def runs_of(
     launch = governing(launches, lines) if launches else np.full(count, -1, dtype=np.int64)
     planned = np.zeros(count, dtype=np.int64) if totals is None else totals
     if launches and not planned.any():
-        said = np.array([one.get("total_steps") or 0 for one in launches] + [0])
+        said = np.array([one.get(STEPS) or 0 for one in launches] + [0])
         planned = said[launch]
     if (planned == planned[0]).all() and (np.diff(steps) > 0).all() and (launch == launch[0]).all():
         return runs
@@ -84,9 +91,9 @@ def _in_sequence(
         here, there = (_facts(launches, launch[index]) for index in (before, at))
         new_total = totals[at] != totals[before]
         other = new_total or any(_differ(here, there, name) for name in CHANGES)
-        resumed = there is not None and there is not here and there.get("resumed") is not None
+        resumed = there is not None and there is not here and there.get(RESUMED) is not None
         anew = ended and new_total and steps[at] < steps[before] and not resumed
-        if _differ(here, there, "n_params") or (from_start and (ended or other)) or anew:
+        if _differ(here, there, N_PARAMS) or (from_start and (ended or other)) or anew:
             begin, number = at, number + 1
         runs[at:] = number
     return runs
@@ -118,7 +125,7 @@ def abandoned(
     gone = np.zeros(len(steps), dtype=bool)
     index = governing(launches, lines) if launches else np.zeros(len(steps), dtype=np.int64)
     for number, launch in enumerate(launches):
-        resumed = launch.get("resumed")
+        resumed = launch.get(RESUMED)
         own = index == number
         if resumed is None or not own.any() or steps[own].min() <= resumed:
             continue

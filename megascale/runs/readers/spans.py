@@ -15,8 +15,25 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from megascale.runs.readers.base import Batches, FileRead, ReadOptions, batch_of_step, consumed
-from megascale.runs.readers.launches import Launch, governing, launches_of
+from megascale.runs.readers.base import (
+    INT64_MAX,
+    Batches,
+    FileRead,
+    ReadOptions,
+    RunMeta,
+    batch_of_step,
+    consumed,
+)
+from megascale.runs.readers.launches import (
+    BATCH_SAMPLES,
+    BATCH_TOKENS,
+    RESUMED,
+    SEQ_LENGTH,
+    STEPS,
+    Launch,
+    governing,
+    launches_of,
+)
 
 SPANS = "spans"
 """Where a run keeps its spans among what else its log says: joined files are counted again."""
@@ -51,7 +68,7 @@ def spans_of(
     spans: list[Span] = []
     for number, launch in enumerate(launches):
         own = steps[index == number]
-        start = launch.get("resumed")
+        start = launch.get(RESUMED)
         if start is not None and len(own) and start >= own[0]:
             start = None  # another checkpoint's
         if start is None and number and len(own):
@@ -59,9 +76,9 @@ def spans_of(
         spans.append(
             Span(
                 start if number or start is not None else None,
-                launch.get("batch_samples"),
-                launch.get("batch_tokens"),
-                launch.get("seq_length"),
+                launch.get(BATCH_SAMPLES),
+                launch.get(BATCH_TOKENS),
+                launch.get(SEQ_LENGTH),
             )
         )
     return spans
@@ -112,12 +129,17 @@ def _batches(spans: Sequence[Span], sizes: Sequence[int | None]) -> Batches | No
     return tuple((span.start or 0, size or 0) for span, size in zip(spans, sizes, strict=True))
 
 
-def counted(table: pl.DataFrame, spans: Mapping[str, Sequence[Span]]) -> pl.DataFrame:
+def counted(
+    table: pl.DataFrame, spans: Mapping[str, Sequence[Span]], *, again: bool = False
+) -> pl.DataFrame:
     """Rows of runs with their spans: batch and consumed counts follow from the step.
+
+    A count that a run's log gives itself, be it once, stays as it is.
 
     Args:
         table: rows; `run` is empty where the file is one run.
         spans: by run, those in force.
+        again: the counts were made from other spans, and are replaced.
     """
     parts = []
     for (run,), part in table.partition_by("run", maintain_order=True, as_dict=True).items():
@@ -129,7 +151,8 @@ def counted(table: pl.DataFrame, spans: Mapping[str, Sequence[Span]]) -> pl.Data
             columns |= {"batch_samples": batch_of_step(samples), "samples": consumed(samples)}
         if tokens is not None:
             columns |= {"batch_tokens": batch_of_step(tokens), "tokens": consumed(tokens)}
-        parts.append(part.with_columns(**columns))
+        silent = [name for name in columns if again or part[name].null_count() == part.height]
+        parts.append(part.with_columns(**{name: columns[name] for name in silent}))
     return pl.concat(parts) if parts else table
 
 
@@ -144,37 +167,57 @@ def _tokens(span: Span) -> int | None:
 def count_by_launch(found: FileRead, options: ReadOptions, launches: Sequence[Launch]) -> None:
     """Fill in what a console log of steps alone consumed, run by run, from what its launches said.
 
-    Without effect where the user states the batch. Every run keeps its spans in `extra`; how the
-    counts were made is noted.
+    Where the user states the batch, only the planned tokens of each run are worked out. Every run
+    whose counts were made keeps its spans in `extra`, and how they were made is noted.
     """
-    if options.batch_samples is not None or options.batch_tokens is not None:
-        return
+    stated = options.batch_samples is not None or options.batch_tokens is not None
     spans: dict[str, list[Span]] = {}
     for meta in found.runs:
         rows = found.table.filter(pl.col("run").fill_null("") == meta.run).drop_nulls("step")
         lines = rows["line"].to_numpy()
-        own = spans_of(launches_of(launches, lines), rows["step"].to_numpy(), lines)
+        said = launches_of(launches, lines) if len(lines) else list(launches[:1])
+        own = spans_of(said, rows["step"].to_numpy(), lines)
         if options.seq_length is not None:
             own = [replace(span, seq_length=options.seq_length) for span in own]
-        if not any(span.batch_samples or span.batch_tokens for span in own):
+        used = in_force(own)
+        _plan(meta, said[-1].get(STEPS) if said else None, used)
+        if stated or not any(span.batch_samples or span.batch_tokens for span in own):
             continue
-        meta.extra[SPANS] = [asdict(span) for span in own]
-        spans[meta.run] = in_force(own)
-        found.note("derived", _said(own, spans[meta.run]))
-    if not spans and found.table.height:
+        spans[meta.run] = used
+        unit = "samples" if used[0].batch_samples is not None else "tokens"
+        if rows.height and rows[unit].null_count() == rows.height:
+            meta.extra[SPANS] = [asdict(span) for span in own]
+            found.note("derived", _said(own, used, unit))
+    if not spans and not stated and _lacks_counts(found.table):
         found.note("missing_field", "the log does not state the global batch, so no tokens")
     found.table = counted(found.table, spans)
 
 
-def _said(own: Sequence[Span], used: Sequence[Span]) -> str:
-    unit = "tokens" if used[0].batch_samples is None else "samples"
+def _lacks_counts(table: pl.DataFrame) -> bool:
+    return all(0 < table.height == table[name].null_count() for name in ("tokens", "samples"))
+
+
+def _plan(meta: RunMeta, steps: int | None, spans: Sequence[Span]) -> None:
+    """The planned tokens of a run: its batches up to the last of its planned steps."""
+    sizes = _batches(spans, [_tokens(span) for span in spans])
+    if not steps or sizes is None:
+        return
+    ends = [*(start for start, _ in sizes[1:]), steps]
+    total = sum(
+        max(0, min(end, steps) - start) * size
+        for (start, size), end in zip(sizes, ends, strict=True)
+    )
+    meta.d_tokens = total if 0 < total <= INT64_MAX else None
+
+
+def _said(own: Sequence[Span], used: Sequence[Span], unit: str) -> str:
     sizes = [span.batch_tokens if unit == "tokens" else span.batch_samples for span in used]
-    text = f"{unit} are steps x the global batch of {sizes[0]:,} {unit}"
+    text = f"{unit} are steps x the global batch of {sizes[0] or 0:,} {unit}"
     for span, (before, size) in zip(used[1:], pairwise(sizes), strict=True):
         if size != before:
-            text += f", from step {span.start:,} on of {size:,}"
+            text += f", from step {span.start or 0:,} on of {size or 0:,}"
         else:
-            text += f", from step {span.start:,} on in sequences of {span.seq_length:,} tokens"
+            text += f", from step {span.start or 0:,} on in sequences of {span.seq_length} tokens"
     if own[0].start:
         text += f"; so are the first {own[0].start:,} steps, which another log holds"
     return text

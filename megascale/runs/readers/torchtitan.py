@@ -14,9 +14,15 @@ from megascale.runs.readers.base import (
     exact_int,
     real,
 )
-from megascale.runs.readers.consoles import Row, metas_of, plain, scan
-from megascale.runs.readers.launches import Launch
-from megascale.runs.readers.spans import count_by_launch
+from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.launches import (
+    BATCH_SAMPLES,
+    N_PARAMS,
+    RESUMED,
+    SEQ_LENGTH,
+    STEPS,
+)
+from megascale.runs.readers.stated import completed
 
 NAME = "torchtitan"
 ORDERED = True
@@ -26,13 +32,13 @@ _LINE = re.compile(
     r"(?:\s+(?:grad_norm):\s*(?P<norm>\S+))?"
 )
 _SNIFF = re.compile(rb"step:\s*[\d,]+\s+loss:\s*\S+\s+(?:grad_norm|memory):")
-_FACTS = {
-    "batch_samples": re.compile(rb"global batch size:? (\d+)"),
-    "seq_length": re.compile(rb"sequence length:? (\d+)"),
-    "total_steps": re.compile(rb"total steps:? (\d+)"),
-    "n_params": re.compile(rb"size: ([\d,]+) total parameters"),
-    "resumed": re.compile(rb"Loading the checkpoint from \S*?step-(\d+)"),
-}
+_STATES = (
+    (BATCH_SAMPLES, re.compile(rb"global batch size:? (\d+)")),
+    (SEQ_LENGTH, re.compile(rb"sequence length:? (\d+)")),
+    (STEPS, re.compile(rb"total steps:? (\d+)")),
+    (N_PARAMS, re.compile(rb"size: ([\d,]+) total parameters")),
+    (RESUMED, re.compile(rb"Loading the checkpoint from \S*?step-(\d+)")),
+)
 
 
 def sniff(head: bytes, path: str) -> bool:
@@ -42,17 +48,8 @@ def sniff(head: bytes, path: str) -> bool:
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read training and validation steps; batch, length and size from each launch's own lines."""
     found = FileRead(source.path, NAME)
-    launches = scan(source, found, b"step:", _LINE, _rows, _FACTS)
-    found.runs = metas_of(found, launches, _planned)
-    count_by_launch(found, options, launches)
-    return found
-
-
-def _planned(launch: Launch) -> int | None:
-    steps, batch, seq = (
-        launch.get(name) for name in ("total_steps", "batch_samples", "seq_length")
-    )
-    return steps * batch * seq if steps and batch and seq else None
+    launches = scan(source, found, b"step:", _LINE, _rows, _STATES)
+    return completed(found, options, launches)
 
 
 def _rows(match: re.Match[str]) -> Iterator[Row]:
