@@ -281,7 +281,9 @@ def _settle(found: FileRead, ordered: bool) -> None:
         found.note("restart", "the step goes back: the run was restarted", line)
     for line, message in kept.mixed:
         found.note("mixed_runs", message, line)
-    if len(found.runs) > 1 and kept.restarts:  # a note is of the file; its runs were started as often as each shows
+    if (
+        len(found.runs) > 1 and kept.restarts
+    ):  # a note is of the file; its runs were started as often as each shows
         for meta in found.runs:
             meta.extra.setdefault("attempts", 1 + kept.by_run.get(meta.run, 0))
     if kept.duplicates:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 NAMES: dict[str, tuple[str, ...]] = {
     "step": (
         *("step", "iteration", "iter", "global_step", "train/global_step", "trainer/global_step"),
-        *("iterations", "steps", "_step"),
+        *("iterations", "steps", "current_steps", "_step"),
     ),
     "tokens": (
         *("tokens", "consumed_tokens", "consumed tokens", "consumed-tokens", "n_tokens_seen"),
@@ -35,6 +35,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("loss", "train/loss", "train_loss", "lm loss", "lm-loss", "lm_loss"),
         *("loss_metrics/global_avg_loss", "train/CE loss", "loss/out", "training_loss"),
         *("reduced_train_loss", "train/lm loss", "training/loss", "train/train_loss"),
+        *("train_loss_step", "train/loss_step", "loss_step"),
     ),
     "validation": (
         *("val_loss", "val/loss", "eval_loss", "eval/loss", "validation_loss", "valid_loss"),

@@ -117,8 +117,9 @@ def _mixed(part: pl.DataFrame, ordered: bool) -> Iterator[tuple[int, str]]:
         )
         differ = counts.filter(pl.col("losses") > 1)
         if 2 * differ.height > counts.height and (not ordered or _take_turns(same[axis])):
+            places = "steps" if axis == "step" else f"counts of {axis}"
             message = (
-                f"{differ.height:,} of {counts.height:,} {axis}s have several {kind} losses that "
+                f"{differ.height:,} of {counts.height:,} {places} have several {kind} losses that "
                 "differ: several runs share this log, and nothing in it tells them apart"
             )
             yield differ["line"][0] or 0, message
