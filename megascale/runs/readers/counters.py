@@ -6,13 +6,17 @@ litgpt's `step` is a micro-batch, its `tokens` are those of one rank.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from megascale.runs.readers.base import exact_int
 
 RANK_TOKENS, ALL_TOKENS = "tokens", "total_tokens"
 MICRO_BATCHES = "iter"
+LEAST_ROWS, LEAST_INTERVAL = 3, 5
+"""Fewer records, or shorter intervals, show no number that steps are counted from."""
 LIGHTNING_STEP = "trainer/global_step"
 
 Record = Mapping[str, Any]
@@ -56,17 +60,30 @@ def counts_micro_batches(step: str, names: Collection[str], records: Iterable[Re
     return bool(known) and all(one + 1 == other for one, other in known)
 
 
-def counts_from_zero(
-    mapped: Mapping[str, str], evaluated: Sequence[str], records: Iterable[Record]
-) -> bool:
-    """Whether a training loss stands at step 0, where nothing was trained unless steps begin there.
+def end_intervals(steps: Iterable[int]) -> bool:
+    """Whether all steps are multiples of an interval less one (49, 99, 149): numbered from 0."""
+    distinct = sorted(set(steps))
+    if len(distinct) < LEAST_ROWS or distinct[0] < 0:
+        return False
+    interval = math.gcd(*(later - before for before, later in pairwise(distinct)))
+    return interval >= LEAST_INTERVAL and (distinct[0] + 1) % interval == 0
 
-    Not where the row says that nothing was consumed, and not beside an evaluation: some programs
+
+def counts_from_zero(
+    mapped: Mapping[str, str], evaluated: Sequence[str], records: Sequence[Record]
+) -> bool:
+    """Whether steps are numbered from 0, as the training losses show.
+
+    Either they end intervals, or one stands at step 0, where nothing was trained otherwise. Not
+    where the row says that nothing was consumed, and not beside an evaluation: some programs
     evaluate both sets before the first step.
     """
     step, loss = mapped.get("step"), mapped.get("loss")
     if step is None or loss is None:
         return False
+    shown = (exact_int(row.get(step)) for row in records if row.get(loss) not in (None, ""))
+    if end_intervals(one for one in shown if one is not None):
+        return True
     consumed = [mapped[name] for name in ("tokens", "samples") if name in mapped]
     return any(
         exact_int(row.get(step)) == 0

@@ -107,7 +107,8 @@ def rows_of(
         run = str(record.get(mapped["run"], "")) if "run" in mapped else ""
         meta = metas.setdefault(run, RunMeta(run=run))
         if "n_params" in mapped:
-            sizes[line] = size_of(record.get(mapped["n_params"]), mapped, line)
+            place = f"{found.path}:{line}"
+            sizes[line] = size_of(record.get(mapped["n_params"]), mapped["n_params"], place)
             meta.n_params = meta.n_params or sizes[line]
             if sizes[line] not in (None, meta.n_params):
                 several.setdefault(run, line)
@@ -142,7 +143,7 @@ def rows_of(
         message = f"{mapped['n_params']} takes several values in one run{f' ({run})' * bool(run)}"
         found.note("mixed_runs", message, line)
     found.malformed.sort(key=lambda bad: bad.line)
-    _refuse_sizes(found, mapped.get("n_params", ""))
+    refuse_sizes(found, mapped.get("n_params", ""))
 
 
 def _counters(
@@ -171,8 +172,12 @@ def _counters(
     return mapped, late
 
 
-def size_of(value: Any, mapped: Mapping[str, str], line: int) -> int | None:
+def size_of(value: Any, column: str, where: str) -> int | None:
     """N from a cell: a count, or a text with its unit such as 124M; None where it is empty.
+
+    Args:
+        value: of the cell.
+        column, where: its column and place, for the message.
 
     Raises:
         DataError: it is something else.
@@ -182,17 +187,21 @@ def size_of(value: Any, mapped: Mapping[str, str], line: int) -> int | None:
     try:
         return read_count(exact_int(value) or value)
     except CountError:
-        key = f"{mapped['n_params']} (line {line})"
         rule = "must be a whole number of parameters, or one with its unit"
-        raise DataError.of(key, value, rule, "124000000 or 124M") from None
+        raise DataError.of(f"{column} of {where}", value, rule, "124000000 or 124M") from None
 
 
-def _refuse_sizes(found: FileRead, column: str) -> None:
+def refuse_sizes(found: FileRead, column: str, least: int = LEAST_SIZE) -> None:
     """Refuse sizes that cannot be parameters: millions or billions of them, most likely.
+
+    Args:
+        found: with its rows and runs.
+        column: where the sizes stand.
+        least: a size below is none where no tokens are known.
 
     Raises:
         DataError: a size is so small that its run saw 100,000 tokens and more for each parameter
-            (the most known are 60,000), or below 1,000 where no tokens are known.
+            (the most known are 60,000), or below `least`.
     """
     reached = dict(found.table.group_by("run").agg(pl.col("tokens").max()).rows())
     for meta in found.runs:
@@ -200,7 +209,7 @@ def _refuse_sizes(found: FileRead, column: str) -> None:
         if size is None:
             continue
         tokens = reached.get(meta.run or None)
-        if size < LEAST_SIZE if tokens is None else tokens > MOST_TOKENS * size:
+        if size < least if tokens is None else tokens > MOST_TOKENS * size:
             rule = "is too small for a count of parameters; state it in parameters, or its unit"
             raise DataError.of(f"{column} of {found.path}", size, rule, f"{size}M")
 
