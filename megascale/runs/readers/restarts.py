@@ -91,8 +91,13 @@ def _one_run(part: pl.DataFrame, ordered: bool) -> tuple[pl.DataFrame, list[int]
     lines: list[int] = []
     if ordered and not part["step"].is_sorted():
         steps = part["step"].fill_null(strategy="forward").fill_null(0).to_numpy()
-        later = np.minimum.accumulate(steps[::-1])[::-1]
-        back = np.flatnonzero(steps[1:] < steps[:-1]) + 1
+        # An evaluation may be printed late: that training went back, its own steps say.
+        train = ~part["loss_kind"].str.starts_with(VALIDATION).fill_null(False).to_numpy()
+        train = train if train.any() else ~train
+        trained = np.where(train, steps, np.iinfo(np.int64).max)
+        later = np.minimum.accumulate(trained[::-1])[::-1]
+        shown = np.flatnonzero(train)
+        back = shown[1:][np.diff(steps[shown]) < 0]
         lines = [line or 0 for line in part["line"].gather(back).to_list()]
         part = part.filter(pl.Series(steps <= later))
     last = pl.struct("step", "loss_kind").is_last_distinct()

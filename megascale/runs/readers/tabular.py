@@ -39,6 +39,8 @@ _REALS = ("lr", "grad_norm", "seconds")
 SMOOTHED = re.compile(r"(?<![a-z])(?:ema|smooth\w*|running|moving)(?![a-z])")
 """Names of losses that are moving averages."""
 LEAST_SIZE, MOST_TOKENS = 1_000, 100_000
+SHOWN = 40
+"""So many characters of a name are shown in a message."""
 MAPPABLE = ("run", *_INTEGERS, *_REALS, "runtime", "loss", "validation", "n_params", "loss_kind")
 
 
@@ -54,7 +56,8 @@ def column_map(names: Sequence[str], options: ReadOptions, where: str) -> dict[s
             raise DataError.of(f"columns.{ours}", name, "not a column of the table", MAPPABLE)
         if name not in names:
             close = difflib.get_close_matches(name, names, n=3) or list(names)[:8]
-            raise DataError.of(f"columns.{ours}", name, f"no such column in {where}", close)
+            shown = [one if len(one) <= SHOWN else f"{one[:SHOWN]}..." for one in close]
+            raise DataError.of(f"columns.{ours}", name, f"no such column in {where}", shown)
     mapped = {}
     taken = set(stated.values())
     for ours in MAPPABLE:
