@@ -74,10 +74,13 @@ def joined_table(files: Sequence[FileRead]) -> tuple[pl.DataFrame, dict[str, Run
     for found in files:
         for meta in found.runs:
             metas[meta.run] = merged(metas.get(meta.run), meta)
-    table = pl.concat(tables)
     if len(files) == 1:
-        return table, metas
+        return tables[0], metas
     last = files[-1]
+    written = sum(part.height for part in tables)
+    tables = _without_abandoned(tables, files)
+    table = pl.concat(tables)
+    last.superseded += written - table.height
     for message in _new_runs(files):
         last.note("mixed_runs", message)
     table = _recounted(table, tables, files, metas)
@@ -86,6 +89,20 @@ def joined_table(files: Sequence[FileRead]) -> tuple[pl.DataFrame, dict[str, Run
     for line, message in kept.mixed:
         last.note("mixed_runs", message, line)
     return kept.table, metas
+
+
+def _without_abandoned(
+    tables: Sequence[pl.DataFrame], files: Sequence[FileRead]
+) -> list[pl.DataFrame]:
+    """The rows of each file up to the checkpoint that a later one says it went on from."""
+    kept = list(tables)
+    for number, found in enumerate(files):
+        spans = restored(found.runs[0].extra) if len(found.runs) == 1 else []
+        start = spans[0].start if spans else None
+        if start is not None:
+            beyond = pl.col("step").fill_null(0) > start
+            kept[:number] = [part.filter(~beyond) for part in kept[:number]]
+    return kept
 
 
 def _new_runs(files: Sequence[FileRead]) -> list[str]:

@@ -79,24 +79,24 @@ def _in_sequence(
     ends: Sequence[int],
 ) -> Counts:
     """Runs one after the other."""
-    runs = np.zeros(len(steps), dtype=np.int64)
-    moved = (np.diff(steps) <= 0) | (np.diff(totals) != 0) | (np.diff(launch) != 0)
-    closed = np.sort(np.asarray(ends, dtype=np.int64))
-    begin, number = 0, 0
-    for at in (np.flatnonzero(moved) + 1).tolist():
+    moved = (np.diff(totals) != 0) | (np.diff(launch) != 0)
+    closed = np.searchsorted(np.sort(np.asarray(ends, dtype=np.int64)), lines)
+    reached = np.maximum.accumulate(steps)
+    begin, begins = 0, [0]
+    for at in (np.flatnonzero(moved | (np.diff(steps) < 0)) + 1).tolist():
         before = at - 1
-        from_start = steps[at] <= steps[begin] and steps[at] < steps[begin:at].max()
-        ended = 0 < totals[before] <= steps[before]
-        ended |= bool(np.diff(np.searchsorted(closed, [lines[before], lines[at]]))[0])
+        from_start = steps[at] <= steps[begin] and (moved[before] or steps[at] < reached[before])
+        ended = 0 < totals[before] <= steps[before] or closed[at] > closed[before]
         here, there = (_facts(launches, launch[index]) for index in (before, at))
         new_total = totals[at] != totals[before]
         other = new_total or any(_differ(here, there, name) for name in CHANGES)
         resumed = there is not None and there is not here and there.get(RESUMED) is not None
         anew = ended and new_total and steps[at] < steps[before] and not resumed
         if _differ(here, there, N_PARAMS) or (from_start and (ended or other)) or anew:
-            begin, number = at, number + 1
-        runs[at:] = number
-    return runs
+            begin = at
+            begins.append(at)
+            reached[at:] = np.maximum.accumulate(steps[at:])
+    return np.asarray(np.searchsorted(begins, np.arange(len(steps)), side="right") - 1)
 
 
 def _facts(launches: Sequence[Launch], index: int) -> Launch | None:
