@@ -56,8 +56,8 @@ def column_map(names: Sequence[str], options: ReadOptions, where: str) -> dict[s
             raise DataError.of(f"columns.{ours}", name, "not a column of the table", MAPPABLE)
         if name not in names:
             close = difflib.get_close_matches(name, names, n=3) or list(names)[:8]
-            shown = [one if len(one) <= SHOWN else f"{one[:SHOWN]}..." for one in close]
-            raise DataError.of(f"columns.{ours}", name, f"no such column in {where}", shown)
+            nearest = [_clipped(one) for one in close]
+            raise DataError.of(f"columns.{ours}", name, f"no such column in {where}", nearest)
     mapped = {}
     taken = set(stated.values())
     for ours in MAPPABLE:
@@ -244,4 +244,9 @@ def require_loss(mapped: Mapping[str, str], sets: Sequence[Any], names: Sequence
     """What is missing when no column is a loss; empty when one is."""
     if "loss" in mapped or sets:
         return ""
-    return f"no column is known to be a loss; there are: {', '.join(list(names)[:12])}"
+    shown = ", ".join(_clipped(name) for name in list(names)[:12])
+    return f"no column is known to be a loss; there are: {shown}"
+
+
+def _clipped(name: str) -> str:
+    return name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
