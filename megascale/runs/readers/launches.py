@@ -51,8 +51,8 @@ class Launch:
 def find_launches(data: bytes, patterns: Patterns, rows: Sequence[int]) -> list[Launch]:
     """The launches of a console log.
 
-    What is stated between two records belongs to one launch, and the first statement of a fact
-    counts there (every rank may repeat it). Values may have thousands commas; what is no positive
+    What is stated between two records belongs to one launch, and the last statement of a fact
+    counts there: one that failed before its first record is no launch. Values may have thousands commas; what is no positive
     count states nothing.
 
     Args:
@@ -73,7 +73,7 @@ def find_launches(data: bytes, patterns: Patterns, rows: Sequence[int]) -> list[
         line = int(np.searchsorted(newlines, offset)) + 1
         _, facts = found.setdefault(bisect_left(rows, line), (line, {}))
         if value is not None:
-            facts.setdefault(name, value)
+            facts[name] = value
     return inherited(one for one in found.values() if one[1])
 
 

@@ -15,6 +15,8 @@ from megascale.runs.readers.columns import Lines
 from megascale.runs.readers.launches import Launch, inherited
 
 _ARGUMENT = re.compile(rb"^.*?[ \t]([a-z][a-z0-9_]+) \.{2,} ?(.*?)\r?$", re.MULTILINE)
+_BLOCK = re.compile(rb"(?<!end of) arguments ---")
+"""Where a block begins; that of a launch which failed before its first iteration counts not."""
 _FLAG = re.compile(rb"--(seq-length|global-batch-size|train-samples)[ =]([\d_]+)")
 _PARAMETERS = re.compile(
     rb"number of parameters on \(tensor, pipeline\) model parallel rank \((\d+), (\d+)\): (\d+)"
@@ -90,7 +92,7 @@ class Told:
         at = text.find(_ENDED)
         if at >= 0:
             self.ends.append(line + text.count(b"\n", 0, at))
-        if not self.stated or any(sign in text for sign in _SIGNS):
+        if line == 1 or any(sign in text for sign in _SIGNS):
             facts, arguments = _facts(text[:_MOST_BYTES])
             if facts or arguments:
                 self.stated.append((line, facts, arguments))
@@ -148,9 +150,9 @@ def _arguments(text: bytes) -> dict[str, str]:
     arguments = {
         key.decode().replace("-", "_"): value.decode() for key, value in _FLAG.findall(text)
     }
-    begin = text.find(b" arguments ---")
+    begin = max((match.start() for match in _BLOCK.finditer(text)), default=0)
     end = text.find(b"end of arguments", begin)
-    block = text[max(begin, 0) : end if end >= 0 else max(begin, 0) + 2**18]
+    block = text[begin : end if end >= 0 else begin + 2**18]
     for key, value in _ARGUMENT.findall(block):
         arguments[key.decode()] = value.decode("utf-8", "replace").strip()
     return arguments

@@ -15,13 +15,13 @@ def completed(found: FileRead, options: ReadOptions, launches: Sequence[Launch])
     Samples and tokens of the rows are left empty, and said so, where the log is silent about the
     batch and the user does not state it.
     """
-    found.runs = _metas(found, launches)
+    found.runs = described(found, launches)
     count_by_launch(found, options, launches)
     return filled(found, options)
 
 
-def _metas(found: FileRead, launches: Sequence[Launch]) -> list[RunMeta]:
-    """What the launches say about each run of the log."""
+def described(found: FileRead, launches: Sequence[Launch]) -> list[RunMeta]:
+    """What the launches say about the size and sequence length of each run of the log."""
     metas = []
     parts = found.table.partition_by("run", maintain_order=True, as_dict=True)
     for (run,), rows in (parts or {("",): found.table}).items():

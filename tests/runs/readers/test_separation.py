@@ -196,3 +196,10 @@ def test_every_console_with_totals_tells_runs_apart():
     found = read_as(nanotron, text)
     assert [meta.run for meta in found.runs] == ["run-1", "run-2"]
     assert "separate_runs" in kinds(found)
+
+
+def test_a_launch_that_failed_before_its_first_record_says_nothing():
+    text = begun(4) + begun(8) + titan(10, 5)
+    assert read_as(torchtitan, text).table["tokens"].to_list() == [800]
+    text = arguments(10, 4) + arguments(30, 4) + iteration(5, 90, 4)
+    assert read_as(megatron, text).table["tokens"].to_list() == [600]
