@@ -52,8 +52,8 @@ def find_launches(data: bytes, patterns: Patterns, rows: Sequence[int]) -> list[
     """The launches of a console log.
 
     What is stated between two records belongs to one launch, and the last statement of a fact
-    counts there: one that failed before its first record is no launch. Values may have thousands commas; what is no positive
-    count states nothing.
+    counts there: one that failed before its first record is no launch. Values may have thousands
+    commas; what is no positive count states nothing.
 
     Args:
         data: the log without terminal colours.
@@ -102,5 +102,7 @@ def launches_of(launches: Sequence[Launch], lines: npt.ArrayLike) -> list[Launch
     """
     if not launches:
         return []
+    if len(launches) == 1:
+        return list(launches)
     used = np.unique(np.maximum(governing(launches, lines), 0))
     return [launches[index] for index in used]

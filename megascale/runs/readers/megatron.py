@@ -30,7 +30,13 @@ from megascale.runs.readers.base import (
 )
 from megascale.runs.readers.columns import SMALL_BYTES, WIDTH, Layout, Lines
 from megascale.runs.readers.consoles import separate_note
-from megascale.runs.readers.launches import Launch, governing, launches_of
+from megascale.runs.readers.launches import (
+    RESUMED,
+    SEQ_LENGTH,
+    Launch,
+    governing,
+    launches_of,
+)
 from megascale.runs.readers.megatron_launches import Told
 from megascale.runs.readers.megatron_small import LOSSES, Names, cells_of, read_values
 from megascale.runs.readers.megatron_validation import no_validations, of_run, placed, validations
@@ -66,8 +72,9 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     for first, chunk in chunks(source.data):
         lines = Lines(chunk, first)
         train.append(_iterations(lines, found))
-        valid.append(validations(lines))
-        told.read(lines, train[-1]["line"].to_numpy() - first)
+        places = train[-1]["line"].to_numpy() - first
+        valid.append(validations(lines, places))
+        told.read(lines, places)
     told.close()
     iterations = _reported(pl.concat(train), found)
     evaluated = pl.concat(valid)
@@ -112,17 +119,20 @@ def _lengths(rows: pl.DataFrame, said: list[Launch], options: ReadOptions) -> Ba
     """Sequence lengths by the samples after which each holds; None where a launch states none."""
     if options.seq_length is not None:
         return ((0, options.seq_length),)
-    index = np.maximum(governing(said, rows["line"]), 0) if said else np.zeros(0)
+    if len(said) == 1:
+        seq = said[0].get(SEQ_LENGTH)
+        return None if seq is None else ((0, seq),)
+    index = np.maximum(governing(said, rows["line"]), 0)
     lengths: list[tuple[int, int]] = []
     for number, launch in enumerate(said):
-        seq = launch.get("seq_length")
+        seq = launch.get(SEQ_LENGTH)
         if seq is None:
             return None
         if not lengths or seq == lengths[-1][1]:
             lengths = lengths or [(0, seq)]
             continue
         own = rows.filter(index == number)
-        start = _samples_before(rows.filter(index < number), own, launch.get("resumed"))
+        start = _samples_before(rows.filter(index < number), own, launch.get(RESUMED))
         if start is None:
             return None
         lengths = [pair for pair in lengths if pair[0] < start] + [(start, seq)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from megascale.runs.readers.base import VALIDATION, FileRead, exact_int, real
@@ -17,6 +19,8 @@ _VALIDATION = re.compile(
     r"(?:valid(?:ation)?)(?P<name>\S*) loss at (?:iteration (?P<step>\d+)(?: on (?P<set>\S+) set)?"
     r"|the end of training for (?P<data>\S+) data)\s*"
 )
+_LITERAL = b" loss at "
+_FEW_LINES = 1000
 _MAIN_SETS = ("val", "valid", "validation")
 
 
@@ -26,10 +30,15 @@ def no_validations() -> pl.DataFrame:
     return pl.DataFrame(schema=kinds)
 
 
-def validations(lines: Lines) -> pl.DataFrame:
-    """The validation lines of a chunk; `step` is empty in those of the end of training."""
+def validations(lines: Lines, iterations: npt.NDArray[np.int64]) -> pl.DataFrame:
+    """The validation lines of a chunk; `step` is empty in those of the end of training.
+
+    Args:
+        lines: the chunk.
+        iterations: the indices of its iteration lines, which are no validations.
+    """
     rows = []
-    for number, text in lines.holding(b" loss at "):
+    for number, text in _candidates(lines, iterations):
         begin, *fields = text.decode("utf-8", "replace").split("|")
         match = _VALIDATION.search(begin)
         step = exact_int(match["step"]) if match else None
@@ -43,6 +52,16 @@ def validations(lines: Lines) -> pl.DataFrame:
             if loss is not None:
                 rows.append((number, step, loss, name))
     return pl.DataFrame(rows, schema=no_validations().schema, orient="row")
+
+
+def _candidates(lines: Lines, iterations: npt.NDArray[np.int64]) -> Iterable[tuple[int, bytes]]:
+    """Lines that may be validations: where few are no iterations, these alone are looked at."""
+    if len(lines) - len(iterations) > _FEW_LINES:
+        return lines.holding(_LITERAL)
+    rest = np.ones(len(lines), dtype=bool)
+    rest[iterations] = False
+    texts = ((lines.first + int(index), lines.text(int(index))) for index in np.flatnonzero(rest))
+    return [(number, text) for number, text in texts if _LITERAL in text]
 
 
 def placed(valid: pl.DataFrame, train: pl.DataFrame, found: FileRead) -> pl.DataFrame:

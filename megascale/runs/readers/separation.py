@@ -123,7 +123,9 @@ def abandoned(
 ) -> npt.NDArray[np.bool_]:
     """Which records lie beyond the checkpoint that a later launch of their run went on from."""
     gone = np.zeros(len(steps), dtype=bool)
-    index = governing(launches, lines) if launches else np.zeros(len(steps), dtype=np.int64)
+    if not any(launch.get(RESUMED) for launch in launches):
+        return gone
+    index = governing(launches, lines)
     for number, launch in enumerate(launches):
         resumed = launch.get(RESUMED)
         own = index == number
