@@ -116,7 +116,13 @@ def _yaml(
     if source.get("sha256"):
         said.append(f"# From law {source['name']} version {source['version']}, SHA-256")
         said.append(f"# {source['sha256']}, N = {source['n_params']:.6g} ({source['n_kind']})")
-    return "\n".join(said) + "\n" + yaml.safe_dump(content, sort_keys=False, width=100)
+    return "\n".join(said) + "\n" + _dumped(content)
+
+
+def _dumped(content: dict[str, object]) -> str:
+    """YAML text; libyaml, where PyYAML has it, writes tables of 1e5 batches at once."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return yaml.dump(content, Dumper=dumper, sort_keys=False, width=100)
 
 
 def _olmo_core(schedule: BatchSchedule, lr_coupling: Coupling) -> str:

@@ -121,7 +121,7 @@ def check_divisible(
         key: option, for messages.
 
     Raises:
-        ScheduleError: every entry that is not divisible, with the nearest sizes in samples.
+        ScheduleError: entries that are not divisible, with the nearest sizes in samples.
     """
     problems = []
     ends = [point.start_tokens for point in points[1:]]
@@ -141,7 +141,7 @@ def check_divisible(
             )
         )
     if problems:
-        raise ScheduleError("\n".join(map(str, problems)))
+        raise ScheduleError.together(problems)
 
 
 def _whole_steps(schedule: BatchSchedule, flag: str) -> list[Segment]:

@@ -16,6 +16,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 from megascale.formats.law_file import TokensSteps
@@ -91,8 +92,8 @@ def token_saving(schedule: BatchSchedule, family: TokensSteps) -> TokenSaving | 
             [tokens_to_target(family, i, batch) for i in range(len(targets))], position
         )
 
-    sizes = [segment.batch_tokens for segment in schedule.segments]
-    low, high = math.log(min(sizes) / 16), math.log(max(sizes) * 16)
+    sizes = sorted({segment.batch_tokens for segment in schedule.segments})
+    low, high = math.log(sizes[0] / 16), math.log(sizes[-1] * 16)
     grid = [math.exp(low + (high - low) * i / (_GRID - 1)) for i in range(_GRID)]
     batch = min([*grid, *map(float, sizes)], key=needed)
     best = needed(batch)
@@ -186,11 +187,15 @@ def _walk(segments: Sequence[Segment], family: TokensSteps) -> tuple[float, floa
     """
     last = len(family.target_loss) - 1
     position = -1.0
-    for segment in segments:
-        at, batch = segment.start_tokens, segment.batch_tokens
+
+    @cache
+    def legs_at(batch: int) -> list[float]:
         needs = [tokens_to_target(family, i, batch) for i in range(last + 1)]
-        legs = [needs[0], *(b - a for a, b in pairwise(needs))]
-        left = float(segment.end_tokens - at)
+        return [needs[0], *(b - a for a, b in pairwise(needs))]
+
+    for segment in segments:
+        legs = legs_at(segment.batch_tokens)
+        left = float(segment.end_tokens - segment.start_tokens)
         while position < last:
             leg = legs[int(position + 1)]
             if not 0 < leg < math.inf:

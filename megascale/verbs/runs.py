@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from megascale.runs.overview import RunOverview
+    from megascale.runs.overview import OverviewSegment, RunOverview
     from megascale.runs.readers.base import Batches, ReadOptions
     from megascale.runs.table import RunTable
 
@@ -128,7 +128,7 @@ def show(
 ) -> None:
     """Show a run: its counters, its batch sizes with their losses, and its malformed lines."""
     from megascale.runs.overview import overviews
-    from megascale.units import short_count
+    from megascale.verbs.tables import folded_rows
 
     options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
     loaded = load_logs([run], format, options, False, 1, cache)
@@ -160,16 +160,7 @@ def show(
         typer.echo()
         _table(
             ("from tokens", "to tokens", "batch (tokens)", "steps", "mean loss"),
-            [
-                (
-                    _count(segment.start_tokens, short_count),
-                    _count(segment.end_tokens, short_count),
-                    _count(segment.batch_tokens, "{:,}".format),
-                    _count(segment.steps, "{:,}".format),
-                    "-" if segment.loss is None else f"{segment.loss:.4f}",
-                )
-                for segment in summary.segments
-            ],
+            folded_rows(summary.segments, _segment_row),
         )
     if as_json:
         typer.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=2, default=str))
@@ -366,6 +357,7 @@ def _count(value: int | None, shown: Callable[[int], str]) -> str:
 
 def _row(summary: RunOverview) -> tuple[str, ...]:
     from megascale.units import short_count
+    from megascale.verbs.tables import folded_names
 
     batches = [_count(segment.batch_tokens, short_count) for segment in summary.segments]
     return (
@@ -373,7 +365,7 @@ def _row(summary: RunOverview) -> tuple[str, ...]:
         summary.format,
         _count(summary.steps, "{:,}".format),
         _count(summary.tokens, short_count),
-        " > ".join(batches) or "-",
+        folded_names(batches, " > ") or "-",
         "-" if summary.loss is None else f"{summary.loss:.4f}",
         "-" if summary.validation_loss is None else f"{summary.validation_loss:.4f}",
         str(summary.attempts),
@@ -383,7 +375,19 @@ def _row(summary: RunOverview) -> tuple[str, ...]:
     )
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _segment_row(segment: OverviewSegment) -> tuple[str, ...]:
+    from megascale.units import short_count
+
+    return (
+        _count(segment.start_tokens, short_count),
+        _count(segment.end_tokens, short_count),
+        _count(segment.batch_tokens, "{:,}".format),
+        _count(segment.steps, "{:,}".format),
+        "-" if segment.loss is None else f"{segment.loss:.4f}",
+    )
+
+
+def _table(columns: tuple[str, ...], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[at]) for row in (columns, *rows)) for at in range(len(columns))]
     for row in (columns, *rows):
         cells = [row[0].ljust(widths[0])]

@@ -216,7 +216,7 @@ def schedule(
     elif output is not None:
         raise ConfigError.of("--output", str(output), "says where an export goes; give --export")
     if as_json:
-        typer.echo(json.dumps(found.to_dict() | {"export": text}, indent=2))
+        typer.echo(_json(found.to_dict() | {"export": text}))
     elif text is None or output is not None:
         from rich.console import Console
 
@@ -230,6 +230,13 @@ def schedule(
         _write(output, text)
     elif text is not None and not as_json:
         typer.echo(text, nl=False)
+
+
+def _json(content: dict[str, Any]) -> str:
+    """JSON with one segment a line."""
+    whole = json.dumps(content | {"segments": []}, indent=2)
+    lines = ",\n    ".join(json.dumps(segment) for segment in content["segments"])
+    return whole.replace('"segments": []', f'"segments": [\n    {lines}\n  ]', 1)
 
 
 def _total(tokens: str | None, at: Standing | None) -> int:
