@@ -12,8 +12,8 @@ from megascale.train.telemetry.interval import IntervalAccumulator
 from megascale.train.telemetry.reporter import Reporter
 from megascale.units import duration, short_count
 from megascale.verbs.run_console import RunConsole, interval_line, summary_rows
-from tests.train.test_interval import result
-from tests.train.test_timing import GROWING
+from tests.train.telemetry.test_interval import result
+from tests.train.telemetry.test_timing import GROWING
 
 
 def some_records(count: int = 4):
