@@ -26,7 +26,7 @@ from megascale.laws.batch.tokens_steps import (
     enough_points,
     fit_tokens_steps,
 )
-from megascale.laws.law_files import plain
+from megascale.laws.law_files import json_types
 from megascale.laws.power import PowerLaw
 
 CURVE_POINTS = 120
@@ -119,7 +119,7 @@ def tokens_steps_section(
         "confidence": optimal.confidence,
         "tables": {name: fit.table().to_dicts() for name, fit in fits.items()},
     }
-    return plain(section), fits, optimal
+    return json_types(section), fits, optimal
 
 
 def _selection(points: pl.DataFrame, names: list[str]) -> Selection | None:
@@ -243,7 +243,7 @@ def best_batch_section(
         )
     except FitError as error:
         section["no_power"] = str(error)
-    return plain(section), law_file
+    return json_types(section), law_file
 
 
 def _check_band(law: PowerLaw, sizes: Sequence[float | None], confidence: float) -> None:
@@ -285,7 +285,7 @@ def given_lines(laws: Sequence[LawFile]) -> list[dict[str, Any]]:
                 "high": _short(high for _, high in known) if len(known) == len(d) else None,
             }
         )
-    return plain(lines)
+    return json_types(lines)
 
 
 def _rms(fit: TokensStepsFits) -> float:

@@ -11,7 +11,7 @@ from megascale import __version__
 from megascale.curves.curve import Curve, Window, curves_from_table
 from megascale.errors import UserError
 from megascale.formats.law_file import Input, LawFile
-from megascale.laws.law_files import plain
+from megascale.laws.law_files import json_types
 from megascale.report import batch as batch_sections
 from megascale.report import grid as grid_sections
 from megascale.report.batch import (
@@ -85,7 +85,7 @@ def build_document(inputs: Inputs, settings: Settings) -> dict[str, Any]:
         "files": inputs.files,
         "laws": [{"name": law.name, "sha256": law.sha256, "source": law.source} for law in laws],
     }
-    return plain(document)
+    return json_types(document)
 
 
 def _curves(inputs: Inputs, settings: Settings) -> tuple[dict[str, Any], list[Curve]]:
@@ -166,7 +166,7 @@ def _grids(inputs: Inputs, settings: Settings) -> dict[str, Any]:
     return {"grids": grids, "left_out": reasons}
 
 
-def summary(document: dict[str, Any]) -> dict[str, Any]:
+def document_summary(document: dict[str, Any]) -> dict[str, Any]:
     """What was found, without the drawn points: for --json."""
     curves, steps = document["curves"], document["tokens_steps"]
     best, grids = document["best_batch"], document["grids"]

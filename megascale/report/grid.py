@@ -11,7 +11,7 @@ from megascale.curves.curve import Window, curves_from_table
 from megascale.errors import FitError, UserError
 from megascale.laws.grid.regret import published_pairs, published_regret, target_of_cell
 from megascale.laws.grid.table import cell_quadratic
-from megascale.laws.law_files import plain
+from megascale.laws.law_files import json_types
 from megascale.laws.learning_rate import CELL, near_optimal
 from megascale.laws.power import PowerLaw, fit_power
 from megascale.runs.table import RunTable
@@ -49,7 +49,7 @@ def grid_section(table: pl.DataFrame) -> dict[str, Any]:
                       "tokens": [c["tokens"] for c in cells]}),
         on=list(CELL), how="semi",
     )  # fmt: skip
-    return plain(
+    return json_types(
         {"cells": cells, "refit": _refit(kept), "regret": published_regret(kept), "runs": len(kept)}
     )
 

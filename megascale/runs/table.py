@@ -26,7 +26,7 @@ from megascale.runs.readers.base import (
     ReadOptions,
     RunMeta,
     Source,
-    empty_table,
+    empty_rows,
     filled,
 )
 from megascale.runs.readers.restarts import keep_last
@@ -296,7 +296,7 @@ def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool
             runs.append(LoadedRun(replace(first.runs[0], run=names[group]), first.format, members))
             tables.append(first.table)
             labels.append((names[group], str(first.path)))
-            first.table = empty_table()
+            first.table = empty_rows()
             continue
         parts = []
         metas: dict[str, RunMeta] = {}
@@ -305,7 +305,7 @@ def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool
             parts.append(found.table.with_columns(source=pl.lit(str(found.path))))
             for meta in found.runs:
                 metas[meta.run] = _merged(metas.get(meta.run), meta)
-            found.table = empty_table()
+            found.table = empty_rows()
         table = pl.concat(parts)
         if len(members) > 1:
             ordered = detect.READERS[files[members[0]].format].ORDERED

@@ -20,7 +20,7 @@ PLACES = ("name", "output_dir")
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class LoggedProgress:
     """The last record of a run's log.
 
     Attributes:
@@ -34,14 +34,14 @@ class Progress:
     tokens_per_second: float | None = None
 
 
-def read_progress(path: Path) -> Progress:
+def read_progress(path: Path) -> LoggedProgress:
     """Where the run in a directory is, by reading only the end of its log."""
     try:
         with open(path / METRICS_FILE, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             lines = file.read().split(b"\n")
     except OSError:
-        return Progress()
+        return LoggedProgress()
     for line in reversed(lines):
         try:
             record = json.loads(line)
@@ -49,12 +49,12 @@ def read_progress(path: Path) -> Progress:
             continue
         if isinstance(record, dict) and "tokens" in record and "loss" in record:
             loss = record["loss"]
-            return Progress(
+            return LoggedProgress(
                 record["tokens"],
                 None if loss is None else float(loss),
                 record.get("tokens_per_second"),
             )
-    return Progress()
+    return LoggedProgress()
 
 
 def is_finished(config: RunConfig) -> bool:

@@ -16,7 +16,7 @@ from megascale.train.checkpoint import Checkpointer, SaveResult, rng_state
 from megascale.train.evaluate import evaluate
 from megascale.train.guard import Guard
 from megascale.train.signals import SignalFlags
-from megascale.train.state import Progress, pack_state
+from megascale.train.state import RunCounters, pack_state
 from megascale.train.step import StepStatistics, accumulate_gradients
 from megascale.train.telemetry.interval import IntervalAccumulator, StepResult
 from megascale.train.telemetry.reporter import Reporter
@@ -30,7 +30,7 @@ class Loop:
         config: RunConfig,
         parts: Parts,
         schedule: BatchSchedule,
-        progress: Progress,
+        progress: RunCounters,
         *,
         guard: Guard,
         interval: IntervalAccumulator,

@@ -136,12 +136,12 @@ def compare(
         return
     from rich.console import Console
 
-    from megascale.verbs.compare_tables import render
+    from megascale.verbs.compare_tables import print_comparison
 
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    render(taken, width, curves, found, console, stated=bool(at_loss))
+    print_comparison(taken, width, curves, found, console, stated=bool(at_loss))
 
 
 def _options(

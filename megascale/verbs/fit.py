@@ -246,7 +246,7 @@ def fit_command(
     from megascale.verbs import fit_grid as grid_cli
     from megascale.verbs import fit_logs as fit_cli
     from megascale.verbs import fit_options as meant
-    from megascale.verbs.progress import Progress
+    from megascale.verbs.progress import FitProgressBar
 
     if law == "list":
         typer.echo("\n".join(fitting.law_names()))
@@ -316,7 +316,7 @@ def fit_command(
     meant.refuse_unused(context, meant.POINTS)
     frame = read_table(paths[0])
     law = law or "wsd"
-    with Progress(quiet=as_json) as progress:
+    with FitProgressBar(quiet=as_json) as progress:
         result = fitting.fit_frame(
             law,
             frame,

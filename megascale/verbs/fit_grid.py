@@ -122,7 +122,7 @@ def fit_grid_table(
     )
     plan, why = _plan(fit, options.budget, target)
     if not as_json:
-        typer.echo("\n".join(summary(fit, plan, why, options.confidence)))
+        typer.echo("\n".join(grid_fit_lines(fit, plan, why, options.confidence)))
     warn(fit.doubts)
     method = options.method
     if method not in fit.methods:
@@ -179,7 +179,7 @@ def _plan(
         return None, str(error)
 
 
-def summary(fit: GridFit, plan: Plan | None, why: str, confidence: float) -> list[str]:
+def grid_fit_lines(fit: GridFit, plan: Plan | None, why: str, confidence: float) -> list[str]:
     """What a grid says, to read."""
     from megascale.verbs.fit_logs import text_table
 

@@ -113,7 +113,7 @@ def fit_run_logs(
     if output is not None and output.suffix != ".json":
         raise FitError.of("--output", str(output), "a law from logs is written as .json")
     fit = fit_logs(logs, law, naming, options)
-    typer.echo(fit.file.to_json() if as_json else summary(fit), nl=not as_json)
+    typer.echo(fit.file.to_json() if as_json else log_fit_lines(fit), nl=not as_json)
     warn(getattr(fit.law, "warnings", []))
     if output is not None:
         write(fit.file, output)
@@ -204,7 +204,7 @@ def points_table(frame: pl.DataFrame, steps: str, tokens: str) -> pl.DataFrame |
     )
 
 
-def summary(fit: LogFit) -> str:
+def log_fit_lines(fit: LogFit) -> str:
     """What a fit of logs found, to read."""
     from megascale.laws.batch.from_points import BatchLaw
     from megascale.laws.rate_law import RateLaw

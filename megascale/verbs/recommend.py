@@ -120,12 +120,12 @@ def recommend(
         return
     from rich.console import Console
 
-    from megascale.verbs.recommend_tables import render
+    from megascale.verbs.recommend_tables import print_recommendation
 
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    render(found, console)
+    print_recommendation(found, console)
 
 
 def _reference(

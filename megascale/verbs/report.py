@@ -118,7 +118,7 @@ def report(
     them.
     """
     from megascale.formats.law_file import read_law_file
-    from megascale.report.document import Settings, build_document, summary
+    from megascale.report.document import Settings, build_document, document_summary
     from megascale.report.inputs import read_inputs
     from megascale.report.options import calculator_defaults, parse_window
     from megascale.report.page import write_page
@@ -153,7 +153,7 @@ def report(
 
         drawn = draw_figures(document, figures)
     if as_json:
-        found = summary(document) | {"page": str(path), "figures": [str(p) for p in drawn]}
+        found = document_summary(document) | {"page": str(path), "figures": [str(p) for p in drawn]}
         typer.echo(json.dumps(found, indent=2))
         return
     for note in inputs.notes[:NOTES_SHOWN]:

@@ -220,12 +220,12 @@ def schedule(
     elif text is None or output is not None:
         from rich.console import Console
 
-        from megascale.verbs.schedule_tables import render
+        from megascale.verbs.schedule_tables import print_proposal
 
         console = Console()
         if not console.is_terminal:
             console.width = max(console.width, 120)
-        render(found, console)
+        print_proposal(found, console)
     if text is not None and output is not None:
         _write(output, text)
     elif text is not None and not as_json:
@@ -333,7 +333,7 @@ def _learning_rate(
 ) -> LRSchedule | None:
     from pydantic import ValidationError
 
-    from megascale.config.messages import describe
+    from megascale.config.messages import error_line
     from megascale.config.rates import build_lr_schedule
     from megascale.config.schedule_sections import LRConfig
 
@@ -352,7 +352,7 @@ def _learning_rate(
     try:
         section = LRConfig.model_validate(content)
     except ValidationError as error:
-        lines = [describe(item, LRConfig) for item in error.errors(include_url=False)]
+        lines = [error_line(item, LRConfig) for item in error.errors(include_url=False)]
         raise ConfigError("learning rate: " + "; ".join(lines)) from None
     return build_lr_schedule(section, total)
 

@@ -12,7 +12,7 @@ from megascale.verbs.segment_tables import segments_between
 from megascale.verbs.tables import empty_table, folded_rows
 
 
-def render(found: Proposal, console: Console) -> None:
+def print_proposal(found: Proposal, console: Console) -> None:
     """Print segments, savings, and what the plan rests on."""
     if found.at is not None:
         console.print(

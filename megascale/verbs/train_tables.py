@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from megascale.train.explain import ExplainReport, Landmark
 
 
-def render(report: ExplainReport, console: Console | None = None) -> None:
+def print_explanation(report: ExplainReport, console: Console | None = None) -> None:
     """Print every part of a report as tables.
 
     Args:

@@ -19,7 +19,7 @@ from megascale.formats.law_file import read_law_file
 from megascale.laws.power import PowerLaw
 from megascale.report import page as page_module
 from megascale.report.batch import _check_band
-from megascale.report.document import Settings, build_document, summary
+from megascale.report.document import Settings, build_document, document_summary
 from megascale.report.figures import draw_figures
 from megascale.report.inputs import read_inputs
 from megascale.report.options import calculator_defaults, parse_window
@@ -227,7 +227,7 @@ def test_the_verb_writes_page_and_summary(tmp_path):
 
 
 def test_the_summary_has_no_drawn_points(document):
-    found = summary(document)
+    found = document_summary(document)
     assert len(json.dumps(found)) < len(json.dumps(document)) / 3
     assert found["best_batch"]["power"]["b"] == document["best_batch"]["power"]["b"]
 

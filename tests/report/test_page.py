@@ -12,7 +12,7 @@ import pytest
 from megascale.formats.law_file import LawFile
 from megascale.laws.published.law import Target
 from megascale.laws.published.recommend import recommend
-from megascale.laws.published.registry import find_law
+from megascale.laws.published.registry import published_law
 from megascale.model.config import read_model_config
 from megascale.report.document import Settings, build_document
 from megascale.report.inputs import read_inputs
@@ -239,7 +239,7 @@ def test_segments_are_those_of_the_schedule(page, laws, key):
         def batch(tokens, target=target):
             if key == "power-batch":
                 return laws[0].evaluate(target.n("active"), tokens)
-            return find_law(key).evaluate(replace(target, tokens=tokens)).value
+            return published_law(key).evaluate(replace(target, tokens=tokens)).value
 
         points = law_driven_points(
             batch,

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from megascale.config import load_config
 from megascale.train.explain import explain
-from megascale.verbs.train_tables import render
+from megascale.verbs.train_tables import print_explanation
 from tests.verbs.scene import make_scene
 
 SEGMENTS = 1000
@@ -34,7 +34,7 @@ def test_a_schedule_of_a_thousand_segments_is_folded(tmp_path):
     )
     assert len(report.schedule.segments) == SEGMENTS
     text = io.StringIO()
-    render(report, Console(file=text, width=160))
+    print_explanation(report, Console(file=text, width=160))
     shown = text.getvalue()
     assert len(shown.splitlines()) < 300
     assert "… 989 more segments: batch 256 to 512 tokens, 989 steps; --json has them all" in shown

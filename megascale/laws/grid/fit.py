@@ -27,7 +27,7 @@ from megascale.laws.grid.cells import fit_cells
 from megascale.laws.grid.regret import mean_regret, published_regret
 from megascale.laws.law_files import Naming, power_law_file
 from megascale.laws.learning_rate import CELL, near_optimal
-from megascale.laws.planner import Plan, plan_runs
+from megascale.laws.planner import Plan, plan_next_runs
 from megascale.laws.power import PowerLaw, fit_power
 
 Method = Literal["near_optimal", "quadratic", "search_factor"]
@@ -311,7 +311,7 @@ def next_runs(
         spent = 6 * float((fit.table["n_params"] * fit.table["tokens"]).sum())
         cheapest = min(6 * n * d * 5 for n, d in candidates)
         budget_flops = max(PLAN_SHARE * spent, cheapest)
-    return plan_runs(
+    return plan_next_runs(
         law, points, candidates, budget_flops=budget_flops, target=target, most=PLAN_CELLS
     )
 

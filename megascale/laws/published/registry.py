@@ -21,7 +21,7 @@ def laws_of(quantity: Quantity) -> tuple[PublishedLaw, ...]:
     return tuple(law for law in LAWS if law.quantity == quantity)
 
 
-def find_law(key: str) -> PublishedLaw:
+def published_law(key: str) -> PublishedLaw:
     """The law called `key`.
 
     Raises:

@@ -46,7 +46,7 @@ INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
+class MalformedRecord:
     """A line that should have been a record and is not."""
 
     line: int  # counted from 1; in binary files the record, counted from 1
@@ -136,7 +136,7 @@ class Source:
 _EMPTY = pl.DataFrame(schema=SCHEMA)
 
 
-def empty_table() -> pl.DataFrame:
+def empty_rows() -> pl.DataFrame:
     """No rows, all columns."""
     return _EMPTY.clone()
 
@@ -156,9 +156,9 @@ class FileRead:
     path: Path
     format: str = ""
     sha256: str = ""
-    table: pl.DataFrame = field(default_factory=empty_table)
+    table: pl.DataFrame = field(default_factory=empty_rows)
     runs: list[RunMeta] = field(default_factory=list)
-    malformed: list[Malformed] = field(default_factory=list)
+    malformed: list[MalformedRecord] = field(default_factory=list)
     malformed_count: int = 0
     notes: list[Note] = field(default_factory=list)
     superseded: int = 0
@@ -167,7 +167,7 @@ class FileRead:
         """Count a malformed line and keep it if there is room."""
         self.malformed_count += 1
         if len(self.malformed) < KEPT_MALFORMED:
-            self.malformed.append(Malformed(line, reason))
+            self.malformed.append(MalformedRecord(line, reason))
 
     def note(self, kind: str, message: str, line: int = 0) -> None:
         """Add a note."""

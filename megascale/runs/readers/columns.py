@@ -109,7 +109,7 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ColumnLayout:
     """Which field stands in which column, learnt from one line.
 
     Attributes:
@@ -121,7 +121,7 @@ class Layout:
     first: int
 
     @classmethod
-    def of(cls, cells: Sequence[str | None], first: int) -> Layout:
+    def of(cls, cells: Sequence[str | None], first: int) -> ColumnLayout:
         """Learn a line's layout from its cells, from column `first` on."""
         full = list(cells)
         while full and not full[-1]:

@@ -29,7 +29,7 @@ Row = dict[str, Any]
 MakeRows = Callable[[re.Match[str]], Iterator[Row]]
 
 
-def plain(data: bytes) -> bytes:
+def without_colours(data: bytes) -> bytes:
     """The log without terminal colours."""
     return _ANSI.sub(b"", data) if b"\x1b[" in data else data
 
@@ -79,7 +79,7 @@ def scan(
     a row's values as text or numbers, and a row whose `loss` is no finite number is left out and
     counted. Where the lines begin with a time and `make` gives no `seconds`, these follow from it.
     """
-    data = plain(source.data)
+    data = without_colours(source.data)
     torn = data.count(b"\n") + 1 if ends_torn(data) else 0
     rows: list[Row] = []
     nonfinite: list[int] = []
