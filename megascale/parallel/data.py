@@ -39,7 +39,7 @@ class BlockModel(Protocol):
     """What data parallelism asks of a model, besides being an `nn.Module`."""
 
     def blocks(self) -> Iterable[Any]:
-        """Its `Block`s, in order; each is an `nn.Module`."""
+        """Its `ShardedBlock`s, in order; each is an `nn.Module`."""
 
 
 class DataParallel:
