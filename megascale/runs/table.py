@@ -242,7 +242,7 @@ def _read(task: ReadTask) -> FileRead:
     raw = opening.raw_bytes(path)
     data, complete = opening.decompressed(path, raw)
     reader = detect.reader_of(data, str(path), task.format)
-    if reader is None and task.options.columns and csv.header_of(data):
+    if reader is None and task.options.columns and csv.column_names(data):
         reader = csv
     if reader is None:
         rule = f"{NO_FORMAT}; name one with --format"
