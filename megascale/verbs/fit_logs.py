@@ -165,7 +165,8 @@ def law_of_points(
         FitError: the points do not make such a law.
     """
     from megascale.formats.law_file import input_of
-    from megascale.laws.batch.from_points import BATCH_LAWS, batch_law_from_points
+    from megascale.laws.batch.from_points import batch_law_from_points
+    from megascale.laws.batch.study import BATCH_LAWS
     from megascale.laws.law_files import Naming, power_law_file
     from megascale.laws.power import fit_power
 

@@ -117,7 +117,10 @@ def report(
     The page needs no network and works from a file. Sections without data say what would fill
     them.
     """
-    from megascale.formats.law_file import read_law_file
+    from megascale.formats.law_file import Input, read_law_file
+    from megascale.laws.findings import find_all
+    from megascale.laws.from_logs import LogOptions
+    from megascale.laws.law_files import Naming
     from megascale.report.document import Settings, build_document, document_summary
     from megascale.report.inputs import read_inputs
     from megascale.report.options import calculator_defaults, parse_window
@@ -133,19 +136,31 @@ def report(
         cache=cache,
         progress=sys.stderr.isatty(),
     )
+    findings = find_all(
+        inputs.runs,
+        inputs.points,
+        inputs.grids,
+        law="auto" if family is None else family.value,
+        options=LogOptions(
+            targets=target or LogOptions.targets,
+            window=parse_window(window),
+            phase=phase.value,
+            losses=loss.value,
+            replicates=replicates,
+        ),
+        naming=Naming(
+            "this report's B_opt(D)",
+            inputs=[Input(path=file["path"], sha256=file["sha256"]) for file in inputs.files],
+            source="this report",
+        ),
+    )
     settings = Settings(
         title=title,
-        loss=loss.value,
-        window=parse_window(window),
-        phase=phase.value,
-        targets=target or None,
-        family=None if family is None else family.value,
-        replicates=replicates,
         laws=[read_law_file(path) for path in law or ()],
         models=list(model or []),
         defaults=calculator_defaults(params, active_params, tokens, seq_length),
     )
-    document = build_document(inputs, settings)
+    document = build_document(inputs, findings, settings)
     path = write_page(document, output)
     drawn: list[Path] = []
     if figures is not None:

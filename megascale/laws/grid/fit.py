@@ -23,7 +23,7 @@ from megascale.curves.curve import Array
 from megascale.errors import FitError, UserError
 from megascale.formats.law_file import LawFile
 from megascale.laws.audit import holdouts
-from megascale.laws.grid.cells import fit_cells
+from megascale.laws.grid.cells import cell_quadratics, fit_cells
 from megascale.laws.grid.regret import mean_regret, published_regret
 from megascale.laws.law_files import Naming, power_law_file
 from megascale.laws.learning_rate import CELL, near_optimal
@@ -98,6 +98,8 @@ class GridFit:
     Attributes:
         table: the runs.
         cells: as `fit_cells` gives them.
+        quadratics: of every cell, as `cell_quadratics` gives them; None where the table lacks a
+            column.
         methods: by name.
         published: regret of every publication, as `regret.published_regret` gives it.
         doubts: what speaks against the laws, in words.
@@ -105,6 +107,7 @@ class GridFit:
 
     table: pl.DataFrame
     cells: pl.DataFrame
+    quadratics: dict[tuple[float, float], dict[str, Any] | None] | None
     methods: dict[Method, MethodFit]
     published: list[dict[str, Any]]
     doubts: list[str]
@@ -139,7 +142,8 @@ def fit_grid(
         FitError: no cell has three learning rates or three batches.
     """
     columns = [name for name in COLUMNS if name in table.columns]
-    cells = fit_cells(table)
+    quadratics = cell_quadratics(table) if len(columns) == len(COLUMNS) else None
+    cells = fit_cells(table, quadratics)
     methods: dict[Method, MethodFit] = {}
     for method in METHODS:
         if method == "quadratic" and len(columns) < 2:
@@ -164,7 +168,9 @@ def fit_grid(
             mean_regret(table, predictor(fitted), list(fitted)) if fitted else None,
             _held_out(table, cells, points) if fitted else [],
         )
-    return GridFit(table, cells, methods, published_regret(table), _doubts(cells, columns))
+    return GridFit(
+        table, cells, quadratics, methods, published_regret(table), _doubts(cells, columns)
+    )
 
 
 def predictor(laws: dict[str, PowerLaw]) -> Any:
