@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from megascale.errors import FitError
-from megascale.laws.grid.table import cell_quadratic
+from megascale.laws.grid.quadratic import cell_quadratic
 from megascale.laws.learning_rate import CELL, MIN_RATES, optimal_rates
 
 REPLICATES = 200
