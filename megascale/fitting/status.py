@@ -64,7 +64,7 @@ FLAG_TEXT = {
     Flag.NO_FREEDOM: "as many parameters as points: no error estimate",
     Flag.UNREACHABLE: "the right branch starts below the origin",
     Flag.NOT_CONVEX: "the quadratic has no interior minimum",
-    Flag.NEVER_REACHED: "the law never reaches the loss at a batch that did (its B_min is above it)",
+    Flag.NEVER_REACHED: "the law never reaches the loss at a batch that did (B_min is above it)",
     Flag.ABOVE_NOISE: "the residuals are far above the noise that the points state",
     Flag.OUTSIDE: "the optimum lies outside the points",
 }
