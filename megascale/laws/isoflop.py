@@ -206,7 +206,16 @@ def _minimum(
             near = np.argsort(np.abs(np.log(x / lowest)))[:LEAST_RUNS]
             near = np.isin(np.arange(len(x)), near)
         x, loss = x[near], loss[near]
-    result = fitting.fit("log_quadratic", x, loss, errors="status")
+    by_parabola = minimum == "parabola" and replicates > 0
+    result = fitting.fit(
+        "log_quadratic",
+        x,
+        loss,
+        bootstrap="parametric" if by_parabola else None,
+        replicates=max(replicates, 1),
+        seed=seed,
+        errors="status",
+    )
     curvature, level = float(result["C"][0]), float(result["L_min"][0])
     best = float(result["eta_opt"][0])
     convex = curvature > 0 and not int(result.flags[0]) & Flag.NOT_CONVEX
@@ -214,18 +223,17 @@ def _minimum(
     freedom = len(x) - 3
     noise = float(np.sqrt(((loss - fitted) ** 2).sum() / freedom)) if freedom > 0 else 0.0
     draws = np.empty(0)
-    rng = np.random.default_rng(seed)
     if minimum == "parabola":
         reason = "" if convex else "the losses have no minimum"
-        if convex and replicates and noise > 0:
-            noisy = fitted + noise * rng.standard_normal((replicates, len(x)))
-            again = fitting.fit("log_quadratic", [x] * replicates, list(noisy), errors="status")
-            draws = again["eta_opt"][(again["C"] > 0) & again.solved]
+        if convex and by_parabola and noise > 0:
+            draws = result.replicates("eta_opt")[0]
+            draws = draws[(result.replicates("C")[0] > 0) & np.isfinite(draws)]
     else:
         best, level = _akima_minimum(x, loss)
         reason = ""
         if replicates and noise > 0:
-            noisy = loss + noise * rng.standard_normal((replicates, len(x)))
+            errors = np.random.default_rng(seed).standard_normal((replicates, len(x)))
+            noisy = loss + noise * errors
             draws = np.array([_akima_minimum(x, each)[0] for each in noisy])
     if not reason and not x[0] * (1 + 1e-9) < best < x[-1] * (1 - 1e-9):
         word = "N" if name == "n_params" else "D"
