@@ -155,6 +155,7 @@ def _least_absolute(result: fitting.FitResult, n: Array, d: Array, loss: Array) 
     }
     for name, value in final.items():
         result.params[name][0] = value
+    result.settings |= {"loss": "absolute", "delta": None}
     result.objective[0] = best
     result.rms[0] = float(np.sqrt((residual**2).mean()))
 
