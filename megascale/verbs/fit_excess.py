@@ -95,7 +95,9 @@ def fit_excess(
         typer.echo("\n".join(summary(found, powers, failed, options)))
     if output is not None:
         _write(found, powers, options, naming, output)
-    whole = [bool((each.table["used"] & (each.table["status"] != "unsupported")).all()) for each in found]
+    whole = [
+        bool((each.table["used"] & (each.table["status"] != "unsupported")).all()) for each in found
+    ]
     return EXIT_DONE if any(whole) else EXIT_FIT
 
 
@@ -195,7 +197,11 @@ def _plain(
         else:
             limits = power.parameters("tokens", each.confidence)
             row["power"] = {
-                key: {"value": limits[ours].value, "low": limits[ours].low, "high": limits[ours].high}
+                key: {
+                    "value": limits[ours].value,
+                    "low": limits[ours].low,
+                    "high": limits[ours].high,
+                }
                 for key, ours in (("coefficient", "coef"), ("exponent", "b"))
             }
         laws.append(row)
