@@ -1,4 +1,4 @@
-"""What `megascale fit --overhead` prints: excess-data batches by each law, and their law of N or D."""
+"""What `megascale fit --overhead` prints: excess-data batches by law, and their law of N or D."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def summary(
 
 
 def law_words(power: PowerLaw, of: str, options: ExcessOptions, found: ExcessBatches) -> str:
-    """The law with its intervals; in sequences, with N or D in millions, where their length is known."""
+    """The law with its intervals; also in sequences, where their length is known."""
     name = "N" if of == "n_params" else "D"
     limits = power.parameters("tokens", found.confidence)["b"]
     text = f"B = {power.coef:.4g} {name}^{power.b:.4f} tokens"
