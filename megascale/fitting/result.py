@@ -13,7 +13,7 @@ from scipy import stats
 
 from megascale.errors import FitError
 from megascale.fitting import _engine
-from megascale.fitting.catalogue import Law, predict, steps_along_ray
+from megascale.fitting.catalogue import Law, predict
 from megascale.fitting.points import Points
 from megascale.fitting.status import (
     AGAINST,
@@ -25,6 +25,7 @@ from megascale.fitting.status import (
     weak_parameters,
 )
 from megascale.fitting.support import unsupported
+from megascale.formats.tokens_to_loss import steps_at_batch, tokens_at_batch
 
 Array = np.ndarray
 
@@ -293,12 +294,12 @@ class FitResult:
         with np.errstate(invalid="ignore", divide="ignore"):
             if self._engine_law is not None and self._engine_law.tokens_steps:
                 batch = y / x[0]
-                if self.residual == "ray" and self.law in ("wsd",):
-                    return np.log(steps_along_ray(self.law, params, batch) / x[0])
+                if self.residual == "ray" and self.law == "wsd":
+                    return np.log(steps_at_batch(self.law, params, batch) / x[0])
                 if self.residual == "ray" and self.law == "classic":
-                    return (params["E_min"] + params["S_min"] * batch) / y - 1
+                    return tokens_at_batch(self.law, params, batch) / y - 1
                 if self.law in ("noise_floor", "two_power"):
-                    value = steps_along_ray(self.law, params, batch) * batch
+                    value = tokens_at_batch(self.law, params, batch)
                 else:
                     value = self._value(params, list(x))
             else:

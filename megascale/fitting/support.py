@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from megascale.fitting.catalogue import Law, steps_along_ray
+from megascale.fitting.catalogue import Law
 from megascale.fitting.points import Points
 from megascale.fitting.status import Flag
+from megascale.formats.tokens_to_loss import tokens_at_batch
 
 Array = np.ndarray
 
@@ -52,8 +53,8 @@ def unsupported(
         with np.errstate(all="ignore"):
             batch = points.y / points.x[0]
             own = {name: value[owner] for name, value in params.items()}
-            steps = steps_along_ray("wsd" if law.name == "wsd_natural" else law.name, own, batch)
-            residual = np.log(steps * batch / points.y)
+            form = "wsd" if law.name == "wsd_natural" else law.name
+            residual = np.log(tokens_at_batch(form, own, batch) / points.y)
         never = kept & ~np.isfinite(residual)
         flags[np.unique(owner[never])] |= Flag.NEVER_REACHED
         used = kept & np.isfinite(residual) & (points.y > 0) & np.isfinite(points.y)

@@ -23,6 +23,7 @@ from megascale.curves.curve import Array
 from megascale.errors import FitError
 from megascale.fitting.status import describe
 from megascale.fitting.support import stated_noise
+from megascale.formats.tokens_to_loss import tokens_at_batch
 from megascale.laws.batch.optimum import WIDEST_LOG_ERROR
 from megascale.laws.batch.tokens_steps import (
     LAW_PARAMETERS,
@@ -34,7 +35,6 @@ from megascale.laws.batch.tokens_steps import (
     group_offsets,
     run_draws,
     sort_points,
-    tokens_on_rays,
 )
 from megascale.laws.intervals import replicate_interval
 from megascale.laws.power import PowerLaw, fit_power
@@ -265,14 +265,14 @@ def _of_law(
     best = result["B_opt"].reshape(shape)
     chosen = best if reference is None else np.full(shape, reference)
     with np.errstate(all="ignore"):
-        tokens = tokens_on_rays(law, params, chosen)
+        tokens = tokens_at_batch(law, params, chosen)
         goal = (1 + overhead) * tokens
         low = np.log(np.maximum(chosen, best))
         high = low + FARTHEST
-        reached = np.isfinite(goal) & (tokens_on_rays(law, params, np.exp(high)) >= goal)
+        reached = np.isfinite(goal) & (tokens_at_batch(law, params, np.exp(high)) >= goal)
         for _ in range(60):
             middle = (low + high) / 2
-            above = tokens_on_rays(law, params, np.exp(middle)) >= goal
+            above = tokens_at_batch(law, params, np.exp(middle)) >= goal
             low, high = np.where(above, low, middle), np.where(above, middle, high)
     return chosen, tokens, np.where(reached, np.exp(high), np.nan)
 
