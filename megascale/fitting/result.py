@@ -15,6 +15,7 @@ from megascale.fitting import _engine
 from megascale.fitting.catalogue import Law, predict, steps_along_ray
 from megascale.fitting.points import Points
 from megascale.fitting.status import FLAG_TEXT, Flag, Status, describe, flag_words, weak_parameters
+from megascale.formats.plain_table import plain_lines
 
 Array = np.ndarray
 
@@ -357,7 +358,7 @@ class FitResult:
             cells = [label, *(f"{self[name][i]:.4g}" for name in shown)]
             mark = "*" if self.weak(i) else ""
             rows.append([*cells, f"{self.rms[i]:.3g}", describe(self.status[i]) + mark])
-        lines += _table(head, rows)
+        lines += plain_lines(head, rows)
         if len(self) > limit:
             lines.append(f"... {len(self) - limit} more")
         if any(row[-1].endswith("*") for row in rows):
@@ -379,7 +380,7 @@ class FitResult:
             cells = (self[name][0], self.errors[name][0], low[0], high[0])
             rows.append([name, *(f"{v:.5g}" for v in cells), note])
         percent = f"{100 * self.confidence:g} %"
-        lines += _table(["", "value", "error", f"{percent} low", "high", ""], rows)
+        lines += plain_lines(["", "value", "error", f"{percent} low", "high", ""], rows)
         lines += [f"note: {text}" for flag, text in FLAG_TEXT.items() if Flag(flag) & self.flags[0]]
         return "\n".join(lines)
 
@@ -398,11 +399,6 @@ def _percentiles(values: Array, tail: float) -> tuple[Array, Array]:
         if len(good) > 1:
             out[:, i] = np.percentile(good, [tail, 100 - tail])
     return out[0], out[1]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
-    return ["  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in [head, *rows]]
 
 
 def _plain(value: Any) -> Any:
