@@ -25,6 +25,7 @@ from megascale.fitting.status import (
     weak_parameters,
 )
 from megascale.fitting.support import unsupported
+from megascale.formats.plain_table import plain_lines
 from megascale.formats.tokens_to_loss import steps_at_batch, tokens_at_batch
 
 Array = np.ndarray
@@ -428,7 +429,7 @@ class FitResult:
             cells = [label, *(f"{self[name][i]:.4g}" for name in shown)]
             mark = "*" if self.weak(i) else ""
             rows.append([*cells, f"{self.rms[i]:.3g}", describe(self.status[i]) + mark])
-        lines += _table(head, rows)
+        lines += plain_lines(head, rows)
         if len(self) > limit:
             lines.append(f"... {len(self) - limit} more")
         if any(row[-1].endswith("*") for row in rows):
@@ -456,7 +457,7 @@ class FitResult:
             cells = (self[name][0], self.errors[name][0], low[0], high[0])
             rows.append([name, *(f"{v:.5g}" for v in cells), note])
         percent = f"{100 * self.confidence:g} %"
-        lines += _table(["", "value", "error", f"{percent} low", "high", ""], rows)
+        lines += plain_lines(["", "value", "error", f"{percent} low", "high", ""], rows)
         lines += [f"note: {text}" for flag, text in FLAG_TEXT.items() if Flag(flag) & self.flags[0]]
         return "\n".join(lines)
 
@@ -475,11 +476,6 @@ def _percentiles(values: Array, tail: float) -> tuple[Array, Array]:
         if len(good) > 1:
             out[:, i] = np.percentile(good, [tail, 100 - tail])
     return out[0], out[1]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
-    return ["  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in [head, *rows]]
 
 
 def _finite(column: Array) -> list[float | None]:
