@@ -36,6 +36,8 @@ LEAST_RUNS = 4
 """A parabola has three coefficients."""
 LEAST_BUDGETS = 3
 """Two give a law without an interval."""
+NEAR = 4.0
+"""Runs within this factor of the lowest loss's size say how noisy the losses are."""
 FINE = 2048
 """Places of Akima's curve that are looked at."""
 
@@ -231,6 +233,7 @@ def _minimum(
     else:
         best, level = _akima_minimum(x, loss)
         reason = ""
+        noise = _noise_near(x, loss)
         if replicates and noise > 0:
             errors = np.random.default_rng(seed).standard_normal((replicates, len(x)))
             noisy = loss + noise * errors
@@ -250,6 +253,17 @@ def _minimum(
         "loss": level,
         "curvature": curvature,
     }
+
+
+def _noise_near(x: Array, loss: Array) -> float:
+    """Standard deviation of the losses about the parabola through those near the lowest."""
+    distance = np.abs(np.log(x / x[np.argmin(loss)]))
+    near = distance <= max(np.log(NEAR), np.sort(distance)[: LEAST_RUNS + 1][-1])
+    result = fitting.fit("log_quadratic", x[near], loss[near], errors="status")
+    freedom = int(near.sum()) - 3
+    if freedom < 1 or not np.isfinite(result.rms[0]):
+        return 0.0
+    return float(result.rms[0] * np.sqrt(near.sum() / freedom))
 
 
 def _akima_minimum(x: Array, loss: Array) -> tuple[float, float]:

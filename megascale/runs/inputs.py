@@ -202,7 +202,7 @@ NEEDED: dict[Kind, list[list[str]]] = {
     LOGS: [["loss", "validation"], ["step", "tokens", "samples"]],
     POINTS: [["tokens", "batch_tokens"], ["steps", "batch_tokens"]],
     GRID: [
-        ["n_params"],
+        ["n_params", "active_params"],
         ["tokens"],
         ["loss", "validation"],
         ["lr", "batch_tokens", "batch_samples"],

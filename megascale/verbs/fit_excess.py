@@ -32,7 +32,8 @@ class ExcessOptions:
     Attributes:
         overhead: share of data above the reference's.
         reference: batch in tokens that data is compared with; None for each law's best.
-        by: what the law of the batch is of: "n_params", "tokens", or None for N where it varies.
+        by: what the law of the batch is of: "n_params", "tokens", or None for N where every N has
+            one target loss, else tokens.
         seq_length: tokens of a sequence, to show batches in sequences too.
         replicates, confidence, seed: of the intervals.
     """
@@ -95,9 +96,7 @@ def fit_excess(
         typer.echo("\n".join(summary(found, powers, failed, options)))
     if output is not None:
         _write(found, powers, options, naming, output)
-    whole = [
-        bool((each.table["used"] & (each.table["status"] != "unsupported")).all()) for each in found
-    ]
+    whole = [bool(each.table["used"].all()) for each in found]
     return EXIT_DONE if any(whole) else EXIT_FIT
 
 
@@ -109,12 +108,11 @@ def _power(found: ExcessBatches, by: Literal["n_params", "tokens"] | None) -> Po
     from megascale.laws.batch.overhead import excess_law
 
     sizes = found.table["n_params"].drop_nulls().n_unique()
-    chosen: Literal["n_params", "tokens"] = by or ("n_params" if sizes > 1 else "tokens")
+    one_each = 1 < sizes == len(found.table)
+    chosen: Literal["n_params", "tokens"] = by or ("n_params" if one_each else "tokens")
     try:
         return chosen, excess_law(found, chosen), ""
     except FitError as error:
-        if by is not None and len(found.table) == 0:
-            raise
         return chosen, None, str(error)
 
 

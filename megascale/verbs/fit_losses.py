@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from megascale.laws.isoflop import IsoFlop, Minimum
     from megascale.laws.loss import Objective
     from megascale.laws.power import PowerLaw
+    from megascale.runs.inputs import Recognised
 
 ISOFLOP, CHINCHILLA = "isoflop", "chinchilla"
 LOSS_LAWS = (ISOFLOP, CHINCHILLA)
@@ -30,6 +31,9 @@ class LossOptions:
     """How a law of final losses is fitted.
 
     Attributes:
+        columns: (ours, theirs) pairs that were stated.
+        loss: which losses: auto, train or validation.
+        constant: n_params or tokens of all runs, where the table does not say.
         group: columns whose distinct values are fitted apart.
         budgets: FLOPs of the budgets; None to tell them from the runs.
         minimum: how a budget's minimum is found.
@@ -40,6 +44,9 @@ class LossOptions:
         confidence, seed: of the intervals.
     """
 
+    columns: Sequence[tuple[str, str]] = ()
+    loss: str = "auto"
+    constant: Mapping[str, float] = field(default_factory=dict)
     group: Sequence[str] = ()
     budgets: Sequence[float] | None = None
     minimum: Minimum = "parabola"
@@ -50,6 +57,52 @@ class LossOptions:
     replicates: int = 500
     confidence: float = 0.9
     seed: int = 0
+
+
+def fit_losses(
+    held: Recognised, law: str, options: LossOptions, output: Path | None, as_json: bool
+) -> int:
+    """Fit a law of final losses to a table, print what was found and write it.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FitError: a column is missing; an option is not of the law; or the law cannot be fitted.
+    """
+    from megascale.runs.measured import loss_rows
+
+    assert held.frame is not None
+    default = LossOptions()
+    of_other = (
+        ("drop_highest", "delta", "objective")
+        if law == ISOFLOP
+        else ("budgets", "minimum", "reach")
+    )
+    for name in of_other:
+        value = getattr(options, name)
+        if value != getattr(default, name):
+            option = f"--{name.replace('_', '-')}"
+            other = next(one for one in LOSS_LAWS if one != law)
+            raise FitError.of(option, str(value), f"is for --law {other}", "leave it out")
+    rows, notes = loss_rows(
+        held.frame,
+        str(held.path),
+        stated=options.columns,
+        loss=options.loss,
+        constant=options.constant,
+        keep=options.group,
+        whole=law == CHINCHILLA,
+    )
+    for note in notes:
+        typer.echo(f"megascale: {note}", err=True)
+    if law == ISOFLOP:
+        return fit_isoflops(rows, options, output, as_json)
+    if options.group:
+        raise FitError.of(
+            "--group", ",".join(options.group), "is for --law isoflop", "leave it out"
+        )
+    return fit_loss_law(rows, options, output, as_json)
 
 
 def fit_isoflops(
@@ -73,7 +126,7 @@ def fit_isoflops(
     if output is not None and output.suffix == ".json":
         rule = "an IsoFLOP fit gives N and D, no law file; its table is written as"
         raise FitError.of("--output", str(output), rule, [".csv", ".parquet"])
-    parts = [((), table)]
+    parts: list[tuple[tuple[Any, ...], pl.DataFrame]] = [((), table)]
     if options.group:
         grouped = table.group_by(list(options.group), maintain_order=True)
         parts = [(key, part) for key, part in grouped]
@@ -94,11 +147,11 @@ def fit_isoflops(
         typer.echo(json.dumps(rows if options.group else rows[0], indent=2))
     else:
         for key, fit in found.items():
-            title = ", ".join(f"{name} = {value}" for name, value in zip(options.group, key))
+            title = ", ".join(f"{name} = {key[at]}" for at, name in enumerate(options.group))
             typer.echo("\n".join(isoflop_summary(fit, title)))
     if output is not None:
         tables = [
-            fit.minima.with_columns(pl.lit(v).alias(k) for k, v in zip(options.group, key))
+            fit.minima.with_columns(pl.lit(key[at]).alias(k) for at, k in enumerate(options.group))
             for key, fit in found.items()
         ]
         whole = pl.concat(tables, how="diagonal_relaxed")

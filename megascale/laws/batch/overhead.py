@@ -21,7 +21,7 @@ import polars as pl
 from megascale import fitting
 from megascale.curves.curve import Array
 from megascale.errors import FitError
-from megascale.fitting.status import describe
+from megascale.fitting.status import FLAG_TEXT, Flag, describe
 from megascale.fitting.support import stated_noise
 from megascale.formats.tokens_to_loss import tokens_at_batch
 from megascale.laws.batch.optimum import WIDEST_LOG_ERROR
@@ -43,6 +43,8 @@ INTERPOLATION = "interpolation"
 EXCESS_LAWS = (*LAWS, INTERPOLATION)
 SMOOTH = "two_power"
 """Law whose residuals say how noisy points are that nobody ran twice."""
+MISFITS = (Flag.NEVER_REACHED, Flag.ABOVE_NOISE)
+"""Points that speak against the law's whole curve; an optimum outside them does not."""
 FARTHEST = 30.0
 """Largest log of excess-data batch over best batch that is looked for."""
 LEAST_BATCHES = 3
@@ -217,6 +219,9 @@ def _by_law(
             draws = _of_law(law, refits, (replicates, groups), overhead, reference)[2]
             draws = np.where(refits.solved.reshape(draws.shape), draws, np.nan)
     failed = ["" if ok else "the fit did not converge" for ok in fits.result.solved]
+    for g, flags in enumerate(fits.result.flags):
+        against = [FLAG_TEXT[flag] for flag in MISFITS if flag & int(flags)]
+        failed[g] = failed[g] or "; ".join(against)
     status = [describe(code) for code in fits.result.status]
     freedom = np.maximum(np.diff(fits.offsets) - fits.result.free_params, 1)
     with np.errstate(all="ignore"):
