@@ -88,13 +88,15 @@ def fit_command(
         str | None,
         typer.Option(
             "--x",
-            help="Input column, or several with commas [steps to the loss].",
+            help="Input column, or several with commas (default: steps to the loss).",
             rich_help_panel=POINTS,
         ),
     ] = None,
     y: Annotated[
         str | None,
-        typer.Option("--y", help="Target column [tokens to the loss].", rich_help_panel=POINTS),
+        typer.Option(
+            "--y", help="Target column (default: tokens to the loss).", rich_help_panel=POINTS
+        ),
     ] = None,
     group: Annotated[
         str | None,
@@ -145,21 +147,22 @@ def fit_command(
     reference_batch: Annotated[
         str | None,
         typer.Option(
-            help="Batch in tokens that the data is compared with [each law's best].",
+            help="Batch in tokens that the data is compared with (default: each law's best).",
             rich_help_panel=EXCESS,
         ),
     ] = None,
     by: Annotated[
         By | None,
         typer.Option(
-            help="What the law of that batch is of [N, or D where an N has several losses].",
+            help="What the law of that batch is of (default: N, or D where an N has several losses).",
             rich_help_panel=EXCESS,
         ),
     ] = None,
     budgets: Annotated[
         str | None,
         typer.Option(
-            help="FLOP budgets with commas [those of the table].", rich_help_panel=LOSSES_PANEL
+            help="FLOP budgets with commas (default: those of the table).",
+            rich_help_panel=LOSSES_PANEL,
         ),
     ] = None,
     minimum: Annotated[
