@@ -154,7 +154,7 @@ def fit_command(
     by: Annotated[
         By | None,
         typer.Option(
-            help="What the law of that batch is of (default: N, or D where an N has several losses).",
+            help="What that batch's law is of (default: N, or D where an N has several losses).",
             rich_help_panel=EXCESS,
         ),
     ] = None,
