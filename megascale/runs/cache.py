@@ -64,7 +64,7 @@ class ReadCache:
 
     def store(self, key: str, read: FileRead) -> None:
         """Keep what was read; without effect where the folder cannot be written."""
-        report = described(read)
+        report = report_of_file(read)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with Replacing(self.directory / f"{key}.arrow") as name:
@@ -75,7 +75,7 @@ class ReadCache:
             return
 
 
-def described(read: FileRead) -> dict[str, Any]:
+def report_of_file(read: FileRead) -> dict[str, Any]:
     """What a file gave besides its table, as JSON types."""
     return {
         "format": read.format,

@@ -11,7 +11,7 @@ from rich.table import Table
 from megascale.config.dump import dump_yaml
 from megascale.units import format_count
 from megascale.verbs.segment_tables import segments_between
-from megascale.verbs.tables import empty_table, folded_names, folded_rows
+from megascale.verbs.tables import empty_table, folded_names, folded_rows, wide_console
 
 if TYPE_CHECKING:
     from megascale.config.schedules import DataPhase
@@ -26,8 +26,7 @@ def print_explanation(report: ExplainReport, console: Console | None = None) -> 
         report: of `megascale.train.explain.explain`.
         console: where to; where None standard output, 120 columns wide unless a terminal.
     """
-    if console is None:
-        console = Console() if Console().is_terminal else Console(width=120)
+    console = console or wide_console()
     resolved = dump_yaml(report.config, batch_table=_short_batch_table)
     console.print(resolved, markup=False, highlight=False)
     console.print(_layout(report))

@@ -93,7 +93,16 @@ def test_a_law_with_a_band_and_many_looks(tmp_path, capsys):
     )
     path = tmp_path / "law.json"
     write_law_file(law, path)
-    options = ["--law", str(path), "--interval", "100K", "--initial", "3200", "--max-batch", "50K"]
+    options = [
+        "--law-file",
+        str(path),
+        "--interval",
+        "100K",
+        "--initial",
+        "3200",
+        "--max-batch",
+        "50K",
+    ]
     layout = ["--tokens", "100M", "--seq-length", "32", "--max-rounding", "0.5"]
     assert call(["schedule", *options, *layout, "--json"]) == 0
     segments = json.loads(capsys.readouterr().out)["segments"]

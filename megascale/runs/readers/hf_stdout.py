@@ -32,8 +32,8 @@ from megascale.runs.readers.stated import (
     N_PARAMS,
     STEPS,
     Statements,
-    completed,
     statements,
+    with_statements,
 )
 
 NAME = "hf-stdout"
@@ -122,7 +122,7 @@ def _completed(run: _Run, found: FileRead, said: Statements, options: ReadOption
     if part.table["tokens"].null_count():  # counts rounded to four digits are none
         part.table = part.table.with_columns(tokens=pl.lit(None, pl.Int64))
     _tell_missing(part, run)
-    return completed(part, options, own)
+    return with_statements(part, options, own)
 
 
 def _tell_missing(part: FileRead, run: _Run) -> None:

@@ -16,7 +16,7 @@ from megascale.runs.readers.base import (
     real,
 )
 from megascale.runs.readers.consoles import Row, scan, without_colours
-from megascale.runs.readers.stated import Patterns, completed, statements
+from megascale.runs.readers.stated import Patterns, statements, with_statements
 
 OF_STEP, PER_STEP, OF_INTERVAL = "of step", "per step", "of interval"
 """What a printed duration is: of that step alone, the mean per step since the row before, or of
@@ -77,7 +77,9 @@ class LineFormat:
             self.refine(found)
         if self.note is not None and found.table.height:
             found.note(*self.note, line=found.table["line"][0] or 0)
-        return completed(found, options, statements(without_colours(source.data), self.states))
+        return with_statements(
+            found, options, statements(without_colours(source.data), self.states)
+        )
 
 
 _COUNTS = ("tokens", "samples", "batch_samples", "batch_tokens")

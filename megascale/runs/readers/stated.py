@@ -65,7 +65,7 @@ class _Launch:
     seq: int | None = None
 
 
-def completed(found: FileRead, options: ReadOptions, said: Statements) -> FileRead:
+def with_statements(found: FileRead, options: ReadOptions, said: Statements) -> FileRead:
     """The file with what its start-up lines say: its batches, and its run's description.
 
     Samples and tokens of the rows are left empty, and said so, where the log is silent about the
