@@ -106,6 +106,7 @@ def _run(
     from megascale.sweep.results import read_results
     from megascale.sweep.runner import Runner
     from megascale.train.rundir import RunDirectory
+    from megascale.verbs.sweep_display import StudyDisplay
 
     count = check_machine(at, jobs, len(plans))
     with StudyDisplay(quiet=as_json) as display, RunDirectory(folder / STUDY_FOLDER):
