@@ -224,7 +224,7 @@ function refitText(grid) {
   const law = (p) => formatNumber(p.coef, ".4g") +
     (p.a === null ? "" : term("N", p.a, p.a_error)) + term("D", p.b, p.b_error);
   const said = [["LR", refit.lr, ""], ["B", refit.batch, " tokens"]].map(([symbol, p, unit]) =>
-    p.reason ? `no law of ${symbol}: ${p.reason}`
+    p.reason ? `no law of ${symbol}: ${p.reason.replace(/\.$/, "")}`
       : `${symbol} = ${law(p)}${unit}, through ${p.runs} runs`);
   if (refit.lr.reason && refit.batch.reason) return emptyNote(`No law through the near-optimal runs: ${refit.lr.reason}`);
   return node("p", { class: "verdict" },
