@@ -13,6 +13,7 @@ import polars as pl
 from megascale.formats.run_log import RunLog
 from megascale.laws.findings import find_all
 from megascale.laws.from_logs import LogOptions
+from megascale.laws.law_files import Naming
 from megascale.report.document import Settings, build_document
 from megascale.report.inputs import read_inputs
 from tests.curves.simulated import Truth, run_table
@@ -85,6 +86,11 @@ def documented(
     """The document of some paths, found as the verb does it; `options` are those of the logs."""
     inputs = read_inputs(paths, cache=False)
     found = find_all(
-        inputs.runs, inputs.points, inputs.grids, law=law, options=LogOptions(**options)
+        inputs.runs,
+        inputs.points,
+        inputs.grids,
+        law=law,
+        options=LogOptions(**options),
+        naming=Naming("this report's B_opt(D)"),
     )
     return build_document(inputs, found, settings or Settings())
