@@ -82,7 +82,7 @@ def compare_laws(
 
 
 def verdict_table(verdicts: Sequence[FormVerdict]) -> pl.DataFrame:
-    """One row a law."""
+    """Return one row a law."""
     return pl.DataFrame([asdict(verdict) for verdict in verdicts])
 
 

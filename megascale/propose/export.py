@@ -29,7 +29,7 @@ def export(
     lr_coupling: Coupling = "constant",
     past: tuple[BatchPoint, ...] = (),
 ) -> str:
-    """The schedule as text for another program.
+    """Return the schedule as text for another program.
 
     Args:
         schedule: realised segments.
@@ -55,7 +55,7 @@ def export(
 def table_points(
     schedule: BatchSchedule, past: tuple[BatchPoint, ...] = ()
 ) -> tuple[BatchPoint, ...]:
-    """Batch points of realised sizes that lay out the same segments, exactly."""
+    """Return the batch points of realised sizes that lay out the same segments, exactly."""
     points = [point for point in past if point.start_tokens < max(schedule.start_tokens, 1)]
     usual = schedule.segments[0].sequence_length if schedule.segments else 0
     for segment in schedule.segments:

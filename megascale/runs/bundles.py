@@ -38,7 +38,7 @@ class Bundles:
                 continue
 
     def load(self, key: str, path: Path) -> FileRead | None:
-        """What was read from such a file before; None if nothing usable is there."""
+        """Return what was read from such a file before; None if nothing usable is there."""
         index, report = self._places.get(key, (None, {}))
         if index is None:
             return None

@@ -31,7 +31,7 @@ SMALLEST_BYTES = 256 * 2**10
 
 
 def default_directory() -> Path:
-    """`$MEGASCALE_CACHE`, or `megascale` in the user's cache directory."""
+    """Return `$MEGASCALE_CACHE`, or `megascale` in the user's cache directory."""
     named = os.environ.get("MEGASCALE_CACHE")
     if named:
         return Path(named)
@@ -46,12 +46,12 @@ class ReadCache:
         self.directory = directory / "runs"
 
     def key(self, sha256: str, format_name: str, options: ReadOptions) -> str:
-        """The name of the entry for a file's content read in this way."""
+        """Return the name of the entry for a file's content read in this way."""
         text = f"{READER_VERSION}\n{sha256}\n{format_name}\n{options.key()}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def load(self, key: str, path: Path) -> FileRead | None:
-        """What was read from such a file before; None if nothing usable is there."""
+        """Return what was read from such a file before; None if nothing usable is there."""
         try:
             with (self.directory / f"{key}.json").open("rb") as file:
                 report = json.load(file)
@@ -76,7 +76,7 @@ class ReadCache:
 
 
 def report_of_file(read: FileRead) -> dict[str, Any]:
-    """What a file gave besides its table, as JSON types."""
+    """Return what a file gave besides its table, as JSON types."""
     return {
         "format": read.format,
         "sha256": read.sha256,
@@ -89,7 +89,7 @@ def report_of_file(read: FileRead) -> dict[str, Any]:
 
 
 def restored(report: dict[str, Any], table: pl.DataFrame, path: Path) -> FileRead:
-    """The inverse of `described`, for a file of that content at `path`.
+    """Return the inverse of `report_of_file`, for a file of that content at `path`.
 
     Raises:
         KeyError, TypeError: the report is of another kind.

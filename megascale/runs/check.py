@@ -56,12 +56,12 @@ class Finding:
         return f"{place}: {self.severity}: {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as plain JSON types."""
+        """Return the finding as plain JSON types."""
         return asdict(self)
 
 
 def check_runs(loaded: RunTable) -> list[Finding]:
-    """Everything odd about the loaded runs, run by run, problems first."""
+    """Return everything odd about the loaded runs, run by run, problems first."""
     findings: list[Finding] = []
     seen: set[int] = set()
     for run in loaded.runs:

@@ -83,7 +83,7 @@ def recognise(
     format: str | None = None,
     wanted: Kind | None = None,
 ) -> Recognised:
-    """What a path holds.
+    """Return what a path holds.
 
     Args:
         path: a file, directory, tree or glob.
@@ -144,7 +144,7 @@ def kind_of_table(
     stated: Sequence[tuple[str, str]] = (),
     constant: Collection[str] = (),
 ) -> tuple[Kind | None, str]:
-    """Which kind of table this is, by its columns, and why; None where it is none.
+    """Return which kind of table this is, by its columns, and why; None where it is none.
 
     Points have two of tokens, steps and batch, and say that they are counted to a loss: by a
     column of target losses, or by the field's letters S and E. A grid has N, D, a loss, and a
@@ -174,12 +174,14 @@ def kind_of_table(
 
 
 def missing(columns: Collection[str], kind: Kind) -> list[list[str]]:
-    """What a table lacks to be of a kind: groups of our columns, of which one each is needed."""
+    """Return what a table lacks to be of a kind: groups of our columns, of which one each is
+    needed.
+    """
     return [group for group in NEEDED[kind] if not any(name in columns for name in group)]
 
 
 def lacks(names: Sequence[str], gone: Sequence[Sequence[str]], kind: Kind, what: str = "") -> str:
-    """One sentence on what a table lacks.
+    """Return one sentence on what a table lacks.
 
     Args:
         names: of its columns.

@@ -79,11 +79,11 @@ class RunTable:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
 
     def rows(self, run: str) -> pl.DataFrame:
-        """The rows of one run."""
+        """Return the rows of one run."""
         return self.table.filter(pl.col("run") == run)
 
     def provenance(self, run: LoadedRun) -> list[dict[str, Any]]:
-        """Path, sha256, format and reader version of every file of a run."""
+        """Return the path, sha256, format and reader version of every file of a run."""
         return [
             {
                 "path": str(self.files[index].path),
@@ -95,7 +95,7 @@ class RunTable:
         ]
 
     def run_frame(self) -> pl.DataFrame:
-        """One row per run: id, format, N, planned D, sequence length, hashes of its files."""
+        """Return a row per run: id, format, N, planned D, sequence length, hashes of its files."""
         return pl.DataFrame(
             {
                 "run": [run.run for run in self.runs],

@@ -81,7 +81,7 @@ def excess_batches(
     confidence: float = 0.9,
     seed: int = 0,
 ) -> ExcessBatches:
-    """The excess-data batch of every (N, learning rate, target loss).
+    """Return the excess-data batch of every (N, learning rate, target loss).
 
     The classic law is fitted to log E here, as the authors do; elsewhere with relative weights.
 
@@ -150,7 +150,8 @@ def excess_batches(
 
 
 def excess_law(found: ExcessBatches, by: Literal["n_params", "tokens"] = "n_params") -> PowerLaw:
-    """The excess-data batch as a power law of N, or of the data the reference takes to the loss.
+    """Return the excess-data batch as a power law of N, or of the data the reference takes to the
+    loss.
 
     Ordinary least squares in logs, each used group once. The law's `b` is the exponent of either.
 

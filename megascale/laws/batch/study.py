@@ -108,7 +108,7 @@ def study_batches(
 
 
 def most_batches(points: pl.DataFrame) -> int:
-    """Distinct batch sizes at the target loss that most of them pass."""
+    """Return the distinct batch sizes at the target loss that most of them pass."""
     points = sort_points(points)
     sizes = points.group_by(*SETTING, "target_loss").agg(pl.col("batch_tokens").n_unique())
     return max(sizes["batch_tokens"].to_list(), default=0)
@@ -139,7 +139,7 @@ def _power(optimal: OptimalBatches) -> tuple[BatchPower | None, str]:
 
 
 def left_open(law: PowerLaw, sizes: Sequence[float | None], confidence: float) -> str:
-    """In words, that the best batches leave their law open within their own range; else nothing."""
+    """Say in words that the best batches leave their law open in their own range; empty else."""
     error = max(
         float(law.log_error(n, law.d_range).max()) for n in (sizes if law.with_n else [None])
     )

@@ -16,7 +16,7 @@ WORDS = {"lr": "learning rates", "batch_tokens": "batches"}
 
 
 def cell_quadratics(table: pl.DataFrame) -> dict[tuple[float, float], dict[str, Any] | None]:
-    """The quadratic in (log LR, log B) of every (N, D), as `cell_quadratic` gives it.
+    """Return the quadratic in (log LR, log B) of every (N, D), as `cell_quadratic` gives it.
 
     None where a cell has fewer than three learning rates or batches, or too few runs near its
     best.
@@ -32,7 +32,7 @@ def cell_quadratics(table: pl.DataFrame) -> dict[tuple[float, float], dict[str, 
 def fit_cells(
     table: pl.DataFrame, quadratics: dict[tuple[float, float], dict[str, Any] | None] | None = None
 ) -> pl.DataFrame:
-    """Where each cell's loss is lowest, and how surely.
+    """Say where each cell's loss is lowest, and how surely.
 
     The quadratic in (log LR, log B) is fitted where a cell has three learning rates, three batches
     and eight runs near its best; the quadratic in one logarithm wherever it has three values of it,
@@ -68,7 +68,7 @@ def fit_cells(
 
 
 def most_values(table: pl.DataFrame, column: str) -> int:
-    """Most distinct values of a column in one cell."""
+    """Return the most distinct values of a column in one cell."""
     return max(table.group_by(CELL).agg(pl.col(column).n_unique())[column].to_list())
 
 

@@ -16,7 +16,7 @@ SAME_RATE = 0.1
 def grid_of_runs(
     logs: RunTable, sizes: dict[str, float | None], loss: str, window: Window
 ) -> pl.DataFrame | None:
-    """Finished runs as a grid: peak learning rate, constant batch, last smoothed loss.
+    """Return the finished runs as a grid: peak learning rate, constant batch, last smoothed loss.
 
     Args:
         logs: the runs.

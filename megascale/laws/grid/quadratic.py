@@ -23,7 +23,7 @@ CLOUD_POINTS = 150
 
 
 def cell_quadratic(lr: Any, batch: Any, loss: Any, replicates: int) -> dict[str, Any] | None:
-    """The local quadratic in (log LR, log B) of one cell.
+    """Return the local quadratic in (log LR, log B) of one cell.
 
     Args:
         lr, batch, loss: (runs,) arrays; the batch in tokens.

@@ -1,4 +1,4 @@
-"""The lie of a grid's cells: their matrix of losses, lowest run, local minima and bends."""
+"""The shapes of a grid's cells: their matrix of losses, lowest run, local minima and bends."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class CellShape:
 
 
 def cell_shapes(table: pl.DataFrame) -> list[CellShape]:
-    """The shape of every cell that has at least two learning rates and two batches.
+    """Return the shape of every cell that has at least two learning rates and two batches.
 
     Args:
         table: n_params, tokens, lr, batch_tokens, loss; one row a setting.

@@ -29,7 +29,7 @@ def grid_table(
     n_kind: NKind | Literal["any"] | None = None,
     hold: Mapping[str, float] | None = None,
 ) -> tuple[pl.DataFrame, list[str], Sized]:
-    """A table of final losses under our names; runs of one setting (seeds) are averaged.
+    """Return a table of final losses under our names; runs of one setting (seeds) are averaged.
 
     Args:
         frame: one row a run.

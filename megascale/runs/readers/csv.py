@@ -18,7 +18,9 @@ ORDERED = False
 
 
 def sniff(head: bytes, path: str) -> bool:
-    """A header whose names include a loss; anything else needs `--format csv` and a column map."""
+    """Accept a header whose names include a loss; anything else needs `--format csv` and a column
+    map.
+    """
     header = column_names(head)
     if header is None or len(header) < 2:
         return False
@@ -58,7 +60,7 @@ def _delimiter(line: str) -> str:
 
 
 def column_names(data: bytes) -> list[str] | None:
-    """The column names in the first line; None where it cannot be one."""
+    """Return the column names in the first line; None where it cannot be one."""
     line, _, _ = data.lstrip(b"\xef\xbb\xbf").partition(b"\n")
     if not line.strip() or len(line) > 2**16 or b"\0" in line:
         return None
@@ -72,7 +74,7 @@ def column_names(data: bytes) -> list[str] | None:
 def records(
     data: bytes, header: list[str], found: FileRead
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and cells of every row with as many cells as the header."""
+    """Return the line number and cells of every row with as many cells as the header."""
     text = data.decode("utf-8-sig", "replace")
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(first))

@@ -60,7 +60,7 @@ class LineFormat:
     ORDERED: bool = True
 
     def sniff(self, head: bytes, path: str) -> bool:
-        """Whether the beginning of a log has a record of this format."""
+        """Return whether the beginning of a log has a record of this format."""
         return self.sign.search(without_colours(head)) is not None
 
     def read(self, source: Source, options: ReadOptions) -> FileRead:
