@@ -27,7 +27,7 @@ from megascale.runs.readers.base import (
     ReadOptions,
     RunMeta,
     Source,
-    empty_table,
+    empty_rows,
     filled,
 )
 from megascale.runs.readers.restarts import keep_last
@@ -80,11 +80,11 @@ class RunTable:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
 
     def rows(self, run: str) -> pl.DataFrame:
-        """The rows of one run."""
+        """Return the rows of one run."""
         return self.table.filter(pl.col("run") == run)
 
     def provenance(self, run: LoadedRun) -> list[dict[str, Any]]:
-        """Path, sha256, format and reader version of every file of a run."""
+        """Return the path, sha256, format and reader version of every file of a run."""
         return [
             {
                 "path": str(self.files[index].path),
@@ -96,7 +96,7 @@ class RunTable:
         ]
 
     def run_frame(self) -> pl.DataFrame:
-        """One row per run: id, format, N, planned D, sequence length, hashes of its files."""
+        """Return a row per run: id, format, N, planned D, sequence length, hashes of its files."""
         return pl.DataFrame(
             {
                 "run": [run.run for run in self.runs],
@@ -302,11 +302,11 @@ def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool
             runs.append(LoadedRun(replace(first.runs[0], run=names[group]), first.format, members))
             tables.append(first.table)
             labels.append((names[group], str(first.path)))
-            first.table = empty_table()
+            first.table = empty_rows()
             continue
         table, metas = joined_table([files[index] for index in members])
         for index in members:
-            files[index].table = empty_table()
+            files[index].table = empty_rows()
         # One pass over the rows, however many runs a file holds.
         parts_of = table.partition_by("run", as_dict=True, maintain_order=True)
         own = {key[0] or "": part for key, part in parts_of.items()}

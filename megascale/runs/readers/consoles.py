@@ -38,13 +38,15 @@ Row = dict[str, Any]
 MakeRows = Callable[[re.Match[str]], Iterator[Row]]
 
 
-def plain(data: bytes) -> bytes:
-    """The log without terminal colours."""
+def without_colours(data: bytes) -> bytes:
+    """Return the log without terminal colours."""
     return _ANSI.sub(b"", data) if b"\x1b[" in data else data
 
 
 def stamp_of(line: str) -> float | None:
-    """Seconds of the time at a line's beginning, in its own time zone; None where it has none."""
+    """Return the seconds of the time at a line's beginning, in its own time zone; None where it has
+    none.
+    """
     found = _STAMP.search(line[:_STAMP_BEFORE])
     if found is None:
         return None
@@ -69,7 +71,9 @@ class StampClock:
         self._rows: dict[Any, tuple[Any, float | None, float | None]] = {}
 
     def since(self, kind: Any, step: Any, stamp: float | None) -> float | None:
-        """Seconds since the step before of this kind; None for its first, or without a time."""
+        """Return the seconds since the step before of this kind; None for its first, or without a
+        time.
+        """
         if stamp is None:
             return None
         last_step, last_stamp, before = self._rows.get(kind, (None, None, None))
@@ -102,7 +106,7 @@ def scan(
     Returns:
         The launches that state any of `facts`.
     """
-    data = plain(source.data)
+    data = without_colours(source.data)
     torn = data.count(b"\n") + 1 if ends_torn(data) else 0
     rows: list[Row] = []
     nonfinite: list[int] = []

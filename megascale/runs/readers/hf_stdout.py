@@ -24,7 +24,7 @@ from megascale.runs.readers.base import (
     real,
     rows_table,
 )
-from megascale.runs.readers.consoles import Row, plain, separate_note
+from megascale.runs.readers.consoles import Row, separate_note, without_colours
 from megascale.runs.readers.hf_steps import Bars, Entry, header_of, place
 from megascale.runs.readers.launches import (
     BATCH_SAMPLES,
@@ -35,7 +35,7 @@ from megascale.runs.readers.launches import (
 )
 from megascale.runs.readers.opening import ends_torn
 from megascale.runs.readers.separation import label
-from megascale.runs.readers.stated import completed
+from megascale.runs.readers.stated import with_statements
 
 NAME = "hf-stdout"
 ORDERED = True
@@ -63,7 +63,7 @@ _STATES = (
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
@@ -72,7 +72,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     A run that begins after another's end in the same log is a run of its own.
     """
     found = FileRead(source.path, NAME)
-    data = plain(source.data)
+    data = without_colours(source.data)
     bars = Bars(data)
     runs: list[_Run] = [_Run()]
     begun, ended = 0, False
@@ -96,7 +96,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         found.note("separate_runs", separate_note(len(runs)), runs[1].entries[0].line)
     found.table = _with_exact_tokens(rows_table(rows))
     launches = find_launches(data, _STATES, [row["line"] for row in rows])
-    return completed(found, options, [_of_all(launch) for launch in launches])
+    return with_statements(found, options, [_of_all(launch) for launch in launches])
 
 
 @dataclass(slots=True)

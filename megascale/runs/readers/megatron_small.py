@@ -43,7 +43,9 @@ class Names:
         self._known: list[tuple[tuple[str, ...], list[tuple[str, int]], bool]] = []
 
     def values_of(self, cells: Sequence[str]) -> tuple[dict[str, str], bool]:
-        """Texts of a line's wanted fields, the first of each; whether no name comes twice."""
+        """Return the texts of a line's wanted fields, the first of each; whether no name comes
+        twice.
+        """
         for starts, places, distinct in self._known:
             if len(cells) == len(starts) and all(map(str.startswith, cells, starts)):
                 found = {name: cells[at][len(starts[at]) :].strip() for name, at in places}
@@ -71,7 +73,7 @@ def read_values(
     losses: Sequence[str],
     times: Mapping[str, float],
 ) -> dict[str, Any] | None:
-    """A line's numbers; None where one of them is no number.
+    """Return a line's numbers; None where one of them is no number.
 
     Args:
         step: its text.

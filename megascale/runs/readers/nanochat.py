@@ -13,9 +13,9 @@ from megascale.runs.readers.base import (
     exact_int,
     real,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
 from megascale.runs.readers.launches import BATCH_TOKENS, N_PARAMS
-from megascale.runs.readers.stated import completed
+from megascale.runs.readers.stated import with_statements
 
 NAME = "nanochat"
 ORDERED = True
@@ -32,7 +32,7 @@ _STATES = (
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
@@ -42,7 +42,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     """
     found = FileRead(source.path, NAME)
     launches = scan(source, found, b"| loss:", _LINE, _rows, _STATES)
-    return completed(found, options, launches)
+    return with_statements(found, options, launches)
 
 
 def _rows(match: re.Match[str]) -> Iterator[Row]:

@@ -175,7 +175,8 @@ def _take_turns(steps: pl.Series) -> bool:
 
 
 def place_between(steps: pl.Series, train: pl.DataFrame) -> pl.Series:
-    """Consumed samples at steps that lie between training rows, where they follow exactly.
+    """Return the consumed samples at steps that lie between training rows, where they follow
+    exactly.
 
     Between two rows a step consumes the same number of samples if both rows show the same batch
     and the samples between them are that batch times the steps between them; elsewhere (a batch

@@ -9,7 +9,7 @@ from megascale.runs.readers.launches import N_PARAMS, SEQ_LENGTH, Launch, launch
 from megascale.runs.readers.spans import count_by_launch
 
 
-def completed(found: FileRead, options: ReadOptions, launches: Sequence[Launch]) -> FileRead:
+def with_statements(found: FileRead, options: ReadOptions, launches: Sequence[Launch]) -> FileRead:
     """The file with what its launches say: its batches, and the description of each of its runs.
 
     Samples and tokens of the rows are left empty, and said so, where the log is silent about the

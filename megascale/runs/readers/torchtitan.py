@@ -14,7 +14,7 @@ from megascale.runs.readers.base import (
     exact_int,
     real,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
 from megascale.runs.readers.launches import (
     BATCH_SAMPLES,
     N_PARAMS,
@@ -22,7 +22,7 @@ from megascale.runs.readers.launches import (
     SEQ_LENGTH,
     STEPS,
 )
-from megascale.runs.readers.stated import completed
+from megascale.runs.readers.stated import with_statements
 
 NAME = "torchtitan"
 ORDERED = True
@@ -42,14 +42,14 @@ _STATES = (
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read training and validation steps; batch, length and size from each launch's own lines."""
     found = FileRead(source.path, NAME)
     launches = scan(source, found, b"step:", _LINE, _rows, _STATES)
-    return completed(found, options, launches)
+    return with_statements(found, options, launches)
 
 
 def _rows(match: re.Match[str]) -> Iterator[Row]:

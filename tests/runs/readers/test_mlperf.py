@@ -16,7 +16,7 @@ from megascale.runs.readers.mlperf_axis import (
     unit_of,
 )
 from tests.runs.readers.helpers import kinds, read_as
-from tests.runs.readers.test_tables import mllog
+from tests.runs.readers.test_tabular import mllog
 
 BATCH, SEQ = 48, 1024
 

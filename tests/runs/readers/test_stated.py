@@ -28,7 +28,7 @@ PATTERNS = (
 def completed(text: bytes, table: pl.DataFrame, **options: int) -> FileRead:
     found = FileRead(path=None, table=table)
     launches = find_launches(text, PATTERNS, table["line"].to_list())
-    return stated.completed(found, ReadOptions(**options), launches)
+    return stated.with_statements(found, ReadOptions(**options), launches)
 
 
 def test_a_length_that_changes_is_counted_in_tokens():

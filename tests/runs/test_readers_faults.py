@@ -12,7 +12,7 @@ from megascale.runs.readers import detect
 from megascale.runs.readers.base import ReadOptions
 from megascale.runs.table import load_runs
 from tests.runs.readers.helpers import read_as
-from tests.runs.readers.test_foreign import foreign
+from tests.runs.test_readers_foreign import foreign
 
 INTERVAL, STEP, EMA, VALIDATION = "interval_mean", "instantaneous", "ema", "validation"
 RIGHT = {
