@@ -16,7 +16,7 @@ import polars as pl
 
 from megascale.errors import UserError
 from megascale.runs.files import STUDY_FOLDER, STUDY_RESULTS, bare, is_law_file
-from megascale.runs.readers import csv, detect, jsonl, opening
+from megascale.runs.readers import csv, detect, jsonl, opening, wandb
 from megascale.runs.table_file import TABLES, table_of
 from megascale.runs.vocabulary import (
     GRID,
@@ -118,8 +118,7 @@ def recognise(
         return Recognised(path, LOGS, "it is no table by its name")
     data, _ = opening.decompressed(path, opening.raw_bytes(path))
     reader = detect.reader_of(data, str(path))
-    table = path.suffix.lower() == ".parquet" or reader in (None, *_ANY_TABLE)
-    if not table and reader is not None:
+    if reader not in (None, wandb, *_ANY_TABLE):
         return Recognised(path, LOGS, f"records in the format {reader.NAME}")
     try:
         kind, reason = kind_of_table(table_of(path, data, rows=_HEAD_ROWS), stated, constant)
@@ -136,6 +135,8 @@ def recognise(
     if kind is not None:
         columns = find_columns(frame.columns, kind, stated)
         return Recognised(path, kind, reason, frame, columns)
+    if reader is wandb:
+        return Recognised(path, LOGS, f"records in the format {reader.NAME}")
     return Recognised(path, TABLE, "; ".join(_nearly(frame, stated, constant)), frame)
 
 

@@ -30,6 +30,8 @@ STEP_LAW_BATCH, STEP_LAW_SEQUENCE = "bs", 2048
 """What the Step Law's tables call a batch in sequences, and their tokens."""
 LEAST_COUNT = 10_000
 """Smaller sizes and budgets than this are taken for counts of millions or billions."""
+STATE, FINISHED = "State", "finished"
+"""What W&B's tables of runs say about each."""
 _LARGE = ("n_params", "tokens")
 _TEXTS = ("run",)
 
@@ -87,6 +89,7 @@ def grid_rows(
     """
     names = name_columns(frame.columns, GRID, stated)
     notes: list[str] = []
+    frame = _finished(frame, name, notes)
     given = dict(constant or {})
     kept = {ours: names[ours] for ours in ("n_params", "tokens", "lr") if ours in names}
     made: dict[str, pl.Series] = {ours: _column(frame, names, ours, GRID, name) for ours in kept}
@@ -170,6 +173,19 @@ def point_rows(
     else:
         made["tokens"] = made["steps"] * made["batch_tokens"]
     return pl.DataFrame([series.alias(ours) for ours, series in made.items()]), notes
+
+
+def _finished(frame: pl.DataFrame, table: str, notes: list[str]) -> pl.DataFrame:
+    """The rows of finished runs, where the table says which are: the last loss of others is none
+    of a whole run."""
+    if STATE not in frame.columns or frame[STATE].dtype != pl.String:
+        return frame
+    kept = frame.filter((pl.col(STATE) == FINISHED) | pl.col(STATE).is_null())
+    if len(kept) < len(frame):
+        others = sorted({str(state) for state in frame[STATE].drop_nulls()} - {FINISHED})
+        gone = len(frame) - len(kept)
+        notes.append(f"{table}: {gone} runs left out that are {' or '.join(others)}")
+    return kept
 
 
 def _column(

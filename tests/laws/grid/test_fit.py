@@ -105,7 +105,9 @@ def test_one_command_writes_a_law_that_others_take(
     assert set(made.diagnostics["methods"]) == {"near_optimal", "quadratic", "search_factor"}
     assert len(made.diagnostics["next_runs"]) == 3
     assert [source.path for source in made.inputs] == [str(path)]
-    assert run("recommend", "--params", "5e8", "--tokens", "100e9", "--law-file", file, "--json") == 0
+    assert (
+        run("recommend", "--params", "5e8", "--tokens", "100e9", "--law-file", file, "--json") == 0
+    )
     table = json.loads(capsys.readouterr().out)["lr" if output == "peak_lr" else "batch"]
     (own,) = [row for row in table["rows"] if row["law"] == "law"]
     assert own["value"] == pytest.approx(wanted, rel=0.15)
