@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import polars as pl
 
 from megascale.errors import FitError, UserError
-from megascale.runs.inputs import NEEDED, WORDS, lacks
+from megascale.runs.inputs import WORDS, lacks, missing
 from megascale.runs.vocabulary import (
     GRID,
     MOST_SEQUENCES,
@@ -163,7 +163,7 @@ def point_rows(
             raise FitError.of("points", name, batch)
         if batch is not None:
             made["batch_tokens"] = batch
-    gone = [group for group in NEEDED[POINTS] if not any(ours in made for ours in group)]
+    gone = missing(made, POINTS)
     if gone:
         raise FitError.of("points", name, lacks(frame.columns, gone, POINTS))
     if "batch_tokens" not in made:

@@ -288,7 +288,7 @@ def our_name(name: str, kind: Kind) -> str | None:
     return next((ours for ours in columns_of(kind) if find_column(ours, [name], kind)), None)
 
 
-def described(ours: str, kind: Kind) -> str:
+def describe_column(ours: str, kind: Kind) -> str:
     """A column for messages: its name, unit and two of the names it goes by."""
     others = [name for name in names_of(ours, kind) if name != ours][:2]
     unit = COLUMNS[ours].unit
