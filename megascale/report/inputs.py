@@ -129,12 +129,13 @@ def _add_grid(
     """A grid under our names; one that was not asked for and lacks a column is a note."""
     assert held.frame is not None
     try:
-        table, said = grid_table(
+        table, said, _ = grid_table(
             held.frame,
             str(held.path),
             columns=options.columns,
             seq_length=options.seq_length,
             loss=loss,
+            n_kind="any",
         )
     except FitError as error:
         if asked:

@@ -219,7 +219,7 @@ def lacks(names: Sequence[str], gone: Sequence[Sequence[str]], kind: Kind, what:
 
 _NEEDED: dict[Kind, list[list[str]]] = {
     GRID: [
-        ["n_params"],
+        ["n_params", "active_params"],
         ["tokens"],
         ["loss", "validation"],
         ["lr", "batch_tokens", "batch_samples"],
@@ -230,8 +230,17 @@ _NEEDED: dict[Kind, list[list[str]]] = {
 """Groups of columns of every kind of table, of which it has one each; points have `_MEASURES`."""
 _MEASURES = [["steps"], ["tokens"], ["batch_tokens", "batch_samples"]]
 """Of these points have two."""
-_SETTINGS = ("n_params", "lr", "batch_tokens", "batch_samples")
-_GRID_SHOWN = ("n_params", "tokens", "loss", "validation", "lr", "batch_tokens", "batch_samples")
+_SETTINGS = ("n_params", "active_params", "lr", "batch_tokens", "batch_samples")
+_GRID_SHOWN = (
+    "n_params",
+    "active_params",
+    "tokens",
+    "loss",
+    "validation",
+    "lr",
+    "batch_tokens",
+    "batch_samples",
+)
 _LETTERS = {"S", "E", "E_tokens", "steps_to_loss", "steps_to_target", "tokens_to_loss",
             "tokens_to_target"}  # fmt: skip
 """Names that say that tokens or steps are counted to a loss."""

@@ -32,7 +32,7 @@ LEAST_COUNT = 10_000
 """Smaller sizes and budgets than this are taken for counts of millions or billions."""
 STATE, FINISHED = "State", "finished"
 """What W&B's tables of runs say about each."""
-_LARGE = ("n_params", "tokens")
+_LARGE = ("n_params", "active_params", "tokens")
 _TEXTS = ("run",)
 
 
@@ -81,8 +81,8 @@ def grid_rows(
         needs: which of lr and batch_tokens it must have.
 
     Returns:
-        n_params, tokens, lr and batch_tokens as far as they are there, and loss (nats), all
-        Float64; and what the reader should know, in words.
+        n_params, active_params, tokens, lr and batch_tokens as far as they are there, and loss
+        (nats), all Float64; and what the reader should know, in words.
 
     Raises:
         FitError: a column is missing or illegal; or a count looks like one of millions.
@@ -91,7 +91,8 @@ def grid_rows(
     notes: list[str] = []
     frame = _finished(frame, name, notes)
     given = dict(constant or {})
-    kept = {ours: names[ours] for ours in ("n_params", "tokens", "lr") if ours in names}
+    plain = ("n_params", "active_params", "tokens", "lr")
+    kept = {ours: names[ours] for ours in plain if ours in names}
     made: dict[str, pl.Series] = {ours: _column(frame, names, ours, GRID, name) for ours in kept}
     made |= {
         ours: pl.Series(ours, [value], pl.Float64).new_from_index(0, len(frame))
@@ -101,20 +102,10 @@ def grid_rows(
     batch = _batch(frame, names, GRID, name, stated, seq_length, notes)
     if isinstance(batch, pl.Series):
         made["batch_tokens"] = batch
-    taken = _loss_column(names, stated, loss)
-    if taken is not None:
-        made["loss"] = _column(frame, {"loss": taken}, "loss", GRID, name)
-        rivals = [
-            other
-            for ours in ("validation", "loss")
-            for other in names_of(ours, GRID)
-            if other in frame.columns and other != taken
-        ]
-        if rivals and not any(our_name(ours, GRID) in ("loss", "validation") for ours, _ in stated):
-            notes.append(f"{name}: the loss is column {taken!r}, not {rivals[0]!r}")
+    _take_loss(made, frame, names, name, stated, loss, notes)
     gone: list[list[str]] = []
     for group in (["n_params"], ["tokens"], *([ours] for ours in needs), ["loss"]):
-        if group[0] not in made:
+        if group[0] not in made and (group != ["n_params"] or "active_params" not in made):
             gone.append(["batch_tokens", "batch_samples"] if group == ["batch_tokens"] else group)
     if gone:
         if isinstance(batch, str):
@@ -125,6 +116,92 @@ def grid_rows(
     if isinstance(batch, str):
         notes.append(f"{name}: the batch is left out: {batch}")
     return pl.DataFrame([series.alias(ours) for ours, series in made.items()]), notes
+
+
+def loss_rows(
+    frame: pl.DataFrame,
+    name: str,
+    *,
+    stated: Sequence[tuple[str, str]] = (),
+    loss: str = "auto",
+    constant: Mapping[str, float] | None = None,
+    keep: Sequence[str] = (),
+    whole: bool = False,
+) -> tuple[pl.DataFrame, list[str]]:
+    """A table of finished runs of any learning rate and batch: sizes, data, compute and loss.
+
+    Args:
+        frame, name, stated, loss, constant: as `grid_rows` takes them.
+        keep: columns of the table that are kept as they are.
+        whole: make N and D from FLOPs, 6 N D, where one of them is not there.
+
+    Returns:
+        two or three of n_params, tokens and flops, loss (nats) and the columns of `keep`, in rows
+        in which all numbers are finite and positive; and what the reader should know, in words.
+
+    Raises:
+        FitError: a column is missing or illegal; a count looks like one of millions; no row is
+            left.
+    """
+    names = name_columns(frame.columns, GRID, stated)
+    notes: list[str] = []
+    frame = _finished(frame, name, notes)
+    sizes = ("n_params", "tokens", "flops")
+    made = {ours: _column(frame, names, ours, GRID, name) for ours in sizes if ours in names}
+    made |= {
+        ours: pl.Series(ours, [value], pl.Float64).new_from_index(0, len(frame))
+        for ours, value in (constant or {}).items()
+        if ours not in made
+    }
+    _take_loss(made, frame, names, name, stated, loss, notes)
+    gone = [] if len(made.keys() & set(sizes)) > 1 else [[o for o in sizes if o not in made]]
+    gone += [] if "loss" in made else [["loss", "validation"]]
+    if gone:
+        raise FitError.of("table", name, lacks(frame.columns, gone, GRID, "two sizes and a loss"))
+    for column in keep:
+        if column not in frame.columns:
+            raise FitError.of("column", column, "is not in the table", frame.columns[:12])
+    if whole and "tokens" not in made:
+        made["tokens"] = made["flops"] / 6 / made["n_params"]
+    if whole and "n_params" not in made:
+        made["n_params"] = made["flops"] / 6 / made["tokens"]
+    table = pl.DataFrame(
+        [series.alias(ours) for ours, series in made.items()] + [frame[column] for column in keep]
+    )
+    numbers = pl.col([*made])
+    kept = table.filter(pl.all_horizontal(numbers.is_finite() & (numbers > 0)))
+    if kept.is_empty():
+        raise FitError.of("table", name, f"no row has positive {', '.join(made)}")
+    if len(kept) < len(table):
+        notes.append(
+            f"{name}: {len(table) - len(kept)} of {len(table)} runs left out, without a finite "
+            f"positive {', '.join(made)}"
+        )
+    return kept, notes
+
+
+def _take_loss(
+    made: dict[str, pl.Series],
+    frame: pl.DataFrame,
+    names: Mapping[str, str],
+    table: str,
+    stated: Sequence[tuple[str, str]],
+    loss: str,
+    notes: list[str],
+) -> None:
+    """Adds the losses that are asked for to `made`, where the table has them."""
+    taken = _loss_column(names, stated, loss)
+    if taken is None:
+        return
+    made["loss"] = _column(frame, {"loss": taken}, "loss", GRID, table)
+    rivals = [
+        other
+        for ours in ("validation", "loss")
+        for other in names_of(ours, GRID)
+        if other in frame.columns and other != taken
+    ]
+    if rivals and not any(our_name(ours, GRID) in ("loss", "validation") for ours, _ in stated):
+        notes.append(f"{table}: the loss is column {taken!r}, not {rivals[0]!r}")
 
 
 def point_rows(

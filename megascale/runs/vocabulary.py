@@ -164,6 +164,24 @@ COLUMNS: dict[str, Column] = {
         },
         kinds=(LOGS, POINTS, GRID),
     ),
+    "active_params": Column(
+        "parameters",
+        "parameters that one token passes through, of mixture-of-experts models",
+        (
+            *("active_params", "activated_params", "active_parameters", "activated_parameters"),
+            *("n_active_params", "num_active_params", "n_active", "N_active"),
+        ),
+        kinds=(GRID,),
+    ),
+    "flops": Column(
+        "FLOP",
+        "training FLOPs of a finished run, or the budget that it belongs to",
+        (
+            *("flops", "C", "training_flops", "training_flop", "train_flops", "total_flops"),
+            *("flop", "compute", "flops_budget", "budget"),
+        ),
+        kinds=(GRID,),
+    ),
     "grad_norm": Column(
         "1",
         "norm of the gradient",
@@ -192,7 +210,8 @@ programs do, unless its values are too large for that (`MOST_SEQUENCES`)."""
 MOST_SEQUENCES = 2**16
 """A batch_size from here on is a count of tokens for all that is known: it must be stated."""
 STATED_AS: dict[str, str] = {"batch": "batch_tokens", "B": "batch_tokens", "N": "n_params",
-                             "D": "tokens", "E": "tokens", "S": "steps", "eta": "lr"}  # fmt: skip
+                             "D": "tokens", "E": "tokens", "S": "steps", "eta": "lr",
+                             "C": "flops"}  # fmt: skip
 """Further names of ours in `OUR=THEIRS`."""
 
 _SCALES = {

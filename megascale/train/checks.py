@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from megascale.config import RunConfig, dump_yaml
+from megascale.config import RunConfig
 from megascale.config.schedules import (
     batch_schedule_from_config,
     lr_schedule_from_config,
@@ -18,11 +16,12 @@ from megascale.config.schedules import (
 from megascale.data.held_out import evaluation_sequence_length, open_held_out
 from megascale.data.opening import open_stream
 from megascale.data.stream import Stream
-from megascale.errors import RunError
+from megascale.errors import CheckpointError, RunError
+from megascale.formats.run_log import read_run
 from megascale.parallel.layout import Layout
 from megascale.plan.layout import validate_layout
 from megascale.schedule.batch import BatchSchedule
-from megascale.train.rundir import compare_with_saved, in_use, in_use_by, run_began
+from megascale.train.rundir import compare_with_saved, in_use, in_use_by, run_began, saved_form
 from megascale.train.telemetry.sinks import require_tensorboard, require_wandb
 
 
@@ -127,11 +126,6 @@ def check_free(config: RunConfig) -> None:
         raise in_use(run_path(config), holder)
 
 
-def saved_form(config: RunConfig) -> dict[str, Any]:
-    """A config as plain data, as a run directory keeps it to compare with later ones."""
-    return yaml.safe_load(dump_yaml(config))
-
-
 def identity_of(stream: Stream) -> dict[str, str]:
     """Fingerprints of what a config only points at."""
     return {
@@ -157,7 +151,31 @@ def _check_directory(
         )
     if run_began(path):
         compare_with_saved(path, saved_form(config), identity_of(stream), allow_changed)
+        _check_not_lost(path)
     _check_checkpoint(config, path / "checkpoints", branch_from)
+
+
+def _check_not_lost(path: Path) -> None:
+    """Refuse to start from nothing where the log says that checkpoints were written."""
+    from megascale.train.checkpoint import list_checkpoints
+
+    if list_checkpoints(path / "checkpoints"):
+        return
+    try:
+        events = read_run(path).events
+    except RunError:
+        return  # no log yet: the run was stopped before it had one
+    saved = [event for event in events if event["kind"] == "checkpoint"]
+    if not saved:
+        return
+    last = Path(str(saved[-1].get("path", "a checkpoint"))).name
+    raise CheckpointError.of(
+        "checkpoints",
+        str(path / "checkpoints"),
+        f"holds none, but the log says that {last} was written at {saved[-1].get('tokens')} "
+        "tokens, and starting here would train from token 0 again",
+        "bring the checkpoints back, or choose another name or output_dir",
+    )
 
 
 def _check_checkpoint(config: RunConfig, folder: Path, branch_from: Path | None) -> None:
@@ -169,7 +187,6 @@ def _check_checkpoint(config: RunConfig, folder: Path, branch_from: Path | None)
             with HubWeights(weights, config.model):
                 return
         return
-    from megascale.errors import CheckpointError
     from megascale.train.checkpoint import check_same_model, list_checkpoints, read_state
 
     newest = [saved.path for saved in list_checkpoints(folder)[-1:]]

@@ -29,7 +29,6 @@ from megascale.train.checks import (
     check_sequence_lengths,
     identity_of,
     run_path,
-    saved_form,
 )
 from megascale.train.distributed import (
     Process,
@@ -42,7 +41,7 @@ from megascale.train.distributed import (
 from megascale.train.guard import Guard, GuardSettings
 from megascale.train.loop import Loop
 from megascale.train.peak import measure_gemm
-from megascale.train.rundir import RunDirectory
+from megascale.train.rundir import RunDirectory, saved_form
 from megascale.train.signals import SignalFlags
 from megascale.train.state import Progress, restore
 from megascale.train.telemetry.interval import IntervalAccumulator

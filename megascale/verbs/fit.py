@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from megascale.errors import EXIT_DONE, FitError
 from megascale.verbs import options as said
+from megascale.verbs.fit_options import By, Form, MinimumOf, Optima
 from megascale.verbs.old_spellings import Verb
-
-if TYPE_CHECKING:
-    from megascale.runs.inputs import Recognised
 
 LOGS = "From run logs"
 POINTS = "From a table of points"
 GRID = "From a grid of final losses"
+EXCESS = "Excess-data batch, from points or logs"
+LOSSES_PANEL = "Compute-optimal N and D, from final losses"
 OUTPUT = "Output"
 """Panels of the help that belong to this verb."""
-
-
-class Optima(StrEnum):
-    """Points of the laws of a grid."""
-
-    near_optimal = "near_optimal"
-    quadratic = "quadratic"
-    search_factor = "search_factor"
-
-
-class Form(StrEnum):
-    """Form of a batch law's file."""
-
-    power = "power"
-    loglog_table = "loglog_table"
 
 
 def fit_command(
@@ -54,7 +37,8 @@ def fit_command(
         typer.Option(
             help="Name of the law's form; --law list shows those of points (default wsd). From "
             "logs: auto (default: what the runs support), wsd, two_power, noise_floor, "
-            "loss_surface or learning_rate. From final losses: learning_rate (default) or batch."
+            "loss_surface or learning_rate. From final losses: learning_rate (default), batch, "
+            "isoflop or chinchilla. From points also auto."
         ),
     ] = None,
     output: Annotated[
@@ -104,13 +88,15 @@ def fit_command(
         str | None,
         typer.Option(
             "--x",
-            help="Input column, or several with commas [steps to the loss].",
+            help="Input column, or several with commas (default: steps to the loss).",
             rich_help_panel=POINTS,
         ),
     ] = None,
     y: Annotated[
         str | None,
-        typer.Option("--y", help="Target column [tokens to the loss].", rich_help_panel=POINTS),
+        typer.Option(
+            "--y", help="Target column (default: tokens to the loss).", rich_help_panel=POINTS
+        ),
     ] = None,
     group: Annotated[
         str | None,
@@ -131,7 +117,7 @@ def fit_command(
         str,
         typer.Option(help="auto, relative, log, absolute or ray.", rich_help_panel=POINTS),
     ] = "auto",
-    objective: said.ObjectiveOf = said.Objective.squared,
+    objective: said.ObjectiveOf = None,
     delta: Annotated[
         float,
         typer.Option(help="Where the Huber objective turns linear.", rich_help_panel=POINTS),
@@ -149,6 +135,62 @@ def fit_command(
     device: Annotated[
         str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=POINTS)
     ] = "auto",
+    overhead: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead of a fit: the batch at which the data to a loss is this share above the "
+            "best batch's, as 0.2; --law is wsd, two_power, noise_floor, classic, interpolation "
+            "or all (default).",
+            rich_help_panel=EXCESS,
+        ),
+    ] = None,
+    reference_batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Batch in tokens that the data is compared with (default: each law's best).",
+            rich_help_panel=EXCESS,
+        ),
+    ] = None,
+    by: Annotated[
+        By | None,
+        typer.Option(
+            help="What that batch's law is of (default: N, or D where an N has several losses).",
+            rich_help_panel=EXCESS,
+        ),
+    ] = None,
+    budgets: Annotated[
+        str | None,
+        typer.Option(
+            help="FLOP budgets with commas (default: those of the table).",
+            rich_help_panel=LOSSES_PANEL,
+        ),
+    ] = None,
+    minimum: Annotated[
+        MinimumOf,
+        typer.Option(help="How a budget's minimum is found.", rich_help_panel=LOSSES_PANEL),
+    ] = MinimumOf.parabola,
+    reach: Annotated[
+        float | None,
+        typer.Option(
+            help="Only runs within this factor of the lowest loss's size.",
+            rich_help_panel=LOSSES_PANEL,
+        ),
+    ] = None,
+    drop_highest: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Leave out so many runs of the highest losses (chinchilla).",
+            rich_help_panel=LOSSES_PANEL,
+        ),
+    ] = 0,
+    hold: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="COLUMN=VALUE: only runs with it, as in active_params=4e8. Repeat.",
+            rich_help_panel=GRID,
+        ),
+    ] = None,
     optima: Annotated[
         Optima,
         typer.Option(help="Points of the law that -o writes.", rich_help_panel=GRID),
@@ -184,10 +226,12 @@ def fit_command(
     from megascale import fitting
     from megascale.runs.inputs import GRID as A_GRID
     from megascale.runs.inputs import POINTS as ARE_POINTS
-    from megascale.verbs.fit_options import refuse_unused
+    from megascale.verbs.fit_inputs import asked_kind, recognise_all
+    from megascale.verbs.fit_losses import LOSS_LAWS
+    from megascale.verbs.fit_options import LOSSES, refuse_unused
 
     if law == "list":
-        typer.echo("\n".join(fitting.law_names()))
+        typer.echo("\n".join(sorted([*fitting.law_names(), "isoflop", "auto"])))
         raise typer.Exit(EXIT_DONE)
     if not paths:
         raise FitError.of("PATH", "none", "names no table and no logs", "points.csv or runs/")
@@ -202,12 +246,46 @@ def fit_command(
         )
         if value is not None
     }
-    wanted = _asked(law, x is not None or y is not None)
+    losses_alone = law in LOSS_LAWS and x is None and y is None
+    named = x is not None or y is not None
+    wanted = asked_kind(law if losses_alone or overhead is None else None, named)
     held = recognise_all(paths, law, options.columns, constant, format, wanted)
     kind = held[0].holds
-    refuse_unused(context, kind)
+    refuse_unused(context, LOSSES if losses_alone else kind)
     losses = said.parse_loss(loss)
     fitting.use_threads(threads)
+    if losses_alone:
+        from megascale.verbs import fit_losses
+
+        by_size = fit_losses.LossOptions(
+            columns=options.columns,
+            loss=losses,
+            constant=constant,
+            group=said.parse_names(group),
+            budgets=said.parse_numbers(budgets, "--budgets"),
+            minimum=minimum.value,
+            reach=reach,
+            drop_highest=drop_highest,
+            objective="huber" if objective is None else objective.value,
+            delta=delta,
+            replicates=fit_losses.LossOptions.replicates if bootstrap is None else bootstrap,
+            confidence=confidence,
+            seed=seed,
+        )
+        raise typer.Exit(fit_losses.fit_losses(held[0], law or "", by_size, output, as_json))
+    excess = None
+    if overhead is not None:
+        from megascale.verbs import fit_excess
+
+        excess = fit_excess.ExcessOptions(
+            overhead=overhead,
+            reference=said.parse_count_of(reference_batch, "--reference-batch"),
+            by=None if by is None else by.value,
+            seq_length=seq_length,
+            replicates=fit_excess.ExcessOptions.replicates if bootstrap is None else bootstrap,
+            confidence=confidence,
+            seed=seed,
+        )
     if kind == A_GRID:
         from megascale.laws.law_files import Naming
         from megascale.verbs import fit_grid
@@ -220,6 +298,7 @@ def fit_command(
             constant=constant,
             method=optima.value,
             n_kind=None if n_kind is None else n_kind.value,
+            hold=said.parse_pairs(hold, "--hold"),
             next_for=next_for,
             budget=budget,
             replicates=fit_grid.GridOptions.replicates if bootstrap is None else bootstrap,
@@ -240,7 +319,7 @@ def fit_command(
             weights=weights,
             runs=runs,
             residual=residual,
-            objective=objective.value,
+            objective="squared" if objective is None else objective.value,
             delta=delta,
             starts=fit_points.parse_starts(starts),
             resample=resample.value,
@@ -251,6 +330,10 @@ def fit_command(
             device=device,
             seed=seed,
         )
+        if excess is not None:
+            raise typer.Exit(
+                fit_points.excess_of_points(held[0], law, chosen, excess, output, as_json)
+            )
         raise typer.Exit(fit_points.fit_points(held[0], law or "wsd", chosen, output, as_json))
     from megascale.laws.from_logs import LogOptions
     from megascale.laws.law_files import Naming
@@ -273,84 +356,14 @@ def fit_command(
     logs = load_logs(paths, format, options, join, workers, cache)
     if points is not None:
         fit_logs.write_points(logs, how, points)
-        if law is None:
+        if law is None and excess is None:
             raise typer.Exit(EXIT_DONE)
+    if excess is not None:
+        naming = Naming(name or (output.stem if output is not None else "critical_batch"))
+        raise typer.Exit(fit_logs.excess_of_logs(logs, law, naming, how, excess, output, as_json))
     law = law or "auto"
     naming = Naming(name or (output.stem if output is not None else law))
     raise typer.Exit(fit_logs.fit_run_logs(logs, law, naming, how, output=output, as_json=as_json))
-
-
-def _asked(law: str | None, stated: bool) -> Any:
-    """Which kind of table the law or the columns that are named ask for; None where none."""
-    from megascale.laws.from_logs import LOG_LAWS
-    from megascale.runs.inputs import GRID as A_GRID
-    from megascale.runs.inputs import POINTS as ARE_POINTS
-    from megascale.verbs.fit_grid import GRID_LAWS
-
-    if stated or (law is not None and law not in (*LOG_LAWS, *GRID_LAWS)):
-        return ARE_POINTS
-    return A_GRID if law is not None and law not in LOG_LAWS else None
-
-
-def recognise_all(
-    paths: Sequence[Path],
-    law: str | None,
-    columns: Sequence[tuple[str, str]],
-    constant: Mapping[str, float],
-    format: str | None,
-    wanted: Any = None,
-) -> list[Recognised]:
-    """What the paths hold: logs of any number, or one table.
-
-    Args:
-        paths: of the command line.
-        law: asked for; says what a table that is none lacks.
-        columns: (ours, theirs), stated.
-        constant: our columns with one value for all rows, stated.
-        format: of logs, stated.
-        wanted: kind that a table is to be read as.
-
-    Raises:
-        FitError: a law file, a table that is neither points nor final losses, or several tables.
-    """
-    from megascale.runs.inputs import GRID as A_GRID
-    from megascale.runs.inputs import (
-        LAW_FILE,
-        STUDY,
-        TABLE,
-        WORDS,
-        lacks,
-        missing,
-        recognise,
-    )
-    from megascale.runs.inputs import LOGS as ARE_LOGS
-    from megascale.runs.inputs import POINTS as ARE_POINTS
-    from megascale.runs.vocabulary import find_columns
-    from megascale.verbs.fit_grid import GRID_LAWS
-
-    held = [
-        recognise(path, stated=columns, constant=[*constant], format=format, wanted=wanted)
-        for path in paths
-    ]
-    for one in held:
-        if one.holds == LAW_FILE:
-            rule = "is a law file, fitted already; recommend, schedule and report take it"
-            raise FitError.of("PATH", str(one.path), rule, f"recommend --law-file {one.path}")
-        if one.holds == TABLE and one.frame is not None:
-            if law is None:
-                raise FitError.of("PATH", str(one.path), f"is {WORDS[TABLE]}: {one.reason}")
-            kind = A_GRID if law in GRID_LAWS else ARE_POINTS
-            names = one.frame.columns
-            gone = missing({*find_columns(names, kind, columns), *constant}, kind)
-            gone = gone or [["target_loss"]]
-            raise FitError.of(
-                "PATH", str(one.path), lacks(names, gone, kind, f"--law {law} from {WORDS[kind]}")
-            )
-    tables = [one for one in held if one.holds not in (ARE_LOGS, STUDY)]
-    if tables and len(held) > 1:
-        rule = f"holds {WORDS[tables[0].holds]} ({tables[0].reason}); a table is fitted alone"
-        raise FitError.of("PATH", str(tables[0].path), rule)
-    return held
 
 
 app = typer.Typer(add_completion=False)

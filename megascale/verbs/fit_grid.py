@@ -37,7 +37,9 @@ class GridOptions:
         loss: which losses: auto, train or validation.
         constant: n_params or tokens of all runs, where the table does not say.
         method: whose points the law file's law goes through.
-        n_kind: which parameters N counts; None takes non-embedding, and says so.
+        n_kind: which parameters N counts; None takes non-embedding, and says so; of a table with
+            total and active parameters it must be stated.
+        hold: {column: value} of runs that are kept.
         next_for: "N,D" that the next runs are for.
         budget: FLOPs of the next runs.
         replicates, confidence, seed: of the bootstrap.
@@ -49,6 +51,7 @@ class GridOptions:
     constant: Mapping[str, float] = field(default_factory=dict)
     method: Method = "near_optimal"
     n_kind: Any = None
+    hold: Mapping[str, float] = field(default_factory=dict)
     next_for: str | None = None
     budget: float | None = None
     replicates: int = 1000
@@ -76,6 +79,7 @@ def fit_grid_table(
     from megascale.formats.law_file import input_of
     from megascale.laws.grid.fit import fit_grid, grid_law_file
     from megascale.laws.grid.table import grid_table
+    from megascale.laws.law_files import plain
 
     if output is not None and output.suffix != ".json":
         raise FitError.of("--output", str(output), "a law from a grid is written as .json")
@@ -83,7 +87,7 @@ def fit_grid_table(
     target = parse_next_for(options.next_for)
     path = held.path
     assert held.frame is not None
-    table, notes = grid_table(
+    table, notes, sized = grid_table(
         held.frame,
         str(path),
         columns=options.columns,
@@ -91,8 +95,10 @@ def fit_grid_table(
         loss=options.loss,
         constant=options.constant,
         needs=(column,),
+        n_kind=options.n_kind,
+        hold=options.hold,
     )
-    if options.n_kind is None:
+    if options.n_kind is None and sized.kind == "non_embedding":
         notes.append(f"{path}: N is taken as non-embedding parameters; --n-kind says otherwise")
     for note in notes:
         typer.echo(f"megascale: {note}", err=True)
@@ -107,10 +113,11 @@ def fit_grid_table(
     if method not in fit.methods:
         rule = "needs learning rates and batches in the table"
         raise FitError.of("--optima", method, rule, list(fit.methods))
-    naming = replace(
-        naming, n_kind=options.n_kind or "non_embedding", inputs=[*naming.inputs, input_of(path)]
-    )
+    naming = replace(naming, n_kind=sized.kind, inputs=[*naming.inputs, input_of(path)])
     file = grid_law_file(fit, column, method, naming, confidence=options.confidence, plan=plan)
+    if sized.other or sized.held:
+        sizes = {"other_size": sized.other, "held": sized.held}
+        file = file.model_copy(update={"diagnostics": file.diagnostics | plain(sizes)})
     if as_json:
         typer.echo(file.to_json(), nl=False)
     if output is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from megascale.laws.from_logs import LogFit, LogOptions
     from megascale.laws.law_files import Naming
     from megascale.runs.table import RunTable
+    from megascale.verbs.fit_excess import ExcessOptions
 
 
 def fit_run_logs(
@@ -64,6 +65,31 @@ def write_points(logs: RunTable, options: LogOptions, path: Path) -> None:
         points.write_parquet(path)
     losses = points["target_loss"].n_unique()
     typer.echo(f"{path}: {len(points):,} points at {losses} target losses", err=True)
+
+
+def excess_of_logs(
+    logs: RunTable,
+    law: str | None,
+    naming: Naming,
+    options: LogOptions,
+    excess: ExcessOptions,
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """`--overhead` on logs: their points, and the excess-data batches of these.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FitError: the logs give no points; and those of `fit_excess`.
+    """
+    from megascale.laws.from_logs import points_of_logs
+    from megascale.verbs.fit_excess import ALL, fit_excess
+
+    ours = {"N": "n_params", "B": "batch_tokens", "E": "tokens", "S": "steps"}
+    points = points_of_logs(logs, options).rename(ours)
+    return fit_excess(points, law or ALL, excess, naming, output, as_json)
 
 
 def summary(fit: LogFit) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from megascale.errors import EXIT_DONE, EXIT_FIT, FitError
+from megascale.verbs.tables import text_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from megascale.fitting import FitResult
     from megascale.formats.law_file import LawFile
     from megascale.runs.inputs import Recognised
+    from megascale.verbs.fit_excess import ExcessOptions
 
+AUTO = "auto"
 STEPS, TOKENS = "S", "E"
 """What the steps and the tokens to a loss are called where no column is named."""
 SHOWN_PROBLEMS = 100
@@ -70,9 +73,16 @@ def fit_points(
         FitError: a column is missing, or the points cannot be fitted.
     """
     from megascale import fitting
+    from megascale.laws.law_files import plain
     from megascale.verbs.progress import Progress
 
     frame, x, y = points_to_fit(held, options)
+    if options.objective == "absolute":
+        rule = "is for --law chinchilla on a table of final losses"
+        raise FitError.of("--objective", options.objective, rule, "huber")
+    rivals = None
+    if law == AUTO:
+        law, options, rivals = choose_law(frame, x, y, held, options)
     with Progress(quiet=as_json) as progress:
         result = fitting.fit_frame(
             law,
@@ -104,10 +114,13 @@ def fit_points(
 
             write(file, output)
         else:
-            _write(result, output)
+            write_result(result, output)
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2))
+        compared = {} if rivals is None else {"rivals": plain(rivals.to_dicts())}
+        typer.echo(json.dumps(result.to_dict() | compared, indent=2))
     else:
+        if rivals is not None:
+            typer.echo("laws compared on the same points:\n" + text_table(rivals) + "\n")
         typer.echo(result.summary(limit=SHOWN_PROBLEMS))
     return EXIT_DONE if bool(result.converged.all()) else EXIT_FIT
 
@@ -145,6 +158,106 @@ def points_to_fit(held: Recognised, options: PointOptions) -> tuple[pl.DataFrame
     )
     assert isinstance(frame, pl.DataFrame)
     return frame, list(options.x) or [STEPS], options.y or TOKENS
+
+
+def choose_law(
+    frame: pl.DataFrame, x: Sequence[str], y: str, held: Recognised, options: PointOptions
+) -> tuple[str, PointOptions, pl.DataFrame]:
+    """The law that the points support, by pooled AICc: `--law auto`.
+
+    Points of tokens and steps are compared by target loss, N and learning rate, as far as the table
+    has them; other points by the columns of `--group`.
+
+    Returns:
+        Its name, the options with those groups, and how every rival did.
+
+    Raises:
+        FitError: there are no rivals for such points, or too few of them.
+    """
+    import numpy as np
+
+    from megascale.laws.batch.select import select
+    from megascale.laws.batch.tokens_steps import LAWS, enough_points
+    from megascale.laws.choice import compare_laws, verdict_table
+
+    keys = list(options.group)
+    if not options.x and options.y is None:
+        rows, _ = rows_of_points(frame, x, y, held, options)
+        if keys:
+            number = frame.select(pl_rank(keys))["number"]
+            rows = rows.with_columns(target_loss=number).drop("n_params", "lr", strict=False)
+        elif "target_loss" not in rows.columns:
+            rows = rows.with_columns(target_loss=1.0)
+        able = [law for law in LAWS if len(enough_points(rows, law))]
+        if not able:
+            raise FitError.of("--law", AUTO, "no target loss has as many batches as a law needs", 4)
+        verdicts = select(rows, able).table()
+        names = held.columns
+        groups = keys or [names[n] for n in ("n_params", "lr", "target_loss") if n in names]
+        chosen = replace(options, group=groups)
+        shown = verdicts.select("law", "rms", "worst_rms", "pooled_aicc", "held_out", "failed")
+        return str(verdicts["law"][0]), chosen, shown
+    owner = frame.select(pl_rank(keys))["number"].to_numpy() if keys else None
+    found = compare_laws(
+        [frame[name].to_numpy() for name in x], np.asarray(frame[y].to_numpy(), float), owner
+    )
+    return found[0].law, replace(options, residual="log"), verdict_table(found)
+
+
+def pl_rank(keys: Sequence[str]) -> pl.Expr:
+    """A number a group of the columns, from 1 on."""
+    import polars as pl
+
+    return pl.struct(list(keys)).rank("dense").cast(pl.Float64).alias("number")
+
+
+def rows_of_points(
+    frame: pl.DataFrame, x: Sequence[str], y: str, held: Recognised, options: PointOptions
+) -> tuple[pl.DataFrame, list[str]]:
+    """The points under our names, x and y as steps and tokens where the user named them."""
+    from megascale.runs.measured import point_rows
+
+    stated = list(options.columns)
+    if options.x or options.y is not None:
+        stated = [pair for pair in stated if pair[1] not in (*x, y)]
+        stated += [("steps", x[0]), ("tokens", y)]
+    return point_rows(frame, str(held.path), stated=stated, seq_length=options.seq_length)
+
+
+def excess_of_points(
+    held: Recognised,
+    law: str | None,
+    options: PointOptions,
+    excess: ExcessOptions,
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """`--overhead` on a table of points.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FitError: a column is missing, or as `fit_excess`.
+    """
+    import polars as pl
+
+    from megascale.formats.law_file import input_of
+    from megascale.laws.law_files import Naming
+    from megascale.verbs.fit_excess import ALL, fit_excess
+
+    assert held.frame is not None
+    if options.group:
+        rule = "is not for --overhead: points belong together by target loss, N and learning rate"
+        raise FitError.of("--group", ",".join(options.group), rule, "leave it out")
+    x = list(options.x) or [STEPS]
+    rows, notes = rows_of_points(held.frame, x, options.y or TOKENS, held, options)
+    for note in notes:
+        typer.echo(f"megascale: {note}", err=True)
+    if "target_loss" not in rows.columns:
+        rows = rows.with_columns(target_loss=pl.lit(None, pl.Float64))
+    naming = Naming(output.stem if output else held.path.stem, inputs=[input_of(held.path)])
+    return fit_excess(rows, law or ALL, excess, naming, output, as_json)
 
 
 def parse_starts(text: str) -> int | str:
@@ -214,7 +327,8 @@ def output_of(name: str) -> Literal["batch_tokens", "peak_lr"] | None:
     return "batch_tokens" if ours == "batch_tokens" else None
 
 
-def _write(result: Any, path: Path) -> None:
+def write_result(result: Any, path: Path) -> None:
+    """A fit's result as .json, .csv or .parquet."""
     if path.suffix == ".json":
         path.write_text(result.to_json(indent=2) + "\n")
     elif path.suffix == ".csv":

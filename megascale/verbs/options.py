@@ -65,6 +65,7 @@ class Objective(StrEnum):
 
     squared = "squared"
     huber = "huber"
+    absolute = "absolute"
 
 
 # Reading ---------------------------------------------------------------------------------------
@@ -212,8 +213,13 @@ ResampleOf = Annotated[
     typer.Option("--resample", help="Kind of bootstrap.", rich_help_panel=FITTING),
 ]
 ObjectiveOf = Annotated[
-    Objective,
-    typer.Option("--objective", help="What a fit makes small.", rich_help_panel=FITTING),
+    Objective | None,
+    typer.Option(
+        "--objective",
+        help="What a fit makes small: squared residuals (default), Huber's loss of them (default "
+        "of chinchilla) or, for chinchilla, their absolute values.",
+        rich_help_panel=FITTING,
+    ),
 ]
 Confidence = Annotated[
     float,
@@ -442,6 +448,23 @@ def parse_batches(text: str | None, option: str) -> Batches | None:
 def parse_names(text: str | None) -> list[str]:
     """Names with commas."""
     return [name.strip() for name in text.split(",") if name.strip()] if text else []
+
+
+def parse_numbers(text: str | None, option: str) -> list[float] | None:
+    """Positive numbers with commas; None where the option is not given.
+
+    Raises:
+        ConfigError: one is no positive number.
+    """
+    if text is None:
+        return None
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < value < float("inf") for value in found):
+        raise ConfigError.of(option, text, "must be positive numbers with commas", "6e18,1e19")
+    return found
 
 
 def parse_count_of(text: str | None, option: str) -> int | None:

@@ -17,7 +17,7 @@ from megascale.errors import RunError
 from megascale.formats.run_log import read_run
 from megascale.sweep.progress import Progress, check_same_run, read_progress
 from megascale.sweep.runner import share_cores, usable_cores
-from megascale.train.checks import saved_form
+from megascale.train.rundir import saved_form
 from tests.sweep.small_study import write_study
 from tests.sweep.test_study import runs_of
 

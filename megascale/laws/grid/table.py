@@ -7,13 +7,15 @@ L = L_min + c_ee x^2 + c_eb x y + c_bb y^2 with x = log(eta / eta_opt), y = log(
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
 from megascale import fitting
 from megascale.errors import FitError
+from megascale.laws.grid.sizes import SIZES, Sized, choose_size
+from megascale.laws.law_files import NKind
 from megascale.laws.learning_rate import CELL
 from megascale.runs.measured import grid_rows
 
@@ -36,7 +38,9 @@ def grid_table(
     loss: str = "auto",
     constant: Mapping[str, float] | None = None,
     needs: Sequence[str] = ("lr", "batch_tokens"),
-) -> tuple[pl.DataFrame, list[str]]:
+    n_kind: NKind | Literal["any"] | None = None,
+    hold: Mapping[str, float] | None = None,
+) -> tuple[pl.DataFrame, list[str], Sized]:
     """A table of final losses under our names; runs of one setting (seeds) are averaged.
 
     Args:
@@ -47,13 +51,16 @@ def grid_table(
         loss: which losses: "auto", "train" or "validation".
         constant: n_params or tokens of all runs, where the table does not say.
         needs: which of lr and batch_tokens it must have; the other is kept where it is there.
+        n_kind, hold: as `sizes.choose_size` takes them; "any" takes the total size, or the active
+            one where that varies beneath the total one.
 
     Returns:
-        n_params, tokens, lr and batch_tokens as they are there, loss (nats), all positive; and
-        what the reader should know, in words.
+        n_params, tokens, lr and batch_tokens as they are there, loss (nats), all positive; what
+        the reader should know, in words; and which size n_params is.
 
     Raises:
-        FitError: a column is missing, or no row has all of them finite and positive.
+        FitError: a column is missing, or no row has all of them finite and positive; and those of
+            `sizes.choose_size`.
     """
     table, notes = grid_rows(
         frame,
@@ -64,6 +71,9 @@ def grid_table(
         constant=constant,
         needs=needs,
     )
+    sized = _sized(table, n_kind, hold)
+    table = sized.table
+    notes += [f"{name}: {note}" for note in sized.notes]
     settings = [*CELL, *(c for c in ("lr", "batch_tokens") if c in table.columns)]
     used = [*settings, "loss"]
     kept = table.select(used).filter(
@@ -77,7 +87,20 @@ def grid_table(
             f"positive {', '.join(used)}"
         )
     averaged = kept.group_by(settings, maintain_order=True).agg(pl.col("loss").mean())
-    return averaged.select(used), notes
+    return averaged.select(used), notes, sized
+
+
+def _sized(
+    table: pl.DataFrame, n_kind: NKind | Literal["any"] | None, hold: Mapping[str, float] | None
+) -> Sized:
+    if n_kind != "any":
+        return choose_size(table, n_kind, hold)
+    if not {*SIZES} <= {*table.columns}:
+        return choose_size(table, None, hold)
+    try:
+        return choose_size(table, "total", hold)
+    except FitError:
+        return choose_size(table, "active", hold)
 
 
 def cell_quadratic(lr: Any, batch: Any, loss: Any, replicates: int) -> dict[str, Any] | None:

@@ -134,7 +134,7 @@ def test_columns_go_by_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[st
     stated = ("--columns", "N=size", "--columns", "loss=final")
     assert run("fit", tmp_path / "grid.csv", *stated, "--seq-length", "1024") == EXIT_DONE
     assert "891 runs" in capsys.readouterr().out
-    said, _ = grid_table(table, "t", columns=[("N", "size"), ("loss", "final")], seq_length=1024)
+    said, _, _ = grid_table(table, "t", columns=[("N", "size"), ("loss", "final")], seq_length=1024)
     assert said.equals(grid_table(grid(), "t")[0])
 
 
@@ -142,7 +142,7 @@ def test_seeds_are_averaged_and_diverged_runs_are_told() -> None:
     once = grid()
     twice = pl.concat([once.with_columns(pl.col("loss") + shift) for shift in (-0.01, 0.01)])
     diverged = once.head(1).with_columns(loss=pl.lit(float("nan")))
-    table, notes = grid_table(pl.concat([twice, diverged]), "t")
+    table, notes, _ = grid_table(pl.concat([twice, diverged]), "t")
     assert table["loss"].to_numpy() == pytest.approx(once["loss"].to_numpy())
     assert any("1 of 1783 runs left out" in note for note in notes)
 
