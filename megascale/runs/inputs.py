@@ -24,7 +24,7 @@ from megascale.runs.vocabulary import (
     POINTS,
     UNSTATED,
     Kind,
-    describe_column,
+    column_words,
     find_column,
     find_columns,
     our_name,
@@ -84,7 +84,7 @@ def recognise(
     format: str | None = None,
     wanted: Kind | None = None,
 ) -> Recognised:
-    """What a path holds.
+    """Return what a path holds.
 
     Args:
         path: a file, directory, tree or glob.
@@ -160,7 +160,7 @@ def kind_of_table(
     stated: Sequence[tuple[str, str]] = (),
     constant: Collection[str] = (),
 ) -> tuple[Kind | None, str]:
-    """Which kind of table this is, by its columns, and why; None where it is none.
+    """Return which kind of table this is, by its columns, and why; None where it is none.
 
     Points have two of tokens, steps and batch, and say that they are counted to a loss: by a
     column of target losses, or by the field's letters S and E. A grid has N, D, a loss, and a
@@ -188,7 +188,9 @@ def kind_of_table(
 
 
 def missing(columns: Collection[str], kind: Kind) -> list[list[str]]:
-    """What a table lacks to be of a kind: groups of our columns, of which one each is needed."""
+    """Return what a table lacks to be of a kind: groups of our columns, of which one each is
+    needed.
+    """
     if kind == POINTS:
         gone = [group for group in _MEASURES if not any(name in columns for name in group)]
         if len(gone) == 2:
@@ -198,7 +200,7 @@ def missing(columns: Collection[str], kind: Kind) -> list[list[str]]:
 
 
 def lacks(names: Sequence[str], gone: Sequence[Sequence[str]], kind: Kind, what: str = "") -> str:
-    """One sentence on what a table lacks.
+    """Return one sentence on what a table lacks.
 
     Args:
         names: of its columns.
@@ -206,7 +208,7 @@ def lacks(names: Sequence[str], gone: Sequence[Sequence[str]], kind: Kind, what:
         kind: that it was to be.
         what: for what it was to be used; else the kind in words.
     """
-    listed = "; ".join(" or ".join(describe_column(name, kind) for name in group) for group in gone)
+    listed = "; ".join(" or ".join(column_words(name, kind) for name in group) for group in gone)
     unclear = [
         f"{name} says no unit: --columns {' or '.join(f'{ours}={name}' for ours in meant)}"
         for name, meant in UNSTATED.items()

@@ -39,7 +39,7 @@ _TEXTS = ("run",)
 def name_columns(
     names: Sequence[str], kind: Kind, stated: Sequence[tuple[str, str]] = ()
 ) -> dict[str, str]:
-    """Our columns of a table of a kind -> the table's.
+    """Return our columns of a table of a kind -> the table's.
 
     Args:
         names: of the table's columns.
@@ -69,7 +69,7 @@ def grid_rows(
     constant: Mapping[str, float] | None = None,
     needs: Collection[str] = ("lr", "batch_tokens"),
 ) -> tuple[pl.DataFrame, list[str]]:
-    """A table of finished runs under our names.
+    """Return a table of finished runs under our names.
 
     Args:
         frame: one row a run.
@@ -128,7 +128,8 @@ def loss_rows(
     keep: Sequence[str] = (),
     whole: bool = False,
 ) -> tuple[pl.DataFrame, list[str]]:
-    """A table of finished runs of any learning rate and batch: sizes, data, compute and loss.
+    """Return a table of finished runs of any learning rate and batch: sizes, data, compute and
+    loss.
 
     Args:
         frame, name, stated, loss, constant: as `grid_rows` takes them.
@@ -211,7 +212,8 @@ def point_rows(
     stated: Sequence[tuple[str, str]] = (),
     seq_length: int | None = None,
 ) -> tuple[pl.DataFrame, list[str]]:
-    """A table of points under our names: of tokens, steps and batch the third follows from two.
+    """Return a table of points under our names: of tokens, steps and batch the third follows from
+    two.
 
     Args:
         frame: one row a point.

@@ -131,10 +131,10 @@ def compare(
     if as_json:
         typer.echo(json.dumps(_document(taken, width, curves, found), indent=2))
         return
-    from megascale.verbs.compare_tables import render
+    from megascale.verbs.compare_tables import print_comparison
     from megascale.verbs.tables import wide_console
 
-    render(taken, width, curves, found, wide_console(), stated=isinstance(targets, list))
+    print_comparison(taken, width, curves, found, wide_console(), stated=isinstance(targets, list))
 
 
 def _width(smooth: str, curves: Sequence[Curve]) -> float:

@@ -86,8 +86,13 @@ class RunConsole:
             self._progress = None
 
     def summary(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Print a run so far as a table, one row per stretch of one batch size."""
-        self.table("summary", SUMMARY_COLUMNS, summary_rows(records))
+        """Print a run so far as a table, one row per stretch of one batch size.
+
+        The middle of a long table is left out; the log has it, and `runs show --json` prints it.
+        """
+        from megascale.verbs.tables import folded_rows
+
+        self.table("summary", SUMMARY_COLUMNS, folded_rows(summary_rows(records), list))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; the first column is left-aligned, the others right-aligned."""

@@ -12,8 +12,8 @@ from megascale.runs.vocabulary import (
     GRID,
     LOGS,
     POINTS,
+    column_words,
     columns_of,
-    describe_column,
     find_column,
     find_columns,
     names_of,
@@ -114,5 +114,5 @@ def test_readers_of_logs_use_the_same_names() -> None:
 
 
 def test_columns_are_described_with_their_unit() -> None:
-    assert describe_column("batch_samples", GRID).startswith("batch_samples (in sequences, or bs")
-    assert describe_column("log_error", POINTS) == "log_error"
+    assert column_words("batch_samples", GRID).startswith("batch_samples (in sequences, or bs")
+    assert column_words("log_error", POINTS) == "log_error"
