@@ -197,7 +197,7 @@ def record_segments(records: Sequence[Mapping[str, Any]]) -> list[OverviewSegmen
     first = records[0]
     began = first["step"] - first["steps"], first["tokens"] - first["interval_tokens"]
     weight = np.array([row["loss_tokens"] for row in records], dtype=np.float64)
-    rows = _Columns(**counts, **reals, validation=validation)
+    rows = _Columns(**counts, **reals, validation=validation, main=validation)
     return list(_segments(rows, began, weight=weight))
 
 
