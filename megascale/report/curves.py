@@ -180,7 +180,7 @@ def _seconds_at(checks: pl.DataFrame, train: pl.DataFrame) -> list[float] | None
 
 
 def _batch_changes(rows: pl.DataFrame) -> list[list[int]]:
-    """[start tokens, batch tokens] where a run's batch changes; thinned where there are very many."""
+    """[start tokens, batch tokens] where a run's batch changes, thinned if there are very many."""
     known = rows.filter(pl.col("batch_tokens").is_not_null() & pl.col("tokens").is_not_null())
     parts = known.group_by(pl.col("batch_tokens").rle_id().alias("part"), maintain_order=True).agg(
         pl.col("batch_tokens").first(), pl.col("tokens").last()
