@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from megascale.curves.crossings import by_batch, by_setting
+from megascale.curves.crossing import by_batch, by_setting
 from megascale.curves.curve import Curve
 from megascale.errors import FitError, UserError
 from megascale.formats.law_band import law_band

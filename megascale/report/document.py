@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from megascale import __version__
-from megascale.curves.curve import Curve, Window, curves_from_table
+from megascale.curves.curve import Curve
+from megascale.curves.smoothing import Window
+from megascale.curves.table import curves_from_table
 from megascale.errors import UserError
 from megascale.formats.law_file import Input, LawFile
 from megascale.laws.law_files import plain

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from megascale.curves.curve import Window, curves_from_table
+from megascale.curves.smoothing import Window
+from megascale.curves.table import curves_from_table
 from megascale.errors import FitError, UserError
 from megascale.laws.grid.regret import published_pairs, published_regret, target_of_cell
 from megascale.laws.grid.table import cell_quadratic
@@ -67,7 +68,7 @@ def grid_of_runs(loaded: RunTable, loss: str, window: Window) -> pl.DataFrame | 
         loaded.table, n_params=sizes, loss=loss, window=window, phase="all"
     ).constant_batch()
     rows = [
-        (curve.n_params, ends[curve.run], curve.lr, curve.batch_tokens, float(curve.loss[-1]))
+        (curve.n_params, ends[curve.run], curve.lr, curve.batch_tokens, curve.final)
         for curve in curves
         if curve.n_params and curve.lr and ends[curve.run]
     ]

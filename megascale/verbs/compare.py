@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,7 +15,9 @@ import typer
 from megascale.verbs.runs import Cache, Columns, Format, Join, LossKind
 
 if TYPE_CHECKING:
-    from megascale.curves.compare import Comparison, Curve
+    from megascale.curves.compare import Comparison
+    from megascale.curves.curve import Curve
+    from megascale.curves.smoothing import Window
     from megascale.runs.readers.base import ReadOptions
     from megascale.runs.table import RunTable
 
@@ -24,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SCHEMA = "megascale.compare/1"
+SCHEMA = "megascale.compare/2"
 STATED = "For all paths, or repeated once a path"
 
 
@@ -60,17 +63,19 @@ def compare(
             "enough evaluations of one set, else train."
         ),
     ] = "auto",
-    window: Annotated[
-        str | None,
+    smooth: Annotated[
+        str,
         typer.Option(
-            help="Tokens of the smoothing window, as in 2M; 0 for none [a twentieth of the "
-            "shortest run; none for validation losses]."
+            help="Windows that training losses are averaged over before the smooth curve: 5% of "
+            "the tokens, 2M tokens, or none for straight lines between records."
         ),
-    ] = None,
+    ] = "5%",
     at_loss: Annotated[
         list[float] | None, typer.Option(help="Compare tokens at this loss; repeatable.")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Lines of each table.")] = 8,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Lines of each table of two runs, and of a run in JSON.")
+    ] = 8,
     plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     format: Format = None,
@@ -95,15 +100,17 @@ def compare(
 ) -> None:
     """Loss at equal tokens, tokens at equal loss, steps and wall clock of two runs or more.
 
-    Runs are put beside the first one. A training loss stands where its step began, so that large
-    batches do not look half a batch late; wall clock is there where the log has it.
+    Runs are put beside the first one; more than two are a line each. A training loss stands where
+    its step began, so that large batches do not look half a batch late; wall clock is there where
+    the log has it.
     """
-    from megascale.curves.compare import common_window
-    from megascale.curves.compare import compare as put_beside
-    from megascale.curves.compare_input import curves_of_logs
+    from megascale.curves.compare import compare_curves
+    from megascale.curves.smoothing import Window
+    from megascale.curves.table import curves_of_logs
     from megascale.errors import ConfigError
-    from megascale.units import parse_count
     from megascale.verbs.runs import load_logs
+
+    window = Window.parse(smooth, "--smooth")
 
     options = _options(len(paths), columns, seq_length, batch_tokens, batch_samples, loss_kind)
     logs = [
@@ -117,22 +124,18 @@ def compare(
     if len(names) < 2:
         shown = ", ".join(names) or "none"
         raise ConfigError.of("runs", shown, "a comparison needs two runs at least", "RUN_A RUN_B")
-    taken, curves = curves_of_logs(logs, loss)
+    taken, curves = curves_of_logs(logs, loss, window)
     if run:
         ranks = [_rank(name, run) for name in names]
         curves = [curves[at] for at in sorted(range(len(curves)), key=ranks.__getitem__)]
-    width = parse_count(window, "--window") if window is not None else common_window(curves)
     baseline, *others = curves
-    found = [
-        put_beside(baseline, other, window_tokens=width, losses=at_loss, rows=rows)
-        for other in others
-    ]
+    found = [compare_curves(baseline, other, losses=at_loss, rows=rows) for other in others]
     if plot is not None:
         from megascale.report.compare_figure import draw_comparison
 
         draw_comparison(curves, found, plot)
     if as_json:
-        typer.echo(json.dumps(_document(taken, width, curves, found), indent=2))
+        typer.echo(json.dumps(_document(taken, window, curves, found), indent=2))
         return
     from rich.console import Console
 
@@ -141,7 +144,7 @@ def compare(
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    render(taken, width, curves, found, console, stated=bool(at_loss))
+    render(taken, curves, found, console, stated=bool(at_loss))
 
 
 def _options(
@@ -209,19 +212,20 @@ def _rank(name: str, wanted: list[str]) -> int:
 
 
 def _document(
-    taken: str, width: float, curves: list[Curve], found: list[Comparison]
+    taken: str, window: Window, curves: list[Curve], found: list[Comparison]
 ) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "loss": taken,
-        "window_tokens": width,
+        "smoothing": asdict(window),
         "runs": [
             {
-                "name": curve.name,
-                "source": curve.source,
-                "loss_kind": curve.kind,
-                "records": len(curve.tokens),
-                "tokens": int(curve.tokens[-1]),
+                "name": curve.run,
+                "source": curve.sources[0] if curve.sources else "",
+                "loss_kind": curve.loss_kind,
+                "records": len(curve.tokens if curve.placed is None else curve.placed),
+                "tokens": int(curve.last),
+                "final_loss": curve.final,
             }
             for curve in curves
         ],

@@ -26,13 +26,6 @@ class NKind(StrEnum):
     active_non_embedding = "active_non_embedding"
 
 
-class Method(StrEnum):
-    """How tokens to a loss are cut from a curve."""
-
-    local = "local"
-    first = "first"
-
-
 class Phase(StrEnum):
     """Which records count."""
 
@@ -163,10 +156,6 @@ def fit_command(
             rich_help_panel=LOGS,
         ),
     ] = None,
-    method: Annotated[
-        Method,
-        typer.Option(help="Tokens to a loss: local power law or first.", rich_help_panel=LOGS),
-    ] = Method.local,
     smooth: Annotated[
         str, typer.Option(help="Smoothing window: 5%, 2M or none.", rich_help_panel=LOGS)
     ] = "5%",
@@ -282,6 +271,7 @@ def fit_command(
         raise typer.Exit(grid_cli.fit_grid_table(paths[0], law, naming, grid, output, as_json))
     logs_stated = format is not None or columns is not None
     if logs_stated or not fit_cli.are_points(paths, law, inputs, y, TABLES):
+        from megascale.curves.smoothing import Window
         from megascale.laws.from_logs import LogOptions
         from megascale.laws.law_files import Naming
         from megascale.units import parse_count
@@ -290,8 +280,7 @@ def fit_command(
         meant.refuse_unused(context, meant.LOGS)
         options = LogOptions(
             targets=fit_cli.parse_targets(targets),
-            method=method.value,
-            window=fit_cli.parse_window(smooth),
+            window=Window.parse(smooth, "--smooth"),
             phase=phase.value,
             losses=losses,
             n_kind=None if n_kind is None else n_kind.value,

@@ -71,26 +71,6 @@ def parse_targets(text: str) -> int | list[float]:
         raise FitError.of("--targets", text, rule, "8 or 3.4,3.2,3.0") from None
 
 
-def parse_window(text: str) -> Any:
-    """`--smooth`: a share of the tokens (5%), a number of tokens (2M), or none.
-
-    Raises:
-        FitError: neither.
-    """
-    from megascale.curves.curve import Window
-    from megascale.errors import UserError
-    from megascale.units import parse_count
-
-    if text == "none":
-        return Window("none")
-    try:
-        if text.endswith("%"):
-            return Window("log", float(text[:-1]) / 100)
-        return Window("tokens", parse_count(text, "--smooth"))
-    except (ValueError, UserError):
-        raise FitError.of("--smooth", text, "must be like 5%, 2M or none", "5%") from None
-
-
 def fit_run_logs(
     logs: RunTable,
     law: str,
@@ -224,10 +204,11 @@ def summary(fit: LogFit) -> str:
     for setting in file.diagnostics.get("settings_left_out", []):
         lines.append(f"  left out: {setting}")
     for crossing in fit.crossings:
+        spread = "" if crossing.log_error is None else f" (±{100 * crossing.log_error:.0f} %)"
+        loss_error = "" if crossing.loss_error is None else f" ± {crossing.loss_error:.3f}"
         lines.append(
             f"  {crossing.batch_large:,.0f} overtakes {crossing.batch_small:,.0f} at "
-            f"{crossing.tokens:.4g} tokens (±{100 * crossing.log_error:.0f} %), "
-            f"loss {crossing.loss:.3f} ± {crossing.loss_error:.3f}"
+            f"{crossing.tokens:.4g} tokens{spread}, loss {crossing.loss:.3f}{loss_error}"
         )
     if isinstance(fit.law, BatchLaw):
         lines += ["", "best batch by target loss (tokens):"]

@@ -16,7 +16,7 @@ _MEANT_FOR: dict[str, tuple[str, ...]] = {
         (POINTS,),
     ),
     **dict.fromkeys(
-        ("targets", "points", "method", "smooth", "phase", "losses", "params", "form", "format",
+        ("targets", "points", "smooth", "phase", "losses", "params", "form", "format",
          "batch_tokens", "batch_samples", "join"),
         (LOGS,),
     ),

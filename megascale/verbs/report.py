@@ -117,10 +117,11 @@ def report(
     The page needs no network and works from a file. Sections without data say what would fill
     them.
     """
+    from megascale.curves.smoothing import Window
     from megascale.formats.law_file import read_law_file
     from megascale.report.document import Settings, build_document, summary
     from megascale.report.inputs import read_inputs
-    from megascale.report.options import calculator_defaults, parse_window
+    from megascale.report.options import calculator_defaults
     from megascale.report.page import write_page
     from megascale.verbs.runs import read_options
 
@@ -136,7 +137,7 @@ def report(
     settings = Settings(
         title=title,
         loss=loss.value,
-        window=parse_window(window),
+        window=Window.parse(window, "--window"),
         phase=phase.value,
         targets=target or None,
         family=None if family is None else family.value,

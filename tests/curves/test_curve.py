@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
-from megascale.curves.crossings import find_crossings
-from megascale.curves.curve import Curve, Window, curves_from_table, mean_curve, smooth
+from megascale.curves.crossing import find_crossings
+from megascale.curves.curve import Curve, mean_curve
+from megascale.curves.smoothing import Window, smooth
+from megascale.curves.table import curves_from_table
 from megascale.errors import FitError
 from megascale.laws.batch.points import choose_targets, extract, first_crossing
 from tests.curves.simulated import Truth, run_table

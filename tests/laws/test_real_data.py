@@ -10,7 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from megascale.curves.curve import Curve, curves_from_table
+from megascale.curves.curve import Curve
+from megascale.curves.table import curves_from_table
 from megascale.laws.audit import audit_rate_law
 from megascale.laws.batch.audit import audit_batch_law
 from megascale.laws.batch.optimum import fit_batch_power, optimal_batches

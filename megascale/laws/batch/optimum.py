@@ -17,8 +17,9 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.crossings import by_batch, by_setting
-from megascale.curves.curve import Array, Curve, mean_curve
+from megascale.curves.crossing import by_batch, by_setting
+from megascale.arrays import Array
+from megascale.curves.curve import Curve, mean_curve
 from megascale.errors import FitError
 from megascale.laws.batch.tokens_steps import TokensStepsFits
 from megascale.laws.power import PowerLaw, exponents_of, fit_power

@@ -1,0 +1,60 @@
+"""When a run reaches a loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from megascale.curves.curve import Curve
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Where a curve comes down to a loss.
+
+    Attributes:
+        loss: nats per token.
+        tokens: consumed tokens at which its trend first has that loss.
+        log_error: standard error of log tokens from the scatter within the run: that of the
+            loss there over the slope; NaN where it is not known.
+    """
+
+    loss: float
+    tokens: float
+    log_error: float
+
+
+def reach(curve: Curve, loss: float) -> Reach | str:
+    """Where the curve first comes down to a loss.
+
+    Args:
+        curve: of one run, or the mean of several.
+        loss: nats per token.
+
+    Returns:
+        The place; in words why there is none: losses above a curve's first one or below its lowest
+        are never extrapolated.
+    """
+    trend = curve.trend
+    below = trend.loss <= loss
+    at = int(np.argmax(below))
+    start = f"the curve starts below it, at {float(curve.at(curve.tokens[0])):.4f}"
+    never = f"not reached: the lowest loss is {curve.lowest:.4f}"
+    if not below.any():
+        return never
+    if at == 0:
+        return start
+    pair = slice(at - 1, at + 1)
+    x, y = trend.x[pair], trend.loss[pair]
+    share = float((y[0] - loss) / (y[0] - y[1]))
+    tokens = float(np.exp(x[0] + share * (x[1] - x[0])))
+    if tokens < curve.tokens[0]:
+        return start
+    if tokens > curve.last:
+        return never
+    error = (1 - share) * trend.error[at - 1] + share * trend.error[at]
+    slope = (1 - share) * trend.slope[at - 1] + share * trend.slope[at]
+    if not slope < 0:
+        slope = (y[1] - y[0]) / (x[1] - x[0])
+    return Reach(loss, tokens, float(error / abs(slope)))
