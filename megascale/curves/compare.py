@@ -76,13 +76,14 @@ class Comparison:
 
 
 def compare_curves(
-    a: Curve, b: Curve, *, losses: Sequence[float] | None = None, rows: int = 8
+    a: Curve, b: Curve, *, losses: int | Sequence[float] | None = None, rows: int = 8
 ) -> Comparison:
     """Compare two runs where both have been.
 
     Args:
         a, b: the runs, smoothed alike.
-        losses: where to compare tokens; None takes `rows` of them between the two runs' losses.
+        losses: where to compare tokens, or how many losses to take between those of the two runs;
+            None takes `rows`.
         rows: lines of each table.
 
     Raises:
@@ -125,11 +126,11 @@ def _at_tokens(a: Curve, b: Curve, at: Array) -> tuple[AtTokens, ...]:
 
 
 def _at_losses(
-    a: Curve, b: Curve, losses: Sequence[float] | None, rows: int
+    a: Curve, b: Curve, losses: int | Sequence[float] | None, rows: int
 ) -> tuple[tuple[AtLoss, ...], tuple[float, ...]]:
     """Rows by falling loss, and the stated losses that have none."""
-    if losses is None:
-        losses = _common_losses(a, b, rows)
+    if losses is None or isinstance(losses, int):
+        losses = _common_losses(a, b, losses or rows)
     found, missed = [], []
     for loss in sorted(set(losses), reverse=True):
         first, second = reach(a, float(loss)), reach(b, float(loss))

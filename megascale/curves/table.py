@@ -166,9 +166,7 @@ def _law_curve(records: Records, wanted: str, window: Window, phase: str) -> Cur
 def _points(placed: Placed, window: Window) -> tuple[Array, Array, Array]:
     """Positions, losses and errors of the windows, of losses after a token."""
     rising = (placed.tokens > 0) & (np.diff(placed.tokens, prepend=-1.0) > 0)
-    return smooth(
-        placed.tokens[rising], placed.loss[rising], window, placed.weight[rising]
-    )
+    return smooth(placed.tokens[rising], placed.loss[rising], window, placed.weight[rising])
 
 
 def _clock(records: Records, placed: Placed) -> Clock:
@@ -177,9 +175,7 @@ def _clock(records: Records, placed: Placed) -> Clock:
     timed = records.clock()
     if timed is not None and placed.after[-1] <= timed[0][-1]:
         seconds = np.interp(placed.after, np.append(0.0, timed[0]), np.append(0.0, timed[1]))
-    return Clock(
-        placed.after, records.step[placed.rows], seconds, records.batch_at(placed.after)
-    )
+    return Clock(placed.after, records.step[placed.rows], seconds, records.batch_at(placed.after))
 
 
 def _names(runs: Sequence[Records]) -> list[str]:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from megascale.curves.crossing import by_setting, crossing_table, find_crossings
 from megascale.arrays import Array
+from megascale.curves.crossing import by_setting, crossing_table, find_crossings
 from megascale.curves.curve import Curves
 from megascale.runs.overview import overview
 from megascale.runs.readers.base import VALIDATION

@@ -167,9 +167,9 @@ def _letters(curves: Sequence[object]) -> list[str]:
     """A, B, ..., Z, AA, AB, ..., ZZ, AAA, ..."""
     found = []
     for number in range(1, len(curves) + 1):
-        text = ""
-        while number:
-            number, digit = divmod(number - 1, 26)
+        text, left = "", number
+        while left:
+            left, digit = divmod(left - 1, 26)
             text = string.ascii_uppercase[digit] + text
         found.append(text)
     return found

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from megascale.curves.compare_input import curves_of_logs
 from scipy.optimize import isotonic_regression
 from typer.testing import CliRunner
 
 from megascale.cli import app
 from megascale.curves.compare import Array, Curve, compare, falling, smoothed
-from megascale.curves.compare_input import curves_of_logs
 from megascale.errors import ConfigError, DataError
 from megascale.runs.table import load_runs
 from tests.propose.test_replan import log

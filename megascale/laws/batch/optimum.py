@@ -17,8 +17,8 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.crossing import by_batch, by_setting
 from megascale.arrays import Array
+from megascale.curves.crossing import by_batch, by_setting
 from megascale.curves.curve import Curve, mean_curve
 from megascale.errors import FitError
 from megascale.laws.batch.tokens_steps import TokensStepsFits

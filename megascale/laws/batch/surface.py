@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from megascale import fitting
-from megascale.curves.crossing import by_setting
 from megascale.arrays import Array
+from megascale.curves.crossing import by_setting
 from megascale.curves.curve import Curve
 from megascale.errors import FitError
 from megascale.formats.law_file import LawFile, Parameter, Range, TokensSteps
+from megascale.formats.tokens_to_loss import surface_tokens
 from megascale.laws.law_files import Naming, plain
 
 MIN_BATCHES = 4
@@ -64,10 +65,8 @@ class SurfaceFit:
 
     def tokens_to(self, target_loss: float, batch_tokens: npt.ArrayLike) -> Array:
         """E: tokens to the loss at a constant batch; infinite where it never gets there."""
-        batch = np.asarray(batch_tokens, dtype=np.float64)
-        left = target_loss - self["L_inf"] - self["c"] * batch ** -self["q"]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(left > 0, batch * (self["a"] / np.abs(left)) ** (1 / self["p"]), np.inf)
+        params = {name: self[name] for name in self.result.names}
+        return surface_tokens(params, target_loss, batch_tokens)
 
 
 def fit_surfaces(
