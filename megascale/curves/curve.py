@@ -108,7 +108,7 @@ class Curve:
             return self.whole.trend
         x = np.log(self.tokens)
         if self.window.kind == "none" and not self.is_validation:
-            return joined(x, self.loss, self.error)
+            return joined(x, self.loss, self.error, float(np.log(self.last)))
         return local_trend(x, self.loss, self.error, float(np.log(self.last)))
 
     @cached_property
@@ -139,9 +139,13 @@ class Curve:
 
     @property
     def lowest(self) -> float:
-        """The lowest loss that the trend has within the curve."""
-        inside = (self.trend.x >= np.log(self.tokens[0])) & (self.trend.x <= np.log(self.last))
-        return float(self.trend.loss[inside].min())
+        """The lowest loss that the trend, or an evaluation, has within the curve."""
+        ends = np.log([self.tokens[0], self.last])
+        found = []
+        for line in (self.trend, self.line):
+            found.append(np.interp(ends, line.x, line.loss))
+            found.append(line.loss[(line.x >= ends[0]) & (line.x <= ends[1])])
+        return float(np.concatenate(found).min())
 
     def _read(self, values: Array, tokens: npt.ArrayLike) -> Array:
         t = np.asarray(tokens, dtype=np.float64)

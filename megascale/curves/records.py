@@ -16,6 +16,8 @@ INTERVAL_MEAN = "interval_mean"
 TRAIN_KINDS = (INTERVAL_MEAN, "instantaneous", "ema")
 """Kinds of training loss, the one that a curve is made from first."""
 VALIDATION = "validation"
+LATE = 4.0
+"""A log whose first record comes after so many of its longest intervals did not begin at 0."""
 NUMBERS = ("step", "tokens", "batch_tokens", "lr", "loss", "seconds")
 
 
@@ -134,7 +136,8 @@ class Records:
             before = place = np.maximum(tokens - step, 0.0)
             if kind == INTERVAL_MEAN:
                 longest = float(np.diff(tokens).max()) if len(tokens) > 1 else np.inf
-                previous = np.concatenate([[max(tokens[0] - longest, 0.0)], tokens[:-1]])
+                begun = tokens[0] - longest if tokens[0] > LATE * longest else 0.0
+                previous = np.concatenate([[begun], tokens[:-1]])
                 place = (np.minimum(previous, before) + before) / 2
                 weight = tokens - previous
         return Placed(rows, tokens, np.maximum.accumulate(place), loss, weight, kind)

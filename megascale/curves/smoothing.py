@@ -187,10 +187,18 @@ class Trend:
         return len(self.x)
 
 
-def joined(x: Array, y: Array, error: Array) -> Trend:
-    """The points themselves, joined by straight lines."""
-    slope = np.gradient(y, x) if len(x) > 1 else np.zeros_like(y)
-    return Trend(x, y, error, slope)
+def joined(x: Array, y: Array, error: Array, end: float | None = None) -> Trend:
+    """The points themselves, joined by straight lines.
+
+    Args:
+        x, y, error: as of `local_trend`.
+        end: where the line through the last three points goes on to, if that is beyond them.
+    """
+    if end is not None and end > x[-1]:
+        slope = np.polyfit(x[-3:] - x[-1], y[-3:], 1)[0] if len(x) > 1 else 0.0
+        x, y = np.append(x, end), np.append(y, y[-1] + slope * (end - x[-1]))
+        error = np.append(error, error[-1])
+    return Trend(x, y, error, np.gradient(y, x) if len(x) > 1 else np.zeros_like(y))
 
 
 def local_trend(x: Array, y: Array, error: Array, end: float | None = None) -> Trend:
@@ -206,45 +214,24 @@ def local_trend(x: Array, y: Array, error: Array, end: float | None = None) -> T
         A knot at every point, and at `end`.
     """
     if len(x) < LEAST_LOCAL or not np.isfinite(error).all():
-        return _extended(joined(x, y, error), end)
-    error = np.maximum(error, max(float(np.abs(y).max()) * 1e-9, 1e-300))
+        return joined(x, y, error, end)
+    error = np.maximum(error, max(float(np.abs(y).max()) * 1e-9, 1e-12))
     if len(x) > MOST_LOCAL:
         x, y, error = _thinned(x, y, error)
-    beyond = end is not None and end > x[-1]
-    at = np.append(x, end) if beyond else x
-    values, errors, slopes = [y], [error], [np.gradient(y, x)]
-    if beyond:
-        values, errors, slopes = (
-            [np.append(one[0], last)]
-            for one, last in ((values, y[-1]), (errors, np.inf), (slopes, slopes[0][-1]))
-        )
-    for reach in REACHES:
-        for kept, new in zip(
-            (values, errors, slopes), _parabolas(at, x, y, error, reach), strict=True
-        ):
-            kept.append(new)
-    level, width = np.stack(values), AGREE * np.stack(errors)
-    low = np.maximum.accumulate(level - width, axis=0)
-    high = np.minimum.accumulate(level + width, axis=0)
+    at, slope = x, np.gradient(y, x)
+    as_it_is = (y, error, slope)
+    if end is not None and end > x[-1]:
+        at = np.append(x, end)
+        as_it_is = (np.append(y, y[-1]), np.append(error, np.inf), np.append(slope, slope[-1]))
+    rungs = [as_it_is, *(_parabolas(at, x, y, error, reach) for reach in REACHES)]
+    values, errors, slopes = (np.stack(column) for column in zip(*rungs, strict=True))
+    low = np.maximum.accumulate(values - AGREE * errors, axis=0)
+    high = np.minimum.accumulate(values + AGREE * errors, axis=0)
     agreed = np.logical_and.accumulate(low <= high, axis=0).sum(axis=0) - 1
     one_below = np.where(agreed == 0, 0, np.maximum(agreed - 1, 1))
     chosen = np.where(agreed == len(REACHES), agreed, one_below)
     knot = np.arange(len(at))
-    return Trend(
-        at, level[chosen, knot], np.stack(errors)[chosen, knot], np.stack(slopes)[chosen, knot]
-    )
-
-
-def _extended(line: Trend, end: float | None) -> Trend:
-    """The line through the last three points goes on to the end."""
-    if end is None or end <= line.x[-1]:
-        return line
-    x, y = line.x[-3:], line.loss[-3:]
-    slope = float(np.polyfit(x - x[-1], y, 1)[0]) if len(x) > 1 else 0.0
-    last = line.loss[-1] + slope * (end - x[-1])
-    return joined(
-        np.append(line.x, end), np.append(line.loss, last), np.append(line.error, line.error[-1])
-    )
+    return Trend(at, values[chosen, knot], errors[chosen, knot], slopes[chosen, knot])
 
 
 def _thinned(x: Array, y: Array, error: Array) -> tuple[Array, Array, Array]:
@@ -274,10 +261,10 @@ def _parabolas(
     moments, spread, towards = [], [], []
     squared = weight * kernel
     power = np.ones_like(z)
-    for order in range(5):
+    for degree in range(5):
         moments.append((weight * power).sum(axis=1))
         spread.append((squared * power).sum(axis=1))
-        if order < 3:
+        if degree < 3:
             towards.append((weight * power) @ y)
         power = power * z
     order = np.add.outer(np.arange(3), np.arange(3))

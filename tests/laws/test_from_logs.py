@@ -22,7 +22,7 @@ from megascale.laws.law_files import Naming
 from megascale.laws.learning_rate import search_factor
 from megascale.laws.rate_law import RateLaw
 from megascale.runs.table import RunTable, load_runs
-from megascale.verbs.fit_logs import parse_targets, parse_window
+from megascale.verbs.fit_logs import parse_targets
 from tests.curves.simulated import Truth, run_table
 
 TRUTH = Truth()
@@ -273,12 +273,6 @@ def test_points_of_logs_for_any_law(folder: Path, tmp_path: Path) -> None:
 def test_options_of_the_command_line() -> None:
     assert parse_targets("6") == 6
     assert parse_targets("3.4,3.2") == [3.4, 3.2]
-    assert (parse_window("2%").kind, parse_window("2%").size) == ("log", 0.02)
-    assert (parse_window("2M").kind, parse_window("2M").size) == ("tokens", 2_000_000)
-    assert parse_window("none").kind == "none"
-    for text in ("five", "-1%", "1.5e"):
-        with pytest.raises(FitError):
-            parse_window(text)
 
 
 def test_a_rate_law_needs_rates(logs: RunTable) -> None:

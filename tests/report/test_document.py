@@ -22,7 +22,7 @@ from megascale.report.batch import _check_band
 from megascale.report.document import Settings, build_document, summary
 from megascale.report.figures import draw_figures
 from megascale.report.inputs import read_inputs
-from megascale.report.options import calculator_defaults, parse_window
+from megascale.report.options import calculator_defaults
 from megascale.report.page import render_page
 from megascale.verbs.report import app
 from tests.conftest import REPOSITORY
@@ -237,12 +237,6 @@ def run_page(*words):
 
 
 def test_options_are_checked():
-    assert parse_window("5%") == Window("log", 0.05)
-    assert parse_window("10M") == Window("tokens", 10_000_000)
-    assert parse_window("none") == Window("none")
-    for wrong in ("0", "0%", "x%", "200%", "-3"):
-        with pytest.raises(ConfigError):
-            parse_window(wrong)
     with pytest.raises(ConfigError, match="OUR=THEIRS"):
         run_page("--columns", "loss")
     with pytest.raises(ConfigError, match="batch-tokens"):
