@@ -21,7 +21,7 @@ from megascale.arrays import Array
 from megascale.curves.curve import Curve, mean_curve
 from megascale.curves.smoothing import LEAST_LOCAL, Trend, joined, local_trend, scatter
 
-SURE = 2.5
+SURE = 3.0
 """Standard errors by which each curve has to lead on its side of a crossing."""
 
 

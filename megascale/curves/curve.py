@@ -50,7 +50,9 @@ class Clock:
         """A count that grows with tokens from 0, between records."""
         if np.isnan(values).any():
             return None
-        return float(np.interp(tokens, np.append(0, self.tokens), np.append(0, values)))
+        if tokens < self.tokens[0]:
+            return float(values[0] * tokens / self.tokens[0])
+        return float(np.interp(tokens, self.tokens, values))
 
 
 @dataclass(frozen=True)

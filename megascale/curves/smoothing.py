@@ -28,6 +28,8 @@ REACHES = tuple(float(np.log(2.0)) * share for share in (0.125, 0.25, 0.5, 1.0))
 """Half widths in log tokens that a local parabola may have, ascending."""
 AGREE = 3.0
 """Standard errors within which the values of two reaches agree."""
+WIDENED = 1.1
+"""What choosing the reach adds to the error of a curve's value, by simulation (docs/compare.md)."""
 LEAST_LOCAL = 6
 """Points below which a curve is joined by straight lines, and that a parabola rests on."""
 MOST_LOCAL = 512
@@ -223,7 +225,8 @@ def local_trend(x: Array, y: Array, error: Array, end: float | None = None) -> T
     if end is not None and end > x[-1]:
         at = np.append(x, end)
         as_it_is = (np.append(y, y[-1]), np.append(error, np.inf), np.append(slope, slope[-1]))
-    rungs = [as_it_is, *(_parabolas(at, x, y, error, reach) for reach in REACHES)]
+    distance = x[None] - at[:, None]
+    rungs = [as_it_is, *(_parabolas(distance, y, error, reach) for reach in REACHES)]
     values, errors, slopes = (np.stack(column) for column in zip(*rungs, strict=True))
     low = np.maximum.accumulate(values - AGREE * errors, axis=0)
     high = np.minimum.accumulate(values + AGREE * errors, axis=0)
@@ -231,7 +234,8 @@ def local_trend(x: Array, y: Array, error: Array, end: float | None = None) -> T
     one_below = np.where(agreed == 0, 0, np.maximum(agreed - 1, 1))
     chosen = np.where(agreed == len(REACHES), agreed, one_below)
     knot = np.arange(len(at))
-    return Trend(at, values[chosen, knot], errors[chosen, knot], slopes[chosen, knot])
+    error = WIDENED * errors[chosen, knot]
+    return Trend(at, values[chosen, knot], error, slopes[chosen, knot])
 
 
 def _thinned(x: Array, y: Array, error: Array) -> tuple[Array, Array, Array]:
@@ -242,16 +246,15 @@ def _thinned(x: Array, y: Array, error: Array) -> tuple[Array, Array, Array]:
     return where, mean, total**-0.5
 
 
-def _parabolas(
-    at: Array, x: Array, y: Array, error: Array, reach: float
-) -> tuple[Array, Array, Array]:
+def _parabolas(distance: Array, y: Array, error: Array, reach: float) -> tuple[Array, Array, Array]:
     """Value, standard error and slope of the weighted parabolas around places.
+
+    `distance` holds the points' log tokens minus the places', shape [places, points].
 
     A reach that holds fewer than `LEAST_LOCAL` points widens to them.
     """
-    distance = x[None] - at[:, None]
     far = np.abs(distance)
-    near = min(LEAST_LOCAL, len(x)) - 1
+    near = min(LEAST_LOCAL, len(y)) - 1
     half = np.maximum(reach, 1.001 * np.partition(far, near, axis=1)[:, near])[:, None]
     kernel = (1 - np.minimum(far / half, 1) ** 3) ** 3
     z = distance / half

@@ -129,6 +129,8 @@ def compare(
         ranks = [_rank(name, run) for name in names]
         curves = [curves[at] for at in sorted(range(len(curves)), key=ranks.__getitem__)]
     baseline, *others = curves
+    if len(others) > 1 and not as_json:
+        rows = 1
     found = [compare_curves(baseline, other, losses=at_loss, rows=rows) for other in others]
     if plot is not None:
         from megascale.report.compare_figure import draw_comparison
