@@ -19,6 +19,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -82,8 +83,13 @@ class Scene:
         return curves_from_table(noisy).curves[0]
 
 
-SMALL = dict(floor=2.3, a=30.0, p=0.42, c=60.0, q=0.75, batches=(256, 512), tokens=1e6)
-MIDDLE = dict(floor=2.0, a=60.0, p=0.62, c=250.0, q=0.65, batches=(2**16, 2**17), tokens=4e9)
+SMALL: dict[str, Any] = {
+    "floor": 2.3, "a": 30.0, "p": 0.42, "c": 60.0, "q": 0.75, "batches": (256, 512), "tokens": 1e6,
+}  # fmt: skip
+MIDDLE: dict[str, Any] = {
+    "floor": 2.0, "a": 60.0, "p": 0.62, "c": 250.0, "q": 0.65, "batches": (2**16, 2**17),
+    "tokens": 4e9,
+}  # fmt: skip
 SCENES = (
     Scene("small runs, 200 training losses", **SMALL, records=200, noise=0.05),
     Scene("small runs, 20 evaluations", **SMALL, records=20, noise=0.01, validation=True),

@@ -24,8 +24,9 @@ from megascale.arrays import Array, Index
 from megascale.errors import FitError, UserError
 from megascale.units import parse_count
 
-REACHES = tuple(float(np.log(2.0)) * share for share in (0.125, 0.25, 0.5, 1.0))
-"""Half widths in log tokens that a local parabola may have, ascending."""
+REACHES = tuple(float(np.log(2.0)) * share for share in (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1))
+"""Half widths in log tokens that a local parabola may have, ascending; before them comes the least,
+that of `LEAST_LOCAL` points."""
 AGREE = 3.0
 """Standard errors within which the values of two reaches agree."""
 WIDENED = 1.1
@@ -226,13 +227,15 @@ def local_trend(x: Array, y: Array, error: Array, end: float | None = None) -> T
         at = np.append(x, end)
         as_it_is = (np.append(y, y[-1]), np.append(error, np.inf), np.append(slope, slope[-1]))
     distance = x[None] - at[:, None]
-    rungs = [as_it_is, *(_parabolas(distance, y, error, reach) for reach in REACHES)]
+    narrow = LEAST_LOCAL / 2 * float(np.median(np.diff(x)))
+    reaches = (0.0, *(reach for reach in REACHES if reach > narrow))
+    rungs = [as_it_is, *(_parabolas(distance, y, error, reach) for reach in reaches)]
     values, errors, slopes = (np.stack(column) for column in zip(*rungs, strict=True))
     low = np.maximum.accumulate(values - AGREE * errors, axis=0)
     high = np.minimum.accumulate(values + AGREE * errors, axis=0)
     agreed = np.logical_and.accumulate(low <= high, axis=0).sum(axis=0) - 1
     one_below = np.where(agreed == 0, 0, np.maximum(agreed - 1, 1))
-    chosen = np.where(agreed == len(REACHES), agreed, one_below)
+    chosen = np.where(agreed == len(reaches), agreed, one_below)
     knot = np.arange(len(at))
     error = WIDENED * errors[chosen, knot]
     return Trend(at, values[chosen, knot], error, slopes[chosen, knot])
