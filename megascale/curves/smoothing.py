@@ -21,8 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from megascale.arrays import Array, Index
-from megascale.errors import FitError, UserError
-from megascale.units import parse_count
+from megascale.errors import FitError
 
 REACHES = tuple(float(np.log(2.0)) * share for share in (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1))
 """Half widths in log tokens that a local parabola may have, ascending; before them comes the least,
@@ -59,29 +58,6 @@ class Window:
             raise FitError.of("window.kind", self.kind, "must be log, tokens or none", "log")
         if self.kind != "none" and not self.size > 0:
             raise FitError.of("window.size", self.size, "must be positive", 0.05)
-
-    @classmethod
-    def parse(cls, text: str, option: str) -> Window:
-        """`5%` of the tokens, a number of tokens (`2M`), or `none`.
-
-        Args:
-            text: as stated.
-            option: to name in a message.
-
-        Raises:
-            FitError: none of these, or not positive.
-        """
-        if text == "none":
-            return cls("none")
-        try:
-            percent = text.endswith("%")
-            size = float(text[:-1]) / 100 if percent else parse_count(text, option)
-        except (ValueError, UserError):
-            size = 0
-        if not size > 0 or (percent and size > 1):
-            rule = "must be a share up to 100%, tokens as in 2M, or none"
-            raise FitError.of(option, text, rule, "5%")
-        return cls("log" if percent else "tokens", size)
 
     def index(self, tokens: Array) -> Array:
         """Number of the window each token count lies in, on one lattice for all runs."""

@@ -86,7 +86,8 @@ def fit(
         confidence: of the intervals the result reports.
         tolerance: stop when the predicted relative decrease of the objective is below it.
         max_iterations: a start's budget; 0 is the solver's own.
-        threads: default all cores this process may use. The numbers do not depend on it.
+        threads: default that of `use_threads`, else all cores this process may use. The
+            numbers do not depend on it.
         device: "cpu", "cuda" or "auto" (a GPU only where it pays and can do the job).
         seed: of the bootstrap draws.
         progress: called now and then with (problems done, problems).
@@ -365,7 +366,24 @@ def _run_numbers(points: Points, runs: Any) -> np.ndarray:
     return out
 
 
+def use_threads(threads: int | None) -> None:
+    """How many threads the fits of this process use where they are not told.
+
+    Args:
+        threads: None is all cores that this process may use.
+
+    Raises:
+        FitError: not a positive integer.
+    """
+    global _default_threads
+    _default_threads = None if threads is None else _thread_count(threads)
+
+
+_default_threads: int | None = None
+
+
 def _thread_count(threads: int | None) -> int:
+    threads = _default_threads if threads is None else threads
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     return _whole(threads, "threads", 1)

@@ -234,7 +234,7 @@ def extract_all(curves: list[Curve], options: LogOptions) -> tuple[Extraction, l
         lowest = min(curve.lowest for curve in curves)
         highest = max(float(curve.loss[0]) for curve in curves)
         rule = f"no run passes any; the runs lie between losses of {highest:.4f} and {lowest:.4f}"
-        raise FitError.of("targets", ", ".join(map(str, targets)), rule, "--targets 8")
+        raise FitError.of("--target-loss", ", ".join(map(str, targets)), rule, "--target-loss 8")
     return Extraction(points, missed), left_out
 
 

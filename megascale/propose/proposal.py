@@ -165,7 +165,7 @@ def _law_points(
         law.law,
         law.n_params,
         file=law.file,
-        key="--law",
+        key="--law-file",
         initial_tokens=at.batch_tokens if at is not None else law.initial_tokens,
         **common,
     )

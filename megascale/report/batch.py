@@ -46,13 +46,13 @@ NEEDS = (
 
 
 def points_of_curves(
-    curves: Sequence[Curve], targets: Sequence[float] | None
+    curves: Sequence[Curve], targets: int | Sequence[float] | None
 ) -> tuple[pl.DataFrame | None, list[str]]:
     """(S, E) points of every setting with enough batch sizes, and why others gave none.
 
     Args:
         curves: smoothed, of constant batch.
-        targets: losses; None chooses them per setting.
+        targets: losses, or how many; None chooses them per setting.
     """
     parts, reasons = [], []
     for (n_params, lr), group in by_setting(curves).items():
@@ -63,7 +63,12 @@ def points_of_curves(
             continue
         needed = LAW_PARAMETERS["wsd"] if batches >= LAW_PARAMETERS["wsd"] else batches
         try:
-            chosen = targets or choose_targets(group, min_batches=needed)
+            if targets is None:
+                chosen: Sequence[float] = choose_targets(group, min_batches=needed)
+            elif isinstance(targets, int):
+                chosen = choose_targets(group, targets, min_batches=needed)
+            else:
+                chosen = targets
             parts.append(extract(group, chosen).points)
         except FitError as error:
             reasons.append(f"{_setting(n_params, lr)}: {error}")
@@ -108,7 +113,7 @@ def tokens_steps_section(
         best[0],
     )
     if chosen not in best:
-        raise FitError.of("--law-family", chosen, "has no best batch or too few points", best)
+        raise FitError.of("--law", chosen, "has no best batch or too few points", best)
     optimal = optimal_batches(fits[chosen], replicates=replicates)
     keys = sorted({_key(g) for f in fits.values() for g in f.groups}, key=_order)
     section = {

@@ -36,10 +36,10 @@ class Settings:
 
     Attributes:
         title: of the page.
-        loss: which losses the laws are fitted to.
+        loss: which losses the laws are fitted to: auto, train, validation or validation:SET.
         window: smoothing before the laws.
         phase: "stable" leaves warmup and decay out of the laws.
-        targets: losses for E(S); None chooses them.
+        targets: losses for E(S), or how many; None chooses them.
         family: law of tokens and steps for the best batches; None takes the best by AICc.
         replicates: bootstrap.
         laws: law files for the calculator.
@@ -48,10 +48,10 @@ class Settings:
     """
 
     title: str = "megascale report"
-    loss: Literal["auto", "train", "validation"] = "auto"
+    loss: str = "auto"
     window: Window = field(default_factory=Window)
     phase: Literal["stable", "all"] = "stable"
-    targets: Sequence[float] | None = None
+    targets: int | Sequence[float] | None = None
     family: str | None = None
     replicates: int = 200
     laws: Sequence[LawFile] = ()

@@ -20,7 +20,7 @@ SUFFIXES = frozenset(
         *(".csv", ".tsv", ".parquet", ".wandb"),
     ]
 )
-STUDY_FOLDER, STUDY_LOCK = "sweep", "run.lock"
+STUDY_FOLDER, STUDY_LOCK, STUDY_RESULTS = "sweep", "run.lock", "results.json"
 """Where a study keeps its results and what its runs printed, beside their directories."""
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _NUMBERS = re.compile(r"(\d+)")
@@ -101,7 +101,7 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (
             here / name
             for name in sorted(names)
-            if _is_candidate(name) and not _is_law(here / name)
+            if _is_candidate(name) and not is_law_file(here / name)
         )
 
 
@@ -113,7 +113,7 @@ def _is_own(metrics: Path) -> bool:
         return False
 
 
-def _is_law(path: Path) -> bool:
+def is_law_file(path: Path) -> bool:
     """A law file of ours, which may lie among the runs that it was fitted to."""
     if path.suffix != ".json":
         return False

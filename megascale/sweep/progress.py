@@ -12,8 +12,8 @@ from megascale.config import RunConfig
 from megascale.errors import RunError
 from megascale.formats.run_log import METRICS_FILE, read_run
 from megascale.runs.summary import summarize
-from megascale.train.checks import run_path, saved_form
-from megascale.train.rundir import CONFIG_DATA_FILE, flatten, run_began
+from megascale.train.checks import run_path
+from megascale.train.rundir import CONFIG_DATA_FILE, completed, flatten, run_began, saved_form
 
 TAIL_BYTES = 16384
 PLACES = ("name", "output_dir")
@@ -81,7 +81,7 @@ def check_same_run(config: RunConfig) -> None:
         saved: Any = json.loads((path / CONFIG_DATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError.of("run directory", str(path), f"cannot be read: {error}") from None
-    old, new = flatten(saved), flatten(json.loads(json.dumps(saved_form(config))))
+    old, new = flatten(completed(saved)), flatten(completed(saved_form(config)))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

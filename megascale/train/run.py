@@ -29,7 +29,7 @@ from megascale.train.checks import (
     check_sequence_lengths,
     identity_of,
     run_path,
-    saved_form,
+    schedule_jumps,
 )
 from megascale.train.distributed import (
     Process,
@@ -42,7 +42,7 @@ from megascale.train.distributed import (
 from megascale.train.guard import Guard, GuardSettings
 from megascale.train.loop import Loop
 from megascale.train.peak import measure_gemm
-from megascale.train.rundir import RunDirectory
+from megascale.train.rundir import RunDirectory, saved_form
 from megascale.train.signals import SignalFlags
 from megascale.train.state import Progress, restore
 from megascale.train.telemetry.interval import IntervalAccumulator
@@ -63,7 +63,7 @@ def run(
         config: checked by `check_run`.
         display: makes what rank 0 shows.
         branch_from: checkpoint of another run that a new run starts from (a decay branch).
-        allow_changed: config keys, `tokenizer` or `corpus`, that a resumed run may change.
+        allow_changed: config keys, `tokenizer` or `past`, that a resumed run may change.
 
     Returns:
         The process's exit code.
@@ -129,6 +129,9 @@ def _run(
         start = (progress.tokens, progress.step)
         schedule = batch_schedule_of(config, parts.mesh.dp_size, start)
         check_sequence_lengths(config, process.world_size, schedule)
+    path = run_path(config)
+    if found is not None:
+        notes += on_first(process, lambda: schedule_jumps(path, config, progress.tokens)) or []
     # Only now, with everything accepted, does the run directory take on this config.
     notes += on_first(process, lambda: _begin(directory, config, parts, allow_changed)) or []
     reporter = on_first(

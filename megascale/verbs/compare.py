@@ -12,7 +12,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from megascale.verbs.runs import Cache, Columns, Format, Join, LossKind
+from megascale.verbs.old_spellings import Verb
+from megascale.verbs.options import (
+    AsJson,
+    BatchSamplesOfEach,
+    BatchTokensOfEach,
+    Cache,
+    Columns,
+    Format,
+    Join,
+    Loss,
+    LossKind,
+    SeqLengths,
+    Smooth,
+    TargetLoss,
+    Workers,
+    parse_loss,
+    parse_smooth,
+    parse_target_loss,
+    read_options,
+)
+from megascale.verbs.reading import load_logs
 
 if TYPE_CHECKING:
     from megascale.curves.compare import Comparison
@@ -28,20 +48,20 @@ app = typer.Typer(
 )
 
 SCHEMA = "megascale.compare/2"
-STATED = "For all paths, or repeated once a path"
 
 
 @app.command(
+    cls=Verb,
     epilog="""Examples:
 
   megascale compare runs/fixed runs/growing --plot compare.png
 
-  megascale compare megatron.out.gz wandb.csv --loss train --at-loss 2.5 --json
+  megascale compare megatron.out.gz wandb.csv --loss train --target-loss 2.5 --json
 
   megascale compare before.txt after.txt --batch-tokens 262144 \\
       --batch-tokens 0:131072,707:262144,1413:393216
 
-  megascale compare runs/study --run 'fixed-*' --run law"""
+  megascale compare runs/study --run 'fixed-*' --run law""",
 )
 def compare(
     paths: Annotated[
@@ -56,46 +76,22 @@ def compare(
         list[str] | None,
         typer.Option(help="Take these runs alone, in this order; names or patterns. Repeat."),
     ] = None,
-    loss: Annotated[
-        str,
-        typer.Option(
-            help="train, validation, validation:SET, or auto: validation where all runs have "
-            "enough evaluations of one set, else train."
-        ),
-    ] = "auto",
-    smooth: Annotated[
-        str,
-        typer.Option(
-            help="Windows that training losses are averaged over before the smooth curve: 5% of "
-            "the tokens, 2M tokens, or none for straight lines between records."
-        ),
-    ] = "5%",
-    at_loss: Annotated[
-        list[float] | None, typer.Option(help="Compare tokens at this loss; repeatable.")
-    ] = None,
+    loss: Loss = "auto",
+    smooth: Smooth = "5%",
+    target_loss: TargetLoss = None,
     rows: Annotated[
         int, typer.Option(min=1, help="Lines of each table of two runs, and of a run in JSON.")
     ] = 8,
     plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     format: Format = None,
     columns: Columns = None,
-    seq_length: Annotated[
-        list[int] | None,
-        typer.Option(help=f"Tokens per sample, where no log says. {STATED}."),
-    ] = None,
-    batch_tokens: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Global batch in tokens, where no log says: 2M; or by the steps after which it "
-            f"holds: '0:1M,700:2M'. {STATED}."
-        ),
-    ] = None,
-    batch_samples: Annotated[
-        list[str] | None, typer.Option(help=f"The same in samples. {STATED}.")
-    ] = None,
+    seq_length: SeqLengths = None,
+    batch_tokens: BatchTokensOfEach = None,
+    batch_samples: BatchSamplesOfEach = None,
     loss_kind: LossKind = None,
     join: Join = False,
+    workers: Workers = 0,
     cache: Cache = True,
 ) -> None:
     """Loss at equal tokens, tokens at equal loss, steps and wall clock of two runs or more.
@@ -105,16 +101,13 @@ def compare(
     the log has it.
     """
     from megascale.curves.compare import compare_curves
-    from megascale.curves.smoothing import Window
     from megascale.curves.table import curves_of_logs
     from megascale.errors import ConfigError
-    from megascale.verbs.runs import load_logs
 
-    window = Window.parse(smooth, "--smooth")
-
+    window = parse_smooth(smooth or "5%")
     options = _options(len(paths), columns, seq_length, batch_tokens, batch_samples, loss_kind)
     logs = [
-        load_logs([path], format, stated, join, 0, cache)
+        load_logs([path], format, stated, join, workers, cache)
         for path, stated in zip(paths, options, strict=True)
     ]
     if run:
@@ -124,14 +117,15 @@ def compare(
     if len(names) < 2:
         shown = ", ".join(names) or "none"
         raise ConfigError.of("runs", shown, "a comparison needs two runs at least", "RUN_A RUN_B")
-    taken, curves = curves_of_logs(logs, loss, window)
+    taken, curves = curves_of_logs(logs, parse_loss(loss), window)
     if run:
         ranks = [_rank(name, run) for name in names]
         curves = [curves[at] for at in sorted(range(len(curves)), key=ranks.__getitem__)]
+    targets = None if target_loss is None else parse_target_loss(target_loss)
     baseline, *others = curves
     if len(others) > 1 and not as_json:
         rows = 1
-    found = [compare_curves(baseline, other, losses=at_loss, rows=rows) for other in others]
+    found = [compare_curves(baseline, other, losses=targets, rows=rows) for other in others]
     if plot is not None:
         from megascale.report.compare_figure import draw_comparison
 
@@ -139,14 +133,10 @@ def compare(
     if as_json:
         typer.echo(json.dumps(_document(taken, window, curves, found), indent=2))
         return
-    from rich.console import Console
-
     from megascale.verbs.compare_tables import render
+    from megascale.verbs.tables import wide_console
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    render(taken, curves, found, console, stated=bool(at_loss))
+    render(taken, curves, found, wide_console(), stated=targets is not None)
 
 
 def _options(
@@ -163,7 +153,6 @@ def _options(
         ConfigError: a statement that is repeated neither once nor once a path.
     """
     from megascale.errors import ConfigError
-    from megascale.verbs.runs import read_options
 
     def spread(values: Sequence[Any] | None, option: str) -> list[Any]:
         if not values:

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from megascale.config import dump_yaml
 from megascale.units import format_count
-from megascale.verbs.tables import empty_table
+from megascale.verbs.tables import empty_table, wide_console
 
 if TYPE_CHECKING:
     from megascale.train.explain import ExplainReport
@@ -22,8 +22,7 @@ def render(report: ExplainReport, console: Console | None = None) -> None:
         report: of `megascale.train.explain.explain`.
         console: where to; where None standard output, 120 columns wide unless a terminal.
     """
-    if console is None:
-        console = Console() if Console().is_terminal else Console(width=120)
+    console = console or wide_console()
     console.print(dump_yaml(report.config), markup=False, highlight=False)
     for table in (
         _layout(report),

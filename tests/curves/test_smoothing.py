@@ -127,19 +127,3 @@ def test_scatter_is_the_noise_and_not_the_bend() -> None:
     assert np.sqrt(found) == pytest.approx(0.02 * np.ones(380), rel=0.1)
     assert scatter(x, 2 + x + x**2, weight) == pytest.approx(np.zeros(380), abs=1e-15)
     assert np.isnan(scatter(x[: LEAST_SCATTER - 1], x[: LEAST_SCATTER - 1], weight)).all()
-
-
-@pytest.mark.parametrize(
-    ("text", "kind", "size"),
-    [("2%", "log", 0.02), ("5%", "log", 0.05), ("2M", "tokens", 2e6), ("none", "none", None)],
-)
-def test_windows_from_words(text: str, kind: str, size: float | None) -> None:
-    window = Window.parse(text, "--smooth")
-    assert window.kind == kind
-    assert size is None or window.size == size
-
-
-@pytest.mark.parametrize("text", ["five", "-1%", "1.5e", "0", "0%", "x%", "200%", "-3"])
-def test_words_that_are_no_window(text: str) -> None:
-    with pytest.raises(FitError, match=r"--smooth = .*none. Nearest legal: 5%"):
-        Window.parse(text, "--smooth")

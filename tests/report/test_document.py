@@ -183,7 +183,7 @@ def test_optima_that_leave_their_law_open_give_none():
 
 def test_a_family_without_a_best_batch_is_refused(tmp_path):
     inputs = read_inputs([write_runs(tmp_path)], cache=False)
-    with pytest.raises(FitError, match="law-family"):
+    with pytest.raises(FitError, match="--law = classic"):
         build_document(inputs, Settings(family="classic", replicates=40))
 
 
@@ -217,7 +217,7 @@ def test_figures_are_written_as_png_and_svg(document, tmp_path):
 def test_the_verb_writes_page_and_summary(tmp_path):
     output = tmp_path / "report.html"
     result = CliRunner().invoke(
-        app, [str(write_grid(tmp_path)), "-o", str(output), "--json", "--replicates", "40"]
+        app, [str(write_grid(tmp_path)), "-o", str(output), "--json", "--bootstrap", "40"]
     )
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)

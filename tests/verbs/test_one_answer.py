@@ -81,7 +81,7 @@ def said_by_compare(folder: Path, loss: str) -> Said:
     crossings: dict[int, float] = {}
     for batch in (128, 256, 512, 1024, 2048):
         runs = [str(folder / f"batch-{size}") for size in (batch, 2 * batch)]
-        stated = [word for target in TARGETS for word in ("--at-loss", str(target))]
+        stated = ["--target-loss", ",".join(map(str, TARGETS))]
         words = ["compare", *runs, "--loss", loss, "--json", "--no-cache", *stated]
         done = CliRunner().invoke(app, words, catch_exceptions=False)
         (found,) = json.loads(done.stdout)["comparisons"]

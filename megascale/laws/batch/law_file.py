@@ -121,7 +121,7 @@ def _table(optimal: OptimalBatches) -> Table:
 
 def _family(fits: TokensStepsFits, optimal: OptimalBatches) -> TokensSteps | None:
     """The converged fits as the law file's family, where there are two targets or more."""
-    keep = [g for g in range(len(fits.groups)) if fits.result.converged[g] and optimal.used[g]]
+    keep = [g for g in range(len(fits.groups)) if fits.result.solved[g] and optimal.used[g]]
     if len(keep) < 2:
         return None
     return TokensSteps.model_validate(

@@ -137,7 +137,7 @@ def _no_common_loss(means: Sequence[Curve], least: int) -> FitError:
     )
     nearest = ["train the slowest batches longer", "log more often early in the run"]
     if means[0].loss_kind.startswith("validation"):
-        nearest.append("take training losses (--losses train)")
+        nearest.append("take training losses (--loss train)")
     return FitError.of("target losses", "none", rule, nearest)
 
 

@@ -200,8 +200,12 @@ def _fit(points: pl.DataFrame, column: str) -> PowerLaw:
         one = float(points["tokens"][0])
         rule = f"all cells with a best {name} have this D: a law of D needs two at least"
         raise FitError.of("tokens", one, rule)
-    n = points["n_params"].to_numpy() if with_n else None
-    return fit_power(points[column].to_numpy(), points["tokens"].to_numpy(), n)
+    sizes = points["n_params"].to_numpy()
+    law = fit_power(
+        points[column].to_numpy(), points["tokens"].to_numpy(), sizes if with_n else None
+    )
+    # A law without N is one of the sizes it was fitted to, and of no others.
+    return replace(law, n_range=(float(sizes.min()), float(sizes.max())))
 
 
 def _bootstrap(
@@ -258,6 +262,12 @@ def _held_out(
 
 def _doubts(cells: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     out = []
+    sizes = cells["n_params"].unique().to_list()
+    if len(sizes) == 1 and "lr" in columns:
+        out.append(
+            f"every run has N = {sizes[0]:.4g}: the law of the learning rate is of D alone, and "
+            "holds at that N"
+        )
     for column in columns:
         name = {"lr": "learning rate", "batch_tokens": "batch"}[column]
         ends = cells[f"{column}_edge"]

@@ -200,7 +200,7 @@ def run(*words: str) -> str:
 def test_command_prints_every_law_and_its_ground(repository: Path) -> None:
     own = repository / "configs/laws/step-law.json"
     text = run(
-        "--params", "4e9", "--active-params", "538e6", "--tokens", "500e9", "--law", str(own)
+        "--params", "4e9", "--active-params", "538e6", "--tokens", "500e9", "--law-file", str(own)
     )
     for law in LAWS:
         assert law.key in text
