@@ -12,7 +12,8 @@ import polars as pl
 from scipy import optimize, sparse
 
 from megascale import fitting
-from megascale.curves.curve import Array, Curve
+from megascale.arrays import Array
+from megascale.curves.curve import Curve
 from megascale.errors import FitError
 from megascale.fitting.status import status_words
 from megascale.laws.learning_rate import need_columns

@@ -15,8 +15,8 @@ from megascale.runs.readers.base import VALIDATION
 from megascale.runs.table import LoadedRun, RunTable
 
 if TYPE_CHECKING:
-    from megascale.curves.crossings import Crossing
-    from megascale.curves.curve import Array
+    from megascale.arrays import Array
+    from megascale.curves.crossing import BatchCrossing
 
 POINTS_IN_ALL = 60_000
 POINTS_A_RUN = (16, 800)
@@ -204,6 +204,6 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def crossing_rows(crossings: Sequence[Crossing]) -> list[dict[str, Any]]:
+def crossing_rows(crossings: Sequence[BatchCrossing]) -> list[dict[str, Any]]:
     """Crossings of neighbouring batch sizes of every setting, in the order given."""
     return [asdict(crossing) for crossing in crossings]
