@@ -26,6 +26,7 @@ from megascale.laws.batch.tokens_steps import LAW_PARAMETERS
 from megascale.laws.law_files import Naming, NKind
 from megascale.laws.learning_rate import search_factor
 from megascale.laws.rate_law import RateLaw, rate_law_from_optima
+from megascale.runs.check import refuse_mixed
 from megascale.runs.table import LoadedRun, RunTable
 
 LEARNING_RATE = "learning_rate"
@@ -92,9 +93,10 @@ def points_of_logs(logs: RunTable, options: LogOptions | None = None) -> pl.Data
         Columns run, N (with unknown sizes empty), lr, target_loss, B, E, S, log_error.
 
     Raises:
-        FitError: as `fit_logs`.
+        DataError, FitError: as `fit_logs`.
     """
     options = options or LogOptions()
+    refuse_mixed(logs)
     sizes, _ = run_sizes(logs, options)
     curves = require_constant_batch(curves_of(logs, options, sizes), logs)
     extraction, _ = extract_all(curves, options)
@@ -143,11 +145,13 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
         options: how logs become points.
 
     Raises:
+        DataError: a log holds several runs that cannot be told apart.
         FitError: an unknown law, no run that gives a curve, or too few of them.
     """
     options = options or LogOptions()
     if law not in LOG_LAWS:
         raise FitError.of("law", law, "is not fitted to run logs", list(LOG_LAWS))
+    refuse_mixed(logs)
     sizes, n_kind = run_sizes(logs, options)
     found = curves_of(logs, options, sizes)
     curves = require_constant_batch(found, logs)

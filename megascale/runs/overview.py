@@ -47,7 +47,8 @@ class RunOverview:
         path: its first file.
         steps, tokens: finished steps and consumed tokens after the last row.
         segments: batch sizes in order.
-        loss, validation_loss: the last of each kind, in nats per token.
+        loss, validation_loss: the last of each kind, in nats per token; where there are several
+            validation sets, of the main one if there is one.
         attempts: starts of the process, as far as the logs show them.
         skipped: steps without an update.
         malformed: lines that are no records.
@@ -84,6 +85,7 @@ class _Columns:
     batch_tokens: npt.NDArray[np.int64]
     loss: npt.NDArray[np.float64]
     validation: npt.NDArray[np.bool_]
+    main: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, table: pl.DataFrame) -> _Columns:
@@ -91,8 +93,9 @@ class _Columns:
             table[name].fill_null(MISSING).to_numpy() for name in ("step", "tokens", "batch_tokens")
         )
         loss = table["loss"].fill_null(float("nan")).to_numpy()
-        kinds = table["loss_kind"].fill_null("").str.starts_with(VALIDATION)
-        return cls(step, tokens, batch, loss, kinds.to_numpy())
+        kinds = table["loss_kind"].fill_null("")
+        validation = kinds.str.starts_with(VALIDATION).to_numpy()
+        return cls(step, tokens, batch, loss, validation, (kinds == VALIDATION).to_numpy())
 
     def without_losses(self) -> _Columns:
         return replace(self, loss=np.full(len(self.loss), np.nan))
@@ -104,6 +107,7 @@ class _Columns:
             self.batch_tokens[which],
             self.loss[which],
             self.validation[which],
+            self.main[which],
         )
 
 
@@ -137,7 +141,7 @@ def _overview(loaded: RunTable, run: LoadedRun, rows: _Columns) -> RunOverview:
         tokens=_last(rows.tokens),
         segments=tuple(_segments(train if len(train.step) else valid.without_losses())),
         loss=_last_loss(train.loss),
-        validation_loss=_last_loss(valid.loss),
+        validation_loss=_last_loss(valid.loss[valid.main if valid.main.any() else slice(None)]),
         attempts=extra.get("attempts", restarts + 1),
         skipped=extra.get("skipped"),
         malformed=sum(file.malformed_count for file in files),
