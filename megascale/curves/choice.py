@@ -16,7 +16,7 @@ LEAST = {TRAIN: 8, VALIDATION: 4}
 
 
 def choose_loss(runs: Sequence[Records], loss: str, enough: int = ENOUGH_EVALUATIONS) -> str:
-    """The kind of loss that all runs are read by.
+    """Return the kind of loss that all runs are read by.
 
     Args:
         runs: those whose losses are compared, or fitted together.
@@ -51,7 +51,7 @@ def choose_loss(runs: Sequence[Records], loss: str, enough: int = ENOUGH_EVALUAT
 
 
 def inventory(runs: Sequence[Records], names: Sequence[str] | None = None) -> str:
-    """What every run has, in words."""
+    """Return what every run has, in words."""
     parts = []
     for records, name in zip(runs, names or [one.run for one in runs], strict=True):
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in records.kinds.items())

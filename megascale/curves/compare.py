@@ -71,7 +71,7 @@ class Comparison:
     crossings: tuple[Crossing, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return asdict(self)
 
 

@@ -19,7 +19,7 @@ import polars as pl
 
 from megascale.arrays import Array
 from megascale.curves.curve import Curve, mean_curve
-from megascale.curves.smoothing import LEAST_LOCAL, Trend, joined, local_trend, scatter
+from megascale.curves.smoothing import LEAST_LOCAL, Trend, joined_points, local_trend, scatter
 
 SURE = 3.0
 """Standard errors by which each curve has to lead on its side of a crossing."""
@@ -47,7 +47,7 @@ class Crossing:
 
 
 def crossings(first: Curve, second: Curve) -> list[Crossing]:
-    """Every crossing of two curves, by tokens.
+    """Return every crossing of two curves, by tokens.
 
     Fewer than `scatter` needs of common points tell no error: every change of sign counts then.
     """
@@ -78,7 +78,7 @@ def crossings(first: Curve, second: Curve) -> list[Crossing]:
 
 
 def difference(first: Curve, second: Curve) -> Trend | None:
-    """The first curve's loss minus the second's over their common tokens, smoothed.
+    """Return the first curve's loss minus the second's over their common tokens, smoothed.
 
     Returns:
         Knots at the points of the curve that has fewer; None where fewer than two are common.
@@ -94,7 +94,7 @@ def difference(first: Curve, second: Curve) -> Trend | None:
     (loss_a, variance_a), (loss_b, variance_b) = (_between(c, x) for c in (first, second))
     lead, variance = loss_a - loss_b, variance_a + variance_b
     if first.window.kind == "none" and not first.is_validation:
-        return joined(x, lead, np.sqrt(variance))
+        return joined_points(x, lead, np.sqrt(variance))
     known = np.isfinite(variance).all() and (variance > 0).all()
     weight = 1 / variance if known else np.ones_like(x)
     unit = scatter(x, lead, weight, records=len(x))
@@ -175,7 +175,7 @@ class BatchCrossing(Crossing):
 
 
 def by_setting(curves: Iterable[Curve]) -> dict[tuple[float | None, float | None], list[Curve]]:
-    """Curves of constant batch by (N, learning rate)."""
+    """Return the curves of constant batch by (N, learning rate)."""
     groups = defaultdict(list)
     for curve in curves:
         if curve.batch_tokens is not None:
@@ -184,7 +184,7 @@ def by_setting(curves: Iterable[Curve]) -> dict[tuple[float | None, float | None
 
 
 def by_batch(curves: Iterable[Curve]) -> dict[float, list[Curve]]:
-    """Curves by batch, smallest batch first; several of one batch are seeds."""
+    """Return the curves by batch, smallest batch first; several of one batch are seeds."""
     groups = defaultdict(list)
     for curve in curves:
         if curve.batch_tokens is not None:
@@ -193,7 +193,8 @@ def by_batch(curves: Iterable[Curve]) -> dict[float, list[Curve]]:
 
 
 def find_crossings(curves: Iterable[Curve], *, all_pairs: bool = False) -> list[BatchCrossing]:
-    """Where larger batches overtake smaller ones, among runs of one model size and learning rate.
+    """Say where larger batches overtake smaller ones, among runs of one model size and learning
+    rate.
 
     Args:
         curves: of any settings; those whose batch changed are left out.
@@ -224,5 +225,5 @@ def find_crossings(curves: Iterable[Curve], *, all_pairs: bool = False) -> list[
 
 
 def crossing_table(crossings: list[BatchCrossing]) -> pl.DataFrame:
-    """One row a crossing."""
+    """Return one row a crossing."""
     return pl.DataFrame([asdict(crossing) for crossing in crossings], infer_schema_length=None)

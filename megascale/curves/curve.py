@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from megascale.arrays import Array
 from megascale.curves.records import VALIDATION, Placed
-from megascale.curves.smoothing import NOISE_RECORDS, Trend, Window, joined, local_trend
+from megascale.curves.smoothing import NOISE_RECORDS, Trend, Window, joined_points, local_trend
 from megascale.errors import FitError
 
 
@@ -110,7 +110,7 @@ class Curve:
             return self.whole.trend
         x = np.log(self.tokens)
         if self.window.kind == "none" and not self.is_validation:
-            return joined(x, self.loss, self.error, float(np.log(self.last)))
+            return joined_points(x, self.loss, self.error, float(np.log(self.last)))
         return local_trend(x, self.loss, self.error, float(np.log(self.last)))
 
     @cached_property
@@ -119,7 +119,7 @@ class Curve:
         if self.whole is not None:
             return self.whole.line
         if self.is_validation:
-            return joined(np.log(self.tokens), self.loss, self.error)
+            return joined_points(np.log(self.tokens), self.loss, self.error)
         return self.trend
 
     def at(self, tokens: npt.ArrayLike) -> Array:

@@ -67,7 +67,7 @@ class Records:
     sources: tuple[str, ...]
 
     def losses_of(self, wanted: str) -> Placed | None:
-        """The finite losses of the wanted kind where they stand; None where there are none.
+        """Return the finite losses of the wanted kind where they stand; None where there are none.
 
         Args:
             wanted: "train": of several kinds the first of `TRAIN_KINDS`. "validation:SET", several
@@ -85,7 +85,7 @@ class Records:
         return self._placed(rows, self.loss[rows], kind)
 
     def sets(self) -> tuple[str, ...]:
-        """Validation kinds that were evaluated as often as the one evaluated most."""
+        """Return the validation kinds that were evaluated as often as the one evaluated most."""
         counts = {kind: n for kind, n in self.kinds.items() if kind.startswith(VALIDATION)}
         most = max(counts.values(), default=0)
         return tuple(kind for kind, count in counts.items() if count == most)
@@ -143,7 +143,8 @@ class Records:
         return Placed(rows, tokens, np.maximum.accumulate(place), loss, weight, kind)
 
     def clock(self) -> tuple[Array, Array] | None:
-        """Consumed tokens and the wall clock (seconds) spent until then; None where not logged.
+        """Return the consumed tokens and the wall clock (seconds) spent until then; None where not
+        logged.
 
         Taken from the kind of loss with the most rows that have a time; a first row without one
         counts as zero, so the clock then starts there.
@@ -162,7 +163,8 @@ class Records:
         return self.tokens[rows], np.cumsum(seconds)
 
     def batch_at(self, tokens: Array) -> Array:
-        """The global batch (tokens) of the step that ends at `tokens`, or of the next one logged.
+        """Return the global batch (tokens) of the step that ends at `tokens`, or of the next one
+        logged.
 
         NaN where no row says, unless it follows from tokens over steps.
         """
@@ -174,7 +176,7 @@ class Records:
         return self.batch_tokens[known[np.minimum(at, len(known) - 1)]]
 
     def constant_batch(self) -> float | None:
-        """The global batch in tokens, or None where it changed or cannot be told.
+        """Return the global batch in tokens, or None where it changed or cannot be told.
 
         Without a batch in the log it follows from tokens over steps where that never changes.
         """
@@ -186,7 +188,7 @@ class Records:
         return float(ratio[0]) if len(ratio) == 1 else None
 
     def rates_at(self, rows: Index) -> Array:
-        """The learning rate of rows; where they have none, the last one logged before."""
+        """Return the learning rate of rows; where they have none, the last one logged before."""
         own = self.lr[rows]
         logged = np.flatnonzero(np.isfinite(self.lr) & np.isfinite(self.tokens))
         if np.isfinite(own).any() or len(logged) == 0:
@@ -197,14 +199,14 @@ class Records:
 
 
 def validation_name(kinds: Sequence[str]) -> str:
-    """One name of several validation kinds: `validation:code,web`."""
+    """Return one name of several validation kinds: `validation:code,web`."""
     if len(kinds) == 1:
         return kinds[0]
     return f"{VALIDATION}:{','.join(kind.partition(':')[2] for kind in kinds)}"
 
 
 def split_runs(table: pl.DataFrame) -> Iterator[Records]:
-    """The table's runs in order of appearance.
+    """Return the table's runs in order of appearance.
 
     Args:
         table: column run, with those of `Records` where they are known.

@@ -166,7 +166,7 @@ class Trend:
         return len(self.x)
 
 
-def joined(x: Array, y: Array, error: Array, end: float | None = None) -> Trend:
+def joined_points(x: Array, y: Array, error: Array, end: float | None = None) -> Trend:
     """The points themselves, joined by straight lines.
 
     Args:
@@ -193,7 +193,7 @@ def local_trend(x: Array, y: Array, error: Array, end: float | None = None) -> T
         A knot at every point, and at `end`.
     """
     if len(x) < LEAST_LOCAL or not np.isfinite(error).all():
-        return joined(x, y, error, end)
+        return joined_points(x, y, error, end)
     error = np.maximum(error, max(float(np.abs(y).max()) * 1e-9, 1e-12))
     if len(x) > MOST_LOCAL:
         x, y, error = _thinned(x, y, error)

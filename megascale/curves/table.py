@@ -25,7 +25,7 @@ LEAST_COMPARED = 3
 
 
 def curve_of(records: Records, wanted: str, window: Window) -> Curve | None:
-    """The curve of a run's losses of one kind; None where it has none after a token.
+    """Return the curve of a run's losses of one kind; None where it has none after a token.
 
     Args:
         records: of one run.
@@ -62,7 +62,7 @@ def curves_from_table(
     window: Window | None = None,
     phase: Literal["stable", "all"] = "stable",
 ) -> Curves:
-    """Smoothed curves of every run of the one table, for laws.
+    """Return the smoothed curves of every run of the one table, for laws.
 
     Args:
         table: columns run, step, tokens, batch_tokens, lr, loss, loss_kind, source (others are
@@ -100,7 +100,7 @@ def curves_from_table(
 def curves_of_logs(
     logs: Sequence[RunTable], loss: str = AUTO, window: Window | None = None
 ) -> tuple[str, list[Curve]]:
-    """One curve a run, all of the same kind of loss, for comparison.
+    """Return one curve a run, all of the same kind of loss, for comparison.
 
     Args:
         logs: what `load_runs` gave, in the order of the comparison.

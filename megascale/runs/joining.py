@@ -13,11 +13,11 @@ from megascale.runs.files import group_of
 from megascale.runs.readers import detect
 from megascale.runs.readers.base import FileRead, RunMeta, consumed
 from megascale.runs.readers.restarts import keep_last
-from megascale.runs.readers.spans import SPANS, counted, in_force, joined, restored
+from megascale.runs.readers.spans import SPANS, counted, in_force, joined_spans, kept_spans
 
 
 def groups_of(files: Sequence[FileRead], *, join: bool) -> dict[Path, list[int]]:
-    """The files of every run, by what names it: their indices in the order read.
+    """Return the files of every run, by what names it: their indices in the order read.
 
     A file that holds several runs is no part of another. States of a Hugging Face run repeat the
     history before them; those of a directory whose histories disagree are runs of their own.
@@ -65,7 +65,8 @@ def _continues(first: pl.DataFrame, second: pl.DataFrame) -> bool:
 
 
 def joined_table(files: Sequence[FileRead]) -> tuple[pl.DataFrame, dict[str, RunMeta]]:
-    """The rows that count of the files of one run, in their order, and what they say about it.
+    """Return the rows that count of the files of one run, in their order, and what they say about
+    it.
 
     What was superseded, and why the files may be no run, is noted in the last of them.
     """
@@ -97,7 +98,7 @@ def _without_abandoned(
     """The rows of each file up to the checkpoint that a later one says it went on from."""
     kept = list(tables)
     for number, found in enumerate(files):
-        spans = restored(found.runs[0].extra) if len(found.runs) == 1 else []
+        spans = kept_spans(found.runs[0].extra) if len(found.runs) == 1 else []
         start = spans[0].start if spans else None
         if start is not None:
             beyond = pl.col("step").fill_null(0) > start
@@ -145,10 +146,10 @@ def _recounted(
     """Counts that each file made as if its own batch and sequence length had always held."""
     if set(metas) != {""}:
         return table
-    told = [restored(found.runs[0].extra) for found in files]
+    told = [kept_spans(found.runs[0].extra) for found in files]
     if all(told):
         steps = [part.drop_nulls("step")["step"].to_numpy() for part in tables]
-        spans = joined(list(zip(told, steps, strict=True)))
+        spans = joined_spans(list(zip(told, steps, strict=True)))
         metas[""].extra[SPANS] = [asdict(span) for span in spans]
         return counted(table, {"": in_force(spans)}, again=True)
     lengths = [found.runs[0].seq_length for found in files]
@@ -172,7 +173,7 @@ def _samples_before(earlier: Sequence[pl.DataFrame], part: pl.DataFrame) -> int:
 
 
 def merged(first: RunMeta | None, second: RunMeta) -> RunMeta:
-    """What two files of a run say about it; the later word on its plan counts."""
+    """Return what two files of a run say about it; the later word on its plan counts."""
     if first is None:
         return second
     return RunMeta(

@@ -91,7 +91,8 @@ def scan(
     make: MakeRows,
     facts: Patterns = (),
 ) -> list[Launch]:
-    """Rows of every line that holds `literal`, those of each run in the file under its name.
+    """Return the rows of every line that holds `literal`, those of each run in the file under its
+    name.
 
     Lines with the literal that do not match are reported, the torn last one as such; `make` gives
     a row's values as text or numbers, and a row whose `loss` is no finite number is left out and
@@ -142,7 +143,7 @@ def scan(
 
 
 def separated(rows: list[Row], launches: Sequence[Launch], found: FileRead) -> list[Row]:
-    """The rows that count, each with its run where the log holds several."""
+    """Return the rows that count, each with its run where the log holds several."""
     train = [row for row in rows if not str(row.get("loss_kind")).startswith(VALIDATION)] or rows
     if not train:
         return rows
@@ -171,7 +172,7 @@ def separated(rows: list[Row], launches: Sequence[Launch], found: FileRead) -> l
 
 
 def separate_note(count: int) -> str:
-    """What is said of a log that holds several runs."""
+    """Return what is said of a log that holds several runs."""
     return f"the log holds {count} runs: another begins here, and is no restart of the first"
 
 

@@ -23,14 +23,15 @@ Record = Mapping[str, Any]
 
 
 def is_lightning(names: Collection[str]) -> bool:
-    """Whether a metric comes both by step and by epoch, as Lightning logs it."""
+    """Return whether a metric comes both by step and by epoch, as Lightning logs it."""
     return LIGHTNING_STEP in names or any(
         name.endswith("_step") and f"{name.removesuffix('_step')}_epoch" in names for name in names
     )
 
 
 def are_per_rank(pairs: Iterable[tuple[int | None, int | None]]) -> bool:
-    """Whether the first of two counts is one rank's share of the second: a constant part of it.
+    """Return whether the first of two counts is one rank's share of the second: a constant part of
+    it.
 
     A second count that stays the same is a plan.
     """
@@ -44,7 +45,7 @@ def are_per_rank(pairs: Iterable[tuple[int | None, int | None]]) -> bool:
 
 
 def token_axis(names: Collection[str], records: Iterable[Record]) -> str | None:
-    """Which column is the consumed tokens of all ranks, where a table has two; else None."""
+    """Return which column is the consumed tokens of all ranks, where a table has two; else None."""
     if RANK_TOKENS not in names or ALL_TOKENS not in names:
         return None
     pairs = ((exact_int(row.get(RANK_TOKENS)), exact_int(row.get(ALL_TOKENS))) for row in records)
@@ -52,7 +53,9 @@ def token_axis(names: Collection[str], records: Iterable[Record]) -> str | None:
 
 
 def counts_micro_batches(step: str, names: Collection[str], records: Iterable[Record]) -> bool:
-    """Whether a step is the number, from 0, of a micro-batch that another column counts from 1."""
+    """Return whether a step is the number, from 0, of a micro-batch that another column counts from
+    1.
+    """
     if MICRO_BATCHES not in names or step == MICRO_BATCHES:
         return False
     pairs = [(exact_int(row.get(step)), exact_int(row.get(MICRO_BATCHES))) for row in records]
@@ -61,7 +64,9 @@ def counts_micro_batches(step: str, names: Collection[str], records: Iterable[Re
 
 
 def end_intervals(steps: Iterable[int]) -> bool:
-    """Whether all steps are multiples of an interval less one (49, 99, 149): numbered from 0."""
+    """Return whether all steps are multiples of an interval less one (49, 99, 149): numbered from
+    0.
+    """
     distinct = sorted(set(steps))
     if len(distinct) < LEAST_ROWS or distinct[0] < 0:
         return False
@@ -72,7 +77,7 @@ def end_intervals(steps: Iterable[int]) -> bool:
 def counts_from_zero(
     mapped: Mapping[str, str], evaluated: Sequence[str], records: Sequence[Record]
 ) -> bool:
-    """Whether steps are numbered from 0, as the training losses show.
+    """Return whether steps are numbered from 0, as the training losses show.
 
     Either they end intervals, or one stands at step 0, where nothing was trained otherwise. Not
     where the row says that nothing was consumed, and not beside an evaluation: some programs

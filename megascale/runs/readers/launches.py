@@ -44,12 +44,12 @@ class Launch:
     facts: Mapping[str, int] = field(default_factory=dict)
 
     def get(self, name: str) -> int | None:
-        """A fact; None where no launch so far states it."""
+        """Return a fact; None where no launch so far states it."""
         return self.facts.get(name)
 
 
 def find_launches(data: bytes, patterns: Patterns, rows: Sequence[int]) -> list[Launch]:
-    """The launches of a console log.
+    """Return the launches of a console log.
 
     What is stated between two records belongs to one launch, and the last statement of a fact
     counts there: one that failed before its first record is no launch. Values may have thousands
@@ -78,7 +78,7 @@ def find_launches(data: bytes, patterns: Patterns, rows: Sequence[int]) -> list[
 
 
 def inherited(stated: Iterable[tuple[int, Mapping[str, int]]]) -> list[Launch]:
-    """Launches from the line and the own facts of each, in order."""
+    """Return the launches from the line and the own facts of each, in order."""
     launches: list[Launch] = []
     known: dict[str, int] = {}
     for line, facts in stated:
@@ -88,14 +88,14 @@ def inherited(stated: Iterable[tuple[int, Mapping[str, int]]]) -> list[Launch]:
 
 
 def governing(launches: Sequence[Launch], lines: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """The index of the launch that each line follows; -1 before the first."""
+    """Return the index of the launch that each line follows; -1 before the first."""
     starts = np.array([launch.line for launch in launches], dtype=np.int64)
     found = np.searchsorted(starts, np.asarray(lines, dtype=np.int64), side="right") - 1
     return np.asarray(found, dtype=np.int64)
 
 
 def launches_of(launches: Sequence[Launch], lines: npt.ArrayLike) -> list[Launch]:
-    """The launches that govern the records of a run at these lines.
+    """Return the launches that govern the records of a run at these lines.
 
     Records that stand above the first launch follow it too: where a log was cut at its head, what
     it says later is all there is.

@@ -98,11 +98,11 @@ class Told:
                 self.stated.append((line, facts, arguments))
 
     def launches(self) -> list[Launch]:
-        """The launches, each with what the one before said and it does not."""
+        """Return the launches, each with what the one before said and it does not."""
         return inherited((line, facts) for line, facts, _ in self.stated)
 
     def meta(self, run: str, said: Sequence[Launch]) -> RunMeta:
-        """What the launches of a run say about it; the last word on its plan counts."""
+        """Return what the launches of a run say about it; the last word on its plan counts."""
         lines = {launch.line for launch in said}
         arguments: dict[str, str] = {}
         for line, _, own in self.stated:

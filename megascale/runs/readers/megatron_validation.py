@@ -30,8 +30,8 @@ def no_validations() -> pl.DataFrame:
     return pl.DataFrame(schema=kinds)
 
 
-def validations(lines: Lines, iterations: npt.NDArray[np.int64]) -> pl.DataFrame:
-    """The validation lines of a chunk; `step` is empty in those of the end of training.
+def validation_lines(lines: Lines, iterations: npt.NDArray[np.int64]) -> pl.DataFrame:
+    """Return the validation lines of a chunk; `step` is empty in those of the end of training.
 
     Args:
         lines: the chunk.
@@ -65,7 +65,8 @@ def _candidates(lines: Lines, iterations: npt.NDArray[np.int64]) -> Iterable[tup
 
 
 def placed(valid: pl.DataFrame, train: pl.DataFrame, found: FileRead) -> pl.DataFrame:
-    """Validation rows with consumed counts where they follow from the iterations around them.
+    """Return the validation rows with consumed counts where they follow from the iterations around
+    them.
 
     Those of the end of training are of the last iteration, which is the total where the iterations
     come that near to it.
@@ -125,7 +126,7 @@ def _ended_at(valid: pl.DataFrame, train: pl.DataFrame, found: FileRead) -> pl.S
 
 
 def of_run(valid: pl.DataFrame, every: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """The validations of the run that trained last before each of them."""
+    """Return the validations of the run that trained last before each of them."""
     if valid.is_empty() or rows.height == every.height:
         return valid
     lines = every["line"].to_numpy()

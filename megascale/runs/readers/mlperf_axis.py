@@ -41,7 +41,7 @@ class Evidence:
 
 
 def unit_of(counts: Sequence[int], evidence: Evidence) -> str | None:
-    """The unit of a counter; None where several are possible.
+    """Return the unit of a counter; None where several are possible.
 
     Args:
         counts: its values, in order.
@@ -110,7 +110,7 @@ def _by_spacing(
 
 
 def shift_of(counts: Sequence[int], size: int, trained: bool) -> int:
-    """What is missing of counts that were logged one batch low: `size`, or 0.
+    """Return what is missing of counts that were logged one batch low: `size`, or 0.
 
     A counter that starts from 0 shows a training record at 0; one that is logged every so many
     steps shows multiples of the interval, less one.

@@ -35,7 +35,8 @@ def runs_of(
     launches: Sequence[Launch] = (),
     ends: Sequence[int] = (),
 ) -> Counts:
-    """The number of the run, from 0 in order of appearance, of every training record of a log.
+    """Return the number of the run, from 0 in order of appearance, of every training record of a
+    log.
 
     Args:
         steps: finished steps, in the order of the file.
@@ -121,7 +122,7 @@ def _in_order(runs: Counts) -> Counts:
 def abandoned(
     steps: Counts, lines: Counts, runs: Counts, launches: Sequence[Launch]
 ) -> npt.NDArray[np.bool_]:
-    """Which records lie beyond the checkpoint that a later launch of their run went on from."""
+    """Return which records lie beyond the checkpoint that a later launch of a run went on from."""
     gone = np.zeros(len(steps), dtype=bool)
     if not any(launch.get(RESUMED) for launch in launches):
         return gone
@@ -137,5 +138,5 @@ def abandoned(
 
 
 def label(run: int) -> str:
-    """What a run within a file is called, counted from 0."""
+    """Return what a run within a file is called, counted from 0."""
     return f"run-{run + 1}"

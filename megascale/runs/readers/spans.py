@@ -58,7 +58,8 @@ class Span:
 def spans_of(
     launches: Sequence[Launch], steps: npt.NDArray[np.int64], lines: npt.NDArray[np.int64]
 ) -> list[Span]:
-    """The spans of one run, in order; a launch from an earlier checkpoint cuts those before it.
+    """Return the spans of one run, in order; a launch from an earlier checkpoint cuts those before
+    it.
 
     Args:
         launches: that govern its records.
@@ -89,8 +90,8 @@ def _last_before(steps: npt.NDArray[np.int64], step: int) -> int:
     return int(steps[steps < step].max(initial=0))
 
 
-def joined(parts: Sequence[tuple[Sequence[Span], npt.NDArray[np.int64]]]) -> list[Span]:
-    """The spans of one run whose files follow each other.
+def joined_spans(parts: Sequence[tuple[Sequence[Span], npt.NDArray[np.int64]]]) -> list[Span]:
+    """Return the spans of one run whose files follow each other.
 
     Args:
         parts: spans and steps of the training records of each file.
@@ -108,7 +109,7 @@ def joined(parts: Sequence[tuple[Sequence[Span], npt.NDArray[np.int64]]]) -> lis
 
 
 def in_force(spans: Sequence[Span]) -> list[Span]:
-    """The spans that count, from step 0 on: a later one replaces what lies beyond its start.
+    """Return the spans that count, from step 0 on: a later one replaces what lies beyond its start.
 
     The first one counts from the beginning, whatever checkpoint its launch came from: of the steps
     before it the log knows no other batch.
@@ -132,7 +133,7 @@ def _batches(spans: Sequence[Span], sizes: Sequence[int | None]) -> Batches | No
 def counted(
     table: pl.DataFrame, spans: Mapping[str, Sequence[Span]], *, again: bool = False
 ) -> pl.DataFrame:
-    """Rows of runs with their spans: batch and consumed counts follow from the step.
+    """Return the rows of runs with their spans: batch and consumed counts follow from the step.
 
     A count that a run's log gives itself, be it once, stays as it is.
 
@@ -223,6 +224,6 @@ def _said(own: Sequence[Span], used: Sequence[Span], unit: str) -> str:
     return text
 
 
-def restored(meta: Mapping[str, Any]) -> list[Span]:
-    """The spans that a run keeps."""
+def kept_spans(meta: Mapping[str, Any]) -> list[Span]:
+    """Return the spans that a run keeps."""
     return [Span(**span) for span in meta.get(SPANS, [])]

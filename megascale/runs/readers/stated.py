@@ -10,7 +10,8 @@ from megascale.runs.readers.spans import count_by_launch
 
 
 def with_statements(found: FileRead, options: ReadOptions, launches: Sequence[Launch]) -> FileRead:
-    """The file with what its launches say: its batches, and the description of each of its runs.
+    """Return the file with what its launches say: its batches, and the description of each of its
+    runs.
 
     Samples and tokens of the rows are left empty, and said so, where the log is silent about the
     batch and the user does not state it.
@@ -21,7 +22,7 @@ def with_statements(found: FileRead, options: ReadOptions, launches: Sequence[La
 
 
 def described(found: FileRead, launches: Sequence[Launch]) -> list[RunMeta]:
-    """What the launches say about the size and sequence length of each run of the log."""
+    """Return what the launches say about the size and sequence length of each run of the log."""
     metas = []
     parts = found.table.partition_by("run", maintain_order=True, as_dict=True)
     for (run,), rows in (parts or {("",): found.table}).items():

@@ -176,7 +176,7 @@ def _counters(
 
 
 def size_of(value: Any, column: str, where: str) -> int | None:
-    """N from a cell: a count, or a text with its unit such as 124M; None where it is empty.
+    """Return N from a cell: a count, or a text with its unit such as 124M; None where it is empty.
 
     Args:
         value: of the cell.
