@@ -12,7 +12,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +53,37 @@ INTEGER_KEYS = (
     "loss_tokens",
 )
 REQUIRED_KEYS = (*INTEGER_KEYS, "loss_sum", "loss", "lr", "weight_decay", "grad_norm", "seconds")
+
+
+ATTEMPT_KINDS = ("start", "resume", "branch")
+"""Kinds of events that begin an attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Starts of a run's process, as its events tell them.
+
+    Attributes:
+        count: how many.
+        began: finished steps and consumed tokens at the first: a branch begins at its parent's.
+        exit_code: of the last; None while it runs, and where it was killed.
+    """
+
+    count: int
+    began: tuple[int, int]
+    exit_code: int | None
+
+
+def attempts_of(events: Sequence[Mapping[str, Any]]) -> Attempts:
+    """The attempts of a run from its events, in the order of the log."""
+    begun = [at for at, event in enumerate(events) if event.get("kind") in ATTEMPT_KINDS]
+    first = events[begun[0]] if begun else {}
+    counts = map(first.get, ("step", "tokens"))
+    began = [count if type(count) is int else 0 for count in counts]
+    last = events[begun[-1] if begun else 0 :]
+    codes = [event.get("exit_code") for event in last if event.get("kind") == "end"]
+    code = codes[-1] if codes and type(codes[-1]) is int else None
+    return Attempts(len(begun), (began[0], began[1]), code)
 
 
 def timestamp() -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from megascale.runs.overview import overview
+from megascale.runs.overview import overviews
 from megascale.runs.readers.base import VALIDATION
 from megascale.runs.table import LoadedRun, RunTable
 
@@ -35,12 +35,9 @@ def run_rows(loaded: RunTable) -> list[dict[str, Any]]:
     """One row a run: what its logs say."""
     rows = []
     parts = loaded.table.partition_by("run", as_dict=True, maintain_order=True)
-    for run in loaded.runs:
-        own = parts.get((run.run,), loaded.table.clear())
-        seen = overview(RunTable(own, [run], loaded.files), run)
-        drawn = _drawn_rows(own)
-        clock = _clock(drawn)
-        batches = drawn["batch_tokens"].drop_nulls().rle().struct.field("value").to_list()
+    for run, seen in zip(loaded.runs, overviews(loaded), strict=True):
+        clock = _clock(_drawn_rows(parts.get((run.run,), loaded.table.clear())))
+        batches = [part.batch_tokens for part in seen.segments if part.batch_tokens is not None]
         rows.append(
             {
                 "run": run.run,

@@ -13,7 +13,7 @@ from megascale.runs.files import group_of
 from megascale.runs.readers import detect
 from megascale.runs.readers.base import FileRead, RunMeta, consumed
 from megascale.runs.readers.restarts import keep_last
-from megascale.runs.readers.spans import SPANS, counted, in_force, joined_spans, kept_spans
+from megascale.runs.readers.spans import SPANS, counted, in_force, joined_spans, spans_kept
 
 
 def groups_of(files: Sequence[FileRead], *, join: bool) -> dict[Path, list[int]]:
@@ -65,8 +65,7 @@ def _continues(first: pl.DataFrame, second: pl.DataFrame) -> bool:
 
 
 def joined_table(files: Sequence[FileRead]) -> tuple[pl.DataFrame, dict[str, RunMeta]]:
-    """Return the rows that count of the files of one run, in their order, and what they say about
-    it.
+    """Return the rows that count of the files of one run, and what the files say about it.
 
     What was superseded, and why the files may be no run, is noted in the last of them.
     """
@@ -98,7 +97,7 @@ def _without_abandoned(
     """The rows of each file up to the checkpoint that a later one says it went on from."""
     kept = list(tables)
     for number, found in enumerate(files):
-        spans = kept_spans(found.runs[0].extra) if len(found.runs) == 1 else []
+        spans = spans_kept(found.runs[0].extra) if len(found.runs) == 1 else []
         start = spans[0].start if spans else None
         if start is not None:
             beyond = pl.col("step").fill_null(0) > start
@@ -146,7 +145,7 @@ def _recounted(
     """Counts that each file made as if its own batch and sequence length had always held."""
     if set(metas) != {""}:
         return table
-    told = [kept_spans(found.runs[0].extra) for found in files]
+    told = [spans_kept(found.runs[0].extra) for found in files]
     if all(told):
         steps = [part.drop_nulls("step")["step"].to_numpy() for part in tables]
         spans = joined_spans(list(zip(told, steps, strict=True)))

@@ -244,7 +244,7 @@ def _read(task: ReadTask) -> FileRead:
     data, complete = opening.decompressed(path, raw)
     reader = detect.reader_of(data, str(path), task.format)
     if reader is None and task.options.columns:
-        reader = detect.table_reader(data)
+        reader = detect.tabular_reader_of(data)
     if reader is None:
         rule = f"{NO_FORMAT}; name one with --format"
         raise DataError.of("log", str(path), rule, list(detect.READERS))

@@ -46,7 +46,7 @@ COLUMNS: dict[str, Column] = {
         "",
         "id of the run",
         ("run", "run_id", "run_name"),
-        also={POINTS: ("run", "Name"), GRID: ("run", "Name")},
+        also={POINTS: ("run", "ID", "Name"), GRID: ("run", "ID", "Name")},
         kinds=(LOGS, POINTS, GRID),
     ),
     "step": Column(

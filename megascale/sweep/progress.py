@@ -10,8 +10,7 @@ from typing import Any
 
 from megascale.config import RunConfig
 from megascale.errors import RunError
-from megascale.formats.run_log import METRICS_FILE, read_run
-from megascale.runs.summary import summarize
+from megascale.formats.run_log import METRICS_FILE, attempts_of, read_run
 from megascale.train.checks import run_path
 from megascale.train.rundir import CONFIG_DATA_FILE, flatten, run_began, saved_form, with_later_keys
 
@@ -62,8 +61,9 @@ def is_finished(config: RunConfig) -> bool:
     path = run_path(config)
     if not (path / METRICS_FILE).is_file():
         return False
-    summary = summarize(read_run(path))
-    return summary.exit_code == 0 and summary.tokens == config.train.total_tokens
+    log = read_run(path)
+    tokens = log.records[-1]["tokens"] if log.records else 0
+    return attempts_of(log.events).exit_code == 0 and tokens == config.train.total_tokens
 
 
 def check_same_run(config: RunConfig) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-READER_VERSION = 3
+READER_VERSION = 4
 """Goes up whenever a reader gives other rows for the same bytes; part of every cache key."""
 
 SCHEMA: dict[str, Any] = {
@@ -38,6 +38,11 @@ INSTANTANEOUS = "instantaneous"
 EMA = "ema"
 VALIDATION = "validation"
 LOSS_KINDS = (INTERVAL_MEAN, INSTANTANEOUS, EMA, VALIDATION)
+
+BEGAN, SEGMENT_LOSSES = "began", "segment_losses"
+"""What a reader may know exactly of a run, in `RunMeta.extra`: finished steps and consumed tokens
+before its first row (a branch begins at its parent's), and the mean loss of each stretch of one
+batch."""
 
 KEPT_MALFORMED = 100
 """How many malformed lines of a file are kept with their reason; all are counted."""

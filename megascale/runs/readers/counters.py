@@ -23,15 +23,14 @@ Record = Mapping[str, Any]
 
 
 def is_lightning(names: Collection[str]) -> bool:
-    """Return whether a metric comes both by step and by epoch, as Lightning logs it."""
+    """Say whether a metric comes both by step and by epoch, as Lightning logs it."""
     return LIGHTNING_STEP in names or any(
         name.endswith("_step") and f"{name.removesuffix('_step')}_epoch" in names for name in names
     )
 
 
 def are_per_rank(pairs: Iterable[tuple[int | None, int | None]]) -> bool:
-    """Return whether the first of two counts is one rank's share of the second: a constant part of
-    it.
+    """Say whether the first of two counts is one rank's share of the second: a constant part of it.
 
     A second count that stays the same is a plan.
     """
@@ -53,9 +52,7 @@ def token_axis(names: Collection[str], records: Iterable[Record]) -> str | None:
 
 
 def counts_micro_batches(step: str, names: Collection[str], records: Iterable[Record]) -> bool:
-    """Return whether a step is the number, from 0, of a micro-batch that another column counts from
-    1.
-    """
+    """Say whether a step is the number, from 0, of a micro-batch that a column counts from 1."""
     if MICRO_BATCHES not in names or step == MICRO_BATCHES:
         return False
     pairs = [(exact_int(row.get(step)), exact_int(row.get(MICRO_BATCHES))) for row in records]
@@ -64,9 +61,7 @@ def counts_micro_batches(step: str, names: Collection[str], records: Iterable[Re
 
 
 def end_intervals(steps: Iterable[int]) -> bool:
-    """Return whether all steps are multiples of an interval less one (49, 99, 149): numbered from
-    0.
-    """
+    """Say whether all steps are an interval's multiples less one (49, 99): numbered from 0."""
     distinct = sorted(set(steps))
     if len(distinct) < LEAST_ROWS or distinct[0] < 0:
         return False
@@ -77,7 +72,7 @@ def end_intervals(steps: Iterable[int]) -> bool:
 def counts_from_zero(
     mapped: Mapping[str, str], evaluated: Sequence[str], records: Sequence[Record]
 ) -> bool:
-    """Return whether steps are numbered from 0, as the training losses show.
+    """Say whether steps are numbered from 0, as the training losses show.
 
     Either they end intervals, or one stands at step 0, where nothing was trained otherwise. Not
     where the row says that nothing was consumed, and not beside an evaluation: some programs

@@ -69,10 +69,8 @@ _HEAD_BYTES = 2**19
 _TAIL_BYTES = 2**16
 
 
-def table_reader(data: bytes) -> Reader | None:
-    """Return the reader of a table whose columns the user names, by its form alone; None for no
-    table.
-    """
+def tabular_reader_of(data: bytes) -> Reader | None:
+    """Return the reader of a table whose columns the user names, by its form; None for no table."""
     start = data.lstrip()[:1]
     if start == b"{":
         return jsonl if jsonl.is_lines(data) else wandb

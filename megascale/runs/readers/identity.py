@@ -21,7 +21,7 @@ AXES = ("step", "tokens", "samples")
 
 
 def differing(table: pl.DataFrame) -> bool:
-    """Return whether most places of a run's axis have several losses of one kind that differ."""
+    """Say whether most places of a run's axis have several losses of one kind that differ."""
     for part in table.partition_by("run", "loss_kind"):
         axis = next((name for name in AXES if part[name].count()), None)
         if axis is None:

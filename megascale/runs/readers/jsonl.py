@@ -38,7 +38,7 @@ def sniff(head: bytes, path: str) -> bool:
 
 
 def is_lines(data: bytes) -> bool:
-    """Return whether the first line is an object of its own."""
+    """Say whether the first line is an object of its own."""
     return _object(data.lstrip().split(b"\n", 1)[0]) is not None
 
 

@@ -78,7 +78,7 @@ def find_launches(data: bytes, patterns: Patterns, rows: Sequence[int]) -> list[
 
 
 def inherited(stated: Iterable[tuple[int, Mapping[str, int]]]) -> list[Launch]:
-    """Return the launches from the line and the own facts of each, in order."""
+    """Return launches from the line and the own facts of each, in order."""
     launches: list[Launch] = []
     known: dict[str, int] = {}
     for line, facts in stated:

@@ -40,10 +40,10 @@ from megascale.runs.readers.launches import (
 from megascale.runs.readers.megatron_launches import Told
 from megascale.runs.readers.megatron_small import LOSSES, Names, cells_of, read_values
 from megascale.runs.readers.megatron_validation import (
+    evaluation_lines,
     no_validations,
     of_run,
     placed,
-    validation_lines,
 )
 from megascale.runs.readers.opening import chunks, ends_torn
 from megascale.runs.readers.separation import abandoned, label, runs_of
@@ -78,7 +78,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         lines = Lines(chunk, first)
         train.append(_iterations(lines, found))
         places = train[-1]["line"].to_numpy() - first
-        valid.append(validation_lines(lines, places))
+        valid.append(evaluation_lines(lines, places))
         told.read(lines, places)
     told.close()
     iterations = _reported(pl.concat(train), found)

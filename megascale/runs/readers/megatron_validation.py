@@ -30,7 +30,7 @@ def no_validations() -> pl.DataFrame:
     return pl.DataFrame(schema=kinds)
 
 
-def validation_lines(lines: Lines, iterations: npt.NDArray[np.int64]) -> pl.DataFrame:
+def evaluation_lines(lines: Lines, iterations: npt.NDArray[np.int64]) -> pl.DataFrame:
     """Return the validation lines of a chunk; `step` is empty in those of the end of training.
 
     Args:
@@ -65,8 +65,7 @@ def _candidates(lines: Lines, iterations: npt.NDArray[np.int64]) -> Iterable[tup
 
 
 def placed(valid: pl.DataFrame, train: pl.DataFrame, found: FileRead) -> pl.DataFrame:
-    """Return the validation rows with consumed counts where they follow from the iterations around
-    them.
+    """Return validation rows with consumed counts where they follow from the iterations around.
 
     Those of the end of training are of the last iteration, which is the total where the iterations
     come that near to it.

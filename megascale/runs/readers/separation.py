@@ -35,8 +35,7 @@ def runs_of(
     launches: Sequence[Launch] = (),
     ends: Sequence[int] = (),
 ) -> Counts:
-    """Return the number of the run, from 0 in order of appearance, of every training record of a
-    log.
+    """Return the number of the run, from 0 as they appear, of every training record of a log.
 
     Args:
         steps: finished steps, in the order of the file.
@@ -122,7 +121,7 @@ def _in_order(runs: Counts) -> Counts:
 def abandoned(
     steps: Counts, lines: Counts, runs: Counts, launches: Sequence[Launch]
 ) -> npt.NDArray[np.bool_]:
-    """Return which records lie beyond the checkpoint that a later launch of a run went on from."""
+    """Say which records lie beyond the checkpoint that a later launch of their run went on from."""
     gone = np.zeros(len(steps), dtype=bool)
     if not any(launch.get(RESUMED) for launch in launches):
         return gone

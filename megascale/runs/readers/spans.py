@@ -58,8 +58,7 @@ class Span:
 def spans_of(
     launches: Sequence[Launch], steps: npt.NDArray[np.int64], lines: npt.NDArray[np.int64]
 ) -> list[Span]:
-    """Return the spans of one run, in order; a launch from an earlier checkpoint cuts those before
-    it.
+    """Return the spans of one run, in order, one for each launch.
 
     Args:
         launches: that govern its records.
@@ -133,7 +132,7 @@ def _batches(spans: Sequence[Span], sizes: Sequence[int | None]) -> Batches | No
 def counted(
     table: pl.DataFrame, spans: Mapping[str, Sequence[Span]], *, again: bool = False
 ) -> pl.DataFrame:
-    """Return the rows of runs with their spans: batch and consumed counts follow from the step.
+    """Return rows of runs with batch and consumed counts as they follow from the step and spans.
 
     A count that a run's log gives itself, be it once, stays as it is.
 
@@ -224,6 +223,6 @@ def _said(own: Sequence[Span], used: Sequence[Span], unit: str) -> str:
     return text
 
 
-def kept_spans(meta: Mapping[str, Any]) -> list[Span]:
+def spans_kept(meta: Mapping[str, Any]) -> list[Span]:
     """Return the spans that a run keeps."""
     return [Span(**span) for span in meta.get(SPANS, [])]

@@ -10,8 +10,7 @@ from megascale.runs.readers.spans import count_by_launch
 
 
 def with_statements(found: FileRead, options: ReadOptions, launches: Sequence[Launch]) -> FileRead:
-    """Return the file with what its launches say: its batches, and the description of each of its
-    runs.
+    """Return the file with what its launches say: its batches, and what describes its runs.
 
     Samples and tokens of the rows are left empty, and said so, where the log is silent about the
     batch and the user does not state it.
