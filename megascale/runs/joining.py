@@ -13,7 +13,7 @@ from megascale.runs.files import group_of
 from megascale.runs.readers import detect
 from megascale.runs.readers.base import FileRead, RunMeta, consumed
 from megascale.runs.readers.restarts import keep_last
-from megascale.runs.readers.spans import SPANS, counted, in_force, joined, spans_kept
+from megascale.runs.readers.spans import SPANS, counted, in_force, joined_spans, spans_kept
 
 
 def groups_of(files: Sequence[FileRead], *, join: bool) -> dict[Path, list[int]]:
@@ -148,7 +148,7 @@ def _recounted(
     told = [spans_kept(found.runs[0].extra) for found in files]
     if all(told):
         steps = [part.drop_nulls("step")["step"].to_numpy() for part in tables]
-        spans = joined(list(zip(told, steps, strict=True)))
+        spans = joined_spans(list(zip(told, steps, strict=True)))
         metas[""].extra[SPANS] = [asdict(span) for span in spans]
         return counted(table, {"": in_force(spans)}, again=True)
     lengths = [found.runs[0].seq_length for found in files]

@@ -328,7 +328,8 @@ def _is_full(table: pl.DataFrame) -> bool:
 
 
 def consumed(batches: Batches, of: str = "step") -> pl.Expr:
-    """What so many steps have consumed, at `batches`; or tokens of samples, at the lengths given.
+    """Return what so many steps have consumed, at `batches`; or tokens of samples, at the lengths
+    given.
 
     Args:
         batches: sizes by the count from which on each holds.
@@ -346,7 +347,8 @@ def consumed(batches: Batches, of: str = "step") -> pl.Expr:
 
 
 def batch_of_step(batches: Batches, of: str = "step") -> pl.Expr:
-    """The batch of each step; of the first where the step is not known and there is one alone.
+    """Return the batch of each step; of the first where the step is not known and there is one
+    alone.
 
     Args:
         batches, of: as of `consumed`.

@@ -91,7 +91,8 @@ def scan(
     make: MakeRows,
     facts: Patterns = (),
 ) -> list[Launch]:
-    """Rows of every line that holds `literal`, those of each run in the file under its name.
+    """Return the rows of every line that holds `literal`, those of each run in the file under its
+    name.
 
     Lines with the literal that do not match are reported, the torn last one as such; `make` gives
     a row's values as text or numbers, and a row whose `loss` is no finite number is left out and

@@ -21,7 +21,7 @@ _LAYOUTS = 8
 
 
 def cells_of(text: str, begins: re.Pattern[str]) -> tuple[str, str, list[str]] | None:
-    """The step of an iteration line, its total and its fields; None where it is none.
+    """Return the step of an iteration line, its total and its fields; None where it is none.
 
     Args:
         text: the line.

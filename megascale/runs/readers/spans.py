@@ -89,7 +89,7 @@ def _last_before(steps: npt.NDArray[np.int64], step: int) -> int:
     return int(steps[steps < step].max(initial=0))
 
 
-def joined(parts: Sequence[tuple[Sequence[Span], npt.NDArray[np.int64]]]) -> list[Span]:
+def joined_spans(parts: Sequence[tuple[Sequence[Span], npt.NDArray[np.int64]]]) -> list[Span]:
     """Return the spans of one run whose files follow each other.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from megascale.runs.readers.launches import BATCH_SAMPLES, RESUMED, Launch, launches_of
-from megascale.runs.readers.spans import Span, in_force, joined, spans_of
+from megascale.runs.readers.spans import Span, in_force, joined_spans, spans_of
 
 
 @pytest.mark.parametrize(
@@ -48,5 +48,5 @@ def test_the_checkpoint_that_a_launch_loads_counts_where_it_is_said():
 
 def test_files_of_a_run_follow_each_other():
     first, second = [Span(None, 64)], [Span(None, 128)]
-    spans = joined([(first, np.array([10, 20, 30])), (second, np.array([25, 35]))])
+    spans = joined_spans([(first, np.array([10, 20, 30])), (second, np.array([25, 35]))])
     assert in_force(spans) == [Span(0, 64), Span(20, 128)]
