@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from megascale.config.compose import compose
-from megascale.config.messages import describe
+from megascale.config.messages import error_line
 from megascale.config.rules import broken_rules
 from megascale.config.sections import RunConfig
 from megascale.errors import ConfigError
@@ -49,7 +49,7 @@ def build_config(
     try:
         config = RunConfig.model_validate(dict(content))
     except ValidationError as error:
-        lines = [describe(item, RunConfig) for item in error.errors(include_url=False)]
+        lines = [error_line(item, RunConfig) for item in error.errors(include_url=False)]
         raise _together(origin, lines) from None
     lines = broken_rules(config) if rules else []
     if lines:

@@ -11,7 +11,7 @@ import numpy as np
 
 from megascale.errors import FitError
 from megascale.fitting import _engine
-from megascale.fitting.catalogue import RESIDUALS, Law, find_law, laws
+from megascale.fitting.catalogue import RESIDUALS, Law, engine_law, laws
 from megascale.fitting.own_law import fit_callable, parameter_names
 from megascale.fitting.points import Points, collect, from_frame
 from megascale.fitting.result import FitResult
@@ -120,7 +120,7 @@ def fit(
     weight = None if weights is None else points.rearrange(weights, "weights").astype(np.float64)
     if device not in ("auto", "cpu", "cuda"):
         raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
-    names = parameter_names(law) if callable(law) else find_law(law, points.x.shape[0]).params
+    names = parameter_names(law) if callable(law) else engine_law(law, points.x.shape[0]).params
     bounds, initial = _named_bounds(bounds, names), _named_start(initial, names)
     if callable(law):
         if device == "cuda":
@@ -147,7 +147,7 @@ def fit(
             progress=progress,
             raise_on_bad=errors == "raise" or (errors == "auto" and points.single),
         )
-    known = find_law(law, points.x.shape[0])
+    known = engine_law(law, points.x.shape[0])
     known = _natural_variant(known, bounds, fixed)
     kind = _residual(known, residual)
     boxes = _boxes(known, points.problems, bounds, fixed, initial)

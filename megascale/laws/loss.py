@@ -15,7 +15,7 @@ from megascale import fitting
 from megascale.arrays import Array
 from megascale.curves.curve import Curve
 from megascale.errors import FitError
-from megascale.fitting.status import describe
+from megascale.fitting.status import status_words
 from megascale.laws.learning_rate import need_columns
 
 Objective = Literal["huber", "squared", "absolute"]
@@ -192,6 +192,6 @@ def fit_loss_curves(curves: Iterable[Curve], *, from_tokens: float = 0.0) -> pl.
             **{name: result[name] for name in ("L0", "A", "gamma")},
             **{f"{name}_error": result.errors[name] for name in ("L0", "A", "gamma")},
             "rms": result.rms,
-            "status": [describe(status) for status in result.status],
+            "status": [status_words(status) for status in result.status],
         }
     )

@@ -238,11 +238,14 @@ def compare_with_saved(
     Args, result and errors as `RunDirectory.begin` for a resumed run.
     """
     allowed = tuple(allow_changed)
-    old_config = completed(_saved_mapping(path / CONFIG_DATA_FILE))
+    old_config = with_later_keys(_saved_mapping(path / CONFIG_DATA_FILE))
     old_identity = {}
     if (path / IDENTITY_FILE).is_file():
         old_identity = _saved_mapping(path / IDENTITY_FILE)
-    old_flat, new_flat = flatten(old_config), flatten(completed(json.loads(json.dumps(config))))
+    old_flat, new_flat = (
+        flatten(old_config),
+        flatten(with_later_keys(json.loads(json.dumps(config)))),
+    )
     changed = {
         key: (old_flat.get(key), new_flat.get(key))
         for key in sorted(old_flat.keys() | new_flat.keys())
@@ -267,7 +270,7 @@ def compare_with_saved(
     return [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items()]
 
 
-def completed(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_later_keys(saved: Mapping[str, Any]) -> Mapping[str, Any]:
     """A saved config with the keys that came later at their defaults, and counts as numbers.
 
     One that no longer makes a config, because a key was renamed or taken away, stays as it is: the

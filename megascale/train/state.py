@@ -18,7 +18,7 @@ from megascale.train.telemetry.interval import IntervalAccumulator
 
 
 @dataclass
-class Progress:
+class RunCounters:
     """The counters of a run.
 
     Attributes:
@@ -37,7 +37,7 @@ class Progress:
 def pack_state(
     config: RunConfig,
     parts: Parts,
-    progress: Progress,
+    progress: RunCounters,
     guard: Guard,
     interval: IntervalAccumulator,
     *,
@@ -76,7 +76,7 @@ def restore(
     interval: IntervalAccumulator,
     *,
     allow_changed: tuple[str, ...] = (),
-) -> tuple[Progress, list[str]]:
+) -> tuple[RunCounters, list[str]]:
     """Load a verified checkpoint into this rank's parts; collective.
 
     Args:
@@ -113,7 +113,7 @@ def restore(
             "was saved: losses agree to rounding, not bitwise"
         )
     return (
-        Progress(
+        RunCounters(
             step=int(state["step"]),
             tokens=tokens,
             samples=int(state["samples"]),

@@ -27,12 +27,13 @@ from megascale.verbs.options import (
     Smooth,
     TargetLoss,
     Workers,
+    parse_columns,
     parse_loss,
     parse_smooth,
     parse_target_loss,
     read_options,
 )
-from megascale.verbs.reading import load_logs
+from megascale.verbs.reading import load_logs, require_logs
 
 if TYPE_CHECKING:
     from megascale.curves.compare import Comparison
@@ -106,6 +107,7 @@ def compare(
 
     window = parse_smooth(smooth or "5%")
     options = _options(len(paths), columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    require_logs(paths, "compare", parse_columns(columns), format)
     logs = [
         load_logs([path], format, stated, join, workers, cache)
         for path, stated in zip(paths, options, strict=True)
@@ -133,10 +135,10 @@ def compare(
     if as_json:
         typer.echo(json.dumps(_document(taken, window, curves, found), indent=2))
         return
-    from megascale.verbs.compare_tables import render
+    from megascale.verbs.compare_tables import print_comparison
     from megascale.verbs.tables import wide_console
 
-    render(taken, curves, found, wide_console(), stated=targets is not None)
+    print_comparison(taken, curves, found, wide_console(), stated=targets is not None)
 
 
 def _options(

@@ -15,7 +15,7 @@ from megascale.units import short_count
 from megascale.verbs.tables import empty_table, folded_rows
 
 
-def render(
+def print_comparison(
     taken: str,
     curves: Sequence[Curve],
     found: Sequence[Comparison],

@@ -53,7 +53,7 @@ class Resample(StrEnum):
     runs = "runs"
 
 
-class Objective(StrEnum):
+class FitObjective(StrEnum):
     """What a fit makes small."""
 
     squared = "squared"
@@ -198,7 +198,7 @@ ResampleOf = Annotated[
     typer.Option("--resample", help="Kind of bootstrap.", rich_help_panel=FITTING),
 ]
 ObjectiveOf = Annotated[
-    Objective | None,
+    FitObjective | None,
     typer.Option(
         "--objective",
         help="What a fit makes small: squared residuals (default), Huber's loss of them (default "

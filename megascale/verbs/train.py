@@ -139,6 +139,6 @@ def _explain(config: RunConfig, ranks: int, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:
-        from megascale.verbs.train_tables import render
+        from megascale.verbs.train_tables import print_explanation
 
-        render(report)
+        print_explanation(report)
