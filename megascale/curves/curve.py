@@ -125,8 +125,8 @@ class Curve:
     def at(self, tokens: npt.ArrayLike) -> Array:
         """Loss at token counts; NaN outside the curve.
 
-        A training loss is read from the trend, a validation loss from straight lines in log tokens
-        between the evaluations.
+        A training loss is read from the trend, a validation loss from monotone cubics in log
+        tokens between the evaluations.
         """
         return self._read(self.line.loss, tokens)
 

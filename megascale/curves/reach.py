@@ -33,7 +33,7 @@ def reach(curve: Curve, loss: float) -> Reach | str:
     """Where the curve first comes down to a loss.
 
     That is read from the curve's trend; a loss below the trend that an evaluation has all the same
-    is read from the straight line to that evaluation.
+    is read from the curve through the evaluations themselves.
 
     Args:
         curve: of one run, or the mean of several.

@@ -31,7 +31,9 @@ AGREE = 3.0
 WIDENED = 1.1
 """What choosing the reach adds to the error of a curve's value, by simulation (docs/compare.md)."""
 LEAST_LOCAL = 6
-"""Points below which a curve is joined by straight lines, and that a parabola rests on."""
+"""Points below which a curve is only joined, and that a parabola rests on."""
+FINE = 0.1
+"""Log tokens beyond which two knots get others between them."""
 MOST_LOCAL = 512
 """Points beyond which neighbours are averaged before the parabolas, over 2 % of the tokens."""
 NOISE_RECORDS = 41
@@ -46,7 +48,7 @@ class Window:
 
     Attributes:
         kind: "log": a window spans tokens t to t (1 + size); "tokens": `size` tokens; "none":
-            records are joined by straight lines in log tokens.
+            records are joined as they are, by monotone cubics in log tokens.
         size: the ratio minus one, or the tokens.
     """
 
@@ -72,7 +74,7 @@ class Window:
             return f"averaged over windows of {100 * self.size:g} % of the tokens"
         if self.kind == "tokens":
             return f"averaged over windows of {self.size:,.0f} tokens"
-        return "not smoothed; straight lines in log tokens between records"
+        return "not smoothed"
 
 
 def smooth(
@@ -167,7 +169,7 @@ class Trend:
 
 
 def joined_points(x: Array, y: Array, error: Array, end: float | None = None) -> Trend:
-    """The points themselves, joined by straight lines.
+    """The points themselves, joined by monotone cubics.
 
     Args:
         x, y, error: as of `local_trend`.
@@ -177,7 +179,36 @@ def joined_points(x: Array, y: Array, error: Array, end: float | None = None) ->
         slope = np.polyfit(x[-3:] - x[-1], y[-3:], 1)[0] if len(x) > 1 else 0.0
         x, y = np.append(x, end), np.append(y, y[-1] + slope * (end - x[-1]))
         error = np.append(error, error[-1])
-    return Trend(x, y, error, np.gradient(y, x) if len(x) > 1 else np.zeros_like(y))
+    return _refined(Trend(x, y, error, _monotone_slopes(x, y)))
+
+
+def _monotone_slopes(x: Array, y: Array) -> Array:
+    """Slopes at points of the monotone cubics through them (Fritsch and Carlson 1980)."""
+    if len(x) < 2:
+        return np.zeros_like(y)
+    from scipy.interpolate import PchipInterpolator
+
+    return PchipInterpolator(x, y)(x, 1)
+
+
+def _refined(trend: Trend) -> Trend:
+    """The same with knots no further apart than `FINE`, between the others on cubics.
+
+    Straight lines between few points of a curve that bends would lie above it.
+    """
+    pieces = np.maximum(np.ceil(np.diff(trend.x) / FINE), 1).astype(np.int64)
+    if not (pieces > 1).any():
+        return trend
+    from scipy.interpolate import CubicHermiteSpline
+
+    left = np.repeat(np.arange(len(pieces)), pieces)
+    first = np.cumsum(pieces) - pieces
+    share = (np.arange(len(left)) - first[left]) / pieces[left]
+    x = np.append(trend.x[left] + share * np.diff(trend.x)[left], trend.x[-1])
+    cubic = CubicHermiteSpline(trend.x, trend.loss, trend.slope)
+    loss = cubic(x)
+    loss[np.append(first, -1)] = trend.loss  # to the last digit
+    return Trend(x, loss, np.interp(x, trend.x, trend.error), cubic(x, 1))
 
 
 def local_trend(x: Array, y: Array, error: Array, end: float | None = None) -> Trend:
@@ -190,14 +221,14 @@ def local_trend(x: Array, y: Array, error: Array, end: float | None = None) -> T
         end: log tokens to which the curve goes on beyond its last point.
 
     Returns:
-        A knot at every point, and at `end`.
+        A knot at every point, at `end`, and between points that are far apart.
     """
     if len(x) < LEAST_LOCAL or not np.isfinite(error).all():
         return joined_points(x, y, error, end)
     error = np.maximum(error, max(float(np.abs(y).max()) * 1e-9, 1e-12))
     if len(x) > MOST_LOCAL:
         x, y, error = _thinned(x, y, error)
-    at, slope = x, np.gradient(y, x)
+    at, slope = x, _monotone_slopes(x, y)
     as_it_is = (y, error, slope)
     if end is not None and end > x[-1]:
         at = np.append(x, end)
@@ -214,7 +245,7 @@ def local_trend(x: Array, y: Array, error: Array, end: float | None = None) -> T
     chosen = np.where(agreed == len(reaches), agreed, one_below)
     knot = np.arange(len(at))
     error = WIDENED * errors[chosen, knot]
-    return Trend(at, values[chosen, knot], error, slopes[chosen, knot])
+    return _refined(Trend(at, values[chosen, knot], error, slopes[chosen, knot]))
 
 
 def _thinned(x: Array, y: Array, error: Array) -> tuple[Array, Array, Array]:

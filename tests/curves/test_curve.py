@@ -35,8 +35,8 @@ def test_evaluations_are_read_as_they_are() -> None:
     (curve,) = curves_from_table(table).curves
     assert (curve.at(table["tokens"]) == table["loss"].to_numpy()).all()
     assert curve.final == table["loss"][-1]
-    middle = np.sqrt(curve.tokens[20] * curve.tokens[21])
-    assert curve.at(middle) == pytest.approx(curve.loss[20:22].mean())
+    middle = float(curve.at(np.sqrt(curve.tokens[20] * curve.tokens[21])))
+    assert min(curve.loss[20:22]) <= middle <= max(curve.loss[20:22])
     assert curve.lowest <= table["loss"].min()
 
 

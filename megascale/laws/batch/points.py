@@ -27,7 +27,7 @@ POINT_SCHEMA = {
     "steps": pl.Float64,
     "log_error": pl.Float64,
 }
-"""Columns of a table of points: `tokens` is E, `steps` is S, `log_error` of both."""
+"""Columns of a table of points: `tokens` is E, `steps` is S, `log_error` of both or null."""
 
 SCANNED = 120
 """Losses looked at when targets are chosen."""
@@ -75,7 +75,7 @@ def extract(curves: Iterable[Curve], targets: Sequence[float]) -> Extraction:
                     "batch_tokens": curve.batch_tokens,
                     "tokens": found.tokens,
                     "steps": found.tokens / curve.batch_tokens,
-                    "log_error": found.log_error,
+                    "log_error": found.log_error if np.isfinite(found.log_error) else None,
                 }
             )
     schema = {"run": pl.String, "target_loss": pl.Float64, "reason": pl.String}
