@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import curve_fit
 
-from megascale.curves.smoothing import LEAST_SCATTER, Window, joined, local_trend, scatter, smooth
+from megascale.curves.smoothing import (
+    LEAST_SCATTER,
+    Window,
+    joined_points,
+    local_trend,
+    scatter,
+    smooth,
+)
 from megascale.errors import FitError
 
 
@@ -132,10 +139,10 @@ def test_scatter_is_the_noise_and_not_the_bend() -> None:
 def test_few_points_of_a_power_law_are_joined_near_it() -> None:
     """Straight lines between seven points over a factor of 64 would be off by 0.03."""
     x = np.log(1e8) + np.log(2) * np.arange(7)
-    curve = joined(x, 2 + 40 * np.exp(-0.2 * x), np.full(7, np.nan))
+    curve = joined_points(x, 2 + 40 * np.exp(-0.2 * x), np.full(7, np.nan))
     assert (np.diff(curve.x) < 0.11).all()
     assert curve.loss[np.isin(curve.x, x)] == pytest.approx(2 + 40 * np.exp(-0.2 * x))
     assert curve.loss == pytest.approx(2 + 40 * np.exp(-0.2 * curve.x), abs=2e-3)
-    step = joined(x, np.array([4, 4, 4, 3, 3, 3, 3.0]), np.full(7, np.nan))
+    step = joined_points(x, np.array([4, 4, 4, 3, 3, 3, 3.0]), np.full(7, np.nan))
     assert step.loss.max() == 4
     assert step.loss.min() == 3
