@@ -142,6 +142,7 @@ def fit(
     if loss == "huber" and not delta > 0:
         raise FitError.of("delta", delta, "must be positive", DEFAULT_DELTA)
     count = _start_count(starts, known)
+    numbers = _run_numbers(points, runs) if bootstrap == "runs" else None
     raw = _engine.fit(
         law=known.index,
         residual=RESIDUALS[kind],
@@ -160,7 +161,7 @@ def fit(
         bootstrap=BOOTSTRAPS[bootstrap],
         replicates=int(replicates),
         seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
-        groups=None if bootstrap != "runs" else _run_numbers(points, runs),
+        groups=numbers,
         device=_device(device, points.problems, loss, bootstrap, starts),
         progress=progress,
     )
@@ -175,6 +176,8 @@ def fit(
         confidence=confidence,
         weights=weight,
         settings={"loss": loss, "delta": delta if loss == "huber" else None, "seed": seed},
+        resample=bootstrap,
+        drawn_runs=None if numbers is None else run_counts(numbers, points.offsets),
     )
 
 
@@ -304,6 +307,12 @@ def _run_numbers(points: Points, runs: Any) -> np.ndarray:
     for begin, end in zip(points.offsets[:-1], points.offsets[1:], strict=True):
         out[begin:end] = np.unique(labels[begin:end], return_inverse=True)[1]
     return out
+
+
+def run_counts(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """How many runs every problem has, of runs numbered from 0 within each."""
+    pairs = zip(offsets[:-1], offsets[1:], strict=True)
+    return np.array([int(numbers[begin:end].max()) + 1 for begin, end in pairs])
 
 
 def _thread_count(threads: int | None) -> int:

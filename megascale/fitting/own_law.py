@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,10 @@ def fit_callable(
         bootstrap=out["boot_params"] if bootstrap else None,
         bootstrap_objective=out["boot_objective"] if bootstrap else None,
         engine_law=None,
+        resample=bootstrap,
+        drawn_runs=None
+        if bootstrap != "runs"
+        else np.array([len(set(runs[a:b])) for a, b in pairwise(points.offsets)]),
         predictor=lambda p, x: law(x[0] if single else np.stack(x), *p.values()),
     )
 
