@@ -19,7 +19,7 @@ from typing import Any
 
 from megascale.formats.law_file import SCALES, LawFile, interpolate
 
-_Z95 = 1.959963984540054
+_Z95 = 2.13
 
 
 def law_band(law: LawFile, n_params: float, d_tokens: float) -> tuple[float, float] | None:

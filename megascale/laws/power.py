@@ -38,6 +38,7 @@ class PowerLaw:
     with_n: bool
     n_range: tuple[float, float] | None
     d_range: tuple[float, float]
+    freedom: float = 1.0
 
     def _columns(self, n_params: npt.ArrayLike | None, tokens: npt.ArrayLike) -> Array:
         d = np.log(np.asarray(tokens, dtype=np.float64))
@@ -61,8 +62,7 @@ class PowerLaw:
 
     def reach(self, confidence: float) -> float:
         """How many standard errors of log f an interval extends to either side."""
-        freedom = max(self.points - (3 if self.with_n else 2), 1)
-        return float(stats.t.ppf(0.5 + confidence / 2, freedom))
+        return float(stats.t.ppf(0.5 + confidence / 2, self.freedom))
 
     def band(
         self, n_params: npt.ArrayLike | None, tokens: npt.ArrayLike, confidence: float = 0.9
@@ -135,6 +135,7 @@ def fit_power(
         with_n=with_n,
         n_range=(float(n.min()), float(n.max())) if with_n else None,
         d_range=(float(d.min()), float(d.max())),
+        freedom=float(max(len(f) - len(order), 1)),
     )
 
 

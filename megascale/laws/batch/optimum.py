@@ -20,6 +20,7 @@ from megascale import fitting
 from megascale.curves.crossings import by_batch, by_setting
 from megascale.curves.curve import Array, Curve, mean_curve
 from megascale.errors import FitError
+from megascale.fitting.intervals import stretch, stretched_percentiles
 from megascale.laws.batch.tokens_steps import TokensStepsFits
 from megascale.laws.power import PowerLaw, exponents_of, fit_power
 
@@ -41,6 +42,8 @@ class OptimalBatches:
             log_error, batch_min (B_min; null where the law has none), rms, used and reason.
         log_tokens, log_batch: (replicates, rows), NaN where a replicate has no optimum.
         confidence: of low and high.
+        freedom: degrees of freedom of each row's error.
+        sensitivity: of each row, error of log B_opt over that of one point's log E.
     """
 
     law: str
@@ -48,6 +51,8 @@ class OptimalBatches:
     log_tokens: Array
     log_batch: Array
     confidence: float
+    freedom: Array
+    sensitivity: Array
 
     @property
     def used(self) -> npt.NDArray[np.bool_]:
@@ -69,13 +74,18 @@ def optimal_batches(
     if fits.law == "classic":
         raise FitError.of("law", "classic", "has no best batch: tokens only rise with it", "wsd")
     best, inside = fits.optimum(), fits.bracketed()
-    draws = fits.replicates(replicates, seed=seed)
+    drawn = fits.replicates(replicates, seed=seed)
+    draws = drawn.values
     with np.errstate(all="ignore"):
         log_tokens, log_batch = np.log(draws["E_min"]), np.log(draws["B_opt"])
     log_tokens[~np.isfinite(log_tokens)] = np.nan
     log_batch[~np.isfinite(log_batch)] = np.nan
-    tail = 50 * (1 - confidence)
-    rows = []
+    factor, _ = stretch("parametric", confidence, drawn.freedom, 0)
+    limits = {
+        name: stretched_percentiles(draws[name].T, confidence, factor)
+        for name in ("E_min", "B_opt", "B_min")
+    }
+    rows, sensitivity = [], []
     run, spent = (fits.points[name].to_numpy() for name in ("batch_tokens", "tokens"))
     for g, group in enumerate(fits.groups):
         values = log_batch[np.isfinite(log_batch[:, g]), g]
@@ -91,7 +101,14 @@ def optimal_batches(
             reason = f"{OUTSIDE}, {BELOW if below else ABOVE}"
         elif not known or error > WIDEST_LOG_ERROR:
             reason = "the best batch is not determined"
-        low, high = np.exp(np.percentile(values, [tail, 100 - tail])) if known else (np.nan, np.nan)
+        sensitivity.append(error / drawn.scale[g] if drawn.scale[g] > 0 else np.nan)
+        ends = {
+            f"{column}_{side}": float(limits[name][i, g])
+            if known and np.isfinite(limits[name][i, g])
+            else None
+            for name, column in (("E_min", "tokens"), ("B_opt", "batch"), ("B_min", "batch_min"))
+            for i, side in enumerate(("low", "high"))
+        }
         middle = float(best["B_opt"][g])
         smallest = float(best["B_min"][g])
         rows.append(
@@ -100,18 +117,30 @@ def optimal_batches(
                 "lr": group.lr,
                 "target_loss": group.target_loss,
                 "tokens": float(best["E_min"][g]),
+                "tokens_low": ends["tokens_low"],
+                "tokens_high": ends["tokens_high"],
                 "batch_tokens": middle,
-                "low": min(float(low), middle) if known else None,
-                "high": max(float(high), middle) if known else None,
+                "low": ends["batch_low"],
+                "high": ends["batch_high"],
                 "log_error": error,
                 "batch_min": smallest if np.isfinite(smallest) else None,
+                "batch_min_low": ends["batch_min_low"],
+                "batch_min_high": ends["batch_min_high"],
                 "rms": float(fits.result.rms[g]),
                 "used": not reason,
                 "reason": reason,
             }
         )
     table = pl.DataFrame(rows, infer_schema_length=None)
-    return OptimalBatches(fits.law, table, log_tokens, log_batch, confidence)
+    return OptimalBatches(
+        fits.law,
+        table,
+        log_tokens,
+        log_batch,
+        confidence,
+        drawn.freedom,
+        np.array(sensitivity),
+    )
 
 
 @dataclass(frozen=True)
@@ -154,22 +183,35 @@ def fit_batch_power(optimal: OptimalBatches) -> BatchPower:
             f"B_opt(D) needs {needed}; {'; '.join(reasons)}",
             nearest or None,
         )
-    variance = np.maximum(rows["log_error"].to_numpy(), 1e-6) ** 2
-    weight = variance.min() / variance
+    spread = np.nan_to_num(optimal.sensitivity[optimal.used], nan=1.0)
+    weight = (spread.min() / spread) ** 2
     n = rows["n_params"].to_numpy() if with_n else None
     d, batch = rows["tokens"].to_numpy(), rows["batch_tokens"].to_numpy()
     law = fit_power(batch, d, n, weights=weight)
+    covariance, expected = _replicate_covariance(optimal, n, weight)
     residual = np.log(batch / law.at(n, d))
-    freedom = max(len(rows) - needed, 1)
-    birge = max(1.0, float(np.sqrt((residual**2 / variance).sum() / freedom)))
-    covariance = _replicate_covariance(optimal, n, weight) * birge**2
+    birge = max(1.0, float(np.sqrt((weight * residual**2).sum() / expected)))
+    covariance = covariance * birge**2
     known = len(sizes) == len(rows)
     n_range = (float(sizes.to_numpy().min()), float(sizes.to_numpy().max())) if known else None
-    return BatchPower(replace(law, covariance=covariance, n_range=n_range), birge)
+    law = replace(law, covariance=covariance, n_range=n_range, freedom=_freedom(optimal))
+    return BatchPower(law, birge)
 
 
-def _replicate_covariance(optimal: OptimalBatches, n: Array | None, weight: Array) -> Array:
-    """Covariance of (log coef, a, b) over the bootstrap replicates."""
+def _freedom(optimal: OptimalBatches) -> float:
+    """Degrees of freedom of the law's errors: those of the settings' runs together."""
+    rows = optimal.table.with_columns(freedom=pl.Series(optimal.freedom)).filter(pl.col("used"))
+    least = rows.group_by("n_params", "lr").agg(pl.col("freedom").mean())
+    return float(least["freedom"].sum())
+
+
+def _replicate_covariance(
+    optimal: OptimalBatches, n: Array | None, weight: Array
+) -> tuple[Array, float]:
+    """Covariance of (log coef, a, b) over the bootstrap replicates.
+
+    Also the mean of their weighted squared residuals: what noise alone leaves around the law.
+    """
     log_d, log_b = optimal.log_tokens[:, optimal.used], optimal.log_batch[:, optimal.used]
     whole = np.isfinite(log_d).all(axis=1) & np.isfinite(log_b).all(axis=1)
     if whole.sum() < LEAST_REPLICATES:
@@ -191,7 +233,8 @@ def _replicate_covariance(optimal: OptimalBatches, n: Array | None, weight: Arra
     )
     coef, exponents = exponents_of(result, n is not None)
     draws = np.column_stack([np.log(coef), exponents])
-    return np.cov(draws[np.isfinite(draws).all(axis=1)], rowvar=False)
+    good = np.isfinite(draws).all(axis=1)
+    return np.cov(draws[good], rowvar=False), float(result.objective[good].mean())
 
 
 def best_batch_at_tokens(

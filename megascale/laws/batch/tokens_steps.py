@@ -21,13 +21,18 @@ from megascale.curves.curve import Array
 from megascale.errors import FitError
 from megascale.fitting.catalogue import steps_along_ray
 from megascale.fitting.status import describe, flag_words
+from megascale.laws.batch.run_errors import (
+    FIRST_SPREAD,
+    draw_run_errors,
+    run_spread,
+    stated_errors,
+    weights_of,
+)
 
 LAWS = ("wsd", "two_power", "noise_floor", "classic")
 SETTING = ("n_params", "lr")
 LAW_PARAMETERS = {"wsd": 6, "two_power": 4, "noise_floor": 4, "classic": 2}
 MANY_REPLICATES = 200
-CORRELATED = float(np.log(2.0))
-"""Distance in log tokens over which the errors of one curve's targets fall to 1/e in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,22 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Replicates:
+    """A joint bootstrap of the optima of all groups.
+
+    Attributes:
+        values: E_min, S_opt, B_opt and B_min, (replicates, groups) each; NaN where a replicate's
+            fit failed.
+        freedom: (groups,) degrees of freedom of the errors that were drawn.
+        scale: (groups,) standard deviation of log E of one point.
+    """
+
+    values: dict[str, Array]
+    freedom: Array
+    scale: Array
+
+
+@dataclass(frozen=True)
 class TokensStepsFits:
     """One law of the family fitted to every group.
 
@@ -51,12 +72,15 @@ class TokensStepsFits:
         points: sorted by setting, by falling target, by batch.
         groups: one a problem, in the order of `result`.
         result: of the engine, one problem a group.
+        spread: standard deviation of log E between runs beyond the points' own errors; None where
+            points state none, and all weigh alike.
     """
 
     law: str
     points: pl.DataFrame
     groups: list[Group]
     result: fitting.FitResult
+    spread: float | None = None
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
@@ -79,6 +103,12 @@ class TokensStepsFits:
             np.where(np.isfinite(expected), expected, np.nan)
         )
 
+    @property
+    def weights(self) -> Array | None:
+        """Of the squared errors of log E, largest 1; None where all weigh alike."""
+        own = stated_errors(self.points)
+        return None if own is None or self.spread is None else weights_of(own, self.spread)
+
     def optimum(self) -> dict[str, Array]:
         """E_min, S_opt, B_opt and B_min of every group; NaN where the law has none."""
         return _optimum(self.law, self.result)
@@ -98,43 +128,44 @@ class TokensStepsFits:
             out[g] = inside and batch.min() < best[g] < batch.max()
         return out
 
-    def replicates(self, count: int = MANY_REPLICATES, *, seed: int = 0) -> dict[str, Array]:
-        """Joint bootstrap of the optimum: (count, groups) arrays of E_min, S_opt, B_opt and B_min.
+    def replicates(self, count: int = MANY_REPLICATES, *, seed: int = 0) -> Replicates:
+        """Joint parametric bootstrap of the optima, with the errors of whole runs.
 
-        Parametric, by run: new errors of log E around the fitted law, as large as the group's
-        residuals (widened by sqrt(m / (m - k))) or as the point's own error where that is known
-        and larger. Targets cut from one curve share its errors: those of a run correlate by
-        exp(-|log E1/E2| / log 2), the reach of the local fits. NaN where a replicate's fit failed.
+        New errors of log E around the fitted laws are drawn from the residuals run by run
+        (`run_errors`), so that targets cut from one curve move together as far as they did.
         """
         sizes = np.diff(self.offsets)
-        log_tokens = np.log(self.points["tokens"].to_numpy())
-        expected = log_tokens - np.nan_to_num(self.log_residuals())
-        freedom = np.maximum(sizes - self.result.free_params, 1)
-        error = np.repeat(self.result.rms * np.sqrt(sizes / freedom), sizes)
-        if "log_error" in self.points.columns:
-            own = self.points["log_error"].cast(pl.Float64).fill_null(0.0).fill_nan(0.0)
-            error = np.maximum(error, own.to_numpy())
-        draws = np.empty((count, len(expected)))
-        rng = np.random.default_rng(seed)
-        owner = _owners(self.points)
-        for run in range(int(owner.max()) + 1):
-            rows = np.flatnonzero(owner == run)
-            distance = np.abs(expected[rows][:, None] - expected[rows][None, :])
-            root = np.linalg.cholesky(np.exp(-distance / CORRELATED) + 1e-9 * np.eye(len(rows)))
-            draws[:, rows] = rng.standard_normal((count, len(rows))) @ root.T
-        tokens = np.exp(expected + error * draws)
+        residuals = self.log_residuals()
+        expected = np.log(self.points["tokens"].to_numpy()) - np.nan_to_num(residuals)
+        own, weight = stated_errors(self.points), self.weights
+        unit, alone = np.ones(len(residuals)), FIRST_SPREAD
+        if own is not None and weight is not None and self.spread is not None:
+            unit, alone = weight**-0.5, float(np.hypot(own.min(), self.spread))
+        settings: dict[object, int] = {}
+        errors = draw_run_errors(
+            residuals / unit,
+            _owners(self.points),
+            np.repeat(np.arange(len(sizes)), sizes),
+            np.array([settings.setdefault((g.n_params, g.lr), len(settings)) for g in self.groups]),
+            self.result.free_params,
+            count,
+            seed,
+            alone,
+        )
+        tokens = np.exp(expected + unit * errors.draws)
         result = fitting.fit(
             self.law,
             (tokens / self.points["batch_tokens"].to_numpy()).ravel(),
             tokens.ravel(),
             offsets=np.concatenate([[0], np.cumsum(np.tile(sizes, count))]),
+            weights=None if weight is None else np.tile(weight, count),
             errors="status",
         )
-        values = _optimum(self.law, result)
-        return {
+        values = {
             name: np.where(result.converged, value, np.nan).reshape(count, len(sizes))
-            for name, value in values.items()
+            for name, value in _optimum(self.law, result).items()
         }
+        return Replicates(values, errors.freedom, errors.scale)
 
     def table(self) -> pl.DataFrame:
         """One row a group: optimum with intervals, rms of log E, status, weak parameters."""
@@ -206,14 +237,19 @@ def fit_tokens_steps(
     replicates: int = 500,
     confidence: float = 0.9,
     seed: int = 0,
+    spread: float | None = None,
 ) -> TokensStepsFits:
     """Fit one law of the family to every (N, learning rate, target loss).
+
+    Points that state an error of log E weigh by it and by what runs differ beyond it.
 
     Args:
         points: as `sort_points` takes them; several runs of one batch are seeds.
         law: one of `LAWS`.
         bootstrap: None, "parametric", "pairs", or "runs" for points of several seeds a batch.
         replicates, confidence, seed: of the intervals.
+        spread: standard deviation of log E between runs beyond their stated errors; None takes
+            what the residuals say.
 
     Raises:
         FitError: an unknown law, a missing column, or a group of fewer points than parameters.
@@ -233,19 +269,32 @@ def fit_tokens_steps(
                 needed,
             )
     tokens = points["tokens"].to_numpy()
-    result = fitting.fit(
-        law,
-        tokens / points["batch_tokens"].to_numpy(),
-        tokens,
-        offsets=offsets,
-        bootstrap=bootstrap,
-        replicates=replicates,
-        runs=_owners(points) if bootstrap == "runs" else None,
-        confidence=confidence,
-        seed=seed,
-        errors="status",
-    )
-    return TokensStepsFits(law, points, groups, result)
+    own = stated_errors(points)
+
+    def fitted(weights: Array | None, resample: str | None = None) -> fitting.FitResult:
+        return fitting.fit(
+            law,
+            tokens / points["batch_tokens"].to_numpy(),
+            tokens,
+            offsets=offsets,
+            weights=weights,
+            bootstrap=resample,
+            replicates=replicates,
+            runs=_owners(points) if resample == "runs" else None,
+            confidence=confidence,
+            seed=seed,
+            errors="status",
+        )
+
+    if own is None:
+        return TokensStepsFits(law, points, groups, fitted(None, bootstrap))
+    if spread is None:
+        spread = FIRST_SPREAD
+        for _ in range(2):
+            found = TokensStepsFits(law, points, groups, fitted(weights_of(own, spread)), spread)
+            spread = run_spread(found.log_residuals(), own, len(groups) * needed)
+    result = fitted(weights_of(own, spread), bootstrap)
+    return TokensStepsFits(law, points, groups, result, spread)
 
 
 def enough_points(points: pl.DataFrame, law: str) -> pl.DataFrame:
