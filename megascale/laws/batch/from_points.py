@@ -14,6 +14,7 @@ from megascale.laws.audit import Audit, audit_table
 from megascale.laws.batch.audit import audit_batch_law
 from megascale.laws.batch.law_file import batch_law_file
 from megascale.laws.batch.optimum import OptimalBatches, optimal_batches
+from megascale.laws.batch.rivals import rivals_of
 from megascale.laws.batch.select import Selection, select
 from megascale.laws.batch.tokens_steps import (
     LAW_PARAMETERS,
@@ -83,7 +84,13 @@ def batch_law_from_points(
     if law == AUTO:
         law = next(verdict.law for verdict in selection.verdicts if verdict.law in BATCH_LAWS)
     fits = fit_tokens_steps(enough_points(points, law), law)
-    optimal = optimal_batches(fits, replicates=replicates, confidence=confidence, seed=seed)
+    optimal = optimal_batches(
+        fits,
+        replicates=replicates,
+        confidence=confidence,
+        seed=seed,
+        rivals=rivals_of(law, selection),
+    )
     audits = audit_batch_law(fits, optimal)
     warnings = doubts(selection, law, most_batches(fits.points))
     file = batch_law_file(

@@ -15,12 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy import stats
 
 from megascale import fitting
 from megascale.curves.crossings import by_batch, by_setting
 from megascale.curves.curve import Array, Curve, mean_curve
 from megascale.errors import FitError
 from megascale.fitting.intervals import stretch, stretched_percentiles
+from megascale.laws.batch.rivals import Rival, log_distances
 from megascale.laws.batch.tokens_steps import TokensStepsFits
 from megascale.laws.power import PowerLaw, exponents_of, fit_power
 
@@ -44,6 +46,7 @@ class OptimalBatches:
         confidence: of low and high.
         freedom: degrees of freedom of each row's error.
         sensitivity: of each row, error of log B_opt over that of one point's log E.
+        rivals: (Akaike weight, log_tokens, log_batch) of other laws, one a row; NaN where unknown.
     """
 
     law: str
@@ -53,6 +56,7 @@ class OptimalBatches:
     confidence: float
     freedom: Array
     sensitivity: Array
+    rivals: Sequence[tuple[float, Array, Array]] = ()
 
     @property
     def used(self) -> npt.NDArray[np.bool_]:
@@ -61,9 +65,17 @@ class OptimalBatches:
 
 
 def optimal_batches(
-    fits: TokensStepsFits, *, replicates: int = 200, confidence: float = 0.9, seed: int = 0
+    fits: TokensStepsFits,
+    *,
+    replicates: int = 200,
+    confidence: float = 0.9,
+    seed: int = 0,
+    rivals: Sequence[Rival] = (),
 ) -> OptimalBatches:
     """The best batch for every target, with bands from the joint bootstrap.
+
+    Student's t with the runs' freedom stretches them (`fitting.intervals`), and what other laws say
+    of the same points widens them (`laws.batch.rivals`).
 
     A row is used where its fit converged, its best batch lies inside the batches of its points,
     and its error is below a factor of e; `reason` says what failed.
@@ -81,9 +93,13 @@ def optimal_batches(
     log_tokens[~np.isfinite(log_tokens)] = np.nan
     log_batch[~np.isfinite(log_batch)] = np.nan
     factor, _ = stretch("parametric", confidence, drawn.freedom, 0)
+    reach = factor * stats.norm.ppf(0.5 + confidence / 2)
+    apart = {name: log_distances(fits, rivals, name) for name in ("E_min", "B_opt", "B_min")}
     limits = {
-        name: stretched_percentiles(draws[name].T, confidence, factor)
-        for name in ("E_min", "B_opt", "B_min")
+        name: _widened(
+            stretched_percentiles(draws[name].T, confidence, factor), best[name], reach, distances
+        )
+        for name, distances in apart.items()
     }
     rows, sensitivity = [], []
     run, spent = (fits.points[name].to_numpy() for name in ("batch_tokens", "tokens"))
@@ -140,7 +156,24 @@ def optimal_batches(
         confidence,
         drawn.freedom,
         np.array(sensitivity),
+        [
+            (weight, np.log(best["E_min"]) + tokens, np.log(best["B_opt"]) + batch)
+            for (weight, tokens), (_, batch) in zip(apart["E_min"], apart["B_opt"], strict=True)
+        ],
     )
+
+
+def _widened(
+    limits: Array, middle: Array, reach: Array, distances: Sequence[tuple[float, Array]]
+) -> Array:
+    """Limits with the distances to rivals added in quadrature, in logs."""
+    between = sum((weight * np.nan_to_num(d) ** 2 for weight, d in distances), np.zeros(len(reach)))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        half = np.log(limits / middle)
+        half = np.sign(half) * np.sqrt(half**2 + reach**2 * between)
+        # A limit on the wrong side of the estimate moves to its own.
+        half = np.where(between > 0, np.array([[-1.0], [1.0]]) * np.abs(half), half)
+        return middle * np.exp(half)
 
 
 @dataclass(frozen=True)
@@ -191,11 +224,30 @@ def fit_batch_power(optimal: OptimalBatches) -> BatchPower:
     covariance, expected = _replicate_covariance(optimal, n, weight)
     residual = np.log(batch / law.at(n, d))
     birge = max(1.0, float(np.sqrt((weight * residual**2).sum() / expected)))
-    covariance = covariance * birge**2
+    covariance = covariance * birge**2 + _between_laws(optimal, n, weight, law)
     known = len(sizes) == len(rows)
     n_range = (float(sizes.to_numpy().min()), float(sizes.to_numpy().max())) if known else None
     law = replace(law, covariance=covariance, n_range=n_range, freedom=_freedom(optimal))
     return BatchPower(law, birge)
+
+
+def _between_laws(optimal: OptimalBatches, n: Array | None, weight: Array, law: PowerLaw) -> Array:
+    """Sum of w d d' over the rivals, d their (log coef, a, b) less the law's own."""
+    total = np.zeros((3, 3))
+    for share, log_tokens, log_batch in optimal.rivals:
+        there = np.isfinite(log_tokens[optimal.used]) & np.isfinite(log_batch[optimal.used])
+        columns = [np.ones(int(there.sum()))] + ([] if n is None else [np.log(n[there])])
+        place = [0, 2] if n is None else [0, 1, 2]
+        if there.sum() < len(place):
+            continue
+        tokens, batch = (v[optimal.used][there] for v in (log_tokens, log_batch))
+        own = law.at(None if n is None else n[there], np.exp(tokens))
+        x = np.stack([*columns, tokens], axis=1) * np.sqrt(weight[there])[:, None]
+        away = np.linalg.lstsq(x, np.sqrt(weight[there]) * (batch - np.log(own)), rcond=1e-10)[0]
+        step = np.zeros(3)
+        step[place] = away
+        total += share * np.outer(step, step)
+    return total
 
 
 def _freedom(optimal: OptimalBatches) -> float:

@@ -13,7 +13,7 @@ The number of targets cut from the same runs adds no freedom.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,22 +79,45 @@ def draw_run_errors(
     square = np.bincount(group, residuals**2, minlength=len(setting))
     scale = np.sqrt(square / freedom)
     draws = np.zeros((count, len(residuals)))
-    for number in np.unique(setting):
-        points = np.flatnonzero(setting[group] == number)
-        runs, row = np.unique(owner[points], return_inverse=True)
-        groups, column = np.unique(group[points], return_inverse=True)
-        table = np.zeros((len(runs), len(groups)))
-        table[row, column] = residuals[points]
+    for points, row, column, groups in _by_setting(owner, group, setting):
+        table = _table(residuals[points], row, column)
         # Z R and Z' T have one distribution where T is the triangle of R = Q T.
         triangle = np.linalg.qr(table / np.sqrt(freedom[groups]))[1]
-        normal = rng.standard_normal((count, len(runs), len(triangle)))
-        mixed = normal @ triangle
+        mixed = rng.standard_normal((count, len(table), len(triangle))) @ triangle
         draws[:, points] = mixed[:, row, column]
         for g in groups[spare[groups] <= 0]:
             here = np.flatnonzero(group == g)
             scale[g] = alone
             draws[:, here] = scale[g] * rng.standard_normal((count, len(here)))
     return RunErrors(draws, freedom, scale)
+
+
+def residual_tables(
+    residuals: Array, owner: Indices, group: Indices, setting: Indices
+) -> list[Array]:
+    """(runs, targets) residuals of every setting, 0 where a run has no point; as above."""
+    residuals = np.nan_to_num(residuals)
+    return [
+        _table(residuals[points], row, column)
+        for points, row, column, _ in _by_setting(owner, group, setting)
+    ]
+
+
+def _by_setting(
+    owner: Indices, group: Indices, setting: Indices
+) -> Iterator[tuple[Indices, Indices, Indices, Indices]]:
+    """Points of each setting, their rows (runs) and columns (groups), and the groups' numbers."""
+    for number in np.unique(setting):
+        points = np.flatnonzero(setting[group] == number)
+        row = np.unique(owner[points], return_inverse=True)[1]
+        groups, column = np.unique(group[points], return_inverse=True)
+        yield points, row, column, groups
+
+
+def _table(residuals: Array, row: Indices, column: Indices) -> Array:
+    table = np.zeros((int(row.max()) + 1, int(column.max()) + 1))
+    table[row, column] = residuals
+    return table
 
 
 def stated_errors(points: pl.DataFrame) -> Array | None:

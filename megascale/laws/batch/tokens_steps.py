@@ -29,6 +29,8 @@ from megascale.laws.batch.run_errors import (
     weights_of,
 )
 
+Indices = npt.NDArray[np.int64]
+
 LAWS = ("wsd", "two_power", "noise_floor", "classic")
 SETTING = ("n_params", "lr")
 LAW_PARAMETERS = {"wsd": 6, "two_power": 4, "noise_floor": 4, "classic": 2}
@@ -109,6 +111,20 @@ class TokensStepsFits:
         own = stated_errors(self.points)
         return None if own is None or self.spread is None else weights_of(own, self.spread)
 
+    def unit_residuals(self) -> Array:
+        """`log_residuals` in units of the point's expected error, that of the surest being 1."""
+        weight = self.weights
+        return self.log_residuals() * (1.0 if weight is None else np.sqrt(weight))
+
+    def layout(self) -> tuple[Indices, Indices, Indices]:
+        """Run of every point, group of every point, and setting of every group, as numbers."""
+        settings: dict[object, int] = {}
+        return (
+            _owners(self.points),
+            np.repeat(np.arange(len(self.groups)), np.diff(self.offsets)),
+            np.array([settings.setdefault((g.n_params, g.lr), len(settings)) for g in self.groups]),
+        )
+
     def optimum(self) -> dict[str, Array]:
         """E_min, S_opt, B_opt and B_min of every group; NaN where the law has none."""
         return _optimum(self.law, self.result)
@@ -135,23 +151,15 @@ class TokensStepsFits:
         (`run_errors`), so that targets cut from one curve move together as far as they did.
         """
         sizes = np.diff(self.offsets)
-        residuals = self.log_residuals()
-        expected = np.log(self.points["tokens"].to_numpy()) - np.nan_to_num(residuals)
         own, weight = stated_errors(self.points), self.weights
-        unit, alone = np.ones(len(residuals)), FIRST_SPREAD
-        if own is not None and weight is not None and self.spread is not None:
-            unit, alone = weight**-0.5, float(np.hypot(own.min(), self.spread))
-        settings: dict[object, int] = {}
+        alone = FIRST_SPREAD
+        if own is not None and self.spread is not None:
+            alone = float(np.hypot(own.min(), self.spread))
         errors = draw_run_errors(
-            residuals / unit,
-            _owners(self.points),
-            np.repeat(np.arange(len(sizes)), sizes),
-            np.array([settings.setdefault((g.n_params, g.lr), len(settings)) for g in self.groups]),
-            self.result.free_params,
-            count,
-            seed,
-            alone,
+            self.unit_residuals(), *self.layout(), self.result.free_params, count, seed, alone
         )
+        expected = np.log(self.points["tokens"].to_numpy()) - np.nan_to_num(self.log_residuals())
+        unit = 1.0 if weight is None else weight**-0.5
         tokens = np.exp(expected + unit * errors.draws)
         result = fitting.fit(
             self.law,
