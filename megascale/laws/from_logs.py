@@ -16,7 +16,7 @@ from megascale.errors import FitError
 from megascale.formats.law_file import LawFile, input_of
 from megascale.laws.audit import Audit
 from megascale.laws.batch.from_points import AUTO, BATCH_LAWS, BatchLaw, batch_law_from_points
-from megascale.laws.batch.optimum import equivalence
+from megascale.laws.batch.equivalence import equivalence
 from megascale.laws.batch.points import Extraction, choose_targets, extract
 from megascale.laws.batch.surface import SurfaceFit, fit_surfaces, surface_law_file
 from megascale.laws.batch.tokens_steps import LAW_PARAMETERS
@@ -314,7 +314,7 @@ def _fit_rates(
     evidence: dict[str, Any],
 ) -> LogFit:
     made = rate_law_from_optima(
-        search_factor(rate_table(curves, options.budgets)),
+        search_factor(rate_table(curves, options.budgets), shared_runs=True),
         naming,
         confidence=options.confidence,
         evidence=evidence,

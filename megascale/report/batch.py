@@ -15,8 +15,9 @@ from megascale.formats.law_band import law_band
 from megascale.formats.law_file import Input, LawFile
 from megascale.laws.batch.from_points import most_batches
 from megascale.laws.batch.law_file import batch_law_file
-from megascale.laws.batch.optimum import OptimalBatches, best_batch_at_tokens, optimal_batches
-from megascale.laws.batch.optimum import fit_batch_power as power_of
+from megascale.laws.batch.batch_power import fit_batch_power
+from megascale.laws.batch.equivalence import best_batch_at_tokens
+from megascale.laws.batch.optimum import OptimalBatches, optimal_batches
 from megascale.laws.batch.points import choose_targets, extract
 from megascale.laws.batch.select import Selection, refute_classic, select
 from megascale.laws.batch.tokens_steps import (
@@ -211,7 +212,7 @@ def best_batch_section(
     }
     law_file = None
     try:
-        power = power_of(optimal)
+        power = fit_batch_power(optimal)
         law = power.law
         sizes = optimal.table.filter(pl.col("used"))["n_params"].unique().sort().to_list()
         _check_band(law, sizes, optimal.confidence)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from megascale.laws.batch.run_errors import residual_tables
+from megascale.laws.run_errors import residual_tables
 from megascale.laws.batch.select import Selection
 from megascale.laws.batch.tokens_steps import TokensStepsFits
 

@@ -21,7 +21,7 @@ from megascale.curves.curve import Array
 from megascale.errors import FitError
 from megascale.fitting.catalogue import steps_along_ray
 from megascale.fitting.status import describe, flag_words
-from megascale.laws.batch.run_errors import (
+from megascale.laws.run_errors import (
     FIRST_SPREAD,
     draw_run_errors,
     run_spread,
