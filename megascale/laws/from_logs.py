@@ -338,9 +338,6 @@ def _fit_surface(
     fits = fit_surfaces(
         curves,
         below_loss=1.1 * max(targets),
-        replicates=options.replicates,
-        confidence=options.confidence,
-        seed=options.seed,
     )
     if len(fits) != 1:
         raise FitError.of("settings", len(fits), "a loss surface is of one N and learning rate", 1)

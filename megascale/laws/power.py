@@ -160,7 +160,8 @@ def fit_power(
         own[0, :] /= coef
         own[:, 0] /= coef
     else:
-        own, freedom = clustered_covariance(design, residual, weights, clusters)
+        own, groups = clustered_covariance(design, residual, weights, clusters)
+        freedom = groups - len(theta)
     order = [0, *(1 + EXPONENTS.index(name) for name in fitted)]
     covariance = np.zeros((3, 3))
     covariance[np.ix_(order, order)] = own if freedom > 0 else np.nan

@@ -159,8 +159,9 @@ def _refit(table: pl.DataFrame) -> dict[str, Any] | None:
     try:
         n = near["n_params"].to_numpy() if near["n_params"].n_unique() > 1 else None
         d = near["tokens"].to_numpy()
-        lr = fit_power(near["lr"].to_numpy(), d, n)
-        batch = fit_power(near["batch_tokens"].to_numpy(), d)
+        cells = near.select(pl.struct(CELL).rank("dense")).to_series()
+        lr = fit_power(near["lr"].to_numpy(), d, n, clusters=cells)
+        batch = fit_power(near["batch_tokens"].to_numpy(), d, clusters=cells)
     except UserError as error:
         return {"runs": len(near), "reason": str(error)}
     return {"runs": len(near), "reason": "", "lr": _power(lr), "batch": _power(batch)}

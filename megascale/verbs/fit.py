@@ -275,9 +275,7 @@ def fit_command(
             n_kind=None if n_kind is None else n_kind.value,
             target=target,
             budget=budget,
-            replicates=bootstrap or grid_cli.GridOptions.replicates,
             confidence=confidence,
-            seed=seed,
         )
         raise typer.Exit(grid_cli.fit_grid_table(paths[0], law, naming, grid, output, as_json))
     logs_stated = format is not None or columns is not None

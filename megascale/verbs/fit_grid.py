@@ -12,9 +12,10 @@ import typer
 from megascale.errors import EXIT_DONE, FitError, UserError
 
 if TYPE_CHECKING:
-    from megascale.laws.grid.fit import GridFit, GridLaw, Method
+    from megascale.laws.grid.fit import GridFit, Method
     from megascale.laws.law_files import Naming
     from megascale.laws.planner import Plan
+    from megascale.laws.power import PowerLaw
 
 GRID_LAWS = {"learning_rate": "lr", "batch": "batch_tokens"}
 """Laws that are fitted to final losses, and their column."""
@@ -35,7 +36,7 @@ class GridOptions:
         n_kind: which parameters N counts; None takes non-embedding, and says so.
         target: "N,D" that the next runs are for.
         budget: FLOPs of the next runs.
-        replicates, confidence, seed: of the bootstrap.
+        confidence: of the intervals.
     """
 
     columns: Sequence[str] = ()
@@ -44,9 +45,7 @@ class GridOptions:
     n_kind: Any = None
     target: str | None = None
     budget: float | None = None
-    replicates: int = 1000
     confidence: float = 0.9
-    seed: int = 0
 
 
 def is_grid_table(
@@ -117,9 +116,7 @@ def fit_grid_table(
         notes.append(f"{path}: N is taken as non-embedding parameters; --n-kind says otherwise")
     for note in notes:
         typer.echo(f"megascale: {note}", err=True)
-    fit = fit_grid(
-        table, replicates=options.replicates, confidence=options.confidence, seed=options.seed
-    )
+    fit = fit_grid(table)
     plan, why = _plan(fit, options.budget, target)
     if not as_json:
         typer.echo("\n".join(summary(fit, plan, why, options.confidence)))
@@ -186,10 +183,10 @@ def summary(fit: GridFit, plan: Plan | None, why: str, confidence: float) -> lis
     runs, cells = len(fit.table), len(fit.cells)
     lines = [f"{runs:,} runs at {cells} (N, D); the best of each:"]
     lines.append(text_table(_cells(fit)))
-    lines += ["", f"laws ({confidence:.0%} intervals by bootstrap over runs, else over cells):"]
+    lines += ["", f"laws ({confidence:.0%} intervals):"]
     for name, method in fit.methods.items():
         for column, found in method.laws.items():
-            lines.append(f"  {name:<14}{_law(column, found)}")
+            lines.append(f"  {name:<14}{_law(column, found, confidence)}")
         lines += [f"  {name:<14}{reason}" for reason in method.reasons.values()]
     lines += ["", "regret, loss of the nearest run above its cell's lowest:"]
     lines.append(text_table(_regret(fit)))
@@ -200,7 +197,7 @@ def summary(fit: GridFit, plan: Plan | None, why: str, confidence: float) -> lis
     for cell in plan.cells:
         at = ""
         if batches is not None:
-            at = f", batch {float(batches.law.at(cell.n_params, cell.tokens)):,.0f}"
+            at = f", batch {float(batches.at(cell.n_params, cell.tokens)):,.0f}"
         rates = ", ".join(f"{rate:g}" for rate in cell.rates)
         lines.append(
             f"  N = {cell.n_params:.4g}, D = {cell.tokens:.4g}{at}: {rates} ({cell.flops:.2g} FLOP)"
@@ -236,14 +233,18 @@ def _cells(fit: GridFit) -> Any:
     return cells.drop(name for name in words if (cells[name] == "").all())
 
 
-def _law(column: str, found: GridLaw) -> str:
-    law, interval = found.law, found.interval
-    terms = [("N", law.a, 1), ("D", law.b, 2)] if law.with_n else [("D", law.b, 2)]
+def _law(column: str, law: PowerLaw, confidence: float) -> str:
+    exponents = {"a": ("N", law.a), "b": ("D", law.b)}
+    shown = [key for key in exponents if key not in law.left_out and (key == "b" or law.with_n)]
     name = "lr" if column == "lr" else "batch"
-    text = f"{name:<6}= {law.coef:.4g} " + " ".join(f"{n}^{value:.4f}" for n, value, _ in terms)
-    if interval is not None:
-        bands = [f"[{interval.low[0]:.3g}, {interval.high[0]:.3g}]"]
-        bands += [f"{n} [{interval.low[i]:.3f}, {interval.high[i]:.3f}]" for n, _, i in terms]
+    terms = " ".join(f"{exponents[key][0]}^{exponents[key][1]:.4f}" for key in shown)
+    text = f"{name:<6}= {law.coef:.4g} {terms}"
+    limits = law.parameters("", confidence)
+    if limits["coef"].low is not None and limits["coef"].high is not None:
+        bands = [f"[{limits['coef'].low:.3g}, {limits['coef'].high:.3g}]"]
+        bands += [
+            f"{exponents[key][0]} [{limits[key].low:.3f}, {limits[key].high:.3f}]" for key in shown
+        ]
         text += "  " + " ".join(bands)
     return f"{text}  {law.points} points"
 

@@ -20,6 +20,7 @@ _MEANT_FOR: dict[str, tuple[str, ...]] = {
          "batch_tokens", "batch_samples", "join"),
         (LOGS,),
     ),
+    **dict.fromkeys(("bootstrap", "seed"), (POINTS, LOGS)),
     **dict.fromkeys(("name", "n_kind", "columns", "seq_length"), (LOGS, GRID)),
     **dict.fromkeys(("optima", "target", "budget"), (GRID,)),
 }  # fmt: skip
