@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -311,8 +312,7 @@ def _run_numbers(points: Points, runs: Any) -> np.ndarray:
 
 def run_counts(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """How many runs every problem has, of runs numbered from 0 within each."""
-    pairs = zip(offsets[:-1], offsets[1:], strict=True)
-    return np.array([int(numbers[begin:end].max()) + 1 for begin, end in pairs])
+    return np.array([int(numbers[begin:end].max()) + 1 for begin, end in pairwise(offsets)])
 
 
 def _thread_count(threads: int | None) -> int:

@@ -142,7 +142,7 @@ def fit_callable(
         engine_law=None,
         resample=bootstrap,
         drawn_runs=None
-        if bootstrap != "runs"
+        if bootstrap != "runs" or runs is None
         else np.array([len(set(runs[a:b])) for a, b in pairwise(points.offsets)]),
         predictor=lambda p, x: law(x[0] if single else np.stack(x), *p.values()),
     )

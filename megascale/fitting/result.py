@@ -34,7 +34,8 @@ class FitResult:
         status: codes of `Status`. flags: bits of `Flag`; the sixteen lowest mark weak parameters.
         covariance: (problems, P, P), NaN where there is no freedom.
         bootstrap: (problems, replicates, P) parameters, or None.
-        resample: kind of the bootstrap, or None. drawn_runs: runs a problem, where these were drawn.
+        resample: kind of the bootstrap, or None.
+        drawn_runs: runs a problem, where these were drawn.
         labels: the group label of every problem, or None.
     """
 

@@ -109,14 +109,12 @@ def half_width_matrix(law: LawFile, confidence: float | None = None) -> list[lis
         assert shown is not None
         scale = reach(shown, law.degrees_of_freedom) ** 2
         return [[scale * value for value in row] for row in law.covariance.matrix]
-    half = [factor * _half_width(law, name) for name in ("coef", "a", "b")]
-    if not any(half):
+    coef, a, b = (factor * _half_width(law, name) for name in ("coef", "a", "b"))
+    if not (coef or a or b):
         return None
-    middles = (
-        _middle(law.range.n, SCALES[law.n_unit]),
-        _middle(law.range.d, SCALES[law.d_unit]),
-    )
-    return line_matrix(*half, *middles)
+    middle_n = _middle(law.range.n, SCALES[law.n_unit])
+    middle_d = _middle(law.range.d, SCALES[law.d_unit])
+    return line_matrix(coef, a, b, middle_n, middle_d)
 
 
 def _has_intervals(law: LawFile) -> bool:

@@ -51,7 +51,5 @@ class Conditions(Part):
         schedules = {"constant": ("constant", "wsd"), "wsd": ("wsd",), "cosine": ("cosine",)}
         alike = schedules.get(self.lr_schedule, (self.lr_schedule,))
         if lr_schedule is not None and self.lr_schedule and lr_schedule not in alike:
-            said.append(
-                f"LR schedule {lr_schedule}; the law was fitted under {self.lr_schedule}"
-            )
+            said.append(f"LR schedule {lr_schedule}; the law was fitted under {self.lr_schedule}")
         return said

@@ -47,7 +47,8 @@ def choose_exponents(
     Raises:
         FitError: none is left, or there are fewer points than parameters.
     """
-    kept, left_out = list(columns), {}
+    kept = list(columns)
+    left_out: dict[str, str] = {}
     weight = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)
     if not len(values) or not all((np.asarray(c) > 0).all() for c in (values, *columns.values())):
         return kept, left_out  # the fit itself names the point at fault

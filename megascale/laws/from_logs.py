@@ -15,8 +15,8 @@ from megascale.curves.curve import Curve, Curves, Window, curves_from_table
 from megascale.errors import FitError
 from megascale.formats.law_file import LawFile, input_of
 from megascale.laws.audit import Audit
-from megascale.laws.batch.from_points import AUTO, BATCH_LAWS, BatchLaw, batch_law_from_points
 from megascale.laws.batch.equivalence import equivalence
+from megascale.laws.batch.from_points import AUTO, BATCH_LAWS, BatchLaw, batch_law_from_points
 from megascale.laws.batch.points import Extraction, choose_targets, extract
 from megascale.laws.batch.surface import SurfaceFit, fit_surfaces, surface_law_file
 from megascale.laws.batch.tokens_steps import LAW_PARAMETERS

@@ -1,9 +1,9 @@
 """Errors of best learning rates whose cells are cut from the same runs.
 
-Losses of one run at several token counts go up and down together, so the optima of the cells of one
-N do too, and five of them say little more of the law than one. The residuals of the cells' quadratics
-say how much, run by run (`laws.run_errors`); a quadratic has three coefficients, so m rates at an N
-leave m - 3 degrees of freedom, however many cells are cut from them.
+Losses of one run at several token counts go up and down together, so the optima of the cells of
+one N do too, and five of them say little more of the law than one. The residuals of the cells'
+quadratics say how much, run by run (`laws.run_errors`); a quadratic has three coefficients, so m
+rates at an N leave m - 3 degrees of freedom, however many cells are cut from them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SharedErrors:
         freedom: runs beyond the quadratic's three coefficients, by n_params.
     """
 
-    cells: list[tuple[object, ...]]
+    cells: Sequence[tuple[Any, ...]]
     log_opt: Array
     freedom: dict[object, float]
 
@@ -109,7 +109,9 @@ def with_shared_errors(law: PowerLaw, used: pl.DataFrame, shared: SharedErrors) 
         used: n_params and tokens of the optima, rows in any order.
         shared: of `shared_errors`.
     """
-    columns = [shared.cells.index(key) for key in used.select("n_params", "tokens").iter_rows()]
+    columns = [
+        list(shared.cells).index(key) for key in used.select("n_params", "tokens").iter_rows()
+    ]
     log_opt = shared.log_opt[:, columns]
     log_opt = log_opt[np.isfinite(log_opt).all(axis=1)]
     freedom = sum(shared.freedom[n] for n in used["n_params"].unique().to_list())

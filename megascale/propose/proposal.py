@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megascale.errors import ConfigError
-from megascale.formats.law_band import law_band
+from megascale.formats.law_band import law_band, shown_confidence
 from megascale.formats.law_file import LawFile
 from megascale.propose.replan import Standing, replanned_law_points, replanned_table
 from megascale.propose.savings import FixedBatch, TokenSaving, fixed_batch, token_saving
@@ -26,6 +26,8 @@ class LawRequest:
         n_params: N as the law counts it.
         interval_tokens, momentum, min_tokens, max_tokens: as `law_driven_points`.
         initial_tokens: batch before the first look; the run's own batch when re-planning.
+        confidence: of the band; None takes the law's own.
+        peak_lr, lr_schedule: of the run, where known; the law's conditions are held against them.
     """
 
     law: LawFile
@@ -36,6 +38,9 @@ class LawRequest:
     initial_tokens: int | None = None
     min_tokens: int | None = None
     max_tokens: int | None = None
+    confidence: float | None = None
+    peak_lr: float | None = None
+    lr_schedule: str | None = None
 
     def looks(self, total_tokens: int) -> dict[str, Any]:
         """The arguments of `law_driven_points` that do not depend on where the run stands."""
@@ -64,6 +69,7 @@ class Proposal:
     Attributes:
         schedule: realised segments.
         bands: by threshold, where the law file has intervals.
+        confidence: of the bands; None where there are none, or the law does not state it.
         fixed: steps against fixed batches.
         tokens: token savings by the law, or in words why there are none.
         at: where a re-planned run stands; None for a whole schedule.
@@ -74,6 +80,7 @@ class Proposal:
     fixed: tuple[FixedBatch, ...]
     tokens: TokenSaving | str
     at: Standing | None = None
+    confidence: float | None = None
 
     def band_at(self, threshold: int) -> Band | None:
         """The band of the segment asked for at `threshold` tokens."""
@@ -94,6 +101,7 @@ class Proposal:
             "total_steps": schedule.total_steps,
             "source": dict(schedule.source),
             "segments": segments,
+            "band_confidence": self.confidence,
             "fixed_batches": [asdict(fixed) for fixed in self.fixed],
             "token_saving": self.tokens if isinstance(self.tokens, str) else asdict(self.tokens),
             "replanned_from": None if self.at is None else asdict(self.at),
@@ -126,9 +134,11 @@ def propose(
         ScheduleError: as `build_batch_schedule`.
     """
     bands: tuple[Band, ...] = ()
+    confidence = None
     if law is not None and points is None:
         points, source = _law_points(law, total_tokens, at)
         bands = _bands(law, total_tokens, at)
+        confidence = shown_confidence(law.law, law.confidence)[0] if bands else None
     elif law is None and points is not None:
         points = points if at is None else replanned_table(points, at)
     else:
@@ -148,7 +158,7 @@ def propose(
         )
     else:
         tokens = token_saving(schedule, family)
-    return Proposal(schedule, bands, _fixed(schedule, law, fixed_tokens), tokens, at)
+    return Proposal(schedule, bands, _fixed(schedule, law, fixed_tokens), tokens, at, confidence)
 
 
 def _law_points(
@@ -171,6 +181,9 @@ def _law_points(
     )
     if at is not None:
         points = replanned_law_points(_batch_at(law, 0), at, **common)
+    source["outside_conditions"] = law.law.conditions.outside(
+        peak_lr=law.peak_lr, lr_schedule=law.lr_schedule
+    )
     return points, source
 
 
@@ -179,16 +192,16 @@ def _batch_at(law: LawRequest, end: int) -> Callable[[int], float]:
 
     def batch(tokens: int) -> float:
         if end:
-            band = law_band(law.law, law.n_params, tokens)
+            band = law_band(law.law, law.n_params, tokens, law.confidence)
             if band is not None:
-                return band[0] if end < 0 else band[1]
+                return band.low if end < 0 else band.high
         return law.law.evaluate(law.n_params, tokens)
 
     return batch
 
 
 def _bands(law: LawRequest, total_tokens: int, at: Standing | None) -> tuple[Band, ...]:
-    if law_band(law.law, law.n_params, total_tokens) is None:
+    if law_band(law.law, law.n_params, total_tokens, law.confidence) is None:
         return ()
     ends, common = [], law.looks(total_tokens)
     for end in (-1, 1):

@@ -13,12 +13,13 @@ from megascale.curves.curve import Curve
 from megascale.errors import FitError, UserError
 from megascale.formats.law_band import law_band
 from megascale.formats.law_file import Input, LawFile
-from megascale.laws.batch.from_points import most_batches
-from megascale.laws.batch.law_file import batch_law_file
 from megascale.laws.batch.batch_power import fit_batch_power
 from megascale.laws.batch.equivalence import best_batch_at_tokens
+from megascale.laws.batch.from_points import most_batches
+from megascale.laws.batch.law_file import batch_law_file
 from megascale.laws.batch.optimum import OptimalBatches, optimal_batches
 from megascale.laws.batch.points import choose_targets, extract
+from megascale.laws.batch.rivals import rivals_of
 from megascale.laws.batch.select import Selection, refute_classic, select
 from megascale.laws.batch.tokens_steps import (
     LAW_PARAMETERS,
@@ -110,7 +111,8 @@ def tokens_steps_section(
     )
     if chosen not in best:
         raise FitError.of("--law-family", chosen, "has no best batch or too few points", best)
-    optimal = optimal_batches(fits[chosen], replicates=replicates)
+    rivals = rivals_of(chosen, selection) if selection else []
+    optimal = optimal_batches(fits[chosen], replicates=replicates, rivals=rivals)
     keys = sorted({_key(g) for f in fits.values() for g in f.groups}, key=_order)
     section = {
         "chosen": chosen,
@@ -201,7 +203,7 @@ def best_batch_section(
     section: dict[str, Any] = {
         "law": optimal.law,
         "rows": rows,
-        "least": _least(fits, optimal.law),
+        "least": _least(fits, optimal),
         "critical": [] if classic is None else _critical(classic, set(refuted)),
         "clouds": clouds,
         "confidence": optimal.confidence,
@@ -253,6 +255,8 @@ def _check_band(law: PowerLaw, sizes: Sequence[float | None], confidence: float)
         float(law.log_error(n, law.d_range).max()) for n in (sizes if law.with_n else [None])
     )
     widest = 2 * law.reach(confidence) * error
+    if not np.isfinite(widest):
+        raise FitError.of("B_opt(D)", f"{law.points} optima", "they leave no freedom for its band")
     if widest > np.log(WIDEST_BAND):
         raise FitError.of(
             "B_opt(D)",
@@ -282,8 +286,9 @@ def given_lines(laws: Sequence[LawFile]) -> list[dict[str, Any]]:
                 "d": _short(d),
                 "d_range": law.range.d,
                 "value": _short([law.evaluate(n, x) for x in d]),
-                "low": _short(low for low, _ in known) if len(known) == len(d) else None,
-                "high": _short(high for _, high in known) if len(known) == len(d) else None,
+                "low": _short(band.low for band in known) if len(known) == len(d) else None,
+                "high": _short(band.high for band in known) if len(known) == len(d) else None,
+                "confidence": known[0].confidence if len(known) == len(d) else None,
             }
         )
     return plain(lines)
@@ -293,30 +298,36 @@ def _rms(fit: TokensStepsFits) -> float:
     return float(np.sqrt(np.nanmean(fit.log_residuals() ** 2)))
 
 
-def _least(fits: dict[str, TokensStepsFits], chosen: str) -> list[dict[str, Any]]:
+def _least(fits: dict[str, TokensStepsFits], optimal: OptimalBatches) -> list[dict[str, Any]]:
     """B_min of every target, by the chosen law where it has one, else by the piecewise law.
 
     One far below every batch that was run, or with a wide interval, says no more than that the
     points do not determine it.
     """
-    for name in (chosen, "wsd", "noise_floor"):
+    for name in (optimal.law, "wsd", "noise_floor"):
         if name not in fits or name == "two_power":  # which has none
             continue
-        values = fits[name].optimum()["B_min"]
-        low, high = fits[name].result.interval("B_min")
+        found = optimal
+        if name != optimal.law:
+            count = len(optimal.log_batch)
+            found = optimal_batches(fits[name], replicates=count, confidence=optimal.confidence)
         floor = fits[name].points["batch_tokens"].to_numpy().min() / FURTHEST_B_MIN
         rows = [
             {
                 "law": name,
-                "n_params": group.n_params,
-                "lr": group.lr,
-                "target_loss": group.target_loss,
-                "batch_min": float(value),
-                "low": float(low[g]),
-                "high": float(high[g]),
+                "n_params": row["n_params"],
+                "lr": row["lr"],
+                "target_loss": row["target_loss"],
+                "batch_min": row["batch_min"],
+                "low": row["batch_min_low"],
+                "high": row["batch_min_high"],
             }
-            for g, (group, value) in enumerate(zip(fits[name].groups, values, strict=True))
-            if np.isfinite(value) and value > floor and high[g] < FURTHEST_B_MIN * low[g]
+            for row in found.table.to_dicts()
+            if row["batch_min"] is not None
+            and row["batch_min_low"] is not None
+            and row["batch_min_high"] is not None
+            and row["batch_min"] > floor
+            and row["batch_min_high"] < FURTHEST_B_MIN * row["batch_min_low"]
         ]
         if rows:
             return rows

@@ -55,6 +55,9 @@ def recommend(
     ] = None,
     seq_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 4096,
     law: Annotated[list[Path] | None, typer.Option(help="Your own law file; repeatable.")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Of your laws' bands [each law file's own].")
+    ] = None,
     loss: Annotated[
         float | None, typer.Option(help="Target loss (nats per token), for laws in terms of it.")
     ] = None,
@@ -87,6 +90,8 @@ def recommend(
     from megascale.units import parse_count
 
     budget = parse_count(tokens, "--tokens")
+    if confidence is not None and not law:
+        raise ConfigError.of("--confidence", confidence, "is of your laws' bands; give --law")
     rest: dict[str, Any] = {
         "loss": loss,
         "lr": lr,
@@ -114,6 +119,7 @@ def recommend(
         target,
         sequence_length=seq_length,
         law_files=[read_law_file(path) for path in law or ()],
+        confidence=confidence,
     )
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))

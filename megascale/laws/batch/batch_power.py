@@ -121,9 +121,7 @@ def _replicate_covariance(
     return np.cov(draws[good], rowvar=False), float(left[good].mean())
 
 
-def _refits(
-    log_d: Array, log_b: Array, n: Array | None, weight: Array
-) -> tuple[Array, Array]:
+def _refits(log_d: Array, log_b: Array, n: Array | None, weight: Array) -> tuple[Array, Array]:
     """(log coef, a, b) of every replicate by weighted least squares, and the squares left.
 
     Args:

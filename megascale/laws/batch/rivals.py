@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from megascale.laws.run_errors import residual_tables
 from megascale.laws.batch.select import Selection
 from megascale.laws.batch.tokens_steps import TokensStepsFits
+from megascale.laws.run_errors import residual_tables
 
 Array = npt.NDArray[np.float64]
 
@@ -65,11 +65,11 @@ def independent_share(fits: TokensStepsFits) -> float:
     independent, count = 0.0, 0
     for table in residual_tables(fits.unit_residuals(), *fits.layout()):
         size = np.sqrt((table**2).sum(axis=0))
-        table = table[:, size > 0] / size[size > 0]
-        if table.shape[1]:
-            correlation = table.T @ table
+        unit = table[:, size > 0] / size[size > 0]
+        if unit.shape[1]:
+            correlation = unit.T @ unit
             independent += np.trace(correlation) ** 2 / (correlation**2).sum()
-            count += table.shape[1]
+            count += unit.shape[1]
     return independent / count if count else 1.0
 
 

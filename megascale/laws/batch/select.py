@@ -106,7 +106,6 @@ def select(points: pl.DataFrame, laws: Sequence[str] = LAWS) -> Selection:
     return Selection(verdicts, refute_classic(points, verdicts[0].rms), fits)
 
 
-
 def _verdict(fits: TokensStepsFits) -> Verdict:
     residual = fits.log_residuals()
     offsets = fits.offsets

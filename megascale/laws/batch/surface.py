@@ -166,9 +166,7 @@ def fit_surfaces(
         span = (float(tokens.min()), float(tokens.max()))
         freedom = float(max(runs - 3, 1))
         fits.append(
-            SurfaceFit(
-                n_params, lr, result, len(group), batches, span, covariance, freedom
-            )
+            SurfaceFit(n_params, lr, result, len(group), batches, span, covariance, freedom)
         )
     return fits
 
@@ -180,9 +178,7 @@ def _linearised(
     value = {name: float(result[name][0]) for name in PARAMETERS}
     learned = value["a"] * steps ** -value["p"]
     floor = value["c"] * batch ** -value["q"]
-    slopes = [
-        np.ones_like(loss), learned, -learned * np.log(steps), floor, -floor * np.log(batch)
-    ]
+    slopes = [np.ones_like(loss), learned, -learned * np.log(steps), floor, -floor * np.log(batch)]
     design = np.stack(slopes, axis=1) / loss[:, None]
     return design, 1 - (value["L_inf"] + learned + floor) / loss
 

@@ -176,12 +176,11 @@ class TokensStepsFits:
         return Replicates(values, errors.freedom, errors.scale)
 
     def table(self) -> pl.DataFrame:
-        """One row a group: optimum with intervals, rms of log E, status, weak parameters."""
+        """One row a group: optimum, rms of log E, status, weak parameters.
+
+        Its errors are those of `optimum.optimal_batches`.
+        """
         rows = []
-        intervals = {
-            name: self.result.interval(name) if _has(self.result, name) else None
-            for name in ("E_min", "S_opt", "B_opt", "B_min")
-        }
         best, inside = self.optimum(), self.bracketed()
         for g, group in enumerate(self.groups):
             row: dict[str, object] = {
@@ -192,9 +191,6 @@ class TokensStepsFits:
             }
             for name, value in best.items():
                 row[name] = float(value[g])
-                limits = intervals[name]
-                row[f"{name}_low"] = None if limits is None else float(limits[0][g])
-                row[f"{name}_high"] = None if limits is None else float(limits[1][g])
             row["rms"] = float(self.result.rms[g])
             row["bracketed"] = bool(inside[g])
             row["status"] = describe(self.result.status[g])
