@@ -1,4 +1,4 @@
-"""Errors of log E as runs have them: drawn from the residuals of whole runs.
+"""Errors as runs have them: drawn from the residuals of whole runs.
 
 All targets of a run are cut from one curve, and another seed moves them together, by how much
 nobody can say beforehand. What the laws' residuals say of it is used as it is: with R the (runs,
@@ -8,27 +8,21 @@ across targets, and the errors of m new runs are drawn as Z R / sqrt(m - k) with
 for all targets: the variance of any combination of targets' estimates is a chi-squared of m - k
 degrees of freedom times the truth, so Student's t with m - k covers exactly, whatever the
 correlation (T. W. Anderson, An Introduction to Multivariate Statistical Analysis, section 8.2).
-The number of targets cut from the same runs adds no freedom.
+The number of targets cut from the same runs adds no freedom. Where points are known to differ in
+how sure they are, R holds their residuals in units of the expected error, and what is drawn is
+multiplied by it; m - k then is what the fit is expected to leave of the squares of R.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
-from scipy import optimize
 
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-
-
-FIRST_SPREAD = 0.01
-"""What runs of other seeds differ by in log E, where nothing tells."""
-LEAST_ERROR = 1e-4
-"""No point is surer than this: a tenth of a thousandth of its tokens."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +30,9 @@ class RunErrors:
     """How errors of log E are drawn.
 
     Attributes:
-        draws: (count, points) errors of log E.
+        draws: (count, points) errors.
         freedom: (groups,) runs less parameters; at least 1.
-        scale: (groups,) standard deviation of log E of one point.
+        scale: (groups,) size of the errors in units of the expected ones.
     """
 
     draws: Array
@@ -51,45 +45,45 @@ def draw_run_errors(
     owner: Indices,
     group: Indices,
     setting: Indices,
-    parameters: Sequence[int] | Array,
+    *,
+    unit: Array,
+    left: Array,
+    spare: Array,
     count: int,
     seed: int,
-    alone: float,
 ) -> RunErrors:
     """Draw errors of every point.
 
     Args:
-        residuals: (points,) log E less the law's, in units of the point's expected error; NaN
-            counts as 0.
+        residuals: (points,) of the fits; NaN counts as 0.
         owner: (points,) number of the run.
         group: (points,) number of the fit.
         setting: (groups,) number of the group's N and learning rate; runs of other settings are
             independent.
-        parameters: (groups,) free ones of each fit.
+        unit: (points,) expected error.
+        left: (groups,) sum of squared residuals in units of the expected errors that such errors
+            leave; points less parameters where all expected errors are alike.
+        spare: (groups,) points less parameters. Without any, errors of the expected size are drawn.
         count: of draws.
         seed: of the draws.
-        alone: standard deviation to take where a group has as many points as parameters, and so no
-            residuals.
     """
     rng = np.random.default_rng(seed)
-    residuals = np.nan_to_num(residuals)
-    size = np.bincount(group, minlength=len(setting)).astype(np.float64)
-    spare = size - np.asarray(parameters, dtype=np.float64)
-    freedom = np.maximum(spare, 1.0)
+    residuals = np.nan_to_num(residuals) / unit
+    exact = spare <= 0
+    left = np.where(exact, 1.0, np.maximum(left, 1e-12))
     square = np.bincount(group, residuals**2, minlength=len(setting))
-    scale = np.sqrt(square / freedom)
+    scale = np.where(exact, 1.0, np.sqrt(square / left))
     draws = np.zeros((count, len(residuals)))
     for points, row, column, groups in _by_setting(owner, group, setting):
         table = _table(residuals[points], row, column)
         # Z R and Z' T have one distribution where T is the triangle of R = Q T.
-        triangle = np.linalg.qr(table / np.sqrt(freedom[groups]))[1]
+        triangle = np.linalg.qr(table / np.sqrt(left[groups]))[1]
         mixed = rng.standard_normal((count, len(table), len(triangle))) @ triangle
         draws[:, points] = mixed[:, row, column]
-        for g in groups[spare[groups] <= 0]:
+        for g in groups[exact[groups]]:
             here = np.flatnonzero(group == g)
-            scale[g] = alone
-            draws[:, here] = scale[g] * rng.standard_normal((count, len(here)))
-    return RunErrors(draws, freedom, scale)
+            draws[:, here] = rng.standard_normal((count, len(here)))
+    return RunErrors(draws * unit, np.maximum(spare, 1.0), scale)
 
 
 def residual_tables(
@@ -118,46 +112,3 @@ def _table(residuals: Array, row: Indices, column: Indices) -> Array:
     table = np.zeros((int(row.max()) + 1, int(column.max()) + 1))
     table[row, column] = residuals
     return table
-
-
-def stated_errors(points: pl.DataFrame) -> Array | None:
-    """`log_error` of every point, standard errors of log E; None where one is missing."""
-    if "log_error" not in points.columns:
-        return None
-    own = points["log_error"].cast(pl.Float64).fill_nan(None)
-    return None if own.null_count() else np.maximum(own.to_numpy(), LEAST_ERROR)
-
-
-def weights_of(own: Array, spread: float) -> Array:
-    """Weights of squared errors of log E, largest 1.
-
-    A point's variance is what its curve states (near B_min, where the curve is flat, many times
-    that of other batches) and the square of what runs differ by beyond that.
-    """
-    variance = own**2 + spread**2
-    return variance.min() / variance
-
-
-def run_spread(residuals: Array, own: Array, parameters: int) -> float:
-    """What runs differ by in log E beyond their own errors.
-
-    The spread at which the squared residuals over own**2 + spread**2 sum up to the degrees of
-    freedom (Paule and Mandel, J. Res. Natl. Bur. Stand. 87 (1982), 377); 0 where the own errors
-    are enough, `FIRST_SPREAD` where there is no freedom.
-
-    Args:
-        residuals: (points,) of a weighted fit; NaN counts as 0.
-        own: (points,) standard errors that the points state.
-        parameters: fitted ones in all.
-    """
-    freedom = len(own) - parameters
-    if freedom <= 0:
-        return FIRST_SPREAD
-    square = np.nan_to_num(residuals) ** 2
-
-    def excess(spread: float) -> float:
-        return float((square / (own**2 + spread**2)).sum()) - freedom
-
-    if excess(0.0) <= 0:
-        return 0.0
-    return float(optimize.brentq(excess, 0.0, np.sqrt(square.sum() / freedom) + 1e-12))

@@ -66,7 +66,7 @@ def shared_errors(
     owner: dict[object, int] = {}
     names = [key[0] for key in cells]
     residual = np.concatenate(residuals)
-    freedom = max(len(residual) - 3 * len(cells), 1)
+    spare = np.array(sizes, dtype=np.float64) - 3.0
     errors = draw_run_errors(
         residual,
         np.array(
@@ -78,10 +78,11 @@ def shared_errors(
         ),
         np.repeat(np.arange(len(cells)), sizes),
         np.array([setting.setdefault(name, len(setting)) for name in names]),
-        [3] * len(cells),
-        count,
-        seed,
-        alone=float(np.sqrt((residual**2).sum() / freedom)),
+        unit=np.full(len(residual), np.sqrt((residual**2).sum() / max(spare.sum(), 1.0)) or 1e-12),
+        left=spare,
+        spare=spare,
+        count=count,
+        seed=seed,
     )
     parts = np.split(errors.draws, np.cumsum(sizes)[:-1], axis=1)
     log_opt = np.full((count, len(cells)), np.nan)
@@ -91,10 +92,10 @@ def shared_errors(
         # First order: the ratio of two normal errors has no variance.
         place = -slope / (2 * bend)
         log_opt[:, i] = middle + place - (slopes + 2 * place * bends) / (2 * bend)
-    spare = [0.0] * len(setting)
-    for name, size in zip(names, sizes, strict=True):
-        spare[setting[name]] = max(spare[setting[name]], size - 3.0)
-    return SharedErrors(cells, log_opt, dict(zip(setting, spare, strict=True)))
+    freedom = dict.fromkeys(setting, 0.0)
+    for name, more in zip(names, spare, strict=True):
+        freedom[name] = max(freedom[name], float(more))
+    return SharedErrors(cells, log_opt, freedom)
 
 
 def with_shared_errors(law: PowerLaw, used: pl.DataFrame, shared: SharedErrors) -> PowerLaw:
@@ -109,9 +110,8 @@ def with_shared_errors(law: PowerLaw, used: pl.DataFrame, shared: SharedErrors) 
         used: n_params and tokens of the optima, rows in any order.
         shared: of `shared_errors`.
     """
-    columns = [
-        list(shared.cells).index(key) for key in used.select("n_params", "tokens").iter_rows()
-    ]
+    place_of = {cell: i for i, cell in enumerate(shared.cells)}
+    columns = [place_of[key] for key in used.select("n_params", "tokens").iter_rows()]
     log_opt = shared.log_opt[:, columns]
     log_opt = log_opt[np.isfinite(log_opt).all(axis=1)]
     freedom = sum(shared.freedom[n] for n in used["n_params"].unique().to_list())

@@ -32,8 +32,8 @@ class BatchPower:
 def fit_batch_power(optimal: OptimalBatches) -> BatchPower:
     """The power law of B_opt in D, and in N where the points hold several.
 
-    Targets weigh by how far one error of E moves their best batch, which the layout of the points
-    decides and not their scatter. The covariance is that of refits to the joint bootstrap, widened
+    Targets weigh by the error that their points' expected errors make, which the layout of the
+    points decides and not the target's own scatter. The covariance is that of refits to the joint bootstrap, widened
     by Birge's factor and by rival laws; its freedom is that of the runs, not of the targets.
 
     Raises:

@@ -20,6 +20,7 @@ from scipy import stats
 from megascale.curves.curve import Array
 from megascale.errors import FitError
 from megascale.fitting.intervals import stretch, stretched_percentiles
+from megascale.laws.batch.point_errors import draw_point_errors
 from megascale.laws.batch.rivals import Rival, log_distances
 from megascale.laws.batch.tokens_steps import TokensStepsFits
 
@@ -41,7 +42,7 @@ class OptimalBatches:
         log_tokens, log_batch: (replicates, rows), NaN where a replicate has no optimum.
         confidence: of low and high.
         freedom: degrees of freedom of each row's error.
-        sensitivity: of each row, error of log B_opt over that of one point's log E.
+        sensitivity: of each row, the error of log B_opt that the points' expected errors make.
         rivals: (law, Akaike weight, log_tokens, log_batch) of other laws, one a row; NaN where
             unknown.
     """
@@ -83,8 +84,8 @@ def optimal_batches(
     if fits.law == "classic":
         raise FitError.of("law", "classic", "has no best batch: tokens only rise with it", "wsd")
     best, inside = fits.optimum(), fits.bracketed()
-    drawn = fits.replicates(replicates, seed=seed)
-    draws = drawn.values
+    drawn = draw_point_errors(fits, replicates, seed)
+    draws = fits.refitted(drawn.draws)
     with np.errstate(all="ignore"):
         log_tokens, log_batch = np.log(draws["E_min"]), np.log(draws["B_opt"])
     log_tokens[~np.isfinite(log_tokens)] = np.nan

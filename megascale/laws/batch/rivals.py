@@ -63,7 +63,7 @@ def rivals_of(chosen: str, selection: Selection) -> list[Rival]:
 def independent_share(fits: TokensStepsFits) -> float:
     """Independent targets over targets, from how a law's residuals move together in each run."""
     independent, count = 0.0, 0
-    for table in residual_tables(fits.unit_residuals(), *fits.layout()):
+    for table in residual_tables(fits.log_residuals(), *fits.layout()):
         size = np.sqrt((table**2).sum(axis=0))
         unit = table[:, size > 0] / size[size > 0]
         if unit.shape[1]:

@@ -67,7 +67,7 @@ class Selection:
         classic_refuted: target losses (with N) whose smallest batch needs more tokens than the
             best one by more than three standard deviations of the best law's residuals; the
             classic law can have no such minimum.
-        fits: of every law, by name; all of the same groups and weights.
+        fits: of every law, by name; all of the same groups.
     """
 
     verdicts: list[Verdict]
@@ -98,10 +98,6 @@ def select(points: pl.DataFrame, laws: Sequence[str] = LAWS) -> Selection:
     hungriest = max(laws, key=lambda law: LAW_PARAMETERS[law])
     points = enough_points(points, hungriest)
     fits = {law: fit_tokens_steps(points, law) for law in laws}
-    spreads = [fit.spread for fit in fits.values() if fit.spread is not None]
-    if spreads:
-        least = min(spreads)
-        fits = {law: fit_tokens_steps(points, law, spread=least) for law in laws}
     verdicts = sorted((_verdict(fit) for fit in fits.values()), key=lambda v: v.pooled_aicc)
     return Selection(verdicts, refute_classic(points, verdicts[0].rms), fits)
 
@@ -109,11 +105,10 @@ def select(points: pl.DataFrame, laws: Sequence[str] = LAWS) -> Selection:
 def _verdict(fits: TokensStepsFits) -> Verdict:
     residual = fits.log_residuals()
     offsets = fits.offsets
-    held, ends, unreachable, failed = leave_one_batch_out(fits.points, fits.law, fits.weights)
+    held, ends, unreachable, failed = leave_one_batch_out(fits.points, fits.law)
     n, k = len(residual), int(fits.result.free_params.sum()) + 1
     total = float(np.nansum(residual**2)) if np.isfinite(residual).all() else np.inf
-    weighed = float(np.nansum(fits.unit_residuals() ** 2)) if np.isfinite(total) else np.inf
-    likelihood = n * np.log(weighed / n)
+    likelihood = n * np.log(total / n)
     aicc = likelihood + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
     per_group = np.add.reduceat(residual**2, offsets[:-1]) / np.diff(offsets)
     return Verdict(
@@ -136,15 +131,12 @@ def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(values**2))) if len(values) else float("nan")
 
 
-def leave_one_batch_out(
-    points: pl.DataFrame, law: str, weights: Array | None = None
-) -> tuple[Array, Array, int, int]:
+def leave_one_batch_out(points: pl.DataFrame, law: str) -> tuple[Array, Array, int, int]:
     """Errors of log E at batches that a fit has not seen.
 
     Args:
         points: as `tokens_steps.sort_points` takes them.
         law: one of `tokens_steps.LAWS`.
-        weights: of the points in that order; None weighs all alike.
 
     Returns:
         Errors at inner batches and at the ends, one a point left out; how many points lie where
@@ -171,7 +163,6 @@ def leave_one_batch_out(
         law,
         [(tokens / batch)[rows] for rows in kept],
         [tokens[rows] for rows in kept],
-        weights=None if weights is None else [weights[rows] for rows in kept],
         errors="status",
     )
     inner: list[float] = []

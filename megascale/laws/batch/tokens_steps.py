@@ -21,20 +21,12 @@ from megascale.curves.curve import Array
 from megascale.errors import FitError
 from megascale.fitting.catalogue import steps_along_ray
 from megascale.fitting.status import describe, flag_words
-from megascale.laws.run_errors import (
-    FIRST_SPREAD,
-    draw_run_errors,
-    run_spread,
-    stated_errors,
-    weights_of,
-)
 
 Indices = npt.NDArray[np.int64]
 
 LAWS = ("wsd", "two_power", "noise_floor", "classic")
 SETTING = ("n_params", "lr")
 LAW_PARAMETERS = {"wsd": 6, "two_power": 4, "noise_floor": 4, "classic": 2}
-MANY_REPLICATES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +42,6 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Replicates:
-    """A joint bootstrap of the optima of all groups.
-
-    Attributes:
-        values: E_min, S_opt, B_opt and B_min, (replicates, groups) each; NaN where a replicate's
-            fit failed.
-        freedom: (groups,) degrees of freedom of the errors that were drawn.
-        scale: (groups,) standard deviation of log E of one point.
-    """
-
-    values: dict[str, Array]
-    freedom: Array
-    scale: Array
-
-
-@dataclass(frozen=True)
 class TokensStepsFits:
     """One law of the family fitted to every group.
 
@@ -74,15 +50,12 @@ class TokensStepsFits:
         points: sorted by setting, by falling target, by batch.
         groups: one a problem, in the order of `result`.
         result: of the engine, one problem a group.
-        spread: standard deviation of log E between runs beyond the points' own errors; None where
-            points state none, and all weigh alike.
     """
 
     law: str
     points: pl.DataFrame
     groups: list[Group]
     result: fitting.FitResult
-    spread: float | None = None
 
     @property
     def offsets(self) -> npt.NDArray[np.int64]:
@@ -104,17 +77,6 @@ class TokensStepsFits:
         return np.log(self.points["tokens"].to_numpy()) - np.log(
             np.where(np.isfinite(expected), expected, np.nan)
         )
-
-    @property
-    def weights(self) -> Array | None:
-        """Of the squared errors of log E, largest 1; None where all weigh alike."""
-        own = stated_errors(self.points)
-        return None if own is None or self.spread is None else weights_of(own, self.spread)
-
-    def unit_residuals(self) -> Array:
-        """`log_residuals` in units of the point's expected error, that of the surest being 1."""
-        weight = self.weights
-        return self.log_residuals() * (1.0 if weight is None else np.sqrt(weight))
 
     def layout(self) -> tuple[Indices, Indices, Indices]:
         """Run of every point, group of every point, and setting of every group, as numbers."""
@@ -144,36 +106,29 @@ class TokensStepsFits:
             out[g] = inside and batch.min() < best[g] < batch.max()
         return out
 
-    def replicates(self, count: int = MANY_REPLICATES, *, seed: int = 0) -> Replicates:
-        """Joint parametric bootstrap of the optima, with the errors of whole runs.
+    def refitted(self, errors: Array) -> dict[str, Array]:
+        """Optima of the laws refitted to their own values with errors.
 
-        New errors of log E around the fitted laws are drawn from the residuals run by run
-        (`run_errors`), so that targets cut from one curve move together as far as they did.
+        Args:
+            errors: (count, points) of log E.
+
+        Returns:
+            E_min, S_opt, B_opt and B_min, (count, groups) each; NaN where a fit failed.
         """
-        sizes = np.diff(self.offsets)
-        own, weight = stated_errors(self.points), self.weights
-        alone = FIRST_SPREAD
-        if own is not None and self.spread is not None:
-            alone = float(np.hypot(own.min(), self.spread))
-        errors = draw_run_errors(
-            self.unit_residuals(), *self.layout(), self.result.free_params, count, seed, alone
-        )
+        sizes, count = np.diff(self.offsets), len(errors)
         expected = np.log(self.points["tokens"].to_numpy()) - np.nan_to_num(self.log_residuals())
-        unit = 1.0 if weight is None else weight**-0.5
-        tokens = np.exp(expected + unit * errors.draws)
+        tokens = np.exp(expected + errors)
         result = fitting.fit(
             self.law,
             (tokens / self.points["batch_tokens"].to_numpy()).ravel(),
             tokens.ravel(),
             offsets=np.concatenate([[0], np.cumsum(np.tile(sizes, count))]),
-            weights=None if weight is None else np.tile(weight, count),
             errors="status",
         )
-        values = {
+        return {
             name: np.where(result.converged, value, np.nan).reshape(count, len(sizes))
             for name, value in _optimum(self.law, result).items()
         }
-        return Replicates(values, errors.freedom, errors.scale)
 
     def table(self) -> pl.DataFrame:
         """One row a group: optimum, rms of log E, status, weak parameters.
@@ -241,19 +196,14 @@ def fit_tokens_steps(
     replicates: int = 500,
     confidence: float = 0.9,
     seed: int = 0,
-    spread: float | None = None,
 ) -> TokensStepsFits:
     """Fit one law of the family to every (N, learning rate, target loss).
-
-    Points that state an error of log E weigh by it and by what runs differ beyond it.
 
     Args:
         points: as `sort_points` takes them; several runs of one batch are seeds.
         law: one of `LAWS`.
         bootstrap: None, "parametric", "pairs", or "runs" for points of several seeds a batch.
         replicates, confidence, seed: of the intervals.
-        spread: standard deviation of log E between runs beyond their stated errors; None takes
-            what the residuals say.
 
     Raises:
         FitError: an unknown law, a missing column, or a group of fewer points than parameters.
@@ -273,32 +223,19 @@ def fit_tokens_steps(
                 needed,
             )
     tokens = points["tokens"].to_numpy()
-    own = stated_errors(points)
-
-    def fitted(weights: Array | None, resample: str | None = None) -> fitting.FitResult:
-        return fitting.fit(
-            law,
-            tokens / points["batch_tokens"].to_numpy(),
-            tokens,
-            offsets=offsets,
-            weights=weights,
-            bootstrap=resample,
-            replicates=replicates,
-            runs=_owners(points) if resample == "runs" else None,
-            confidence=confidence,
-            seed=seed,
-            errors="status",
-        )
-
-    if own is None:
-        return TokensStepsFits(law, points, groups, fitted(None, bootstrap))
-    if spread is None:
-        spread = FIRST_SPREAD
-        for _ in range(2):
-            found = TokensStepsFits(law, points, groups, fitted(weights_of(own, spread)), spread)
-            spread = run_spread(found.log_residuals(), own, len(groups) * needed)
-    result = fitted(weights_of(own, spread), bootstrap)
-    return TokensStepsFits(law, points, groups, result, spread)
+    result = fitting.fit(
+        law,
+        tokens / points["batch_tokens"].to_numpy(),
+        tokens,
+        offsets=offsets,
+        bootstrap=bootstrap,
+        replicates=replicates,
+        runs=_owners(points) if bootstrap == "runs" else None,
+        confidence=confidence,
+        seed=seed,
+        errors="status",
+    )
+    return TokensStepsFits(law, points, groups, result)
 
 
 def enough_points(points: pl.DataFrame, law: str) -> pl.DataFrame:

@@ -16,12 +16,9 @@ from megascale.formats.law_file import read_law_file, write_law_file
 from megascale.laws.audit import audit_loss_curves
 from megascale.laws.batch.audit import audit_batch_law
 from megascale.laws.batch.law_file import batch_law_file
-from megascale.laws.batch.optimum import (
-    best_batch_at_tokens,
-    equivalence,
-    fit_batch_power,
-    optimal_batches,
-)
+from megascale.laws.batch.batch_power import fit_batch_power
+from megascale.laws.batch.equivalence import best_batch_at_tokens, equivalence
+from megascale.laws.batch.optimum import optimal_batches
 from megascale.laws.batch.points import choose_targets, extract
 from megascale.laws.batch.select import leave_one_batch_out, select
 from megascale.laws.batch.surface import fit_surfaces
@@ -179,7 +176,8 @@ def test_law_files_go_round(points: pl.DataFrame, tmp_path: Path) -> None:
         assert again.evaluate(1e9, 4e8) == pytest.approx(TRUTH.best_batch_after(4e8), rel=0.08)
         band = law_band(again, 1e9, 4e8)
         assert band is not None
-        assert band[0] <= again.evaluate(1e9, 4e8) <= band[1]
+        assert band.low <= again.evaluate(1e9, 4e8) <= band.high
+        assert band.confidence == 0.9
         assert again.d_kind == "consumed"
         family = again.tokens_steps
         assert family is not None
@@ -230,14 +228,14 @@ def test_loss_curves_are_extrapolated(curves: list[Curve]) -> None:
 
 
 def test_surface_gives_every_target_at_once(curves: list[Curve]) -> None:
-    (fit,) = fit_surfaces(curves, below_loss=4.0, replicates=50)
+    (fit,) = fit_surfaces(curves, below_loss=4.0)
     for name in ("a", "p", "c", "q"):
         assert fit[name] == pytest.approx(getattr(TRUTH, name), rel=0.25)
     assert float(fit.batch_for_tokens(1e9)) == pytest.approx(TRUTH.best_batch_after(1e9), rel=0.05)
     assert float(fit.batch_for_loss(2.5)) == pytest.approx(TRUTH.best_batch(2.5), rel=0.05)
     assert float(fit.tokens_to(2.5, 65536)) == pytest.approx(TRUTH.tokens_to(2.5, 65536), rel=0.02)
     assert not np.isfinite(fit.tokens_to(2.5, float(fit.batch_min(2.5)) * 0.99))
-    low, high = fit.result.interval("B_opt_exponent")
-    assert low[0] < TRUTH.p / (TRUTH.p + TRUTH.q) < high[0]
+    exponent = fit.power().parameters("tokens")["b"]
+    assert exponent.low < TRUTH.p / (TRUTH.p + TRUTH.q) < exponent.high
     with pytest.raises(FitError, match="more of them"):
         fit_surfaces(curves[:3])
