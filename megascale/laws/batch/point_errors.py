@@ -112,16 +112,15 @@ def _residual_makers(fits: TokensStepsFits) -> list[Array]:
     names = list(fits.result.params)
     params = {name: fits.result.params[name][group] for name in names}
 
-    def log_tokens(name: str, factor: float) -> Array:
+    def slope(name: str) -> Array:
+        up, down = (
+            tokens_on_rays(fits.law, params | {name: params[name] * factor}, batch)
+            for factor in (np.exp(DIFFERENCE), np.exp(-DIFFERENCE))
+        )
         with np.errstate(all="ignore"):
-            moved = params | {name: params[name] * factor}
-            return np.log(tokens_on_rays(fits.law, moved, batch))
+            return np.log(up / down) / (2 * DIFFERENCE)
 
-    columns = [
-        (log_tokens(name, np.exp(DIFFERENCE)) - log_tokens(name, np.exp(-DIFFERENCE)))
-        / (2 * DIFFERENCE)
-        for name in names
-    ]
+    columns = [slope(name) for name in names]
     jacobian = np.nan_to_num(np.stack(columns, axis=1), posinf=0.0, neginf=0.0)
     makers = []
     for begin, end in pairwise(fits.offsets):
