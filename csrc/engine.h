@@ -1,5 +1,15 @@
 // The engine's public interface: flat arrays in, flat arrays out, no Python, no exceptions across
 // it except std::bad_alloc.
+//
+// `core/law.h` explains the engine's words and variables and how a law is written. The code stands
+// on floors, each of which includes only what is below it (tests/csrc compiles each on its own):
+//
+//   core/      arithmetic, solvers, the start strategy, the fit of one problem in a thread
+//   laws/      one header a law, and the list of them
+//   engine.h   this interface
+//   problem/   from the caller's points to prepared problems, and from solutions to results
+//   cpu/       many problems at once in SIMD lanes, one object file an instruction set
+//   cuda/      one problem a thread
 #pragma once
 
 #include <atomic>

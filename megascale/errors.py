@@ -66,7 +66,18 @@ def found_alike(by: Literal["node", "run"]) -> Iterator[None]:
 def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value if value else "'' (empty)"
-    return repr(value)
+    return repr(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """The value as Python's own numbers and containers: `3.0`, not `np.float64(3.0)`."""
+    if type(value).__module__ == "numpy":
+        return value.tolist()
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(_plain(item) for item in value)
+    if type(value) is dict:
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    return value
 
 
 class ConfigError(UserError):

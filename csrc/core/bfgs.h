@@ -1,8 +1,8 @@
 // BFGS with Armijo backtracking, one function evaluation per lane and iteration. For losses whose
 // curvature the normal matrix does not describe (Huber with a small delta).
 //
-// The first metric is the inverse of the problem's reweighted normal matrix, which makes the method
-// indifferent to the scale of the parameters.
+// The first estimate of the inverse Hessian is the inverse of the problem's reweighted normal
+// matrix, which makes the method indifferent to the scale of the parameters.
 #pragma once
 
 #include "core/lm.h"
@@ -39,7 +39,7 @@ struct Bfgs {
     restart(fresh);
   }
 
-  // Metric from the normal matrix, regularised by a thousandth of its diagonal.
+  // Takes the inverse Hessian from the normal matrix, regularised by a thousandth of its diagonal.
   MS_NOINLINE void restart(Mask fresh) {
     Real factor[H], top(0.0);
     for (int i = 0; i < P; ++i) top = vmax(top, h[packed(i, i)]);
@@ -50,11 +50,11 @@ struct Bfgs {
     Real first[H];
     cholesky_inverse<P>(factor, first);
     for (int i = 0; i < H; ++i) inverse[i] = select(fresh, first[i], inverse[i]);
-    aim(fresh);
+    point_downhill(fresh);
   }
 
-  // A new descent direction for the lanes in `which`.
-  MS_NOINLINE void aim(Mask which) {
+  // Sets a new descent direction and its slope for the lanes in `which`.
+  MS_NOINLINE void point_downhill(Mask which) {
     Real d[P], largest(0.0), s(0.0);
     for (int i = 0; i < P; ++i) {
       d[i] = Real(0.0);
@@ -76,7 +76,7 @@ struct Bfgs {
     const Mask active = !done;
     const Mask accept =
         active & (cost1 <= cost + Real(kArmijo) * length * slope) & (slope < Real(0.0));
-    // Inverse update on the accepted lanes where the curvature is positive.
+    // The update of the inverse Hessian, on the accepted lanes where the curvature is positive.
     Real s[P], y[P], sy(0.0), ss(0.0), yy(0.0);
     for (int i = 0; i < P; ++i) {
       s[i] = length * direction[i];
@@ -118,7 +118,7 @@ struct Bfgs {
         select(bend > Real(0.0), -slope * length * length / bend, Real(0.1) * length);
     const Real shorter = vmin(vmax(ideal, Real(0.1) * length), Real(0.5) * length);
     length = select(active & !accept, shorter, length);
-    aim(accept);
+    point_downhill(accept);
     const Mask tiny =
         active & ((Real(-1.0) * length * slope <= Real(0.01 * options.tolerance) * cost) |
                   (cost <= Real(options.floor)));

@@ -5,7 +5,7 @@
 // g is half its gradient and h the (reweighted) normal matrix.
 #pragma once
 
-#include "core/elementary.h"
+#include "core/coordinates.h"
 #include "core/lm.h"
 #include "core/points.h"
 

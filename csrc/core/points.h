@@ -29,8 +29,5 @@ struct FullPoints {
   int count;
 };
 
-// How a law's coordinate u follows from the solver's unbounded t.
-enum class Coordinate { kLog, kIdentity, kLogit };
-
 }  // namespace MS_ISA
 }  // namespace megascale

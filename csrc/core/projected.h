@@ -86,18 +86,28 @@ struct Projected {
     Real target(0.0);
     Real u[Law::kShape];
     Law::shape(t, anchor, u);
-    for (int i = 0; i < points.count; ++i) {
-      Real x[X], col[M];
-      for (int k = 0; k < X; ++k) x[k] = load<Real>(points.x[k] + i * W);
-      const Real w = load<Real>(points.scale + i * W);
-      const Real goal = load<Real>(points.target + i * W);
-      Law::columns(u, x, col);
-      for (int a = 0; a < M; ++a) {
-        col[a] *= w;
-        moment[a] += col[a] * goal;
-        for (int b = 0; b <= a; ++b) gram[packed(a, b)] += col[a] * col[b];
+    // Lanes take a few points at a time where there are many sums: their columns first, then the
+    // sums, so that each of the two loops has the registers to itself.
+    constexpr int kBlock = W > 1 && M > 3 ? 4 : 1;
+    Real col[kBlock][M], goal[kBlock];
+    for (int from = 0; from < points.count; from += kBlock) {
+      const int n = points.count - from < kBlock ? points.count - from : kBlock;
+      for (int i = 0; i < n; ++i) {
+        const int at = (from + i) * W;
+        Real x[X];
+        for (int k = 0; k < X; ++k) x[k] = load<Real>(points.x[k] + at);
+        const Real w = load<Real>(points.scale + at);
+        goal[i] = load<Real>(points.target + at);
+        Law::columns(u, x, col[i]);
+        for (int a = 0; a < M; ++a) col[i][a] *= w;
       }
-      target += goal * goal;
+      for (int i = 0; i < n; ++i) {
+        for (int a = 0; a < M; ++a) {
+          moment[a] += col[i][a] * goal[i];
+          for (int b = 0; b <= a; ++b) gram[packed(a, b)] += col[i][a] * col[i][b];
+        }
+        target += goal[i] * goal[i];
+      }
     }
     if (across) {
       for (int i = 0; i < packed_size(M); ++i) gram[i] = total(gram[i]);

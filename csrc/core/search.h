@@ -3,29 +3,30 @@
 #pragma once
 
 #include "core/lm.h"
+#include "core/starts.h"
 
 namespace megascale {
 inline namespace MS_ISA {
 
-// Evaluates a projected problem at `cells` points and keeps the best `kBest`, in order of cost.
-// The points are the same for every lane (a law's grid does not depend on the data).
-template <class Problem>
+// Evaluates a projected problem at every cell of a grid and keeps the best `kBestCells`, in order
+// of cost. The cells are the same for every lane (a law's grid does not depend on the data):
+// `cells.count()` says how many there are, `cells.at(n, t)` writes the coordinates of one.
+template <class Problem, class Cells>
 struct GridSearch {
   using Real = typename Problem::Real;
   using Mask = typename RealTraits<Real>::Mask;
-  static constexpr int P = Problem::kParams, kBest = 4;
+  static constexpr int P = Problem::kParams;
 
   Problem problem;
   SolverOptions options;
-  const double* cells = nullptr;  // count x P
-  int count = 0;
+  Cells cells;
   Real t[P];
-  Real best_cost[kBest], best_cell[kBest];
+  Real best_cost[kBestCells], best_cell[kBestCells];
   Real cost = Real(0.0), iterations = Real(0.0);
   Mask done = Mask(true), converged = Mask(true);
 
   MS_NOINLINE void admit(Mask fresh) {
-    for (int k = 0; k < kBest; ++k) {
+    for (int k = 0; k < kBestCells; ++k) {
       best_cost[k] = select(fresh, Real(kInfeasible), best_cost[k]);
       best_cell[k] = select(fresh, Real(-1.0), best_cell[k]);
     }
@@ -38,11 +39,13 @@ struct GridSearch {
 
   MS_NOINLINE void iterate() {
     Real g[P], h[packed_size(P)], value;
-    for (int i = 0; i < P; ++i) t[i] = Real(cells[index_ * P + i]);
+    double cell_t[P];
+    cells.at(index_, cell_t);
+    for (int i = 0; i < P; ++i) t[i] = Real(cell_t[i]);
     problem.evaluate(t, &value, g, h);
     value = select(value < Real(kInfeasible), value, Real(kInfeasible));
     Real cell(static_cast<double>(index_));
-    for (int k = 0; k < kBest; ++k) {
+    for (int k = 0; k < kBestCells; ++k) {
       const Mask lower = value < best_cost[k];
       const Real old_cost = best_cost[k], old_cell = best_cell[k];
       best_cost[k] = select(lower, value, old_cost);
@@ -50,7 +53,13 @@ struct GridSearch {
       value = select(lower, old_cost, value);
       cell = select(lower, old_cell, cell);
     }
-    if (++index_ == count) done = Mask(true);
+    if (++index_ == cells.count()) done = Mask(true);
+  }
+
+  // The best cells that lane l found, best first; -1 where there are fewer.
+  MS_HD void best_cells(int l, int* out) const {
+    for (int k = 0; k < kBestCells; ++k)
+      out[k] = lane(best_cost[k], l) < kInfeasible ? static_cast<int>(lane(best_cell[k], l)) : -1;
   }
 
  private:

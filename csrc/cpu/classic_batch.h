@@ -3,8 +3,8 @@
 #pragma once
 
 #include "core/dense.h"
-#include "core/finish.h"
 #include "laws/classic.h"
+#include "problem/finish.h"
 
 namespace megascale {
 inline namespace MS_ISA {

@@ -13,9 +13,6 @@
 namespace megascale {
 inline namespace MS_ISA {
 
-constexpr double kAgree = 1e-6;  // relative difference in cost of two equal optima
-constexpr int kFirstStarts = 10, kMoreStarts = 24, kWanted = 3;  // designed starts
-
 template <class Law, class Real>
 class Pipeline {
  public:
@@ -62,16 +59,6 @@ class Pipeline {
   LaneColumns<Real, X + 2, 2>& projected_lanes() { return projected_lanes_; }
   LaneColumns<Real, X + 3, 1>& full_lanes() { return full_lanes_; }
 
-  SolverOptions full_options(bool robust) const {
-    SolverOptions o;
-    o.tolerance = job_.tolerance;
-    o.max_iterations = job_.max_iterations > 0 ? job_.max_iterations : (robust ? 500 : 200);
-    o.floor = 1e-27;  // residuals of 1e-14: exact data
-    // A polish starts next to its optimum.
-    if (same_objective<Law>(job_) && !job_.initial) o.start_damping = 1e-6;
-    return o;
-  }
-
   template <class Machine>
   void configure(Machine& m) const {
     m.problem.residual = full_residual<Law>(job_);
@@ -89,12 +76,12 @@ class Pipeline {
   bool run_full(Source& source, size_t tasks) {
     if (job_.loss == Loss::kHuber && !job_.lower && !job_.upper) {
       Bfgs<FullProblem> machine;
-      machine.options = full_options(true);
+      machine.options = full_options<Law>(job_);
       configure(machine);
       return run_tasks(machine, source, tasks);
     }
     LevenbergMarquardt<FullProblem> machine;
-    machine.options = full_options(job_.loss == Loss::kHuber);
+    machine.options = full_options<Law>(job_);
     configure(machine);
     return run_tasks(machine, source, tasks);
   }
@@ -162,7 +149,7 @@ class Pipeline {
       Solution<Law>& s = chunk_.solutions[f.problem];
       s.iterations += f.iterations;
       if (counted) ++s.starts;
-      const double margin = kAgree * std::min(s.cost, f.cost);
+      const double margin = Optima<Q>::kAgree * std::min(s.cost, f.cost);
       if (counted && std::fabs(s.cost - f.cost) <= margin) ++s.agreeing;
       if (counted && f.cost < s.cost - margin) s.agreeing = 1;
       const bool first = !(s.cost < kInfeasible);
@@ -191,9 +178,7 @@ class Pipeline {
       const Prepared<Law>& p = chunk_.problems[i];
       FullTask<Law> f;
       f.problem = static_cast<int>(i);
-      double u[P];
-      Law::from_natural(job_.initial + p.id * P, p.sx, p.sy, u);
-      for (int k = 0; k < P; ++k) f.t[k] = to_solver<Law>(k, u[k], p.full_anchor);
+      start_from_natural(p, job_.initial + p.id * P, f.t);
       full.push_back(f);
     }
   }
@@ -210,27 +195,17 @@ class Pipeline {
                                    0.5 * (n / 900)};
           FullTask<Law> f;
           f.problem = static_cast<int>(i);
-          double u[P];
-          Law::from_natural(theta, p.sx, p.sy, u);
-          for (int k = 0; k < P; ++k) f.t[k] = to_solver<Law>(k, u[k], p.full_anchor);
+          start_from_natural(p, theta, f.t);
           full.push_back(f);
         }
       }
     }
   }
 
-  SolverOptions projected_options() const {
-    SolverOptions o;
-    o.tolerance = std::max(job_.tolerance, 1e-8);
-    o.max_iterations = job_.max_iterations > 0 ? job_.max_iterations : 200;
-    o.floor = 1e-15;
-    return o;
-  }
-
   bool run_projected(Pooled<ProjectedTask<Law>>& tasks) {
     ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
     LevenbergMarquardt<ProjectedProblem> machine;
-    machine.options = projected_options();
+    machine.options = projected_options(job_);
     return run_tasks(machine, source, tasks.size());
   }
 
@@ -241,22 +216,16 @@ class Pipeline {
             p.projected_anchor};
   }
 
-  // Appends designed starts [from, to) of problem i.
-  void designed(size_t i, int from, int to, Pooled<ProjectedTask<Law>>& tasks) {
-    const StartContext at = context(chunk_.problems[i]);
-    for (int n = from; n < to; ++n) {
-      ProjectedTask<Law> task;
-      task.problem = static_cast<int>(i);
-      Law::grid(n, at, task.t);
-      tasks.push_back(task);
-    }
-  }
+  // The law's grid, worked out once for a chunk.
+  struct CellTable {
+    const double* t = nullptr;
+    int count() const { return Law::kGrid; }
+    void at(int n, double* out) const { std::copy_n(t + n * Q, Q, out); }
+  };
 
-  // Best cells of the law's grid as starts.
-  bool grid_starts(Pooled<ProjectedTask<Law>>& tasks) {
-    Pooled<double> cells(size_t(Law::kGrid) * std::max(Q, 1));
-    const StartContext nothing{};
-    for (int n = 0; n < Law::kGrid; ++n) Law::grid(n, nothing, cells.data() + n * Q);
+  // Sweeps the grid for every problem: `best` receives kBestCells cells a problem.
+  bool search_grid(const CellTable& cells, Pooled<int>& best) {
+    best.assign(chunk_.problems.size() * kBestCells, -1);
     Pooled<ProjectedTask<Law>> sweeps;
     for (size_t i = 0; i < chunk_.problems.size(); ++i) {
       if (!ok(i)) continue;
@@ -264,88 +233,61 @@ class Pipeline {
       sweep.problem = static_cast<int>(i);
       sweeps.push_back(sweep);
     }
-    GridSearch<ProjectedProblem> machine;
-    machine.cells = cells.data();
-    machine.count = Law::kGrid;
+    GridSearch<ProjectedProblem, CellTable> machine;
+    machine.cells = cells;
     ProjectedSource<Law, Real> source(chunk_, sweeps, projected_lanes_, cancel_);
     if (!run_tasks(machine, source, sweeps.size())) return false;
-    const int wanted = job_.starts > 0 ? std::min(job_.starts, 4) : 2;
-    for (const ProjectedTask<Law>& sweep : sweeps) {
-      for (int k = 0; k < wanted; ++k) {
-        if (sweep.best[k] < 0) continue;
-        if (k > 0 && job_.starts == 0 && same_valley<Law>(sweep.best[0], sweep.best[k])) continue;
-        ProjectedTask<Law> task;
-        task.problem = sweep.problem;
-        std::copy_n(cells.data() + sweep.best[k] * Q, Q, task.t);
-        tasks.push_back(task);
+    for (const ProjectedTask<Law>& sweep : sweeps)
+      std::copy_n(sweep.cells, kBestCells, best.data() + size_t(sweep.problem) * kBestCells);
+    return true;
+  }
+
+  // Runs the rounds of starts of every problem.
+  bool search(Pooled<Optima<Q>>& optima) {
+    Pooled<double> grid;
+    Pooled<int> best;
+    CellTable cells;
+    if constexpr (!Law::kDesignedStarts) {
+      grid.resize(size_t(Law::kGrid) * Q);
+      for (int n = 0; n < Law::kGrid; ++n) Law::grid(n, StartContext{}, grid.data() + n * Q);
+      cells.t = grid.data();
+      if (!search_grid(cells, best)) return false;
+    }
+    Pooled<ProjectedTask<Law>> tasks;
+    for (int round = 0; round < kStartRounds; ++round) {
+      tasks.clear();
+      for (size_t i = 0; i < chunk_.problems.size(); ++i) {
+        if (!ok(i)) continue;
+        const StartRange ranks = starts_of_round<Law>(round, job_.starts, optima[i].agreeing);
+        const StartContext at = context(chunk_.problems[i]);
+        const int* best_cells = Law::kDesignedStarts ? nullptr : best.data() + i * kBestCells;
+        for (int rank = ranks.from; rank < ranks.to; ++rank) {
+          const int point = start_of_rank<Law>(rank, job_.starts, best_cells);
+          if (point < 0) continue;
+          ProjectedTask<Law> task;
+          task.problem = static_cast<int>(i);
+          if constexpr (Law::kDesignedStarts)
+            Law::grid(point, at, task.t);
+          else
+            cells.at(point, task.t);
+          tasks.push_back(task);
+        }
       }
+      if (tasks.empty()) break;
+      if (!run_projected(tasks)) return false;
+      for (const ProjectedTask<Law>& task : tasks)
+        optima[task.problem].add(task.cost, task.t, task.iterations,
+                                 chunk_.problems[task.problem].count);
     }
     return true;
   }
 
-  // Optima of one problem found so far, best first, at most three distinct ones.
-  struct Optima {
-    double cost[3] = {INFINITY, INFINITY, INFINITY};
-    double t[3][Q > 0 ? Q : 1] = {};
-    int starts = 0, agreeing = 0, iterations = 0;
-
-    void add(const ProjectedTask<Law>& task, double floor) {
-      ++starts;
-      iterations += task.iterations;
-      if (!(task.cost < kInfeasible)) return;
-      const double margin = kAgree * std::min(cost[0], task.cost) + floor;
-      if (std::fabs(task.cost - cost[0]) <= margin) {
-        ++agreeing;
-        if (task.cost < cost[0]) put(0, task);
-        return;
-      }
-      for (int k = 0; k < 3; ++k) {
-        if (cost[k] < kInfeasible && std::fabs(task.cost - cost[k]) <= kAgree * cost[k]) return;
-        if (task.cost < cost[k]) {
-          for (int m = 2; m > k; --m) {
-            cost[m] = cost[m - 1];
-            std::copy_n(t[m - 1], Q, t[m]);
-          }
-          put(k, task);
-          if (k == 0) agreeing = 1;
-          return;
-        }
-      }
-    }
-    void put(int k, const ProjectedTask<Law>& task) {
-      cost[k] = task.cost;
-      std::copy_n(task.t, Q, t[k]);
-    }
-  };
-
   bool projected_starts(Pooled<FullTask<Law>>& full) {
-    Pooled<Optima> optima(chunk_.problems.size());
-    Pooled<ProjectedTask<Law>> tasks;
-    auto collect = [&] {
-      for (const ProjectedTask<Law>& task : tasks)
-        optima[task.problem].add(task, 1e-15 * chunk_.problems[task.problem].count);
-      tasks.clear();
-    };
+    Pooled<Optima<Q>> optima(chunk_.problems.size());
     if constexpr (Q > 0) {
-      if constexpr (Law::kDesignedStarts) {
-        const int first = job_.starts > 0 ? job_.starts : kFirstStarts;
-        for (size_t i = 0; i < chunk_.problems.size(); ++i)
-          if (ok(i)) designed(i, 0, first, tasks);
-        if (!run_projected(tasks)) return false;
-        collect();
-        if (job_.starts == 0) {
-          for (size_t i = 0; i < chunk_.problems.size(); ++i)
-            if (ok(i) && optima[i].agreeing < kWanted)
-              designed(i, kFirstStarts, kFirstStarts + kMoreStarts, tasks);
-          if (!run_projected(tasks)) return false;
-          collect();
-        }
-      } else {
-        if (!grid_starts(tasks)) return false;
-        if (!run_projected(tasks)) return false;
-        collect();
-      }
+      if (!search(optima)) return false;
     }
+    Pooled<ProjectedTask<Law>> tasks;
     // Linear coefficients at the optima that go on to the full problem.
     const bool same = same_objective<Law>(job_);
     for (size_t i = 0; i < chunk_.problems.size(); ++i) {
@@ -354,13 +296,9 @@ class Pipeline {
       s.starts = Q > 0 ? optima[i].starts : 1;
       s.agreeing = Q > 0 ? optima[i].agreeing : 1;
       s.iterations = optima[i].iterations;
-      // A bootstrap starts from the runner-up too, which must then be polished as well.
-      const int wanted = Q == 0 ? 1
-                                : (same && !chunk_.problems[i].constrained
-                                       ? (job_.bootstrap == Bootstrap::kNone ? 1 : 2)
-                                       : 3);
-      for (int k = 0; k < wanted; ++k) {
-        if (Q > 0 && !(optima[i].cost[k] < kInfeasible)) break;
+      const int polished = optima[i].to_polish(same, chunk_.problems[i].constrained,
+                                               job_.bootstrap != Bootstrap::kNone);
+      for (int k = 0; k < polished; ++k) {
         ProjectedTask<Law> task;
         task.problem = static_cast<int>(i);
         if constexpr (Q > 0) std::copy_n(optima[i].t[k], Q, task.t);
@@ -374,9 +312,7 @@ class Pipeline {
       const Prepared<Law>& p = chunk_.problems[task.problem];
       FullTask<Law> f;
       f.problem = task.problem;
-      double u[P];
-      Law::assemble(task.t, task.c, p.projected_anchor, u);
-      for (int k = 0; k < P; ++k) f.t[k] = start_coordinate<Law>(k, u[k], p.full_anchor);
+      start_full<Law>(task.t, task.c, p.projected_anchor, p.full_anchor, f.t);
       full.push_back(f);
     }
     return true;

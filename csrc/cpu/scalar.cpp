@@ -1,10 +1,9 @@
 // The CUDA thread's body, run on the host for every index in turn.
-#include "cpu/scalar.h"
-
 #include <atomic>
 #include <vector>
 
 #include "laws/registry.h"
+#include "problem/thread_chunk.h"
 
 namespace megascale {
 namespace {
@@ -12,15 +11,15 @@ namespace {
 template <class Law>
 void fit_scalar_law(const FitJob& job, Progress* progress) {
   constexpr int64_t kChunk = 256;
-  BodyChunk<Law> chunk;
-  const BodyOptions options = body_options<Law>(job);
+  ThreadChunk<Law> chunk;
+  const ThreadOptions options = thread_options<Law>(job);
   for (int64_t begin = 0; begin < job.problems; begin += kChunk) {
     const int64_t end = std::min(job.problems, begin + kChunk);
     chunk.load(job, begin, end);
-    const BodyColumns<Law> columns = chunk.view();
-    std::vector<BodyResult<Law>> results(end - begin);
+    const ThreadColumns<Law> columns = chunk.view();
+    std::vector<ThreadResult<Law>> results(end - begin);
     for (int64_t i = 0; i < end - begin; ++i)
-      fit_body<Law>(columns, chunk.problems[i], options, &results[i]);
+      fit_in_thread<Law>(columns, chunk.problems[i], options, &results[i]);
     chunk.store(job, results.data());
     progress->done += end - begin;
   }

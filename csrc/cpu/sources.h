@@ -4,12 +4,12 @@
 #include <cstring>
 
 #include "core/bfgs.h"
-#include "core/finish.h"
 #include "core/full.h"
 #include "core/projected.h"
 #include "core/rng.h"
 #include "core/search.h"
 #include "cpu/lanes.h"
+#include "problem/finish.h"
 
 namespace megascale {
 inline namespace MS_ISA {
@@ -99,7 +99,7 @@ struct ProjectedTask {
   double cost = kInfeasible;
   double c[Law::kLinear] = {};
   int iterations = 0;
-  int best[4] = {-1, -1, -1, -1};  // of a grid search
+  int cells[kBestCells] = {-1, -1, -1, -1};  // of a grid search, best first
 };
 
 // A start of the full problem or its result.
@@ -166,12 +166,9 @@ class ProjectedSource {
   bool stop() const { return cancel_.load(std::memory_order_relaxed); }
 
  private:
-  template <class Problem>
-  static void keep(const GridSearch<Problem>& m, ProjectedTask<Law>& out, int l) {
-    for (int k = 0; k < 4; ++k) {
-      out.best[k] =
-          lane(m.best_cost[k], l) < kInfeasible ? static_cast<int>(lane(m.best_cell[k], l)) : -1;
-    }
+  template <class Problem, class Cells>
+  static void keep(const GridSearch<Problem, Cells>& m, ProjectedTask<Law>& out, int l) {
+    m.best_cells(l, out.cells);
   }
   template <class Problem, int L>
   static void keep(const LinearSolve<Problem, L>& m, ProjectedTask<Law>& out, int l) {

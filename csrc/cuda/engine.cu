@@ -1,6 +1,6 @@
-// The CUDA back end. A thread runs `fit_body`, the same code the host test runs for every index, on
-// one problem at a time from a queue, in double precision. Problems go to the device in chunks that
-// fit its free memory.
+// The CUDA back end. A thread runs `fit_in_thread`, the same code the host test runs for every
+// index, on one problem at a time from a queue, in double precision. Problems go to the device in
+// chunks that fit its free memory.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "cpu/scalar.h"
 #include "cuda/engine_cuda.h"
 #include "laws/registry.h"
+#include "problem/thread_chunk.h"
 
 namespace megascale {
 namespace {
@@ -50,12 +50,13 @@ class Buffer {
 
 template <class Law>
 __global__ void __launch_bounds__(kThreads)
-    fit_kernel(BodyColumns<Law> columns, const BodyProblem<Law>* problems, BodyOptions options,
-               BodyResult<Law>* results, unsigned long long count, unsigned long long* queue) {
+    fit_kernel(ThreadColumns<Law> columns, const ThreadProblem<Law>* problems,
+               ThreadOptions options, ThreadResult<Law>* results, unsigned long long count,
+               unsigned long long* queue) {
   for (;;) {
     const unsigned long long i = atomicAdd(queue, 1ULL);
     if (i >= count) return;
-    fit_body<Law>(columns, problems[i], options, results + i);
+    fit_in_thread<Law>(columns, problems[i], options, results + i);
   }
 }
 
@@ -67,9 +68,9 @@ void fit_cuda_law(const FitJob& job, Progress* progress) {
   size_t free_bytes = 0, all_bytes = 0;
   check(cudaMemGetInfo(&free_bytes, &all_bytes), "ask");
   constexpr size_t kPointBytes = sizeof(double) * (2 * Law::kInputs + 6);
-  constexpr size_t kProblemBytes = sizeof(BodyProblem<Law>) + sizeof(BodyResult<Law>);
-  const BodyOptions options = body_options<Law>(job);
-  BodyChunk<Law> chunk;
+  constexpr size_t kProblemBytes = sizeof(ThreadProblem<Law>) + sizeof(ThreadResult<Law>);
+  const ThreadOptions options = thread_options<Law>(job);
+  ThreadChunk<Law> chunk;
   for (int64_t begin = 0; begin < job.problems;) {
     if (progress->cancel) throw std::runtime_error("cancelled");
     int64_t end = begin;
@@ -81,7 +82,7 @@ void fit_cuda_law(const FitJob& job, Progress* progress) {
     }
     chunk.load(job, begin, end);
     Buffer memory;
-    BodyColumns<Law> view;
+    ThreadColumns<Law> view;
     for (int k = 0; k < Law::kInputs; ++k) {
       view.full_x[k] = memory.upload(chunk.columns.full_x[k]);
       view.projected_x[k] = memory.upload(chunk.columns.projected_x[k]);
@@ -92,9 +93,9 @@ void fit_cuda_law(const FitJob& job, Progress* progress) {
     view.projected_y = memory.upload(chunk.columns.projected_y);
     view.scale = memory.upload(chunk.columns.scale);
     view.target = memory.upload(chunk.columns.target);
-    const BodyProblem<Law>* problems = memory.upload(chunk.problems);
+    const ThreadProblem<Law>* problems = memory.upload(chunk.problems);
     const size_t count = chunk.problems.size();
-    BodyResult<Law>* results = memory.allocate<BodyResult<Law>>(count);
+    ThreadResult<Law>* results = memory.allocate<ThreadResult<Law>>(count);
     auto* queue = memory.allocate<unsigned long long>(1);
     check(cudaMemset(queue, 0, sizeof(*queue)), "clear");
     int per_processor = 1;
@@ -106,7 +107,7 @@ void fit_cuda_law(const FitJob& job, Progress* progress) {
                                   static_cast<int>((count + kThreads - 1) / kThreads)));
     fit_kernel<Law><<<blocks, kThreads>>>(view, problems, options, results, count, queue);
     check(cudaGetLastError(), "launch");
-    std::vector<BodyResult<Law>> host(count);
+    std::vector<ThreadResult<Law>> host(count);
     check(cudaMemcpy(host.data(), results, count * sizeof(host[0]), cudaMemcpyDeviceToHost),
           "copy out");
     chunk.store(job, host.data());

@@ -4,7 +4,7 @@
 // size, E = E_min + S_min B, which is how residual="ray" fits it: in closed form.
 #pragma once
 
-#include "laws/law.h"
+#include "core/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

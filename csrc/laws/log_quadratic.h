@@ -2,14 +2,14 @@
 // log batch size.
 //
 //   log_quadratic_1  L = L_min + C (log eta - log eta_opt)^2
-//   log_quadratic_2  L = L_min + c_ee x^2 + c_eb x y + c_bb y^2, x = log eta/eta_opt, y = log
-//   B/B_opt
+//   log_quadratic_2  L = L_min + c_ee x^2 + c_eb x y + c_bb y^2,
+//                    x = log(eta / eta_opt), y = log(B / B_opt)
 //
 // Both are linear in the polynomial's coefficients; the optimum is the vertex. Without convexity
 // there is no minimum: the vertex is reported with `kNotConvex` and status `kNoFit`.
 #pragma once
 
-#include "laws/law.h"
+#include "core/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

@@ -2,7 +2,7 @@
 // (arXiv 2601.05049, equation 4).
 #pragma once
 
-#include "laws/law.h"
+#include "core/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

@@ -4,7 +4,7 @@
 // log(E/B) = log S_min - (1/p) log(1 - (B_min/B)^q) is linear in (log S_min, 1/p).
 #pragma once
 
-#include "laws/law.h"
+#include "core/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

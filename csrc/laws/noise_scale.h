@@ -1,13 +1,13 @@
 // Optimal learning rate against batch size from the gradient noise scale.
 //
 //   noise_sgd   eta_max / (1 + B_noise/B)                                  (arXiv 1812.06162)
-//   noise_sign  eta_max / [(sqrt(B_noise/B) + sqrt(B/B_noise)) / 2]        (arXiv 2405.14578,
-//   surge) noise_muon  eta_max / sqrt(1 + B_noise/B)                              (kexue.fm 11285)
+//   noise_sign  eta_max / [(sqrt(B_noise/B) + sqrt(B/B_noise)) / 2]        (arXiv 2405.14578)
+//   noise_muon  eta_max / sqrt(1 + B_noise/B)                              (kexue.fm 11285)
 //
 // noise_muon is also the mean-field law of sign descent with a diagonal Hessian.
 #pragma once
 
-#include "laws/law.h"
+#include "core/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

@@ -2,7 +2,7 @@
 // laws in any subset of (N, D, C, B).
 #pragma once
 
-#include "laws/law.h"
+#include "core/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

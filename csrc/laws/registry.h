@@ -1,4 +1,4 @@
-// All laws. To add one: write its header and add one line here.
+// All laws. To add one: write its header (core/law.h says what it must hold) and add one line here.
 #pragma once
 
 #include "laws/chinchilla.h"

@@ -4,7 +4,7 @@
 // it has an interior minimum B_opt = (a u / (c w))^(1/(u+w)), and no finite B_min.
 #pragma once
 
-#include "laws/law.h"
+#include "core/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

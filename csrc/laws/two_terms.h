@@ -2,7 +2,7 @@
 // surface at constant learning rate, L(S, B). Inputs are centred logarithms.
 #pragma once
 
-#include "laws/law.h"
+#include "core/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {

@@ -11,8 +11,8 @@
 // box bounds and fixed values on S_1, S_opt and S_2.
 #pragma once
 
+#include "core/law.h"
 #include "core/projected.h"
-#include "laws/law.h"
 #include "laws/wsd_moments.h"
 
 namespace megascale {

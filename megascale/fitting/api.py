@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.catalogue import RESIDUALS, Law, find_law, laws
-from megascale.fitting.own_law import fit_callable
+from megascale.fitting.own_law import fit_callable, parameter_names
 from megascale.fitting.points import Points, collect, from_frame
 from megascale.fitting.result import FitResult
 from megascale.fitting.status import BAD_INPUT, Status
@@ -34,9 +35,10 @@ def fit(
     groups: Any = None,
     residual: str = "auto",
     weights: Any = None,
-    bounds: Bounds | None = None,
+    bounds: Bounds | Sequence[Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
-    initial: Mapping[str, Any] | None = None,
+    initial: Mapping[str, Any] | Sequence[Any] | None = None,
+    p0: Sequence[Any] | None = None,
     loss: str = "squared",
     delta: float = DEFAULT_DELTA,
     starts: int | str = "auto",
@@ -67,9 +69,13 @@ def fit(
             "absolute" of (f - y)^2. "ray", for tokens-steps laws, measures along E = B S: log S
             at given B. "auto" takes the law's own: "ray" for tokens-steps laws.
         weights: a non-negative weight a point, multiplying its squared residual (or Huber loss).
-        bounds: {parameter: (lower, upper)}, numbers or one a problem; None leaves a side open.
+        bounds: {parameter: (lower, upper)}, numbers or one a problem; None leaves a side open. As
+            in scipy, a pair (lower, upper) of numbers, or of one number a parameter in the law's
+            order, is taken too.
         fixed: {parameter: value}, a number or one a problem.
-        initial: {parameter: value} for every parameter: the only start, instead of the search.
+        initial: {parameter: value} for every parameter, or the values in the law's order: the only
+            start, instead of the search.
+        p0: scipy's name for `initial`.
         loss: "squared", or "huber" with `delta` in units of the residual.
         delta: where the Huber loss turns linear.
         starts: "auto" searches until starts agree; an integer fixes how many; "grid" is
@@ -100,16 +106,22 @@ def fit(
         raise FitError.of("errors", errors, "must be auto, raise or status", "auto")
     if bootstrap not in BOOTSTRAPS:
         raise FitError.of("bootstrap", bootstrap, "must be parametric, pairs or runs", "parametric")
-    if bootstrap and replicates < 1:
-        raise FitError.of("replicates", replicates, "must be at least 1", DEFAULT_REPLICATES)
     if bootstrap == "runs" and runs is None:
         raise FitError.of("bootstrap", "runs", "needs runs, a label a point")
     if not 0 < tolerance < 1:
         raise FitError.of("tolerance", tolerance, "must lie between 0 and 1", DEFAULT_TOLERANCE)
+    if p0 is not None:
+        if initial is not None:
+            raise FitError.of("p0", "given with initial", "is another name of initial: give one")
+        initial = p0
+    replicates, seed = _whole(replicates, "replicates", 1), _whole(seed, "seed", 0)
+    max_iterations = _whole(max_iterations, "max_iterations", 0)
     points = collect(x, y, offsets, groups)
     weight = None if weights is None else points.rearrange(weights, "weights").astype(np.float64)
     if device not in ("auto", "cpu", "cuda"):
         raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
+    names = parameter_names(law) if callable(law) else find_law(law, points.x.shape[0]).params
+    bounds, initial = _named_bounds(bounds, names), _named_start(initial, names)
     if callable(law):
         if device == "cuda":
             raise FitError.of("device", "cuda", "a callable is fitted on the CPU", "cpu")
@@ -131,6 +143,7 @@ def fit(
             tolerance=tolerance,
             max_iterations=max_iterations,
             seed=seed,
+            threads=_thread_count(threads),
             progress=progress,
             raise_on_bad=errors == "raise" or (errors == "auto" and points.single),
         )
@@ -225,16 +238,62 @@ def fit_frame(
     return result
 
 
+def _whole(value: Any, name: str, least: int) -> int:
+    """A whole number, numpy's too.
+
+    Raises:
+        FitError: it is another kind of number, or below `least`.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise FitError.of(name, value, "must be a whole number", least) from None
+    if isinstance(value, bool) or (number < least and name != "seed"):
+        raise FitError.of(name, value, f"must be a whole number of at least {least}", least)
+    return number
+
+
+def _named_bounds(bounds: Any, names: Sequence[str]) -> Bounds | None:
+    """Bounds by parameter, from scipy's (lower, upper) where they are given so."""
+    if bounds is None or isinstance(bounds, Mapping):
+        return bounds
+    rule = "must be {parameter: (lower, upper)}, or a pair (lower, upper) as in scipy"
+    try:
+        low, high = bounds
+        sides = [np.broadcast_to(np.asarray(side, float), (len(names),)) for side in (low, high)]
+    except (TypeError, ValueError):
+        raise FitError.of("bounds", bounds, f"{rule}, each one number or {len(names)}") from None
+    return {
+        name: (float(below), float(above))
+        for name, below, above in zip(names, *sides, strict=True)
+        if np.isfinite(below) or np.isfinite(above) or np.isnan(below) or np.isnan(above)
+    }
+
+
+def _named_start(initial: Any, names: Sequence[str]) -> Mapping[str, Any] | None:
+    """A start by parameter, from values in the law's order where it is given so."""
+    if initial is None or isinstance(initial, Mapping):
+        return initial
+    values = list(np.atleast_1d(np.asarray(initial, dtype=object)))
+    if len(values) != len(names):
+        raise FitError.of("initial", f"{len(values)} values", f"must be {len(names)}: {names}")
+    return dict(zip(names, values, strict=True))
+
+
 def _start_count(starts: int | str, law: Any) -> int:
-    if starts == "auto":
+    if isinstance(starts, str) and starts == "auto":
         return 0
-    if starts == "grid":
+    if isinstance(starts, str) and starts == "grid":
         if getattr(law, "name", None) != "chinchilla":
             raise FitError.of("starts", "grid", "is for the chinchilla law", "auto")
         return 0
-    if not isinstance(starts, int) or not 1 <= starts <= 100_000:
+    try:
+        count = operator.index(starts)  # type: ignore[arg-type]
+    except TypeError:
+        count = 0
+    if not 1 <= count <= 100_000:
         raise FitError.of("starts", starts, "must be auto, grid or 1 to 100000", "auto")
-    return starts
+    return count
 
 
 def _residual(law: Law, residual: str) -> str:
@@ -318,9 +377,7 @@ def run_counts(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 def _thread_count(threads: int | None) -> int:
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if not isinstance(threads, int) or threads < 1:
-        raise FitError.of("threads", threads, "must be a positive integer", 1)
-    return threads
+    return _whole(threads, "threads", 1)
 
 
 def _device(device: str, problems: int, loss: str, bootstrap: str | None, starts: int | str) -> str:
@@ -358,10 +415,12 @@ def _raise_on_bad_input(raw: dict[str, Any], points: Points, law: Law) -> None:
         if row >= 0:
             at = begin + row
             original = at if points.order is None else int(points.order[at])
-            inputs = ", ".join(f"{name} = {points.x[k, at]!r}" for k, name in enumerate(law.inputs))
+            inputs = ", ".join(
+                f"{name} = {float(points.x[k, at])!r}" for k, name in enumerate(law.inputs)
+            )
             raise FitError(
                 f"problem {problem}, row {original}: {rule} ({inputs}, "
-                f"{law.target} = {points.y[at]!r})."
+                f"{law.target} = {float(points.y[at])!r})."
             )
         found = int(raw["points"][problem]) or int(points.offsets[problem + 1]) - begin
         detail = f" ({found} points)" if status is Status.TOO_FEW_POINTS else ""

@@ -14,6 +14,7 @@ import numpy as np
 
 from megascale.errors import FitError
 from megascale.fitting import _engine
+from megascale.formats.tokens_to_loss import surface_loss, tokens_at_steps
 
 Array = np.ndarray
 
@@ -96,55 +97,8 @@ def _options(family: dict[int, str]) -> str:
     return " or ".join(str(k) for k in sorted(family))
 
 
-# Prediction: p is {name: array broadcastable to the points}, x a list of input arrays.
-
-
-def _wsd(p: dict[str, Array], x: list[Array]) -> Array:
-    s = x[0]
-    b, a, c = p["S_1"] - p["S_min"], p["S_opt"] - p["S_1"], p["S_2"] - p["S_opt"]
-    d = s - p["S_min"]
-    e = s - p["S_opt"]
-    with np.errstate(divide="ignore"):
-        left = a * a - 2 * a * b + 2 * a * b * b / d
-    phi = np.where(d < b, left, np.where(e <= c, e * e, 2 * c * e - c * c))
-    return np.where(d > 0, p["C"] * phi + p["E_min"], np.inf)
-
-
-def _classic(p: dict[str, Array], x: list[Array]) -> Array:
-    with np.errstate(divide="ignore"):
-        value = p["E_min"] * x[0] / (x[0] - p["S_min"])
-    return np.where(x[0] > p["S_min"], value, np.inf)
-
-
-def _noise_floor(p: dict[str, Array], x: list[Array]) -> Array:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = 1 - (p["S_min"] / x[0]) ** p["p"]
-        value = p["B_min"] * x[0] * ratio ** (-1 / p["q"])
-    return np.where(x[0] > p["S_min"], value, np.inf)
-
-
-def _two_power(p: dict[str, Array], x: list[Array]) -> Array:
-    # S = a B^(-u-1) + c B^(w-1) falls with B up to the far branch; bisect on log B.
-    p = {k: np.asarray(v, float) for k, v in p.items()}
-    s = x[0]
-    turn = (p["a"] * (p["u"] + 1) / (p["c"] * np.maximum(p["w"] - 1, 1e-12))) ** (
-        1 / (p["u"] + p["w"])
-    )
-    shape = np.broadcast(s, p["a"]).shape
-    high = np.broadcast_to(np.where(p["w"] < 1, 700.0, np.log(turn)), shape).copy()
-    low = np.full(shape, -700.0)
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        with np.errstate(over="ignore"):
-            steps = p["a"] * np.exp(-(p["u"] + 1) * middle)
-            steps = steps + p["c"] * np.exp((p["w"] - 1) * middle)
-        low = np.where(steps > s, middle, low)
-        high = np.where(steps > s, high, middle)
-    return s * np.exp(0.5 * (low + high))
-
-
-def _loss_surface(p: dict[str, Array], x: list[Array]) -> Array:
-    return p["L_inf"] + p["a"] * x[0] ** -p["p"] + p["c"] * x[1] ** -p["q"]
+# Prediction: p is {name: array broadcastable to the points}, x a list of input arrays. The laws of
+# tokens and steps are those of `formats.tokens_to_loss`.
 
 
 def _loss_curve(p: dict[str, Array], x: list[Array]) -> Array:
@@ -185,12 +139,7 @@ def _noise_muon(p: dict[str, Array], x: list[Array]) -> Array:
 
 
 PREDICT: dict[str, Callable[[dict[str, Array], list[Array]], Array]] = {
-    "wsd": _wsd,
-    "wsd_natural": _wsd,
-    "classic": _classic,
-    "noise_floor": _noise_floor,
-    "two_power": _two_power,
-    "loss_surface": _loss_surface,
+    "loss_surface": lambda p, x: surface_loss(p, x[0], x[1]),
     "loss_curve": _loss_curve,
     "log_quadratic_1": _quadratic_1,
     "log_quadratic_2": _quadratic_2,
@@ -210,35 +159,6 @@ def predict(law: str, params: dict[str, Array], x: list[Array]) -> Array:
 
     For tokens-steps laws `x` is S and the value E(S), infinite at or below S_min.
     """
-    return PREDICT[law](params, x)
-
-
-def steps_along_ray(law: str, p: dict[str, Array], batch: Array) -> Array:
-    """S where the ray E = B S meets a tokens-steps law, in closed form.
-
-    Rays below B_min, or below the law's tangent from the origin, never meet it: NaN.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if law == "classic":
-            return p["S_min"] + p["E_min"] / batch
-        if law == "noise_floor":
-            inside = 1 - (p["B_min"] / batch) ** p["q"]
-            return np.where(inside > 0, p["S_min"] * np.abs(inside) ** (-1 / p["p"]), np.nan)
-        if law == "two_power":
-            return p["a"] * batch ** (-p["u"] - 1) + p["c"] * batch ** (p["w"] - 1)
-        b, a, c = p["S_1"] - p["S_min"], p["S_opt"] - p["S_1"], p["S_2"] - p["S_opt"]
-        curve, floor = p["C"], p["E_min"]
-        q = 2 * curve * a * b * b
-        linear = batch * p["S_min"] - (curve * a * (a - 2 * b) + floor)
-        root = np.sqrt(linear * linear + 4 * batch * q)
-        d = np.where(linear > 0, 2 * q / (root + linear), (root - linear) / (2 * batch))
-        excess = floor - batch * p["S_opt"]
-        square = batch * batch - 4 * curve * excess
-        middle = p["S_opt"] + 2 * excess / (batch + np.sqrt(np.maximum(square, 0)))
-        a1, a0 = 2 * curve * c, floor - curve * c * (c + 2 * p["S_opt"])
-        right = a0 / (batch - a1)
-        left_first = batch * p["S_1"] > curve * a * a + floor
-        past = (batch * p["S_2"] <= curve * c * c + floor) & (a0 > 0)
-        steps = np.where(left_first, p["S_min"] + d, np.where(past, right, middle))
-        meets = left_first | np.where(past, batch > a1, square >= 0)
-        return np.where(meets & (steps > 0), steps, np.nan)
+    if law in PREDICT:
+        return PREDICT[law](params, x)
+    return tokens_at_steps(law, params, x[0])

@@ -41,7 +41,10 @@ class Points:
 
 def _float_column(values: Any, name: str) -> Array:
     try:
-        return np.ascontiguousarray(np.asarray(values, dtype=np.float64))
+        given = np.asarray(values)
+        if np.iscomplexobj(given):
+            raise FitError.of(name, given.dtype, "must be real numbers", "the real part, stated")
+        return np.ascontiguousarray(np.asarray(given, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise FitError.of(name, type(values).__name__, f"must be numbers ({error})") from None
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import orjson
 from scipy import stats
 
 from megascale.errors import FitError
 from megascale.fitting import _engine
-from megascale.fitting.catalogue import Law, predict, steps_along_ray
+from megascale.fitting.catalogue import Law, predict
 from megascale.fitting.intervals import stretch, stretched_percentiles
 from megascale.fitting.points import Points
 from megascale.fitting.status import FLAG_TEXT, Flag, Status, describe, flag_words, weak_parameters
+from megascale.formats.tokens_to_loss import steps_at_batch, tokens_at_batch
 
 Array = np.ndarray
 
@@ -271,12 +273,12 @@ class FitResult:
         with np.errstate(invalid="ignore", divide="ignore"):
             if self._engine_law is not None and self._engine_law.tokens_steps:
                 batch = y / x[0]
-                if self.residual == "ray" and self.law in ("wsd",):
-                    return np.log(steps_along_ray(self.law, params, batch) / x[0])
+                if self.residual == "ray" and self.law == "wsd":
+                    return np.log(steps_at_batch(self.law, params, batch) / x[0])
                 if self.residual == "ray" and self.law == "classic":
-                    return (params["E_min"] + params["S_min"] * batch) / y - 1
+                    return tokens_at_batch(self.law, params, batch) / y - 1
                 if self.law in ("noise_floor", "two_power"):
-                    value = steps_along_ray(self.law, params, batch) * batch
+                    value = tokens_at_batch(self.law, params, batch)
                 else:
                     value = self._value(params, list(x))
             else:
@@ -287,26 +289,41 @@ class FitResult:
 
     def problem(self, index: int) -> dict[str, Any]:
         """Everything about one problem as plain Python values."""
-        row: dict[str, Any] = {}
-        if self.labels is not None:
-            row["group"] = _plain(self.labels[index])
-        row["status"] = describe(self.status[index])
-        row["params"] = {}
+        return next(iter(self._problems(index, index + 1)))
+
+    def _problems(self, begin: int, end: int) -> Iterator[dict[str, Any]]:
+        """`problem` of a stretch of problems; columns are turned into Python values at once."""
+        some = slice(begin, end)
+        values = []
         for name in (*self.names, *self.derived):
             low, high = self._limits(name)
-            row["params"][name] = {
-                "value": _plain(self[name][index]),
-                "error": _plain(self.errors[name][index]),
-                "low": _plain(low[index]),
-                "high": _plain(high[index]),
-            }
-        for name in ("objective", "rms", "r_squared", "aicc"):
-            row[name] = _plain(getattr(self, name)[index])
-        for name in ("points", "free_params", "iterations", "starts", "agreeing"):
-            row[name] = int(getattr(self, name)[index])
-        row["weak"] = self.weak(index)
-        row["flags"] = flag_words(self.flags[index])
-        return row
+            columns = [_finite(c[some]) for c in (self[name], self.errors[name], low, high)]
+            cells = [
+                {"value": value, "error": error, "low": lower, "high": upper}
+                for value, error, lower, upper in zip(*columns, strict=True)
+            ]
+            values.append((name, cells))
+        measures = ("objective", "rms", "r_squared", "aicc")
+        counts = ("points", "free_params", "iterations", "starts", "agreeing")
+        measured = [_finite(getattr(self, name)[some]) for name in measures]
+        counted = [getattr(self, name)[some].tolist() for name in counts]
+        words = {code: describe(code) for code in np.unique(self.status[some]).tolist()}
+        flags = {
+            code: (weak_parameters(code, self.names), flag_words(code))
+            for code in np.unique(self.flags[some]).tolist()
+        }
+        statuses, codes = self.status[some].tolist(), self.flags[some].tolist()
+        for i in range(len(statuses)):
+            row: dict[str, Any] = {}
+            if self.labels is not None:
+                row["group"] = _plain(self.labels[begin + i])
+            row["status"] = words[statuses[i]]
+            row["params"] = {name: column[i] for name, column in values}
+            for name, column in zip((*measures, *counts), (*measured, *counted), strict=True):
+                row[name] = column[i]
+            weak, said = flags[codes[i]]
+            row["weak"], row["flags"] = list(weak), list(said)
+            yield row
 
     def _limits(self, name: str) -> tuple[Array, Array]:
         if name not in self._interval_cache:
@@ -327,17 +344,40 @@ class FitResult:
             "resample": self.resample,
             **{k: v for k, v in self.settings.items() if v is not None},
             "group_names": self.label_names,
-            "problems": [self.problem(i) for i in range(len(self))],
+            "problems": list(self._problems(0, len(self))),
         }
 
     def to_json(self, indent: int | None = None) -> str:
-        """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), indent=indent)
+        """`to_dict` as JSON text; `indent` is None or 2.
+
+        Raises:
+            FitError: another indent.
+        """
+        if indent not in (None, 2):
+            raise FitError.of("indent", indent, "must be None or 2", 2)
+        option = orjson.OPT_INDENT_2 if indent else None
+        return orjson.dumps(self.to_dict(), option=option).decode()
 
     def to_polars(self) -> Any:
         """One row a problem: group columns, parameters, errors, limits, diagnostics."""
         import polars
 
+        return polars.DataFrame(self._table())
+
+    def to_pandas(self) -> Any:
+        """`to_polars` as a pandas frame.
+
+        Raises:
+            FitError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            rule = "needs pandas, which is not installed"
+            raise FitError.of("to_pandas", "()", rule, "pip install pandas, or to_polars") from None
+        return pandas.DataFrame(self._table())
+
+    def _table(self) -> dict[str, Any]:
         columns: dict[str, Any] = {}
         if self.labels is not None:
             names = self.label_names or ["group"]
@@ -353,7 +393,7 @@ class FitResult:
         columns["status"] = [describe(s) for s in self.status]
         columns["weak"] = [", ".join(self.weak(i)) for i in range(len(self))]
         columns["flags"] = [", ".join(flag_words(f)) for f in self.flags]
-        return polars.DataFrame(columns)
+        return columns
 
     def summary(self, limit: int = 20) -> str:
         """A table to read: one problem in full, or one line a problem."""
@@ -401,6 +441,14 @@ class FitResult:
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
     return ["  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in [head, *rows]]
+
+
+def _finite(column: Array) -> list[float | None]:
+    """A column as Python numbers, None where it is not finite."""
+    values: list[float | None] = column.tolist()
+    for i in np.flatnonzero(~np.isfinite(column)):
+        values[i] = None
+    return values
 
 
 def _plain(value: Any) -> Any:

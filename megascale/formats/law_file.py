@@ -86,6 +86,8 @@ class Table(Part):
 class TokensSteps(Part):
     """Tokens E to reach a loss at a constant batch B (tokens): one fitted law per target loss.
 
+    `formats.tokens_to_loss` evaluates it.
+
     `E(B)` is, by form: `classic` `E_min + S_min B`; `noise_floor`
     `S_min B (1 - (B_min/B)^q)^(-1/p)`; `two_power` `a B^-u + c B^w`; `wsd` the point of the
     piecewise law on the ray E = B S;

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from megascale.formats.law_file import TokensSteps
+from megascale.formats.tokens_to_loss import tokens_to_targets
 from megascale.schedule.batch import BatchSchedule, Segment
 
 _GRID = 241
@@ -86,16 +87,12 @@ def token_saving(schedule: BatchSchedule, family: TokensSteps) -> TokenSaving | 
         return f"by the law the schedule does not reach its first target, a loss of {targets[0]:g}"
     position, tokens = reached
 
-    def needed(batch: float) -> float:
-        return _at_position(
-            [tokens_to_target(family, i, batch) for i in range(len(targets))], position
-        )
-
     sizes = [segment.batch_tokens for segment in schedule.segments]
     low, high = math.log(min(sizes) / 16), math.log(max(sizes) * 16)
     grid = [math.exp(low + (high - low) * i / (_GRID - 1)) for i in range(_GRID)]
-    batch = min([*grid, *map(float, sizes)], key=needed)
-    best = needed(batch)
+    batches = [*grid, *map(float, sizes)]
+    needed = [_at_position(needs, position) for needs in _needs(family, batches)]
+    best, batch = min(zip(needed, batches, strict=True), key=lambda pair: pair[0])
     if not best < math.inf:
         return "by the law no fixed batch reaches the schedule's loss"
     steps = next(
@@ -123,59 +120,10 @@ def token_saving(schedule: BatchSchedule, family: TokensSteps) -> TokenSaving | 
     )
 
 
-def tokens_to_target(family: TokensSteps, index: int, batch: float) -> float:
-    """Tokens to reach target `index` at constant batch `batch` (tokens); inf where it never does.
-
-    The formulas are those of `TokensSteps`.
-    """
-    shared = family.form == "loss_surface"
-    p = {name: values[0 if shared else index] for name, values in family.parameters.items()}
-    if family.form == "classic":
-        return p["E_min"] + p["S_min"] * batch
-    if family.form == "two_power":
-        return p["a"] * batch ** -p["u"] + p["c"] * batch ** p["w"]
-    if family.form == "noise_floor":
-        left = 1 - (p["B_min"] / batch) ** p["q"]
-        return p["S_min"] * batch * left ** (-1 / p["p"]) if left > 0 else math.inf
-    if family.form == "loss_surface":
-        left = family.target_loss[index] - p["L_inf"] - p["c"] * batch ** -p["q"]
-        return batch * (p["a"] / left) ** (1 / p["p"]) if left > 0 else math.inf
-    return _wsd(p, batch)
-
-
-def _wsd(p: dict[str, float], batch: float) -> float:
-    """The piecewise law's point on the ray E = B S (value and slope match at both joints)."""
-    slope_1 = 2 * p["C"] * (p["S_1"] - p["S_opt"])
-    inverse = -slope_1 * (p["S_1"] - p["S_min"]) ** 2
-    value_1 = p["C"] * (p["S_1"] - p["S_opt"]) ** 2 + p["E_min"]
-    offset = value_1 - inverse / (p["S_1"] - p["S_min"])
-    slope_2 = 2 * p["C"] * (p["S_2"] - p["S_opt"])
-    linear = p["C"] * (p["S_2"] - p["S_opt"]) ** 2 + p["E_min"] - slope_2 * p["S_2"]
-
-    def tokens(steps: float) -> float:
-        if steps < p["S_1"]:
-            return inverse / (steps - p["S_min"]) + offset
-        if steps <= p["S_2"]:
-            return p["C"] * (steps - p["S_opt"]) ** 2 + p["E_min"]
-        return slope_2 * steps + linear
-
-    if batch <= slope_2:
-        return math.inf
-    high = max(p["S_2"], linear / (batch - slope_2)) * 2
-    return batch * _root(lambda steps: tokens(steps) - batch * steps, p["S_min"], high)
-
-
-def _root(falling: Callable[[float], float], low: float, high: float) -> float:
-    """Where a function that is positive just above `low` and negative at `high` crosses zero."""
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        if falling(middle) > 0:
-            low = middle
-        else:
-            high = middle
-    return high
+def _needs(family: TokensSteps, batch: Sequence[float]) -> list[list[float]]:
+    """Tokens to every target for every batch, (batches, targets); inf where it never is reached."""
+    tokens = tokens_to_targets(family.form, family.parameters, family.target_loss, batch)
+    return tokens.T.tolist()
 
 
 def _walk(segments: Sequence[Segment], family: TokensSteps) -> tuple[float, float] | None:
@@ -186,9 +134,10 @@ def _walk(segments: Sequence[Segment], family: TokensSteps) -> tuple[float, floa
     """
     last = len(family.target_loss) - 1
     position = -1.0
+    sizes = sorted({segment.batch_tokens for segment in segments})
+    needs_at = dict(zip(sizes, _needs(family, sizes), strict=True))
     for segment in segments:
-        at, batch = segment.start_tokens, segment.batch_tokens
-        needs = [tokens_to_target(family, i, batch) for i in range(last + 1)]
+        at, needs = segment.start_tokens, needs_at[segment.batch_tokens]
         legs = [needs[0], *(b - a for a, b in pairwise(needs))]
         left = float(segment.end_tokens - at)
         while position < last:

@@ -8,6 +8,7 @@ from scipy import optimize
 
 from megascale import fitting
 from megascale.fitting.catalogue import predict
+from megascale.formats.tokens_to_loss import steps_at_batch
 from tests.fitting.synthetic import twelve_batches, wsd_points
 
 RNG = np.random.default_rng(11)
@@ -181,8 +182,6 @@ def test_wsd_derived_quantities() -> None:
 
 
 def test_ray_residual_of_wsd_against_scipy() -> None:
-    from megascale.fitting.catalogue import steps_along_ray
-
     s, e, _ = wsd_points(1, 24, 0.01, seed=31)
     result = fitting.fit("wsd", s[0], e[0], tolerance=1e-12)
     assert result.residual == "ray"
@@ -191,7 +190,7 @@ def test_ray_residual_of_wsd_against_scipy() -> None:
         widths = np.exp(t[:4])
         p = dict(zip(("S_min", "S_1", "S_opt", "S_2"), np.cumsum(widths), strict=True))
         p |= {"C": np.exp(t[4]), "E_min": np.exp(t[5])}
-        r = np.log(steps_along_ray("wsd", p, e[0] / s[0]) / s[0])
+        r = np.log(steps_at_batch("wsd", p, e[0] / s[0]) / s[0])
         return np.where(np.isfinite(r), r, 10.0)
 
     v = result.values[0]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megascale.formats.law_file import TokensSteps
-from megascale.propose.savings import TokenSaving, fixed_batch, token_saving, tokens_to_target
+from megascale.propose.savings import TokenSaving, fixed_batch, token_saving
 from megascale.schedule.batch import build_batch_schedule
 from megascale.schedule.points import BatchPoint
 
@@ -74,42 +74,6 @@ def test_growing_with_the_best_batch_saves_tokens() -> None:
     assert isinstance(found, TokenSaving)
     assert found.loss == pytest.approx(LOSSES[-1], abs=0.02)
     assert 0.02 < found.token_saving < 0.9
-
-
-@pytest.mark.parametrize(
-    ("form", "parameters", "batch", "tokens"),
-    [
-        ("classic", {"S_min": 10.0, "E_min": 500.0}, 50.0, 1000.0),
-        ("two_power", {"a": 4.0, "c": 9.0, "u": 0.5, "w": 0.5}, 4.0, 20.0),
-        ("noise_floor", {"S_min": 10.0, "B_min": 2.0, "p": 1.0, "q": 1.0}, 4.0, 80.0),
-        ("noise_floor", {"S_min": 10.0, "B_min": 2.0, "p": 1.0, "q": 1.0}, 2.0, math.inf),
-    ],
-)
-def test_each_form_is_its_formula(
-    form: str, parameters: dict[str, float], batch: float, tokens: float
-) -> None:
-    lists = {name: [value, value] for name, value in parameters.items()}
-    found = family(form=form, target_loss=[3.0, 2.9], parameters=lists)
-    assert tokens_to_target(found, 1, batch) == pytest.approx(tokens)
-
-
-@given(st.floats(5.0, 1e4))
-def test_the_piecewise_law_meets_the_ray(batch: float) -> None:
-    p = {"S_min": 100.0, "S_1": 150.0, "S_opt": 220.0, "S_2": 300.0, "C": 0.02, "E_min": 3000.0}
-    found = family(form="wsd", target_loss=[3.0, 2.9], parameters={k: [v, v] for k, v in p.items()})
-    tokens = tokens_to_target(found, 0, batch)
-    steps = tokens / batch
-    slope_1, slope_2 = 2 * 0.02 * (150 - 220), 2 * 0.02 * (300 - 220)
-    if batch <= slope_2:
-        assert tokens == math.inf
-    elif steps < 150:
-        inverse = -slope_1 * 50**2
-        value = 0.02 * 70**2 + 3000 - inverse / 50 + inverse / (steps - 100)
-        assert tokens == pytest.approx(value)
-    elif steps <= 300:
-        assert tokens == pytest.approx(0.02 * (steps - 220) ** 2 + 3000)
-    else:
-        assert tokens == pytest.approx(0.02 * 80**2 + 3000 + slope_2 * (steps - 300))
 
 
 def test_what_cannot_be_said_is_said() -> None:

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from megascale.laws.batch.tokens_steps import TokensStepsFits, tokens_on_rays
+from megascale.formats.tokens_to_loss import tokens_at_batch
+from megascale.laws.batch.tokens_steps import TokensStepsFits
 from megascale.laws.run_errors import RunErrors, draw_run_errors
 
 Array = npt.NDArray[np.float64]
@@ -114,7 +115,7 @@ def _residual_makers(fits: TokensStepsFits) -> list[Array]:
 
     def slope(name: str) -> Array:
         up, down = (
-            tokens_on_rays(fits.law, params | {name: params[name] * factor}, batch)
+            tokens_at_batch(fits.law, params | {name: params[name] * factor}, batch)
             for factor in (np.exp(DIFFERENCE), np.exp(-DIFFERENCE))
         )
         with np.errstate(all="ignore"):

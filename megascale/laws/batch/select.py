@@ -16,6 +16,7 @@ import polars as pl
 
 from megascale import fitting
 from megascale.curves.curve import Array
+from megascale.formats.tokens_to_loss import tokens_at_batch
 from megascale.laws.batch.tokens_steps import (
     LAW_PARAMETERS,
     LAWS,
@@ -24,7 +25,6 @@ from megascale.laws.batch.tokens_steps import (
     fit_tokens_steps,
     group_offsets,
     sort_points,
-    tokens_on_rays,
 )
 
 
@@ -172,7 +172,7 @@ def leave_one_batch_out(points: pl.DataFrame, law: str) -> tuple[Array, Array, i
         if not result.converged[problem]:
             continue
         params = {name: value[problem] for name, value in result.params.items()}
-        expected = tokens_on_rays(law, params, batch[rows])
+        expected = tokens_at_batch(law, params, batch[rows])
         reached = np.isfinite(expected)
         unreachable += int((~reached).sum())
         errors = np.log(tokens[rows][reached] / expected[reached])

@@ -22,6 +22,7 @@ from megascale.errors import FitError
 from megascale.formats.law_conditions import Conditions
 from megascale.formats.law_file import LawFile, TokensSteps
 from megascale.formats.student_t import reach
+from megascale.formats.tokens_to_loss import surface_tokens
 from megascale.laws.clusters import clustered_covariance
 from megascale.laws.law_files import Naming, new_law_file, power_fields
 from megascale.laws.power import PowerLaw
@@ -113,10 +114,8 @@ class SurfaceFit:
 
     def tokens_to(self, target_loss: float, batch_tokens: npt.ArrayLike) -> Array:
         """E: tokens to the loss at a constant batch; infinite where it never gets there."""
-        batch = np.asarray(batch_tokens, dtype=np.float64)
-        left = target_loss - self["L_inf"] - self["c"] * batch ** -self["q"]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(left > 0, batch * (self["a"] / np.abs(left)) ** (1 / self["p"]), np.inf)
+        params = {name: self[name] for name in self.result.names}
+        return surface_tokens(params, target_loss, batch_tokens)
 
 
 def fit_surfaces(

@@ -19,14 +19,15 @@ import polars as pl
 from megascale import fitting
 from megascale.curves.curve import Array
 from megascale.errors import FitError
-from megascale.fitting.catalogue import steps_along_ray
 from megascale.fitting.status import describe, flag_words
+from megascale.formats.law_file import TOKENS_STEPS_PARAMETERS
+from megascale.formats.tokens_to_loss import tokens_at_batch
 
 Indices = npt.NDArray[np.int64]
 
 LAWS = ("wsd", "two_power", "noise_floor", "classic")
 SETTING = ("n_params", "lr")
-LAW_PARAMETERS = {"wsd": 6, "two_power": 4, "noise_floor": 4, "classic": 2}
+LAW_PARAMETERS = {law: len(TOKENS_STEPS_PARAMETERS[law]) for law in LAWS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,14 @@ class TokensStepsFits:
         """E at batch sizes (tokens), groups x batches; infinite where the target is unreachable."""
         batch = np.asarray(batch_tokens, dtype=np.float64)
         params = {name: value[:, None] for name, value in self.result.params.items()}
-        return tokens_on_rays(self.law, params, batch[None, :])
+        return tokens_at_batch(self.law, params, batch[None, :])
 
     def log_residuals(self) -> Array:
         """log E(points) - log E(law at the same batch), one a point; NaN where unreachable."""
         sizes = np.diff(self.offsets)
         params = {name: np.repeat(value, sizes) for name, value in self.result.params.items()}
         batch = self.points["batch_tokens"].to_numpy()
-        expected = tokens_on_rays(self.law, params, batch)
+        expected = tokens_at_batch(self.law, params, batch)
         return np.log(self.points["tokens"].to_numpy()) - np.log(
             np.where(np.isfinite(expected), expected, np.nan)
         )
@@ -267,12 +268,6 @@ def _owners(points: pl.DataFrame) -> npt.NDArray[np.int64]:
     rows = points.select(keys).rows()
     number: dict[tuple[object, ...], int] = {}
     return np.array([number.setdefault(row, len(number)) for row in rows], dtype=np.int64)
-
-
-def tokens_on_rays(law: str, params: dict[str, Array], batch: Array) -> Array:
-    with np.errstate(all="ignore"):
-        steps = steps_along_ray(law, params, batch)
-        return np.where(np.isfinite(steps) & (steps > 0), steps * batch, np.inf)
 
 
 def _has(result: fitting.FitResult, name: str) -> bool:

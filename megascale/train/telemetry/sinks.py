@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from megascale.errors import ConfigError
 
@@ -106,7 +106,7 @@ class WandbSink:
         config: Mapping[str, Any],
         entity: str | None = None,
         group: str | None = None,
-        mode: str = "online",
+        mode: Literal["online", "offline", "disabled"] = "online",
     ) -> None:
         """Args:
             directory: the run directory; W&B keeps its files below it.

@@ -13,6 +13,7 @@ from megascale.curves.curve import Curve, curves_from_table
 from megascale.errors import FitError
 from megascale.formats.law_band import law_band
 from megascale.formats.law_file import read_law_file, write_law_file
+from megascale.formats.tokens_to_loss import tokens_to_targets
 from megascale.laws.audit import audit_loss_curves
 from megascale.laws.batch.audit import audit_batch_law
 from megascale.laws.batch.law_file import batch_law_file
@@ -23,7 +24,6 @@ from megascale.laws.batch.points import choose_targets, extract
 from megascale.laws.batch.select import leave_one_batch_out, select
 from megascale.laws.batch.surface import fit_surfaces
 from megascale.laws.batch.tokens_steps import enough_points, fit_tokens_steps, sort_points
-from megascale.propose.savings import tokens_to_target
 from tests.curves.simulated import BATCHES, Truth, run_table
 
 TRUTH = Truth()
@@ -181,10 +181,9 @@ def test_law_files_go_round(points: pl.DataFrame, tmp_path: Path) -> None:
         assert again.d_kind == "consumed"
         family = again.tokens_steps
         assert family is not None
-        for i, target in enumerate(family.target_loss):
-            assert tokens_to_target(family, i, 65536.0) == pytest.approx(
-                TRUTH.tokens_to(target, 65536.0), rel=0.05
-            )
+        tokens = tokens_to_targets(family.form, family.parameters, family.target_loss, [65536.0])
+        for found, target in zip(tokens[:, 0], family.target_loss, strict=True):
+            assert found == pytest.approx(TRUTH.tokens_to(target, 65536.0), rel=0.05)
     text = json.loads((tmp_path / "law.json").read_text())
     assert {"law", "rms", "weak", "targets"} <= set(text["diagnostics"])
 

@@ -2,7 +2,7 @@
 // only.
 #pragma once
 
-#include "core/prepare.h"
+#include "problem/prepare.h"
 
 namespace megascale {
 inline namespace MS_ISA {

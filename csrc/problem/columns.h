@@ -8,18 +8,15 @@
 #include <utility>
 #include <vector>
 
-#include "core/dense.h"
-#include "core/elementary.h"
-#include "core/lm.h"
+#include "core/coordinates.h"
+#include "core/law.h"
 #include "core/recycle.h"
 #include "engine.h"
-#include "laws/law.h"
 
 namespace megascale {
 inline namespace MS_ISA {
 
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kLimitT = 700;  // |t| of a logarithmic coordinate at its natural limit
 
 // One problem after preparation. Columns live in the chunk's arrays from row `at` on.
 template <class Law>
@@ -42,29 +39,7 @@ struct Prepared {
   double weight_sum = 0;
 };
 
-template <class Law>
-inline double to_solver(int i, double u, double anchor) {
-  if (Law::coordinate(i) == Coordinate::kLog) {
-    if (!(u > 0)) return -kLimitT;
-    return std::min(std::log(u), kLimitT);
-  }
-  if (Law::coordinate(i) == Coordinate::kLogit) {
-    const double share = u / anchor;
-    if (!(share > 0)) return -kLimitT;
-    if (share >= 1) return 30.0;
-    return std::log(share / (1 - share));
-  }
-  return u;
-}
-
-template <class Law>
-inline double from_solver(int i, double t, double anchor) {
-  if (Law::coordinate(i) == Coordinate::kLog) return vexp(t);
-  if (Law::coordinate(i) == Coordinate::kLogit) return anchor / (1 + vexp(-t));
-  return t;
-}
-
-// Columns of all problems of a chunk.
+// The columns of all problems of a chunk, one problem after the other.
 template <class Law>
 struct Columns {
   static constexpr int X = Law::kInputs;
@@ -101,28 +76,6 @@ struct Columns {
   }
   size_t size() const { return y.size(); }
 };
-
-// The residual the full solver uses for this job and law.
-template <class Law>
-inline Residual full_residual(const FitJob& job) {
-  if (job.residual != Residual::kRay) return job.residual;
-  return Law::kRayResidual;
-}
-
-template <class Law>
-inline bool along_ray(const FitJob& job) {
-  return Law::kHasRay && job.residual == Residual::kRay;
-}
-
-// True where the projected objective is the requested one, so that its optimum is the answer.
-template <class Law>
-inline bool same_objective(const FitJob& job) {
-  if (job.loss != Loss::kSquared) return false;
-  const Residual kind = full_residual<Law>(job);
-  if (Law::kHasRay && along_ray<Law>(job) != (Law::kNonlinear == 0)) return false;
-  if (Law::kLogTarget) return kind == Residual::kLog;
-  return kind == (Law::kDefault == Residual::kAbsolute ? Residual::kAbsolute : Residual::kRelative);
-}
 
 struct Range {
   double low = INFINITY, high = -INFINITY;
@@ -212,26 +165,26 @@ void finish_projected(Prepared<Law>& p, Columns<Law>& out) {
     double* scale = out.scale.data() + p.projected_at;
     double* target = out.target.data() + p.projected_at;
     // Four tables in turn: neighbours fall into the same bin and would wait for one another.
-    double weight[4][kBins] = {}, place[4][kBins] = {}, goal[4][kBins] = {};
+    double weight[4][kBins] = {}, position[4][kBins] = {}, moment[4][kBins] = {};
     const double inverse = (kBins - 1e-9) / (range.high - range.low);
     for (int i = 0; i < p.count; i += 4) {
       for (int k = 0; k < 4; ++k) {  // padded rows add nothing
         const double at = x[i + k], s = scale[i + k], w = s * s;
         const int bin = static_cast<int>((at - range.low) * inverse);
         weight[k][bin] += w;
-        place[k][bin] += w * at;
-        goal[k][bin] += s * target[i + k];
+        position[k][bin] += w * at;
+        moment[k][bin] += s * target[i + k];
       }
     }
-    for (auto* table : {weight, place, goal})
+    for (auto* table : {weight, position, moment})
       for (int bin = 0; bin < kBins; ++bin)
         table[0][bin] = (table[0][bin] + table[1][bin]) + (table[2][bin] + table[3][bin]);
     int n = 0;
     for (int bin = 0; bin < kBins; ++bin) {
       if (weight[0][bin] == 0) continue;
-      x[n] = place[0][bin] / weight[0][bin];
+      x[n] = position[0][bin] / weight[0][bin];
       scale[n] = std::sqrt(weight[0][bin]);
-      target[n] = goal[0][bin] / scale[n];
+      target[n] = moment[0][bin] / scale[n];
       ++n;
     }
     p.projected_count = n;

@@ -5,7 +5,8 @@
 #include <cstring>
 #include <vector>
 
-#include "core/columns.h"
+#include "problem/columns.h"
+#include "problem/job_options.h"
 
 namespace megascale {
 inline namespace MS_ISA {
@@ -152,6 +153,14 @@ void place_constraints(const FitJob& job, int64_t id, Prepared<Law>& p) {
     p.held[i] = p.free[i] == 0 ? to_solver<Law>(i, u_fixed[i], p.full_anchor) : 0;
     if (p.free[i] == 0) p.lower[i] = p.upper[i] = p.held[i];
   }
+}
+
+// The solver's t of parameters in the user's units.
+template <class Law>
+void start_from_natural(const Prepared<Law>& p, const double* theta, double* t) {
+  double u[Law::kParams];
+  Law::from_natural(theta, p.sx, p.sy, u);
+  for (int i = 0; i < Law::kParams; ++i) t[i] = to_solver<Law>(i, u[i], p.full_anchor);
 }
 
 // Scaled columns of both problems, padded to whole vectors of eight rows: a row past the end has no
