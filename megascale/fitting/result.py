@@ -21,6 +21,9 @@ from megascale.formats.tokens_to_loss import steps_at_batch, tokens_at_batch
 
 Array = np.ndarray
 
+NON_REGULAR = ("wsd",)
+"""Laws with change points."""
+
 
 class FitResult:
     """Per-problem results of one `fit` call. Index it by a parameter or derived quantity.
@@ -220,14 +223,21 @@ class FitResult:
 
         Percentiles of the bootstrap where there is one, stretched by Student-t
         (`fitting.intervals`). Otherwise Student-t from the covariance, in the logarithm for
-        positive quantities.
+        positive quantities. The ends of the piecewise law's pieces are no regular parameters, and
+        neither is enough: its bootstrap intervals are those of both together.
         """
         level = self.confidence if confidence is None else confidence
-        if self.bootstrap is not None:
-            units = self.points if self.drawn_runs is None else self.drawn_runs
-            factor, _ = stretch(self.resample or "parametric", level, units, self.free_params)
-            low, high = stretched_percentiles(self.replicates(name), level, factor)
-            return low, high
+        if self.bootstrap is None:
+            return self._student_t(name, level)
+        units = self.points if self.drawn_runs is None else self.drawn_runs
+        factor, _ = stretch(self.resample or "parametric", level, units, self.free_params)
+        low, high = stretched_percentiles(self.replicates(name), level, factor)
+        if self.law in NON_REGULAR:
+            other = self._student_t(name, level)
+            low, high = np.fmin(low, other[0]), np.fmax(high, other[1])
+        return low, high
+
+    def _student_t(self, name: str, level: float) -> tuple[Array, Array]:
         value, error = self[name], self.errors[name]
         freedom = np.maximum(self.points - self.free_params, 1)
         reach = stats.t.ppf(0.5 + level / 2, freedom)

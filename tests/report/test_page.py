@@ -30,7 +30,7 @@ FIGURES = {
     "studies": 1, "curves": 1, "tokens-steps": 1, "best-batch": 2, "grid": 1, "calculator": 1,
 }  # fmt: skip
 POWER = {
-    "schema": "megascale.law/1", "name": "power-batch", "version": "1", "form": "power",
+    "schema": "megascale.law/2", "name": "power-batch", "version": "1", "form": "power",
     "output": "batch_tokens", "n_kind": "active", "n_unit": "millions", "d_kind": "consumed",
     "parameters": {
         "coef": {"value": 0.9, "low": 0.5, "high": 1.6}, "a": {"value": 0.1, "low": 0.05,
@@ -46,7 +46,7 @@ COVARIANCE = POWER | {
     }},
 }  # fmt: skip
 TABLE = {
-    "schema": "megascale.law/1", "name": "table-lr", "version": "1", "form": "loglog_table",
+    "schema": "megascale.law/2", "name": "table-lr", "version": "1", "form": "loglog_table",
     "output": "peak_lr", "n_kind": "total", "d_kind": "horizon", "d_unit": "billions",
     "table": {"d": [1, 10, 300], "value": [2e-3, 1e-3, 4e-4], "low": [1e-3, 8e-4, 2e-4],
               "high": [3e-3, 2e-3, 5e-4]},
