@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from megascale.errors import FitError
 from megascale.formats.law_conditions import Conditions
-from megascale.formats.law_file import Covariance, Input, LawFile, Range, broken_rules
+from megascale.formats.law_file import Input, LawFile, broken_rules
 from megascale.formats.law_upgrade import SCHEMA
 from megascale.laws.power import PowerLaw
 
@@ -70,9 +70,9 @@ def power_fields(law: PowerLaw, unit: str, confidence: float) -> dict[str, Any]:
         "parameters": law.parameters(unit, confidence),
         "confidence": confidence if known else None,
         "degrees_of_freedom": law.freedom if known else None,
-        "covariance": Covariance(matrix=law.covariance.tolist()) if known else None,
+        "covariance": {"matrix": law.covariance.tolist()} if known else None,
         "left_out": law.left_out,
-        "range": Range(n=law.n_range, d=law.d_range),
+        "range": {"n": law.n_range, "d": law.d_range},
     }
 
 
@@ -82,7 +82,7 @@ def new_law_file(naming: Naming, *, diagnostics: dict[str, Any], **fields: Any) 
     Args:
         naming: what it says about itself.
         diagnostics: numpy and NaN allowed.
-        fields: the rest of `LawFile`.
+        fields: the rest of `LawFile`, parts of it as plain dictionaries.
 
     Raises:
         FitError: a number is not finite, or the law breaks another rule of the format.

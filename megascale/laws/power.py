@@ -86,12 +86,27 @@ class PowerLaw:
         middle = self.at(n_params, tokens)
         return middle / factor, middle * factor
 
+    def check(self) -> None:
+        """Stop at a law that is none.
+
+        Raises:
+            FitError: a number is not finite, or the coefficient is not positive.
+        """
+        for name, value in (("coef", self.coef), ("a", self.a), ("b", self.b)):
+            if not np.isfinite(value) or (name == "coef" and value <= 0):
+                rule = "is no finite number, or no positive coefficient: the points make no law"
+                raise FitError.of(name, value, rule)
+
     def parameters(self, unit: str, confidence: float = 0.9) -> dict[str, Parameter]:
         """coef, a and b as a law file's parameters; `unit` is that of f.
 
         An interval that exceeds what a number can hold, and those of a law without freedom, are
         left open.
+
+        Raises:
+            FitError: as `check`.
         """
+        self.check()
         error = self.reach(confidence) * np.sqrt(np.diag(self.covariance))
         log_coef = np.log(self.coef)
         with np.errstate(over="ignore"):
@@ -179,6 +194,5 @@ def fit_power(
         freedom=float(max(freedom, 1)),
         left_out=left_out,
     )
-    if not np.isfinite([law.coef, law.a, law.b]).all() or not law.coef > 0:
-        raise FitError.of("coef", law.coef, "is no positive finite number: the points make no law")
+    law.check()
     return law

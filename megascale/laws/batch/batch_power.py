@@ -105,9 +105,7 @@ def _between_laws(optimal: OptimalBatches, law: PowerLaw, n: Array | None, weigh
     return total
 
 
-def _of_one_target(
-    law: PowerLaw, n: Array | None, d: Array, weight: Array, error: Array
-) -> Array:
+def _of_one_target(law: PowerLaw, n: Array | None, d: Array, weight: Array, error: Array) -> Array:
     """Covariance of (log coef, a, b) with the targets' errors and the weight of one target."""
     place = [0, 1, 2] if law.with_n else [0, 2]
     logs = [np.ones_like(d), np.zeros_like(d) if n is None else np.log(n), np.log(d)]

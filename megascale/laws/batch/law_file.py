@@ -14,9 +14,6 @@ from megascale.formats.law_file import (
     TOKENS_STEPS_PARAMETERS,
     Input,
     LawFile,
-    Range,
-    Table,
-    TokensSteps,
 )
 from megascale.laws.batch.batch_power import fit_batch_power
 from megascale.laws.batch.optimum import OptimalBatches
@@ -80,10 +77,12 @@ def batch_law_file(
             "table": _table(optimal),
             "confidence": optimal.confidence,
             "degrees_of_freedom": float(np.median(optimal.freedom[optimal.used])),
-            "range": Range(
-                n=(_number(sizes.min()), _number(sizes.max())) if len(sizes) == len(used) else None,
-                d=(_number(used["tokens"].min()), _number(used["tokens"].max())),
-            ),
+            "range": {
+                "n": (_number(sizes.min()), _number(sizes.max()))
+                if len(sizes) == len(used)
+                else None,
+                "d": (_number(used["tokens"].min()), _number(used["tokens"].max())),
+            },
         }
     return new_law_file(
         Naming(name, n_kind, inputs, source),
@@ -110,7 +109,7 @@ def _pooled_rms(fits: TokensStepsFits) -> float:
     return float(np.sqrt(np.nanmean(fits.log_residuals() ** 2)))
 
 
-def _table(optimal: OptimalBatches) -> Table:
+def _table(optimal: OptimalBatches) -> dict[str, Any]:
     """Knots by rising tokens; a target whose tokens do not exceed the last one's is passed over."""
     rows = optimal.table.filter(pl.col("used")).sort("target_loss", descending=True).to_dicts()
     if len(rows) < 2:
@@ -119,11 +118,11 @@ def _table(optimal: OptimalBatches) -> Table:
     for row in rows:
         if not knots or row["tokens"] > knots[-1]["tokens"]:
             knots.append(row)
-    return Table(
-        d=[row["tokens"] for row in knots],
-        value=[row["batch_tokens"] for row in knots],
+    return {
+        "d": [row["tokens"] for row in knots],
+        "value": [row["batch_tokens"] for row in knots],
         **_limits(knots),
-    )
+    }
 
 
 def _limits(knots: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -136,21 +135,19 @@ def _limits(knots: list[dict[str, Any]]) -> dict[str, list[float]]:
     }
 
 
-def _family(fits: TokensStepsFits, optimal: OptimalBatches) -> TokensSteps | None:
+def _family(fits: TokensStepsFits, optimal: OptimalBatches) -> dict[str, Any] | None:
     """The converged fits as the law file's family, where there are two targets or more."""
     keep = [g for g in range(len(fits.groups)) if fits.result.converged[g] and optimal.used[g]]
     if len(keep) < 2:
         return None
-    return TokensSteps.model_validate(
-        {
-            "form": fits.law,
-            "target_loss": [fits.groups[g].target_loss for g in keep],
-            "parameters": {
-                name: [float(fits.result[name][g]) for g in keep]
-                for name in TOKENS_STEPS_PARAMETERS[fits.law]
-            },
-        }
-    )
+    return {
+        "form": fits.law,
+        "target_loss": [fits.groups[g].target_loss for g in keep],
+        "parameters": {
+            name: [float(fits.result[name][g]) for g in keep]
+            for name in TOKENS_STEPS_PARAMETERS[fits.law]
+        },
+    }
 
 
 def _number(value: Any) -> float:

@@ -20,7 +20,7 @@ from megascale.curves.crossings import by_setting
 from megascale.curves.curve import Array, Curve
 from megascale.errors import FitError
 from megascale.formats.law_conditions import Conditions
-from megascale.formats.law_file import LawFile, TokensSteps
+from megascale.formats.law_file import LawFile
 from megascale.formats.student_t import reach
 from megascale.formats.tokens_to_loss import surface_tokens
 from megascale.laws.clusters import clustered_covariance
@@ -207,11 +207,11 @@ def surface_law_file(
     }
     family = None
     if len(reached) >= 2:
-        family = TokensSteps(
-            form="loss_surface",
-            target_loss=reached,
-            parameters={name: [surface[name]] for name in PARAMETERS},
-        )
+        family = {
+            "form": "loss_surface",
+            "target_loss": reached,
+            "parameters": {name: [surface[name]] for name in PARAMETERS},
+        }
     rate = None if surface.lr is None else (surface.lr, surface.lr)
     constant = rate is not None and evidence.get("phase") == "stable"
     return new_law_file(

@@ -16,9 +16,9 @@ from megascale.formats.law_file import read_law_file, write_law_file
 from megascale.formats.tokens_to_loss import tokens_to_targets
 from megascale.laws.audit import audit_loss_curves
 from megascale.laws.batch.audit import audit_batch_law
-from megascale.laws.batch.law_file import batch_law_file
 from megascale.laws.batch.batch_power import fit_batch_power
 from megascale.laws.batch.equivalence import best_batch_at_tokens, equivalence
+from megascale.laws.batch.law_file import batch_law_file
 from megascale.laws.batch.optimum import optimal_batches
 from megascale.laws.batch.points import choose_targets, extract
 from megascale.laws.batch.select import leave_one_batch_out, select
