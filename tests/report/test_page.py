@@ -20,7 +20,7 @@ from megascale.report.page import write_page
 from megascale.schedule.batch import build_batch_schedule
 from megascale.schedule.law_driven import law_driven_points
 from megascale.units import parse_count
-from megascale.verbs.recommend_tables import _shown
+from megascale.verbs.recommend_tables import _band, _shown
 from tests.report.browser import chromium, open_page
 from tests.report.samples import write_grid, write_runs, write_study
 
@@ -40,16 +40,17 @@ POWER = {
 }  # fmt: skip
 COVARIANCE = POWER | {
     "name": "power-lr", "output": "peak_lr", "n_kind": "non_embedding",
-    "diagnostics": {"covariance": {
-        "parameters": ["log_coef", "a", "b"],
+    "confidence": 0.8, "degrees_of_freedom": 4.5,
+    "covariance": {
         "matrix": [[0.04, -0.001, -0.001], [-0.001, 4e-4, 1e-5], [-0.001, 1e-5, 1e-4]],
-    }},
+    },
+    "conditions": {"batch_tokens": [1e6, 2e6]},
 }  # fmt: skip
 TABLE = {
     "schema": "megascale.law/2", "name": "table-lr", "version": "1", "form": "loglog_table",
     "output": "peak_lr", "n_kind": "total", "d_kind": "horizon", "d_unit": "billions",
     "table": {"d": [1, 10, 300], "value": [2e-3, 1e-3, 4e-4], "low": [1e-3, 8e-4, 2e-4],
-              "high": [3e-3, 2e-3, 5e-4]},
+              "high": [3e-3, 2e-3, 5e-4]}, "confidence": 0.9, "degrees_of_freedom": 3,
 }  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def expected_tables(target, sequence_length, laws):
             else:
                 needs = " and ".join(words[key] for key in row.missing)
                 value = f"needs {needs}" if needs else "none"
-            band = "" if row.low is None else f"{shown(row.low)} to {shown(row.high)}"
+            band = _band(answer.quantity, row)
             batch = answer.quantity == "batch"
             sequences = [f"{row.sequences:,.0f}" if row.sequences else ""] if batch else []
             inside = {True: "yes", False: "no", None: "not known"}[row.in_range]
