@@ -125,25 +125,6 @@ def test_batches_left_out_are_predicted_from_the_others() -> None:
     assert np.abs(inner).max() < 0.02
 
 
-def test_bands_cover_the_truth() -> None:
-    at_targets, at_tokens = [], []
-    for seed in range(8):
-        runs = curves_of(seed)
-        cut = enough_points(extract(runs, choose_targets(runs)).points, "noise_floor")
-        optimal = optimal_batches(fit_tokens_steps(cut, "noise_floor"), seed=seed)
-        used = optimal.table.filter(pl.col("used"))
-        truth = np.array([TRUTH.best_batch(loss) for loss in used["target_loss"]])
-        at_targets.append(
-            ((truth >= used["low"].to_numpy()) & (truth <= used["high"].to_numpy())).mean()
-        )
-        budgets = np.array([1e8, 4e8, 2e9])
-        low, high = fit_batch_power(optimal).law.band(None, budgets)
-        best = np.array([TRUTH.best_batch_after(tokens) for tokens in budgets])
-        at_tokens.append(((low <= best) & (best <= high)).mean())
-    assert np.mean(at_targets) > 0.75
-    assert np.mean(at_tokens) > 0.75
-
-
 def test_best_for_a_loss_is_best_for_its_tokens(curves: list[Curve], points: pl.DataFrame) -> None:
     optimal = optimal_batches(fit_tokens_steps(points, "noise_floor"))
     both = equivalence(optimal, curves)
