@@ -216,7 +216,7 @@ SCHEDULES = [
         "not a law",
         "batch.schedule=null;batch.law={file: law.json, interval_tokens: 1K, initial_tokens: 256}",
         3,
-        ("law.json", "schema = None", "megascale.law/1"),
+        ("law.json", "schema = None", "megascale.law/2"),
         text("law.json", "{}"),
     ),
 ]

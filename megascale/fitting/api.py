@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,7 @@ def fit(
     if loss == "huber" and not delta > 0:
         raise FitError.of("delta", delta, "must be positive", DEFAULT_DELTA)
     count = _start_count(starts, known)
+    numbers = _run_numbers(points, runs) if bootstrap == "runs" else None
     raw = _engine.fit(
         law=known.index,
         residual=RESIDUALS[kind],
@@ -174,7 +176,7 @@ def fit(
         bootstrap=BOOTSTRAPS[bootstrap],
         replicates=int(replicates),
         seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
-        groups=None if bootstrap != "runs" else _run_numbers(points, runs),
+        groups=numbers,
         device=_device(device, points.problems, loss, bootstrap, starts),
         progress=progress,
     )
@@ -189,6 +191,8 @@ def fit(
         confidence=confidence,
         weights=weight,
         settings={"loss": loss, "delta": delta if loss == "huber" else None, "seed": seed},
+        resample=bootstrap,
+        drawn_runs=None if numbers is None else run_counts(numbers, points.offsets),
     )
 
 
@@ -380,6 +384,11 @@ def use_threads(threads: int | None) -> None:
 
 
 _default_threads: int | None = None
+
+
+def run_counts(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """How many runs every problem has, of runs numbered from 0 within each."""
+    return np.array([int(numbers[begin:end].max()) + 1 for begin, end in pairwise(offsets)])
 
 
 def _thread_count(threads: int | None) -> int:

@@ -11,6 +11,7 @@ import inspect
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,10 @@ def fit_callable(
         bootstrap=out.boot_params if bootstrap else None,
         bootstrap_objective=out.boot_objective if bootstrap else None,
         engine_law=None,
+        resample=bootstrap,
+        drawn_runs=None
+        if bootstrap != "runs" or runs is None
+        else np.array([len(set(runs[a:b])) for a, b in pairwise(points.offsets)]),
         predictor=OwnPredictor(law, single),
     )
 

@@ -14,6 +14,7 @@ from scipy import stats
 from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.catalogue import Law, predict
+from megascale.fitting.intervals import stretch, stretched_percentiles
 from megascale.fitting.points import Points
 from megascale.fitting.status import (
     AGAINST,
@@ -30,6 +31,9 @@ from megascale.formats.tokens_to_loss import steps_at_batch, tokens_at_batch
 
 Array = np.ndarray
 
+NON_REGULAR = ("wsd",)
+"""Laws with change points."""
+
 
 class FitResult:
     """Per-problem results of one `fit` call. Index it by a parameter or derived quantity.
@@ -45,6 +49,8 @@ class FitResult:
         solver_status: codes of `Status`, what the solver says without a look at the points.
         covariance: (problems, P, P), NaN where there is no freedom.
         bootstrap: (problems, replicates, P) parameters, or None.
+        resample: kind of the bootstrap, or None.
+        drawn_runs: runs a problem, where these were drawn.
         labels: the group label of every problem, or None.
     """
 
@@ -67,6 +73,8 @@ class FitResult:
         bootstrap_objective: Array | None,
         engine_law: Law | None,
         predictor: Any,
+        resample: str | None = None,
+        drawn_runs: Array | None = None,
     ) -> None:
         self.law = law
         self.names = names
@@ -90,6 +98,8 @@ class FitResult:
         self.settings = settings
         self.bootstrap = bootstrap
         self.bootstrap_objective = bootstrap_objective
+        self.resample = resample
+        self.drawn_runs = drawn_runs
         self.labels = points.labels
         self.label_names: list[str] = []
         self._triangle = triangle
@@ -109,6 +119,8 @@ class FitResult:
         confidence: float,
         weights: Array | None,
         settings: dict[str, Any],
+        resample: str | None = None,
+        drawn_runs: Array | None = None,
     ) -> FitResult:
         """Wraps what `_engine.fit` returned."""
         return cls(
@@ -128,6 +140,8 @@ class FitResult:
             bootstrap_objective=raw.get("boot_objective"),
             engine_law=law,
             predictor=None,
+            resample=resample,
+            drawn_runs=drawn_runs,
         )
 
     def __len__(self) -> int:
@@ -239,17 +253,23 @@ class FitResult:
     def interval(self, name: str, confidence: float | None = None) -> tuple[Array, Array]:
         """Lower and upper limits of a parameter or derived quantity.
 
-        Percentiles of the bootstrap where there is one. Otherwise Student-t from the covariance,
-        in the logarithm for positive quantities; these cover less than they claim (5 to 9 points
-        at 90 % for tokens-steps laws of 8 to 24 points).
+        Percentiles of the bootstrap where there is one, stretched by Student-t
+        (`fitting.intervals`). Otherwise Student-t from the covariance, in the logarithm for
+        positive quantities. The ends of the piecewise law's pieces are no regular parameters, and
+        neither is enough: its bootstrap intervals are those of both together.
         """
         level = self.confidence if confidence is None else confidence
-        if self.bootstrap is not None:
-            tail = 50 * (1 - level)
-            values = self.replicates(name)
-            with np.errstate(invalid="ignore"):
-                low, high = _percentiles(values, tail)
-            return low, high
+        if self.bootstrap is None:
+            return self._student_t(name, level)
+        units = self.points if self.drawn_runs is None else self.drawn_runs
+        factor, _ = stretch(self.resample or "parametric", level, units, self.free_params)
+        low, high = stretched_percentiles(self.replicates(name), level, factor)
+        if self.law in NON_REGULAR:
+            other = self._student_t(name, level)
+            low, high = np.fmin(low, other[0]), np.fmax(high, other[1])
+        return low, high
+
+    def _student_t(self, name: str, level: float) -> tuple[Array, Array]:
         value, error = self[name], self.errors[name]
         freedom = np.maximum(self.points - self.free_params, 1)
         reach = stats.t.ppf(0.5 + level / 2, freedom)
@@ -363,6 +383,7 @@ class FitResult:
             "residual": self.residual,
             "confidence": self.confidence,
             "bootstrap_replicates": 0 if self.bootstrap is None else self.bootstrap.shape[1],
+            "resample": self.resample,
             **{k: v for k, v in self.settings.items() if v is not None},
             "group_names": self.label_names,
             "problems": list(self._problems(0, len(self))),
@@ -463,19 +484,6 @@ class FitResult:
 
     def __repr__(self) -> str:
         return self.summary()
-
-
-def _percentiles(values: Array, tail: float) -> tuple[Array, Array]:
-    bad = ~np.isfinite(values)
-    if not bad.any():
-        low, high = np.percentile(values, [tail, 100 - tail], axis=1)
-        return low, high
-    out = np.full((2, len(values)), np.nan)
-    for i, row in enumerate(values):
-        good = row[np.isfinite(row)]
-        if len(good) > 1:
-            out[:, i] = np.percentile(good, [tail, 100 - tail])
-    return out[0], out[1]
 
 
 def _finite(column: Array) -> list[float | None]:

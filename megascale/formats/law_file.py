@@ -1,6 +1,7 @@
 """The law file: a fitted law with its units, its range and its evidence, as one JSON document.
 
-`docs/formats/law.md` describes the format (`megascale.law/1`).
+`docs/formats/law.md` describes the format (`megascale.law/2`). Files of `megascale.law/1` are read
+as what they meant; only the new version is written.
 """
 
 from __future__ import annotations
@@ -13,23 +14,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from megascale.errors import DataError
+from megascale.formats.law_conditions import Conditions, Part
+from megascale.formats.law_upgrade import FIRST_SCHEMA, POWER_PARAMETERS, SCHEMA, upgraded
+from megascale.formats.power_form import log_power
 from megascale.shipped import locate
 
-SCHEMA: Literal["megascale.law/1"] = "megascale.law/1"
 Scale = Literal["units", "thousands", "millions", "billions"]
 SCALES: dict[Scale, float] = {"units": 1.0, "thousands": 1e3, "millions": 1e6, "billions": 1e9}
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Parameter(_Part):
+class Parameter(Part):
     """One fitted number with its interval."""
 
     value: float
@@ -38,21 +37,44 @@ class Parameter(_Part):
     unit: str = Field("", description="unit in words; empty for a pure number")
 
 
-class Range(_Part):
+class Range(Part):
     """Where the points that were fitted lie; null where unknown."""
 
     n: tuple[float, float] | None = Field(None, description="smallest and largest N, parameters")
     d: tuple[float, float] | None = Field(None, description="smallest and largest D, tokens")
 
 
-class Input(_Part):
+class Input(Part):
     """A file the law was fitted to."""
 
     path: str
     sha256: Sha256
 
 
-class Table(_Part):
+class Covariance(Part):
+    """Covariance of the parameters of `power`, N and D in the law's own units."""
+
+    parameters: tuple[Literal["log_coef"], Literal["a"], Literal["b"]] = POWER_PARAMETERS
+    matrix: list[list[float]] = Field(description="3 x 3, symmetric")
+
+    @model_validator(mode="after")
+    def _symmetric(self) -> Self:
+        m = self.matrix
+        if [len(row) for row in m] != [3, 3, 3]:
+            raise ValueError("matrix is 3 x 3")
+        for i in range(3):
+            if m[i][i] < 0:
+                raise ValueError("variances are not negative")
+            for j in range(i):
+                most = math.sqrt(m[i][i] * m[j][j]) * (1 + 1e-6)
+                if not math.isclose(m[i][j], m[j][i], rel_tol=1e-6, abs_tol=1e-12 + 1e-9 * most):
+                    raise ValueError("matrix is symmetric")
+                if abs(m[i][j]) > most + 1e-12:
+                    raise ValueError("no covariance exceeds its variances' geometric mean")
+        return self
+
+
+class Table(Part):
     """Knots of a tabulated law, D increasing."""
 
     d: list[float] = Field(min_length=1, description="tokens, in d_unit")
@@ -61,7 +83,7 @@ class Table(_Part):
     high: list[float] | None = Field(None, description="upper end of the interval at each D")
 
 
-class TokensSteps(_Part):
+class TokensSteps(Part):
     """Tokens E to reach a loss at a constant batch B (tokens): one fitted law per target loss.
 
     `formats.tokens_to_loss` evaluates it.
@@ -101,7 +123,7 @@ TOKENS_STEPS_PARAMETERS = {
 """Parameters of each form of `TokensSteps`, as the fitting engine names them."""
 
 
-class LawFile(_Part):
+class LawFile(Part):
     """A law f(N, D) that says how large the global batch (or the peak LR) should be.
 
     Forms: `power` is `coef * N**a * D**b`; `loglog_table` interpolates log(output) linearly in
@@ -110,13 +132,24 @@ class LawFile(_Part):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    schema_: Literal["megascale.law/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["megascale.law/2"] = Field(SCHEMA, alias="schema")
     name: str
     version: str
     form: Literal["power", "loglog_table"]
     output: Literal["batch_tokens", "peak_lr"] = Field(description="what f(N, D) is")
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     table: Table | None = None
+    confidence: float | None = Field(
+        None, gt=0, lt=1, description="of every low and high; null where the source does not say"
+    )
+    degrees_of_freedom: float | None = Field(
+        None, gt=0, description="of the errors, for Student's t; null for the normal distribution"
+    )
+    covariance: Covariance | None = Field(None, description="of the parameters of `power`")
+    left_out: dict[Literal["a", "b"], str] = Field(
+        default_factory=dict, description="exponents that the points cannot give, and why"
+    )
+    conditions: Conditions = Conditions()
     tokens_steps: TokensSteps | None = Field(
         None, description="tokens to a loss at a constant batch, where that was fitted too"
     )
@@ -164,12 +197,13 @@ class LawFile(_Part):
         if self.table is not None:
             return interpolate(self.table.d, self.table.value, d)
         coef, a, b = (self.parameters[key].value for key in ("coef", "a", "b"))
-        return math.exp(math.log(coef) + a * math.log(n) + b * math.log(d))
+        return math.exp(log_power(math.log(coef), a, b, math.log(n), math.log(d)))
 
     def outside_range(self, n_params: float | None, d_tokens: float) -> list[str]:
         """In words, where (N, D) lies outside the fitted points; empty inside or where unknown.
 
-        An N of None is not looked at.
+        An N of None is not looked at. Where an exponent was left out because the points' N or D
+        hardly varies, another one is outside.
         """
         said = []
         checks = (("N", n_params, self.range.n), ("D", d_tokens, self.range.d))
@@ -178,7 +212,15 @@ class LawFile(_Part):
                 continue
             if not limits[0] <= value <= limits[1]:
                 said.append(f"{name} = {value:.4g} is outside {limits[0]:.4g} to {limits[1]:.4g}")
+                exponent = {"N": "a", "D": "b"}[name]
+                if exponent in self.left_out:
+                    said[-1] += f", and the law has no exponent of {name}"
         return said
+
+    @property
+    def looks_at_n(self) -> bool:
+        """Whether an N outside the fitted range is to be warned of."""
+        return self.uses_n or "a" in self.left_out
 
     def to_json(self) -> str:
         """The file's text."""
@@ -189,9 +231,12 @@ class LawFile(_Part):
         if self.form == "power":
             if self.table is not None or set(self.parameters) != {"coef", "a", "b"}:
                 raise ValueError("form power has the parameters coef, a and b, and no table")
-            if self.parameters["coef"].value <= 0:
-                raise ValueError("coef must be positive")
+            coef = self.parameters["coef"]
+            if coef.value <= 0 or (coef.low is not None and coef.low <= 0):
+                raise ValueError("coef and its interval must be positive")
             return self
+        if self.covariance is not None:
+            raise ValueError("a covariance is of form power")
         if self.table is None:
             raise ValueError("form loglog_table has a table")
         if len(self.table.d) != len(self.table.value):
@@ -241,18 +286,25 @@ def read_law_file(path: str | Path) -> LawFile:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError.of("law file", str(path), f"not JSON: {error}") from None
     found = content.get("schema") if isinstance(content, dict) else None
-    if found != SCHEMA:
+    if found == FIRST_SCHEMA:
+        content = upgraded(content)
+    elif found != SCHEMA:
         raise DataError.of(f"{path}: schema", found, "not a law file this version reads", SCHEMA)
     try:
         law = LawFile.model_validate(content)
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
-            for item in error.errors(include_url=False)
-        ]
+        lines = [f"  {line}" for line in violations(error)]
         raise DataError("\n".join([f"{path}: not a valid law file", *lines])) from None
     law._sha256 = hashlib.sha256(raw).hexdigest()
     return law
+
+
+def violations(error: ValidationError) -> list[str]:
+    """What a law breaks, one line a rule."""
+    return [
+        f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
+        for item in error.errors(include_url=False)
+    ]
 
 
 def write_law_file(law: LawFile, path: str | Path) -> str:

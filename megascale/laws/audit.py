@@ -17,7 +17,7 @@ from megascale import fitting
 from megascale.arrays import Array
 from megascale.curves.curve import Curve
 from megascale.errors import FitError
-from megascale.laws.learning_rate import loss_penalty, rate_law
+from megascale.laws.learning_rate import SharedErrors, loss_penalty, rate_law
 from megascale.laws.power import PowerLaw
 
 LARGEST_N = "largest N"
@@ -35,7 +35,8 @@ class Audit:
         reach: how far beyond the kept points it went, as a ratio of N, of tokens, or of tokens.
         log_error: rms of log(predicted / observed).
         worst: predicted over observed where they differ most.
-        in_band: share of the held-out points within the 90 % band of the refitted law.
+        in_band: share of the held-out points within the 90 % band of the refitted law; None where
+            that has no band.
         cost, worst_cost: mean and largest price of following it.
         cost_unit: `share of tokens` more than the best batch needs, or `nats` above the best loss.
         note: why there is no number, where there is none.
@@ -54,7 +55,7 @@ class Audit:
     note: str = ""
 
 
-def audit_rate_law(optima: pl.DataFrame) -> list[Audit]:
+def audit_rate_law(optima: pl.DataFrame, shared: SharedErrors | None = None) -> list[Audit]:
     """Hold out optima of `learning_rate.optimal_rates` and predict them by the others' law.
 
     The price of a wrong rate is that of the held-out cell's own quadratic.
@@ -64,7 +65,7 @@ def audit_rate_law(optima: pl.DataFrame) -> list[Audit]:
     for question, held in holdouts(optima, used, "loss").items():
         kept = used & ~held
         try:
-            law = rate_law(optima.with_columns(pl.Series("usable", kept)))
+            law = rate_law(optima.with_columns(pl.Series("usable", kept)), shared)
         except FitError as error:
             audits.append(Audit(question, int(kept.sum()), int(held.sum()), note=str(error)))
             continue
@@ -153,6 +154,7 @@ def audited(
     values = table[axis].to_numpy()
     ratio = np.log(law.at(n, tokens) / observed)
     low, high = law.band(n, tokens)
+    known = bool(np.isfinite([low, high]).all())
     return Audit(
         question=question,
         kept=int(kept.sum()),
@@ -160,7 +162,7 @@ def audited(
         reach=float(values[rows].max() / values[kept].max()),
         log_error=float(np.sqrt((ratio**2).mean())),
         worst=float(np.exp(ratio[np.argmax(np.abs(ratio))])),
-        in_band=float(((observed >= low) & (observed <= high)).mean()),
+        in_band=float(((observed >= low) & (observed <= high)).mean()) if known else None,
         cost=float(cost.mean()),
         worst_cost=float(cost.max()),
         cost_unit=cost_unit,

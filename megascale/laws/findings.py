@@ -16,8 +16,8 @@ from megascale.curves.crossing import BatchCrossing, by_batch, by_setting, find_
 from megascale.curves.curve import Curve, Dropped
 from megascale.errors import FitError, UserError
 from megascale.formats.law_file import LawFile
+from megascale.laws.batch.equivalence import best_batch_at_tokens
 from megascale.laws.batch.from_points import batch_law_of_study
-from megascale.laws.batch.optimum import best_batch_at_tokens
 from megascale.laws.batch.study import AUTO, BATCH_LAWS, BatchStudy, study_batches
 from megascale.laws.from_logs import LogOptions, curves_of, extract_all, run_sizes
 from megascale.laws.grid.fit import GridFit, fit_grid

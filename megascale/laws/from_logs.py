@@ -17,8 +17,8 @@ from megascale.curves.table import curves_from_table
 from megascale.errors import FitError
 from megascale.formats.law_file import LawFile, input_of
 from megascale.laws.audit import Audit
+from megascale.laws.batch.equivalence import equivalence
 from megascale.laws.batch.from_points import BatchLaw, batch_law_from_points
-from megascale.laws.batch.optimum import equivalence
 from megascale.laws.batch.points import Extraction, choose_targets, extract
 from megascale.laws.batch.study import AUTO, BATCH_LAWS
 from megascale.laws.batch.surface import SurfaceFit, fit_surfaces, surface_law_file
@@ -323,7 +323,7 @@ def _fit_rates(
     evidence: dict[str, Any],
 ) -> LogFit:
     made = rate_law_from_optima(
-        search_factor(rate_table(curves, options.budgets)),
+        search_factor(rate_table(curves, options.budgets), shared_runs=True),
         naming,
         confidence=options.confidence,
         evidence=evidence,
@@ -347,9 +347,6 @@ def _fit_surface(
     fits = fit_surfaces(
         curves,
         below_loss=1.1 * max(targets),
-        replicates=options.replicates,
-        confidence=options.confidence,
-        seed=options.seed,
     )
     if len(fits) != 1:
         raise FitError.of("settings", len(fits), "a loss surface is of one N and learning rate", 1)

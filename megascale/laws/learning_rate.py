@@ -21,6 +21,7 @@ from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.status import Flag, status_words
 from megascale.laws.power import PowerLaw, fit_power
+from megascale.laws.shared_errors import SharedErrors, shared_errors, with_shared_errors
 
 CELL = ("n_params", "tokens")
 """Columns whose values make a cell: all runs of one (N, D)."""
@@ -40,11 +41,13 @@ class SearchFactor:
         law: eta_opt(N, D); of D alone where there is one N.
         optima: one row a cell, see `optimal_rates`.
         curves: L(D) of every (N, rate) with L0, A, gamma, rms; empty where no budget was asked for.
+        shared: joint errors of the optima where cells share runs; None where they do not.
     """
 
     law: PowerLaw
     optima: pl.DataFrame
     curves: pl.DataFrame
+    shared: SharedErrors | None = None
 
 
 def need_columns(table: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
@@ -89,24 +92,7 @@ def optimal_rates(
     Raises:
         FitError: a column is missing, or no cell has three rates.
     """
-    table = need_columns(table, [*by, column, "loss"])
-    cells, rates, losses = [], [], []
-    limits = []
-    for key, part in table.group_by(list(by), maintain_order=True):
-        means = part.group_by(column).agg(pl.col("loss").mean()).sort(column)
-        lr, loss = means[column].to_numpy(), means["loss"].to_numpy()
-        distance = np.abs(np.log(lr / lr[np.argmin(loss)]))
-        near = (distance <= np.log(reach) + 1e-9) | (
-            distance <= np.sort(distance)[:FITTED_RATES][-1]
-        )
-        if len(lr) < MIN_RATES:
-            continue
-        cells.append(key)
-        rates.append(lr[near])
-        losses.append(loss[near])
-        limits.append((lr.min(), lr.max()))
-    if not cells:
-        raise FitError.of("learning rates a cell", "fewer", f"need at least {MIN_RATES}", MIN_RATES)
+    cells, rates, losses, limits = _near_best(table, by, reach, column)
     result = fitting.fit("log_quadratic", rates, losses, errors="status")
     rows = []
     for i, key in enumerate(cells):
@@ -131,6 +117,30 @@ def optimal_rates(
             }
         )
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def _near_best(
+    table: pl.DataFrame, by: Sequence[str], reach: float, column: str
+) -> tuple[list[tuple[object, ...]], list[Array], list[Array], list[tuple[float, float]]]:
+    """Key, rates and losses near the best, and smallest and largest rate, of every cell."""
+    table = need_columns(table, [*by, column, "loss"])
+    cells, rates, losses, limits = [], [], [], []
+    for key, part in table.group_by(list(by), maintain_order=True):
+        means = part.group_by(column).agg(pl.col("loss").mean()).sort(column)
+        lr, loss = means[column].to_numpy(), means["loss"].to_numpy()
+        distance = np.abs(np.log(lr / lr[np.argmin(loss)]))
+        near = (distance <= np.log(reach) + 1e-9) | (
+            distance <= np.sort(distance)[:FITTED_RATES][-1]
+        )
+        if len(lr) < MIN_RATES:
+            continue
+        cells.append(key)
+        rates.append(lr[near])
+        losses.append(loss[near])
+        limits.append((lr.min(), lr.max()))
+    if not cells:
+        raise FitError.of("learning rates a cell", "fewer", f"need at least {MIN_RATES}", MIN_RATES)
+    return cells, rates, losses, limits
 
 
 def losses_at(table: pl.DataFrame, tokens: Sequence[float]) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -179,7 +189,11 @@ def losses_at(table: pl.DataFrame, tokens: Sequence[float]) -> tuple[pl.DataFram
 
 
 def search_factor(
-    table: pl.DataFrame, *, tokens: Sequence[float] | None = None, reach: float = 4.0
+    table: pl.DataFrame,
+    *,
+    tokens: Sequence[float] | None = None,
+    reach: float = 4.0,
+    shared_runs: bool = False,
 ) -> SearchFactor:
     """Quadratics in log LR, power laws in D, then the joint law.
 
@@ -188,6 +202,8 @@ def search_factor(
         tokens: budgets at which L(D) of every rate is evaluated before the quadratics; None takes
             the token counts of the table as they are.
         reach: see `optimal_rates`.
+        shared_runs: the rows of one (n_params, lr) are of the same runs at several D, and so share
+            their errors. So they are where `tokens` is given.
 
     Raises:
         FitError: too few usable optima for the law, and all of the steps' own.
@@ -195,26 +211,36 @@ def search_factor(
     fits = pl.DataFrame()
     if tokens is not None:
         table, fits = losses_at(table, tokens)
+        shared_runs = True
     optima = optimal_rates(table, reach=reach)
-    return SearchFactor(rate_law(optima), optima, fits)
+    shared = None
+    if shared_runs:
+        cells, rates, losses, _ = _near_best(table, CELL, reach, "lr")
+        shared = shared_errors(cells, rates, losses)
+    return SearchFactor(rate_law(optima, shared), optima, fits, shared)
 
 
-def rate_law(optima: pl.DataFrame) -> PowerLaw:
+def rate_law(optima: pl.DataFrame, shared: SharedErrors | None = None) -> PowerLaw:
     """eta_opt = coef N^a D^b through the usable optima, least squares in logs.
 
+    Args:
+        optima: of `optimal_rates`.
+        shared: errors of optima that share runs, which are then those of the law; widened where
+            the optima scatter more around the law than these leave (Birge's factor).
+
     Raises:
-        FitError: fewer usable optima than parameters, or N or D of too few values.
+        FitError: fewer than two usable optima, or neither N nor D varies enough for an exponent.
     """
     used = optima.filter(pl.col("usable"))
-    with_n = used["n_params"].n_unique() > 1
-    needed = 3 if with_n else 2
+    needed = 2
     if len(used) < needed:
         reasons = optima.filter(~pl.col("usable"))["reason"].unique().to_list()
         raise FitError.of(
             "usable optima", len(used), f"the law needs {needed}; {'; '.join(reasons)}", needed
         )
-    n = used["n_params"].to_numpy() if with_n else None
-    return fit_power(used["lr_opt"].to_numpy(), used["tokens"].to_numpy(), n)
+    n, d, rates = (used[name].to_numpy() for name in (*CELL, "lr_opt"))
+    law = fit_power(rates, d, n)
+    return law if shared is None else with_shared_errors(law, used, shared)
 
 
 def near_optimal(

@@ -148,7 +148,7 @@ def plan_next_runs(
 
 
 def _scatter(law: PowerLaw) -> float:
-    freedom = law.points - (3 if law.with_n else 2)
+    freedom = law.points - law.parameters_fitted
     return law.rms * float(np.sqrt(law.points / freedom)) if freedom > 0 else 0.0
 
 

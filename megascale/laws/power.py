@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from megascale import fitting
 from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.formats.law_file import Parameter
+from megascale.formats.power_form import log_power, log_square
+from megascale.formats.student_t import student_reach
+from megascale.laws.clusters import clustered_covariance
+from megascale.laws.exponents import choose_exponents
+
+EXPONENTS = ("a", "b")
 
 
 @dataclass(frozen=True)
@@ -19,13 +24,15 @@ class PowerLaw:
     """f = coef N^a D^b, with N in parameters and D in tokens.
 
     Attributes:
-        coef, a, b: the law; `a` is 0 where it was fitted without N.
-        covariance: 3 x 3, of (log coef, a, b).
+        coef, a, b: the law; an exponent that was not fitted is 0.
+        covariance: 3 x 3, of (log coef, a, b); NaN where the points leave no freedom.
         rms: of log f around the law.
         r_squared: of log f.
         points: how many were fitted.
         with_n: whether `a` was fitted.
         n_range, d_range: of the points; N's is None where they do not say.
+        freedom: degrees of freedom of the covariance, for Student's t.
+        left_out: exponents ("a", "b") that the points cannot give, and why.
     """
 
     coef: float
@@ -38,54 +45,87 @@ class PowerLaw:
     with_n: bool
     n_range: tuple[float, float] | None
     d_range: tuple[float, float]
+    freedom: float = 1.0
+    left_out: dict[str, str] = field(default_factory=dict)
 
-    def _columns(self, n_params: npt.ArrayLike | None, tokens: npt.ArrayLike) -> Array:
+    @property
+    def parameters_fitted(self) -> int:
+        """Coefficient and exponents."""
+        return 1 + self.with_n + ("b" not in self.left_out)
+
+    def _logs(
+        self, n_params: npt.ArrayLike | None, tokens: npt.ArrayLike
+    ) -> tuple[Array | float, Array]:
         d = np.log(np.asarray(tokens, dtype=np.float64))
         if not self.with_n:
-            n = np.zeros_like(d)
-        elif n_params is None:
+            return 0.0, d
+        if n_params is None:
             raise FitError.of("n_params", None, "the law depends on N")
-        else:
-            n = np.log(np.asarray(n_params, dtype=np.float64))
-        n, d = np.broadcast_arrays(n, d)
-        return np.stack([np.ones_like(d), n, d], axis=-1)
+        return np.log(np.asarray(n_params, dtype=np.float64)), d
 
     def at(self, n_params: npt.ArrayLike | None, tokens: npt.ArrayLike) -> Array:
         """f(N, D). N may be None for a law without it."""
-        return np.exp(self._columns(n_params, tokens) @ [np.log(self.coef), self.a, self.b])
+        log_f = log_power(np.log(self.coef), self.a, self.b, *self._logs(n_params, tokens))
+        return np.exp(np.asarray(log_f))
 
     def log_error(self, n_params: npt.ArrayLike | None, tokens: npt.ArrayLike) -> Array:
-        """Standard error of log f(N, D)."""
-        x = self._columns(n_params, tokens)
-        return np.sqrt(np.einsum("...i,ij,...j->...", x, self.covariance, x))
+        """Standard error of log f(N, D); NaN where the points leave no freedom."""
+        square = log_square(self.covariance.tolist(), *self._logs(n_params, tokens))
+        return np.sqrt(np.maximum(np.asarray(square), 0.0))
 
     def reach(self, confidence: float) -> float:
         """How many standard errors of log f an interval extends to either side."""
-        freedom = max(self.points - (3 if self.with_n else 2), 1)
-        return float(stats.t.ppf(0.5 + confidence / 2, freedom))
+        return student_reach(confidence, self.freedom)
 
     def band(
         self, n_params: npt.ArrayLike | None, tokens: npt.ArrayLike, confidence: float = 0.9
     ) -> tuple[Array, Array]:
-        """Low and high end of f(N, D), by Student-t."""
-        factor = np.exp(self.reach(confidence) * self.log_error(n_params, tokens))
+        """Low and high end of f(N, D), by Student's t; NaN where the points leave no freedom."""
+        with np.errstate(over="ignore"):
+            factor = np.exp(self.reach(confidence) * self.log_error(n_params, tokens))
         middle = self.at(n_params, tokens)
         return middle / factor, middle * factor
 
+    def check(self) -> None:
+        """Stop at a law that is none.
+
+        Raises:
+            FitError: a number is not finite, or the coefficient is not positive.
+        """
+        for name, value in (("coef", self.coef), ("a", self.a), ("b", self.b)):
+            if not np.isfinite(value) or (name == "coef" and value <= 0):
+                rule = "is no finite number, or no positive coefficient: the points make no law"
+                raise FitError.of(name, value, rule)
+
     def parameters(self, unit: str, confidence: float = 0.9) -> dict[str, Parameter]:
-        """coef, a and b as a law file's parameters; `unit` is that of f."""
+        """coef, a and b as a law file's parameters; `unit` is that of f.
+
+        An interval that exceeds what a number can hold, and those of a law without freedom, are
+        left open.
+
+        Raises:
+            FitError: as `check`.
+        """
+        self.check()
         error = self.reach(confidence) * np.sqrt(np.diag(self.covariance))
         log_coef = np.log(self.coef)
-        return {
-            "coef": Parameter(
-                value=self.coef,
-                low=float(np.exp(log_coef - error[0])),
-                high=float(np.exp(log_coef + error[0])),
-                unit=unit,
-            ),
-            "a": Parameter(value=self.a, low=self.a - error[1], high=self.a + error[1]),
-            "b": Parameter(value=self.b, low=self.b - error[2], high=self.b + error[2]),
-        }
+        with np.errstate(over="ignore"):
+            limits = {
+                "coef": (np.exp(log_coef - error[0]), np.exp(log_coef + error[0])),
+                "a": (self.a - error[1], self.a + error[1]),
+                "b": (self.b - error[2], self.b + error[2]),
+            }
+        values = {"coef": self.coef, "a": self.a, "b": self.b}
+        made = {}
+        for name, (low, high) in limits.items():
+            known = np.isfinite([low, high]).all() and (name != "coef" or low > 0)
+            made[name] = Parameter(
+                value=values[name],
+                low=float(low) if known else None,
+                high=float(high) if known else None,
+                unit=unit if name == "coef" else "",
+            )
+        return made
 
 
 def fit_power(
@@ -94,53 +134,65 @@ def fit_power(
     n_params: npt.ArrayLike | None = None,
     *,
     weights: npt.ArrayLike | None = None,
+    clusters: npt.ArrayLike | None = None,
 ) -> PowerLaw:
-    """Least squares in logs.
+    """Least squares in logs; exponents that the points cannot give are left out, and said.
 
     Args:
         values: f, positive.
         tokens: D.
         n_params: N, or None for a law of D alone.
         weights: of the squared log residuals.
+        clusters: a label a point; points of one label share errors, and the covariance is that of
+            `clusters.clustered_covariance`.
 
     Raises:
-        FitError: fewer points than parameters, or an N or D that does not vary.
+        FitError: fewer points than parameters, or neither N nor D varies enough for an exponent.
     """
     f = np.asarray(values, dtype=np.float64)
     d = np.asarray(tokens, dtype=np.float64)
-    with_n = n_params is not None
-    n = np.ones_like(d) if n_params is None else np.asarray(n_params, dtype=np.float64)
-    for name, column in (("tokens", d), ("n_params", n)):
-        if len(column) and (name == "tokens" or with_n) and np.ptp(column) == 0:
-            rule = "every point has the same: a power law of it needs two at least"
-            raise FitError.of(name, float(column[0]), rule)
-    x = np.stack([n, d]) if with_n else d[None]
-    result = fitting.fit("power_law", x, f, weights=weights, residual="log", errors="raise")
-    coef, exponents = exponents_of(result, with_n)
-    order = [0, 1, 2] if with_n else [0, 2]
+    n = None if n_params is None else np.asarray(n_params, dtype=np.float64)
+    columns = {"b": d} if n is None else {"a": n, "b": d}
+    fitted, left_out = choose_exponents(columns, f, weights)
+    result = fitting.fit(
+        "power_law",
+        np.stack([columns[name] for name in fitted]),
+        f,
+        weights=weights,
+        residual="log",
+        errors="raise",
+    )
+    coef = float(result["coefficient"][0])
+    exponent = dict.fromkeys(EXPONENTS, 0.0) | {
+        name: float(result[f"exponent_{i + 1}"][0]) for i, name in enumerate(fitted)
+    }
+    design = np.stack([np.ones(len(f)), *(np.log(columns[name]) for name in fitted)], axis=1)
+    theta = np.array([np.log(coef), *(exponent[name] for name in fitted)])
+    residual = np.log(f) - design @ theta
+    freedom = len(f) - len(theta)
+    if clusters is None:
+        own = result.covariance[0].copy()
+        own[0, :] /= coef
+        own[:, 0] /= coef
+    else:
+        own, groups = clustered_covariance(design, residual, weights, clusters)
+        freedom = groups - len(theta)
+    order = [0, *(1 + EXPONENTS.index(name) for name in fitted)]
     covariance = np.zeros((3, 3))
-    own = result.covariance[0].copy()
-    own[0, :] /= coef[0]
-    own[:, 0] /= coef[0]
-    covariance[np.ix_(order, order)] = own
-    residual = np.log(f) - np.log(coef[0]) - np.stack([np.log(n), np.log(d)], 1) @ exponents[0]
-    return PowerLaw(
-        coef=float(coef[0]),
-        a=float(exponents[0, 0]),
-        b=float(exponents[0, 1]),
-        covariance=np.nan_to_num(covariance),
+    covariance[np.ix_(order, order)] = own if freedom > 0 else np.nan
+    law = PowerLaw(
+        coef=coef,
+        a=exponent["a"],
+        b=exponent["b"],
+        covariance=covariance,
         rms=float(np.sqrt((residual**2).mean())),
         r_squared=float(result.r_squared[0]),
         points=len(f),
-        with_n=with_n,
-        n_range=(float(n.min()), float(n.max())) if with_n else None,
+        with_n="a" in fitted,
+        n_range=None if n is None else (float(n.min()), float(n.max())),
         d_range=(float(d.min()), float(d.max())),
+        freedom=float(max(freedom, 1)),
+        left_out=left_out,
     )
-
-
-def exponents_of(result: fitting.FitResult, with_n: bool) -> tuple[Array, Array]:
-    """Coefficients, and (problems, 2) exponents of N and D, of a power-law result."""
-    first = result["exponent_1"]
-    if with_n:
-        return result["coefficient"], np.stack([first, result["exponent_2"]], axis=1)
-    return result["coefficient"], np.stack([np.zeros_like(first), first], axis=1)
+    law.check()
+    return law

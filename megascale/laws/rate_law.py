@@ -28,7 +28,7 @@ def rate_law_from_optima(
     evidence: dict[str, Any] | None = None,
 ) -> RateLaw:
     """Audit a learning-rate law and write it down; D is the budget of runs tuned to it."""
-    audits = audit_rate_law(found.optima)
+    audits = audit_rate_law(found.optima, found.shared)
     file = power_law_file(
         found.law,
         "peak_lr",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megascale.errors import ConfigError
-from megascale.formats.law_band import law_band
+from megascale.formats.law_band import law_band, shown_confidence
 from megascale.formats.law_file import LawFile
 from megascale.propose.replan import Standing, replanned_law_points, replanned_table
 from megascale.propose.savings import FixedBatch, TokenSaving, fixed_batch, token_saving
@@ -28,6 +28,8 @@ class LawRequest:
         n_params: N as the law counts it.
         interval_tokens, momentum, min_tokens, max_tokens: as `law_driven_points`.
         initial_tokens: batch before the first look; the run's own batch when re-planning.
+        confidence: of the band; None takes the law's own.
+        peak_lr, lr_schedule: of the run, where known; the law's conditions are held against them.
     """
 
     law: LawFile
@@ -38,6 +40,9 @@ class LawRequest:
     initial_tokens: int | None = None
     min_tokens: int | None = None
     max_tokens: int | None = None
+    confidence: float | None = None
+    peak_lr: float | None = None
+    lr_schedule: str | None = None
 
     def looks(self, total_tokens: int) -> dict[str, Any]:
         """The arguments of `law_driven_points` that do not depend on where the run stands."""
@@ -51,7 +56,7 @@ class LawRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
+class BatchBand:
     """What the law's own intervals would ask for at one threshold, in tokens."""
 
     requested_start_tokens: int
@@ -66,18 +71,20 @@ class Proposal:
     Attributes:
         schedule: realised segments.
         bands: by rising threshold, where the law file has intervals.
+        confidence: of the bands; None where there are none, or the law does not state it.
         fixed: steps against fixed batches.
         tokens: token savings by the law, or in words why there are none.
         at: where a re-planned run stands; None for a whole schedule.
     """
 
     schedule: BatchSchedule
-    bands: tuple[Band, ...]
+    bands: tuple[BatchBand, ...]
     fixed: tuple[FixedBatch, ...]
     tokens: TokenSaving | str
     at: Standing | None = None
+    confidence: float | None = None
 
-    def band_at(self, threshold: int) -> Band | None:
+    def band_at(self, threshold: int) -> BatchBand | None:
         """The band of the segment asked for at `threshold` tokens."""
         at = bisect_left(self.bands, threshold, key=lambda band: band.requested_start_tokens)
         found = self.bands[at] if at < len(self.bands) else None
@@ -100,6 +107,7 @@ class Proposal:
             "total_steps": schedule.total_steps,
             "source": dict(schedule.source),
             "segments": segments,
+            "band_confidence": self.confidence,
             "fixed_batches": [asdict(fixed) for fixed in self.fixed],
             "token_saving": self.tokens if isinstance(self.tokens, str) else asdict(self.tokens),
             "replanned_from": None if self.at is None else asdict(self.at),
@@ -131,10 +139,12 @@ def propose(
         ConfigError: neither or both of points and law, or no batch to start from.
         ScheduleError: as `build_batch_schedule`.
     """
-    bands: tuple[Band, ...] = ()
+    bands: tuple[BatchBand, ...] = ()
+    confidence = None
     if law is not None and points is None:
         points, source = _law_points(law, total_tokens, at)
         bands = _bands(law, total_tokens, at)
+        confidence = shown_confidence(law.law, law.confidence)[0] if bands else None
     elif law is None and points is not None:
         points = points if at is None else replanned_table(points, at)
     else:
@@ -154,7 +164,7 @@ def propose(
         )
     else:
         tokens = token_saving(schedule, family)
-    return Proposal(schedule, bands, _fixed(schedule, law, fixed_tokens), tokens, at)
+    return Proposal(schedule, bands, _fixed(schedule, law, fixed_tokens), tokens, at, confidence)
 
 
 def _law_points(
@@ -179,18 +189,23 @@ def _law_points(
         points = replanned_law_points(
             lambda tokens: law.law.evaluate(law.n_params, tokens), at, **common
         )
+    source["outside_conditions"] = law.law.conditions.outside(
+        peak_lr=law.peak_lr, lr_schedule=law.lr_schedule
+    )
     return points, source
 
 
-def _bands(law: LawRequest, total_tokens: int, at: Standing | None) -> tuple[Band, ...]:
-    if law_band(law.law, law.n_params, total_tokens) is None:
+def _bands(law: LawRequest, total_tokens: int, at: Standing | None) -> tuple[BatchBand, ...]:
+    if law_band(law.law, law.n_params, total_tokens, law.confidence) is None:
         return ()
     common = law.looks(total_tokens)
 
     @cache
     def band_at(tokens: int) -> tuple[float, float]:
-        found = law_band(law.law, law.n_params, tokens)
-        return found or (law.law.evaluate(law.n_params, tokens),) * 2
+        found = law_band(law.law, law.n_params, tokens, law.confidence)
+        if found is None:
+            return (law.law.evaluate(law.n_params, tokens),) * 2
+        return found.low, found.high
 
     def points_of(end: Callable[[int], float]) -> tuple[BatchPoint, ...]:
         if at is not None:
@@ -200,7 +215,7 @@ def _bands(law: LawRequest, total_tokens: int, at: Standing | None) -> tuple[Ban
 
     ends = [points_of(lambda t: band_at(t)[0]), points_of(lambda t: band_at(t)[1])]
     return tuple(
-        Band(low.start_tokens, low.batch_tokens, high.batch_tokens)
+        BatchBand(low.start_tokens, low.batch_tokens, high.batch_tokens)
         for low, high in zip(*ends, strict=True)
         if low.start_tokens > (0 if at is None else at.tokens)
     )

@@ -174,8 +174,9 @@ def given_lines(laws: Sequence[LawFile]) -> list[dict[str, Any]]:
                 "d": _short(d),
                 "d_range": law.range.d,
                 "value": _short([law.evaluate(n, x) for x in d]),
-                "low": _short(low for low, _ in known) if len(known) == len(d) else None,
-                "high": _short(high for _, high in known) if len(known) == len(d) else None,
+                "low": _short(band.low for band in known) if len(known) == len(d) else None,
+                "high": _short(band.high for band in known) if len(known) == len(d) else None,
+                "confidence": known[0].confidence if len(known) == len(d) else None,
             }
         )
     return json_types(lines)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megascale.formats.law_band import half_width_matrix, shown_confidence
 from megascale.formats.law_file import SCALES, LawFile
 from megascale.laws.published.law import CERTAINTY, PublishedLaw, Target
 from megascale.laws.published.recommend import POOLED, TITLES, own_row
 from megascale.laws.published.registry import LAWS
 from megascale.model.config import read_model_config
-from megascale.report.formulas import caveat, formula
+from megascale.report.formulas import caveat, formula, power_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ def calculator(
 
 
 def formulas_script() -> str:
-    """JavaScript that defines `FORMULAS`: {law key: {formula and caveat by options}}."""
+    """JavaScript that defines `FORMULAS`, {law key: {formula and caveat by options}}, and
+    `POWER_FORM`, value and half-width of a power law of one's own."""
     entries = []
     for law in LAWS:
         parts = []
@@ -70,7 +72,11 @@ def formulas_script() -> str:
             )
             parts.append(f"{name}: {{options: {json.dumps(found['options'])}, code: {{{cases}}}}}")
         entries.append(f"{json.dumps(law.key)}: {{{', '.join(parts)}}}")
-    return "const FORMULAS = {\n" + ",\n".join(entries) + "\n};\n"
+    own = ",\n".join(
+        f"{name}: ({', '.join(names)}) => {code}" for name, (names, code) in power_form().items()
+    )
+    formulas = "const FORMULAS = {\n" + ",\n".join(entries) + "\n};\n"
+    return f"{formulas}const POWER_FORM = {{\n{own}\n}};\n"
 
 
 def _published(law: PublishedLaw) -> dict[str, Any]:
@@ -132,8 +138,13 @@ def _own(law: LawFile) -> dict[str, Any]:
         "n_scale": SCALES[law.n_unit],
         "d_scale": SCALES[law.d_unit],
         "d_kind": law.d_kind,
+        "looks_at_n": law.looks_at_n,
+        "left_out": law.left_out,
         "range": {"N": law.range.n, "D": law.range.d},
-        "covariance": law.diagnostics.get("covariance"),
+        "conditions": law.conditions.model_dump(),
+        "half_width": half_width_matrix(law),
+        "confidence": shown_confidence(law, None)[0],
+        "band_meaning": row.band_meaning,
     }
 
 

@@ -15,6 +15,7 @@ from types import FunctionType, SimpleNamespace
 from typing import Any
 
 from megascale.formats.law_file import SCALES
+from megascale.formats.power_form import log_power, log_square
 from megascale.laws.published.law import PublishedLaw, Target, Values
 
 OPTIONS: dict[str, tuple[str, ...]] = {
@@ -153,6 +154,17 @@ def formula(law: PublishedLaw) -> dict[str, Any]:
         return _text(compute(numbers, values))
 
     return _by_options(traced)
+
+
+def power_form() -> dict[str, tuple[tuple[str, ...], str]]:
+    """JavaScript of `formats.power_form`: argument names and expression of each function."""
+    values = ("log_coef", "a", "b", "log_n", "log_d")
+    matrix = [[Expression(f"m[{i}][{j}]") for j in range(3)] for i in range(3)]
+    log_n, log_d = Expression("log_n"), Expression("log_d")
+    return {
+        "log_power": (values, _text(log_power(*(Expression(name) for name in values)))),
+        "log_square": (("m", "log_n", "log_d"), _text(log_square(matrix, log_n, log_d))),
+    }
 
 
 def caveat(law: PublishedLaw) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def _refit(found: GridFindings) -> dict[str, Any]:
     laws = {}
     for name, column in (("lr", "lr"), ("batch", "batch_tokens")):
         law = method.laws.get(column)
-        laws[name] = {"reason": method.reasons[column]} if law is None else _power(law.law)
+        laws[name] = {"reason": method.reasons[column]} if law is None else _power(law)
     return laws
 
 

@@ -102,7 +102,7 @@ def points_from_law(
     beyond = [
         said
         for tokens in (interval_tokens, total_tokens)
-        for said in law.outside_range(n_params if law.uses_n else None, tokens)
+        for said in law.outside_range(n_params if law.looks_at_n else None, tokens)
     ]
     source = {
         "kind": "law",

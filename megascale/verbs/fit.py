@@ -300,9 +300,7 @@ def fit_command(
             hold=said.parse_pairs(hold, "--hold"),
             next_for=next_for,
             budget=budget,
-            replicates=fit_grid.GridOptions.replicates if bootstrap is None else bootstrap,
             confidence=confidence,
-            seed=seed,
         )
         naming = Naming(name or (output.stem if output is not None else law))
         raise typer.Exit(fit_grid.fit_grid_table(held[0], law, naming, grid, output, as_json))

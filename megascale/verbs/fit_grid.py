@@ -14,9 +14,10 @@ from megascale.verbs.law_output import warn, write
 from megascale.verbs.tables import text_table
 
 if TYPE_CHECKING:
-    from megascale.laws.grid.fit import GridFit, GridLaw, Method
+    from megascale.laws.grid.fit import GridFit, Method
     from megascale.laws.law_files import Naming
     from megascale.laws.planner import Plan
+    from megascale.laws.power import PowerLaw
     from megascale.runs.inputs import Recognised
 
 GRID_LAWS = {"learning_rate": "lr", "batch": "batch_tokens"}
@@ -42,7 +43,7 @@ class GridOptions:
         hold: {column: value} of runs that are kept.
         next_for: "N,D" that the next runs are for.
         budget: FLOPs of the next runs.
-        replicates, confidence, seed: of the bootstrap.
+        confidence: of the intervals.
     """
 
     columns: Sequence[tuple[str, str]] = ()
@@ -54,9 +55,7 @@ class GridOptions:
     hold: Mapping[str, float] = field(default_factory=dict)
     next_for: str | None = None
     budget: float | None = None
-    replicates: int = 1000
     confidence: float = 0.9
-    seed: int = 0
 
 
 def fit_grid_table(
@@ -102,9 +101,7 @@ def fit_grid_table(
         notes.append(f"{path}: N is taken as non-embedding parameters; --n-kind says otherwise")
     for note in notes:
         typer.echo(f"megascale: {note}", err=True)
-    fit = fit_grid(
-        table, replicates=options.replicates, confidence=options.confidence, seed=options.seed
-    )
+    fit = fit_grid(table)
     plan, why = _plan(fit, options.budget, target)
     if not as_json:
         typer.echo("\n".join(grid_fit_lines(fit, plan, why, options.confidence)))
@@ -164,10 +161,10 @@ def grid_fit_lines(fit: GridFit, plan: Plan | None, why: str, confidence: float)
     runs, cells = len(fit.table), len(fit.cells)
     lines = [f"{runs:,} runs at {cells} (N, D); the best of each:"]
     lines.append(text_table(_cells(fit)))
-    lines += ["", f"laws ({confidence:.0%} intervals by bootstrap over runs, else over cells):"]
+    lines += ["", f"laws ({confidence:.0%} intervals):"]
     for name, method in fit.methods.items():
         for column, found in method.laws.items():
-            lines.append(f"  {name:<14}{_law(column, found)}")
+            lines.append(f"  {name:<14}{_law(column, found, confidence)}")
         lines += [f"  {name:<14}{reason}" for reason in method.reasons.values()]
     lines += ["", "regret, loss of the nearest run above its cell's lowest:"]
     lines.append(text_table(_regret(fit)))
@@ -178,7 +175,7 @@ def grid_fit_lines(fit: GridFit, plan: Plan | None, why: str, confidence: float)
     for cell in plan.cells:
         at = ""
         if batches is not None:
-            at = f", batch {float(batches.law.at(cell.n_params, cell.tokens)):,.0f}"
+            at = f", batch {float(batches.at(cell.n_params, cell.tokens)):,.0f}"
         rates = ", ".join(f"{rate:g}" for rate in cell.rates)
         lines.append(
             f"  N = {cell.n_params:.4g}, D = {cell.tokens:.4g}{at}: {rates} ({cell.flops:.2g} FLOP)"
@@ -214,14 +211,18 @@ def _cells(fit: GridFit) -> Any:
     return cells.drop(name for name in words if (cells[name] == "").all())
 
 
-def _law(column: str, found: GridLaw) -> str:
-    law, interval = found.law, found.interval
-    terms = [("N", law.a, 1), ("D", law.b, 2)] if law.with_n else [("D", law.b, 2)]
+def _law(column: str, law: PowerLaw, confidence: float) -> str:
+    exponents = {"a": ("N", law.a), "b": ("D", law.b)}
+    shown = [key for key in exponents if key not in law.left_out and (key == "b" or law.with_n)]
     name = "lr" if column == "lr" else "batch"
-    text = f"{name:<6}= {law.coef:.4g} " + " ".join(f"{n}^{value:.4f}" for n, value, _ in terms)
-    if interval is not None:
-        bands = [f"[{interval.low[0]:.3g}, {interval.high[0]:.3g}]"]
-        bands += [f"{n} [{interval.low[i]:.3f}, {interval.high[i]:.3f}]" for n, _, i in terms]
+    terms = " ".join(f"{exponents[key][0]}^{exponents[key][1]:.4f}" for key in shown)
+    text = f"{name:<6}= {law.coef:.4g} {terms}"
+    limits = law.parameters("", confidence)
+    if limits["coef"].low is not None and limits["coef"].high is not None:
+        bands = [f"[{limits['coef'].low:.3g}, {limits['coef'].high:.3g}]"]
+        bands += [
+            f"{exponents[key][0]} [{limits[key].low:.3f}, {limits[key].high:.3f}]" for key in shown
+        ]
         text += "  " + " ".join(bands)
     return f"{text}  {law.points} points"
 

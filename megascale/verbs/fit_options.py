@@ -27,6 +27,7 @@ _MEANT_FOR: dict[str, tuple[str, ...]] = {
          "batch_samples", "loss_kind", "join", "workers", "cache"),
         (LOGS,),
     ),
+    **dict.fromkeys(("bootstrap", "seed"), (POINTS, LOGS, LOSSES)),
     **dict.fromkeys(("name", "n_kind"), (LOGS, GRID)),
     **dict.fromkeys(("loss", "params"), (LOGS, GRID, LOSSES)),
     "tokens": (GRID, LOSSES),

@@ -212,8 +212,17 @@ Confidence = Annotated[
         "--confidence",
         min=0.01,
         max=0.999,
-        help="Of every interval.",
+        help="Of every interval; a law file's bands have their own where it is not given.",
         rich_help_panel=FITTING,
+    ),
+]
+LawConfidence = Annotated[
+    float | None,
+    typer.Option(
+        "--confidence",
+        min=0.01,
+        max=0.999,
+        help="Of every interval; a law file's bands have their own where it is not given.",
     ),
 ]
 Threads = Annotated[

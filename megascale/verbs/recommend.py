@@ -54,6 +54,7 @@ def recommend(
     ] = None,
     seq_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 4096,
     law_file: said.LawFiles = None,
+    confidence: said.LawConfidence = None,
     target_loss: said.OneTargetLoss = None,
     lr: Annotated[
         float | None, typer.Option(help="Peak learning rate you will use, for weight decay.")
@@ -84,6 +85,9 @@ def recommend(
     from megascale.units import parse_count
 
     budget = parse_count(tokens, "--tokens")
+    if confidence is not None and not law_file:
+        rule = "is of your laws' bands; give --law-file"
+        raise ConfigError.of("--confidence", confidence, rule)
     rest: dict[str, Any] = {
         "loss": target_loss,
         "lr": lr,
@@ -111,6 +115,7 @@ def recommend(
         target,
         sequence_length=seq_length,
         law_files=[read_law_file(path) for path in law_file or ()],
+        confidence=confidence,
     )
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))

@@ -56,11 +56,7 @@ def _table(answer: QuantityTable) -> Table:
             value = value if row.missing else "none"
         else:
             value = _shown(answer.quantity, row.value)
-        band = (
-            ""
-            if row.low is None or row.high is None
-            else (f"{_shown(answer.quantity, row.low)} to {_shown(answer.quantity, row.high)}")
-        )
+        band = _band(answer.quantity, row)
         sequences = [f"{row.sequences:,.0f}" if row.sequences else ""] if batch else []
         inside = {True: "yes", False: "no", None: "not known"}[row.in_range]
         made.add_row(escape(name), row.regime, value, *sequences, band, inside, row.certainty)
@@ -79,6 +75,15 @@ def _explain(row: Row, console: Console) -> None:
     for line in lines:
         if line:
             console.print(f"    {escape(line)}", highlight=False)
+
+
+def _band(quantity: str, row: Row) -> str:
+    """A row's band with its confidence; empty where there is none."""
+    if row.low is None or row.high is None:
+        return ""
+    text = f"{_shown(quantity, row.low)} to {_shown(quantity, row.high)}"
+    level = row.band_confidence
+    return text if level is None else f"{text} ({100 * level:.3g} %)"
 
 
 def _shown(quantity: str, value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,6 +126,7 @@ def schedule(
         typer.Option(help="Illegal batches: nearest or refuse [exact for Megatron's grammars]."),
     ] = None,
     max_rounding: Annotated[float, typer.Option(help="Largest relative move under nearest.")] = 0.1,
+    confidence: said.LawConfidence = None,
     fixed: Annotated[
         str | None, typer.Option(help="Compare steps with this fixed batch (tokens) too.")
     ] = None,
@@ -174,13 +176,20 @@ def schedule(
         raise ConfigError.of("schedule", " and ".join(given) or "(no source)", rule)
     request: dict[str, Any] = {}
     if law_file is None:
+        if confidence is not None:
+            raise ConfigError.of("--confidence", confidence, "is of a law's band; give --law-file")
         points, source = _points(
             table, megatron_steps, megatron_rampup, global_batch_size, sequence
         )
         request |= {"points": points, "source": source}
     else:
-        request["law"] = _law_request(
-            law_file, params, model, interval, momentum, initial, min_batch, max_batch
+        request["law"] = replace(
+            _law_request(
+                law_file, params, model, interval, momentum, initial, min_batch, max_batch
+            ),
+            confidence=confidence,
+            peak_lr=lr,
+            lr_schedule=None if lr is None else lr_kind.value,
         )
     megatron = given[0].startswith("--megatron")
     chosen = rounding or (Rounding.exact if megatron else Rounding.nearest)
@@ -315,7 +324,7 @@ def _n(law: LawFile, params: str | None, model: Path | None) -> float:
         return parse_count(params, "--params")
     if model is not None:
         return float(getattr(count_parameters(read_model_config(model)), law.n_kind))
-    if law.uses_n:
+    if law.looks_at_n:
         kind = law.n_kind.replace("_", " ")
         raise ConfigError.of("--params", None, f"law {law.name} needs N ({kind} parameters)", "4B")
     return 1.0

@@ -47,6 +47,14 @@ def print_proposal(found: Proposal, console: Console) -> None:
     source = found.schedule.source
     for said in source.get("outside_fitted_range", ()):
         console.print(f"  warning: outside the law's fitted range: {said}", highlight=False)
+    for said in source.get("outside_conditions", ()):
+        console.print(f"  warning: the law's conditions: {said}", highlight=False)
+    if found.bands:
+        console.print(
+            "  the band holds the law's own errors, not the choice of law; far beyond the fitted "
+            "range it is a guess",
+            highlight=False,
+        )
     if source.get("sha256"):
         console.print(
             f"  law {source['name']} version {source['version']}, SHA-256 {source['sha256'][:12]}, "
@@ -58,7 +66,10 @@ def print_proposal(found: Proposal, console: Console) -> None:
 def _segments(found: Proposal) -> Table:
     schedule = found.schedule
     columns = ["from\ntokens", "asked\nfor at", "batch\nasked for"]
-    columns += ["by the law's\nintervals"] if found.bands else []
+    if found.bands:
+        level = found.confidence
+        stated = None if level is None else f"{100 * level:.3g} % band\nof the law"
+        columns.append(stated or "by the law's\nintervals")
     columns += ["batch\nrealised", "moved", "sequences", "micro-\nbatches", "first\nstep", "steps"]
     made = empty_table(
         f"Batch schedule: {schedule.total_steps - schedule.start_step:,} steps, "

@@ -17,7 +17,7 @@ from megascale.formats.law_file import LawFile, read_law_file, write_law_file
 
 def power(**changes: Any) -> dict[str, Any]:
     law: dict[str, Any] = {
-        "schema": "megascale.law/1",
+        "schema": "megascale.law/2",
         "name": "toy",
         "version": "1",
         "form": "power",
@@ -85,6 +85,19 @@ def test_table_is_straight_between_knots_in_logarithms() -> None:
     assert law.evaluate(1, 1e12) == 500.0
 
 
+def test_another_n_is_outside_where_its_exponent_was_left_out() -> None:
+    said = {"a": "N from 2.15e9 to 2.16e9 would give its exponent to ±14 only"}
+    parameters = {"coef": {"value": 2.0}, "a": {"value": 0.0}, "b": {"value": 0.25}}
+    law = LawFile.model_validate(
+        power(parameters=parameters, left_out=said, range={"n": [2.15e9, 2.16e9], "d": None})
+    )
+    assert not law.uses_n
+    assert law.looks_at_n
+    (words,) = law.outside_range(4e9, 1e10)
+    assert words == "N = 4e+09 is outside 2.15e+09 to 2.16e+09, and the law has no exponent of N"
+    assert not LawFile.model_validate(power(parameters=parameters)).looks_at_n
+
+
 def test_outside_the_fitted_range_is_said() -> None:
     law = LawFile.model_validate(power(range={"n": [1e8, 1e9], "d": [1e9, 1e10]}))
     assert law.outside_range(5e8, 5e9) == []
@@ -97,7 +110,13 @@ def test_outside_the_fitted_range_is_said() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"schema": "megascale.law/2"}, "Nearest legal: megascale.law/1"),
+        ({"schema": "megascale.law/3"}, "Nearest legal: megascale.law/2"),
+        ({"confidence": 90}, "confidence"),
+        ({"degrees_of_freedom": 0}, "degrees_of_freedom"),
+        ({"covariance": {"matrix": [[1.0]]}}, "3 x 3"),
+        ({"covariance": {"matrix": [[1, 0, 0], [0.5, 1, 0], [0, 0, 1]]}}, "symmetric"),
+        ({"covariance": {"matrix": [[1, 2, 0], [2, 1, 0], [0, 0, 1]]}}, "geometric mean"),
+        ({"left_out": {"c": "no"}}, "left_out"),
         ({"form": "cubic"}, "form"),
         ({"parameters": {"coef": {"value": 1.0}}}, "coef, a and b"),
         ({"form": "loglog_table"}, "has a table"),

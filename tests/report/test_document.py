@@ -310,4 +310,4 @@ def test_the_page_and_the_verb_fit_say_the_same_of_a_grid(tmp_path):
         assert cell["quadratic"]["eta_opt"] == row["lr_opt"]
         assert cell["quadratic"]["B_opt"] == row["batch_tokens_opt"]
     assert grid["regret"] == json_types(fit.published)
-    assert grid["refit"]["batch"]["coef"] == fit.law("batch_tokens", "near_optimal").law.coef
+    assert grid["refit"]["batch"]["coef"] == fit.law("batch_tokens", "near_optimal").coef

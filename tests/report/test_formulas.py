@@ -6,9 +6,12 @@ import math
 
 import pytest
 
+from megascale.formats.law_band import half_width_matrix, law_band
+from megascale.formats.law_file import LawFile
+from megascale.formats.law_upgrade import SCHEMA
 from megascale.laws.published.law import Constant, PublishedLaw, Target
 from megascale.laws.published.registry import LAWS, published_law
-from megascale.report.formulas import OPTIONS, caveat, formula
+from megascale.report.formulas import OPTIONS, caveat, formula, power_form
 
 
 def law_of(compute, **rest) -> PublishedLaw:
@@ -81,3 +84,36 @@ def test_a_formula_the_page_cannot_follow_is_refused():
         formula(law_of(lambda k, v: v.n if v.d else 2.0))
     with pytest.raises(TypeError, match="no JavaScript"):
         formula(law_of(lambda k, v: float(v.n)))
+
+
+@pytest.mark.parametrize(("n", "d"), [(1e8, 1e9), (7e9, 2e12), (1.0, 1.0)])
+@pytest.mark.parametrize("covariance", [True, False])
+def test_the_band_of_an_own_law_is_the_one_that_recommend_prints(n, d, covariance):
+    """Digit for digit: the page's expressions are written by the functions that Python runs."""
+    matrix = [[0.04, -0.001, -0.001], [-0.001, 4e-4, 1e-5], [-0.001, 1e-5, 1e-4]]
+    law = LawFile.model_validate(
+        {
+            "schema": SCHEMA, "name": "own", "version": "1", "form": "power",
+            "output": "batch_tokens", "n_kind": "total", "d_kind": "consumed",
+            "n_unit": "millions", "confidence": 0.8, "degrees_of_freedom": 4.5,
+            "parameters": {
+                "coef": {"value": 0.9, "low": 0.5, "high": 1.6},
+                "a": {"value": 0.1, "low": 0.05, "high": 0.15},
+                "b": {"value": 0.55, "low": 0.5, "high": 0.6},
+            },
+            "range": {"n": [1e8, 1e9], "d": [1e9, 1e11]},
+        }
+        | ({"covariance": {"matrix": matrix}} if covariance else {})
+    )  # fmt: skip
+    code = {name: f"lambda {', '.join(names)}: {text}" for name, (names, text) in
+            power_form().items()}  # fmt: skip
+    functions = {name: eval(text, {"__builtins__": {}}) for name, text in code.items()}
+    log_n, log_d = math.log(n / 1e6), math.log(d)
+    values = [law.parameters[name].value for name in ("coef", "a", "b")]
+    value = math.exp(functions["log_power"](math.log(values[0]), *values[1:], log_n, log_d))
+    half = half_width_matrix(law)
+    factor = math.exp(math.sqrt(max(functions["log_square"](half, log_n, log_d), 0.0)))
+    band = law_band(law, n, d)
+    assert value == law.evaluate(n, d)
+    assert (value / factor, value * factor) == (band.low, band.high)
+    assert band.confidence == 0.8

@@ -19,7 +19,7 @@ from megascale.report.page import write_page
 from megascale.schedule.batch import build_batch_schedule
 from megascale.schedule.law_driven import law_driven_points
 from megascale.units import parse_count
-from megascale.verbs.recommend_tables import _shown
+from megascale.verbs.recommend_tables import _band, _shown
 from tests.report.browser import chromium, open_page
 from tests.report.samples import documented, write_grid, write_runs, write_study
 
@@ -29,7 +29,7 @@ FIGURES = {
     "studies": 1, "curves": 1, "tokens-steps": 1, "best-batch": 2, "grid": 1, "calculator": 1,
 }  # fmt: skip
 POWER = {
-    "schema": "megascale.law/1", "name": "power-batch", "version": "1", "form": "power",
+    "schema": "megascale.law/2", "name": "power-batch", "version": "1", "form": "power",
     "output": "batch_tokens", "n_kind": "active", "n_unit": "millions", "d_kind": "consumed",
     "parameters": {
         "coef": {"value": 0.9, "low": 0.5, "high": 1.6}, "a": {"value": 0.1, "low": 0.05,
@@ -39,16 +39,17 @@ POWER = {
 }  # fmt: skip
 COVARIANCE = POWER | {
     "name": "power-lr", "output": "peak_lr", "n_kind": "non_embedding",
-    "diagnostics": {"covariance": {
-        "parameters": ["log_coef", "a", "b"],
+    "confidence": 0.8, "degrees_of_freedom": 4.5,
+    "covariance": {
         "matrix": [[0.04, -0.001, -0.001], [-0.001, 4e-4, 1e-5], [-0.001, 1e-5, 1e-4]],
-    }},
+    },
+    "conditions": {"batch_tokens": [1e6, 2e6]},
 }  # fmt: skip
 TABLE = {
-    "schema": "megascale.law/1", "name": "table-lr", "version": "1", "form": "loglog_table",
+    "schema": "megascale.law/2", "name": "table-lr", "version": "1", "form": "loglog_table",
     "output": "peak_lr", "n_kind": "total", "d_kind": "horizon", "d_unit": "billions",
     "table": {"d": [1, 10, 300], "value": [2e-3, 1e-3, 4e-4], "low": [1e-3, 8e-4, 2e-4],
-              "high": [3e-3, 2e-3, 5e-4]},
+              "high": [3e-3, 2e-3, 5e-4]}, "confidence": 0.9, "degrees_of_freedom": 3,
 }  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def expected_tables(target, sequence_length, laws):
             else:
                 needs = " and ".join(words[key] for key in row.missing)
                 value = f"needs {needs}" if needs else "none"
-            band = "" if row.low is None else f"{shown(row.low)} to {shown(row.high)}"
+            band = _band(answer.quantity, row)
             batch = answer.quantity == "batch"
             sequences = [f"{row.sequences:,.0f}" if row.sequences else ""] if batch else []
             inside = {True: "yes", False: "no", None: "not known"}[row.in_range]

@@ -152,7 +152,7 @@ def test_two_sizes_of_a_grid(tmp_path: Path) -> None:
     assert "say which N" in str(fit(path).exception)
     assert "active sizes" in str(fit(path, "--n-kind", "total").exception)
     output = tmp_path / "law.json"
-    words = ["--optima", "search_factor", "--bootstrap", "0", "-o", output]
+    words = ["--optima", "search_factor", "-o", output]
     run = fit(path, "--n-kind", "active", *words)
     assert run.exit_code == EXIT_DONE, run.output
     file = read_law_file(output)

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from megascale.formats.law_file import LawFile, write_law_file
+from megascale.formats.law_upgrade import SCHEMA
 from tests.verbs.scene import call
 
 SEGMENTS = 1000
@@ -77,7 +78,7 @@ def test_batches_that_never_run_are_one_message(capsys):
 def test_a_law_with_a_band_and_many_looks(tmp_path, capsys):
     law = LawFile.model_validate(
         {
-            "schema": "megascale.law/1",
+            "schema": SCHEMA,
             "name": "toy",
             "version": "1",
             "form": "power",

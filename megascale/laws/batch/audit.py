@@ -9,7 +9,8 @@ import polars as pl
 
 from megascale.errors import FitError
 from megascale.laws.audit import Audit, audited, holdouts
-from megascale.laws.batch.optimum import OptimalBatches, fit_batch_power
+from megascale.laws.batch.batch_power import fit_batch_power
+from megascale.laws.batch.optimum import OptimalBatches
 from megascale.laws.batch.tokens_steps import TokensStepsFits
 
 

@@ -9,17 +9,16 @@ import numpy as np
 import polars as pl
 
 from megascale.errors import FitError
+from megascale.formats.law_conditions import Conditions
 from megascale.formats.law_file import (
     TOKENS_STEPS_PARAMETERS,
     Input,
     LawFile,
-    Range,
-    Table,
-    TokensSteps,
 )
-from megascale.laws.batch.optimum import OptimalBatches, fit_batch_power
+from megascale.laws.batch.batch_power import fit_batch_power
+from megascale.laws.batch.optimum import OptimalBatches
 from megascale.laws.batch.tokens_steps import TokensStepsFits
-from megascale.laws.law_files import NKind, json_types
+from megascale.laws.law_files import Naming, NKind, new_law_file, power_fields
 
 
 def batch_law_file(
@@ -46,7 +45,8 @@ def batch_law_file(
         source: study the points come from.
 
     Raises:
-        FitError: too few usable targets, or a table of several model sizes or learning rates.
+        FitError: too few usable targets, a table of several model sizes or learning rates, or a
+            number that is not finite.
     """
     used = optimal.table.filter(pl.col("used"))
     settings = used.select("n_params", "lr").unique()
@@ -55,17 +55,12 @@ def batch_law_file(
         "rms": _pooled_rms(fits),
         "weak": sorted({name for g in range(len(fits.groups)) for name in fits.result.weak(g)}),
         "targets": optimal.table.to_dicts(),
-        "confidence": optimal.confidence,
-        "bootstrap": "parametric by run",
+        "bootstrap": "parametric, errors of whole runs",
+        "rival_weights": {law: weight for law, weight, *_ in optimal.rivals},
     }
-    body: dict[str, Any] = {}
     if form == "power":
         power = fit_batch_power(optimal)
-        body["parameters"] = power.law.parameters("tokens", optimal.confidence)
-        diagnostics["covariance"] = {
-            "parameters": ["log_coef", "a", "b"],
-            "matrix": power.law.covariance.tolist(),
-        }
+        body = power_fields(power.law, "tokens", optimal.confidence)
         diagnostics["power"] = {
             "rms": power.law.rms,
             "birge": power.birge,
@@ -76,25 +71,37 @@ def batch_law_file(
             raise FitError.of(
                 "form", form, f"a table is of one N and learning rate, not {len(settings)}", "power"
             )
-        body["table"] = _table(optimal)
-    sizes = used["n_params"].drop_nulls()
-    return LawFile(
-        schema="megascale.law/1",
-        name=name,
-        version="1",
-        form=form,
+        sizes = used["n_params"].drop_nulls()
+        body = {
+            "form": form,
+            "table": _table(optimal),
+            "confidence": optimal.confidence,
+            "degrees_of_freedom": float(np.median(optimal.freedom[optimal.used])),
+            "range": {
+                "n": (_number(sizes.min()), _number(sizes.max()))
+                if len(sizes) == len(used)
+                else None,
+                "d": (_number(used["tokens"].min()), _number(used["tokens"].max())),
+            },
+        }
+    return new_law_file(
+        Naming(name, n_kind, inputs, source),
         output="batch_tokens",
-        n_kind=n_kind,
         d_kind="consumed",
-        range=Range(
-            n=(_number(sizes.min()), _number(sizes.max())) if len(sizes) == len(used) else None,
-            d=(_number(used["tokens"].min()), _number(used["tokens"].max())),
-        ),
         tokens_steps=_family(fits, optimal) if len(settings) == 1 else None,
-        diagnostics=json_types(diagnostics | (evidence or {})),
-        inputs=list(inputs),
-        source=source,
+        diagnostics=diagnostics | (evidence or {}),
+        conditions=_conditions(used, evidence or {}),
         **body,
+    )
+
+
+def _conditions(used: pl.DataFrame, evidence: dict[str, Any]) -> Conditions:
+    """The learning rates of the settings, and its schedule where the records were chosen by it."""
+    rates = used["lr"].drop_nulls()
+    known = bool(len(rates)) and len(rates) == len(used)
+    return Conditions(
+        peak_lr=(_number(rates.min()), _number(rates.max())) if known else None,
+        lr_schedule="constant" if known and evidence.get("phase") == "stable" else "",
     )
 
 
@@ -102,7 +109,7 @@ def _pooled_rms(fits: TokensStepsFits) -> float:
     return float(np.sqrt(np.nanmean(fits.log_residuals() ** 2)))
 
 
-def _table(optimal: OptimalBatches) -> Table:
+def _table(optimal: OptimalBatches) -> dict[str, Any]:
     """Knots by rising tokens; a target whose tokens do not exceed the last one's is passed over."""
     rows = optimal.table.filter(pl.col("used")).sort("target_loss", descending=True).to_dicts()
     if len(rows) < 2:
@@ -111,29 +118,36 @@ def _table(optimal: OptimalBatches) -> Table:
     for row in rows:
         if not knots or row["tokens"] > knots[-1]["tokens"]:
             knots.append(row)
-    return Table(
-        d=[row["tokens"] for row in knots],
-        value=[row["batch_tokens"] for row in knots],
-        low=[row["low"] for row in knots],
-        high=[row["high"] for row in knots],
-    )
+    return {
+        "d": [row["tokens"] for row in knots],
+        "value": [row["batch_tokens"] for row in knots],
+        **_limits(knots),
+    }
 
 
-def _family(fits: TokensStepsFits, optimal: OptimalBatches) -> TokensSteps | None:
+def _limits(knots: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """low and high of the knots, where all have both; the value between them by the format."""
+    if any(row["low"] is None or row["high"] is None for row in knots):
+        return {}
+    return {
+        "low": [min(row["low"], row["batch_tokens"]) for row in knots],
+        "high": [max(row["high"], row["batch_tokens"]) for row in knots],
+    }
+
+
+def _family(fits: TokensStepsFits, optimal: OptimalBatches) -> dict[str, Any] | None:
     """The converged fits as the law file's family, where there are two targets or more."""
     keep = [g for g in range(len(fits.groups)) if fits.result.solved[g] and optimal.used[g]]
     if len(keep) < 2:
         return None
-    return TokensSteps.model_validate(
-        {
-            "form": fits.law,
-            "target_loss": [fits.groups[g].target_loss for g in keep],
-            "parameters": {
-                name: [float(fits.result[name][g]) for g in keep]
-                for name in TOKENS_STEPS_PARAMETERS[fits.law]
-            },
-        }
-    )
+    return {
+        "form": fits.law,
+        "target_loss": [fits.groups[g].target_loss for g in keep],
+        "parameters": {
+            name: [float(fits.result[name][g]) for g in keep]
+            for name in TOKENS_STEPS_PARAMETERS[fits.law]
+        },
+    }
 
 
 def _number(value: Any) -> float:

@@ -25,6 +25,7 @@ from megascale.fitting.status import FLAG_TEXT, Flag, status_words
 from megascale.fitting.support import stated_noise
 from megascale.formats.tokens_to_loss import tokens_at_batch
 from megascale.laws.batch.optimum import WIDEST_LOG_ERROR
+from megascale.laws.batch.point_errors import draw_point_errors
 from megascale.laws.batch.tokens_steps import (
     LAW_PARAMETERS,
     LAWS,
@@ -206,7 +207,9 @@ def _by_law(
         raise FitError.of("law", law, rule, [INTERPOLATION, "classic"])
     fits = fit_tokens_steps(able, law)
     points, groups = fits.points, len(fits.groups)
-    drawn, refits = fits.refits(replicates, seed=seed) if replicates else (None, None)
+    drawn, refits = None, None
+    if replicates:
+        drawn, refits = fits.refits(draw_point_errors(fits, replicates, seed).draws)
     if law == "classic":
         lines = _lines(points, points["tokens"].to_numpy()[None])
         chosen, tokens, batch = (values[0] for values in _of_line(*lines, overhead, reference))

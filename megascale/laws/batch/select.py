@@ -67,10 +67,12 @@ class Selection:
         classic_refuted: target losses (with N) whose smallest batch needs more tokens than the
             best one by more than three standard deviations of the best law's residuals; the
             classic law can have no such minimum.
+        fits: of every law, by name; all of the same groups.
     """
 
     verdicts: list[Verdict]
     classic_refuted: list[tuple[float | None, float]]
+    fits: dict[str, TokensStepsFits]
 
     @property
     def best(self) -> str:
@@ -97,7 +99,7 @@ def select(points: pl.DataFrame, laws: Sequence[str] = LAWS) -> Selection:
     points = enough_points(points, hungriest)
     fits = {law: fit_tokens_steps(points, law) for law in laws}
     verdicts = sorted((_verdict(fit) for fit in fits.values()), key=lambda v: v.pooled_aicc)
-    return Selection(verdicts, refute_classic(points, verdicts[0].rms))
+    return Selection(verdicts, refute_classic(points, verdicts[0].rms), fits)
 
 
 def _verdict(fits: TokensStepsFits) -> Verdict:

@@ -13,12 +13,9 @@ import numpy as np
 import polars as pl
 
 from megascale.errors import FitError
-from megascale.laws.batch.optimum import (
-    BatchPower,
-    OptimalBatches,
-    fit_batch_power,
-    optimal_batches,
-)
+from megascale.laws.batch.batch_power import BatchPower, fit_batch_power
+from megascale.laws.batch.optimum import OptimalBatches, optimal_batches
+from megascale.laws.batch.rivals import rivals_of
 from megascale.laws.batch.select import Selection, refute_classic, select
 from megascale.laws.batch.tokens_steps import (
     LAW_PARAMETERS,
@@ -93,7 +90,13 @@ def study_batches(
     if law == AUTO:
         law = next(verdict.law for verdict in selection.verdicts if verdict.law in BATCH_LAWS)
     fits = {known: fit_tokens_steps(enough_points(points, known), known) for known in able}
-    optimal = optimal_batches(fits[law], replicates=replicates, confidence=confidence, seed=seed)
+    optimal = optimal_batches(
+        fits[law],
+        replicates=replicates,
+        confidence=confidence,
+        seed=seed,
+        rivals=rivals_of(law, selection),
+    )
     power, said = _power(optimal)
     return BatchStudy(
         law=law,
@@ -102,7 +105,7 @@ def study_batches(
         optimal=optimal,
         power=power,
         open_law=said,
-        least=_least(fits, law),
+        least=_least(fits, optimal),
         critical=_critical(fits, law),
     )
 
@@ -144,6 +147,8 @@ def left_open(law: PowerLaw, sizes: Sequence[float | None], confidence: float) -
         float(law.log_error(n, law.d_range).max()) for n in (sizes if law.with_n else [None])
     )
     widest = 2 * law.reach(confidence) * error
+    if not np.isfinite(widest):
+        return f"B_opt(D): {law.points} optima leave no freedom for its band"
     if widest <= np.log(WIDEST_BAND):
         return ""
     return (
@@ -152,23 +157,36 @@ def left_open(law: PowerLaw, sizes: Sequence[float | None], confidence: float) -
     )
 
 
-def _least(fits: dict[str, TokensStepsFits], chosen: str) -> list[dict[str, Any]]:
+def _least(fits: dict[str, TokensStepsFits], optimal: OptimalBatches) -> list[dict[str, Any]]:
     """B_min of every target, by the chosen law where it has one, else by the piecewise law.
 
     One far below every batch that was run, or with a wide interval, says no more than that the
     points do not determine it.
     """
-    for name in (chosen, "wsd", "noise_floor"):
+    for name in (optimal.law, "wsd", "noise_floor"):
         if name not in fits or name == "two_power":  # which has none
             continue
-        values = fits[name].optimum()["B_min"]
-        low, high = fits[name].result.interval("B_min")
+        found = optimal
+        if name != optimal.law:
+            count = len(optimal.log_batch)
+            found = optimal_batches(fits[name], replicates=count, confidence=optimal.confidence)
         floor = fits[name].points["batch_tokens"].to_numpy().min() / FURTHEST_B_MIN
         rows = [
-            {"law": name, **_target(fits[name], g), "batch_min": float(value)}
-            | {"low": float(low[g]), "high": float(high[g])}
-            for g, value in enumerate(values)
-            if np.isfinite(value) and value > floor and high[g] < FURTHEST_B_MIN * low[g]
+            {
+                "law": name,
+                "n_params": row["n_params"],
+                "lr": row["lr"],
+                "target_loss": row["target_loss"],
+                "batch_min": row["batch_min"],
+                "low": row["batch_min_low"],
+                "high": row["batch_min_high"],
+            }
+            for row in found.table.to_dicts()
+            if row["batch_min"] is not None
+            and row["batch_min_low"] is not None
+            and row["batch_min_high"] is not None
+            and row["batch_min"] > floor
+            and row["batch_min_high"] < FURTHEST_B_MIN * row["batch_min_low"]
         ]
         if rows:
             return rows

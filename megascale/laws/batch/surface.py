@@ -20,11 +20,18 @@ from megascale.arrays import Array
 from megascale.curves.crossing import by_setting
 from megascale.curves.curve import Curve
 from megascale.errors import FitError
-from megascale.formats.law_file import LawFile, Parameter, Range, TokensSteps
+from megascale.formats.law_conditions import Conditions
+from megascale.formats.law_file import LawFile
+from megascale.formats.student_t import student_reach
 from megascale.formats.tokens_to_loss import surface_tokens
-from megascale.laws.law_files import Naming, json_types
+from megascale.laws.clusters import clustered_covariance
+from megascale.laws.law_files import Naming, new_law_file, power_fields
+from megascale.laws.power import PowerLaw
 
 MIN_BATCHES = 4
+PARAMETERS = ("L_inf", "a", "p", "c", "q")
+LOGARITHMIC = ("a", "c")
+"""Parameters whose errors are those of their logarithm."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class SurfaceFit:
         result: of the engine, one problem.
         runs, batches: how many were fitted.
         tokens: smallest and largest token count of the points.
+        covariance: 5 x 5, of (L_inf, ln a, p, ln c, q), with the points of a run as one cluster
+            (`laws.clusters`).
+        freedom: degrees of freedom of it: runs less the three parameters L_inf, c and q that only
+            runs of different batches tell apart; a and p show within each run.
     """
 
     n_params: float | None
@@ -44,6 +55,47 @@ class SurfaceFit:
     runs: int
     batches: int
     tokens: tuple[float, float]
+    covariance: Array
+    freedom: float
+
+    def interval(self, name: str, confidence: float) -> tuple[float, float]:
+        """Low and high of L_inf, a, p, c or q by Student's t, in the logarithm for a and c."""
+        place = PARAMETERS.index(name)
+        half = student_reach(confidence, self.freedom) * float(
+            np.sqrt(self.covariance[place, place])
+        )
+        value = self[name]
+        if name in LOGARITHMIC:
+            return value * float(np.exp(-half)), value * float(np.exp(half))
+        return value - half, value + half
+
+    def power(self) -> PowerLaw:
+        """B_opt(D), which is a power law by itself, with its covariance to first order."""
+        p, q = self["p"], self["q"]
+        total = p + q
+        log_coef = float(np.log(self["B_opt_coefficient"]))
+        slopes = np.array(
+            [
+                [0, -1 / total, -1 / (p * total) - log_coef / total, 1 / total,
+                 1 / (q * total) - log_coef / total],
+                [0, 0, q / total**2, 0, -p / total**2],
+            ]
+        )  # fmt: skip
+        covariance = np.zeros((3, 3))
+        covariance[np.ix_([0, 2], [0, 2])] = slopes @ self.covariance @ slopes.T
+        return PowerLaw(
+            coef=self["B_opt_coefficient"],
+            a=0.0,
+            b=self["B_opt_exponent"],
+            covariance=covariance,
+            rms=float(self.result.rms[0]),
+            r_squared=float(self.result.r_squared[0]),
+            points=int(self.result.points[0]),
+            with_n=False,
+            n_range=None if self.n_params is None else (self.n_params, self.n_params),
+            d_range=self.tokens,
+            freedom=self.freedom,
+        )
 
     def __getitem__(self, name: str) -> float:
         return float(self.result[name][0])
@@ -73,10 +125,6 @@ def fit_surfaces(
     curves: Iterable[Curve],
     *,
     below_loss: float | None = None,
-    bootstrap: str | None = "runs",
-    replicates: int = 200,
-    confidence: float = 0.9,
-    seed: int = 0,
 ) -> list[SurfaceFit]:
     """Fit the surface to every (N, learning rate).
 
@@ -84,8 +132,6 @@ def fit_surfaces(
         curves: of constant batch.
         below_loss: points above it are left out: the first fall after initialisation is no power
             law of steps.
-        bootstrap: "runs" draws whole runs with replacement.
-        replicates, confidence, seed: of the intervals.
 
     Raises:
         FitError: a setting of fewer than four batch sizes.
@@ -114,19 +160,29 @@ def fit_surfaces(
             raise FitError.of(
                 "batch sizes", batches, "a loss surface needs more of them", MIN_BATCHES
             )
-        result = fitting.fit(
-            "loss_surface",
-            np.stack([tokens / batch_tokens, batch_tokens]),
-            loss,
-            bootstrap=bootstrap,
-            replicates=replicates,
-            runs=run.astype(np.int64) if bootstrap == "runs" else None,
-            confidence=confidence,
-            seed=seed,
+        steps = tokens / batch_tokens
+        result = fitting.fit("loss_surface", np.stack([steps, batch_tokens]), loss)
+        covariance, runs = clustered_covariance(
+            *_linearised(result, steps, batch_tokens, loss), None, run
         )
         span = (float(tokens.min()), float(tokens.max()))
-        fits.append(SurfaceFit(n_params, lr, result, len(group), batches, span))
+        freedom = float(max(runs - 3, 1))
+        fits.append(
+            SurfaceFit(n_params, lr, result, len(group), batches, span, covariance, freedom)
+        )
     return fits
+
+
+def _linearised(
+    result: fitting.FitResult, steps: Array, batch: Array, loss: Array
+) -> tuple[Array, Array]:
+    """Derivatives by (L_inf, ln a, p, ln c, q), and residuals, both relative to the loss."""
+    value = {name: float(result[name][0]) for name in PARAMETERS}
+    learned = value["a"] * steps ** -value["p"]
+    floor = value["c"] * batch ** -value["q"]
+    slopes = [np.ones_like(loss), learned, -learned * np.log(steps), floor, -floor * np.log(batch)]
+    design = np.stack(slopes, axis=1) / loss[:, None]
+    return design, 1 - (value["L_inf"] + learned + floor) / loss
 
 
 def surface_law_file(
@@ -137,69 +193,36 @@ def surface_law_file(
     evidence: dict[str, Any],
 ) -> LawFile:
     """B_opt(D) of a loss surface, a power law by itself, as a law file."""
-    limits = {
-        key: surface.result.interval(name)
-        for key, name in (("coef", "B_opt_coefficient"), ("b", "B_opt_exponent"))
-    }
-    coef, exponent = surface["B_opt_coefficient"], surface["B_opt_exponent"]
-    draws = np.column_stack(
-        [
-            np.log(surface.result.replicates("B_opt_coefficient")[0]),
-            surface.result.replicates("B_opt_exponent")[0],
-        ]
-    )
-    draws = draws[np.isfinite(draws).all(axis=1)]
-    covariance = np.zeros((3, 3))
-    covariance[np.ix_([0, 2], [0, 2])] = np.cov(draws, rowvar=False)
     reached = [target for target in targets if target > surface["L_inf"]]
-    names = ("L_inf", "a", "p", "c", "q")
+    power = surface.power()
     diagnostics = {
         "law": "loss_surface",
-        "rms": float(surface.result.rms[0]),
+        "rms": power.rms,
         "weak": surface.result.weak(0),
-        "confidence": confidence,
-        "bootstrap": "whole runs",
+        "errors": "by runs",
         "surface": {
-            name: {
-                "value": surface[name],
-                "low": float(surface.result.interval(name)[0][0]),
-                "high": float(surface.result.interval(name)[1][0]),
-            }
-            for name in names
+            name: dict(
+                zip(("low", "high"), surface.interval(name, confidence), strict=True),
+                value=surface[name],
+            )
+            for name in PARAMETERS
         },
-        "covariance": {"parameters": ["log_coef", "a", "b"], "matrix": covariance.tolist()},
     }
-    n_range = None if surface.n_params is None else (surface.n_params, surface.n_params)
     family = None
     if len(reached) >= 2:
-        family = TokensSteps(
-            form="loss_surface",
-            target_loss=reached,
-            parameters={name: [surface[name]] for name in names},
-        )
-    return LawFile(
-        schema="megascale.law/1",
-        name=naming.name,
-        version="1",
-        form="power",
+        family = {
+            "form": "loss_surface",
+            "target_loss": reached,
+            "parameters": {name: [surface[name]] for name in PARAMETERS},
+        }
+    rate = None if surface.lr is None else (surface.lr, surface.lr)
+    constant = rate is not None and evidence.get("phase") == "stable"
+    return new_law_file(
+        naming,
         output="batch_tokens",
-        parameters={
-            "coef": Parameter(
-                value=coef,
-                low=float(limits["coef"][0][0]),
-                high=float(limits["coef"][1][0]),
-                unit="tokens",
-            ),
-            "a": Parameter(value=0.0, low=0.0, high=0.0),
-            "b": Parameter(
-                value=exponent, low=float(limits["b"][0][0]), high=float(limits["b"][1][0])
-            ),
-        },
-        tokens_steps=family,
-        n_kind=naming.n_kind,
         d_kind="consumed",
-        range=Range(n=n_range, d=surface.tokens),
-        diagnostics=json_types(diagnostics | evidence),
-        inputs=list(naming.inputs),
-        source=naming.source,
+        tokens_steps=family,
+        diagnostics=diagnostics | evidence,
+        conditions=Conditions(peak_lr=rate, lr_schedule="constant" if constant else ""),
+        **power_fields(power, "tokens", confidence),
     )

@@ -23,12 +23,11 @@ from megascale.fitting.status import flag_words, status_words
 from megascale.formats.law_file import TOKENS_STEPS_PARAMETERS
 from megascale.formats.tokens_to_loss import tokens_at_batch
 
+Indices = npt.NDArray[np.int64]
+
 LAWS = ("wsd", "two_power", "noise_floor", "classic")
 SETTING = ("n_params", "lr")
 LAW_PARAMETERS = {law: len(TOKENS_STEPS_PARAMETERS[law]) for law in LAWS}
-MANY_REPLICATES = 200
-CORRELATED = float(np.log(2.0))
-"""Distance in log tokens over which the errors of one curve's targets fall to 1/e in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +79,15 @@ class TokensStepsFits:
             np.where(np.isfinite(expected), expected, np.nan)
         )
 
+    def layout(self) -> tuple[Indices, Indices, Indices]:
+        """Run of every point, group of every point, and setting of every group, as numbers."""
+        settings: dict[object, int] = {}
+        return (
+            _owners(self.points),
+            np.repeat(np.arange(len(self.groups)), np.diff(self.offsets)),
+            np.array([settings.setdefault((g.n_params, g.lr), len(settings)) for g in self.groups]),
+        )
+
     def optimum(self) -> dict[str, Array]:
         """E_min, S_opt, B_opt and B_min of every group; NaN where the law has none."""
         return _optimum(self.law, self.result)
@@ -99,36 +107,33 @@ class TokensStepsFits:
             out[g] = inside and batch.min() < best[g] < batch.max()
         return out
 
-    def replicates(self, count: int = MANY_REPLICATES, *, seed: int = 0) -> dict[str, Array]:
-        """Joint bootstrap of the optimum: (count, groups) arrays of E_min, S_opt, B_opt and B_min.
+    def refitted(self, errors: Array) -> dict[str, Array]:
+        """Optima of the laws refitted to their own values with errors.
 
-        Parametric, by run: new errors of log E around the fitted law, as large as the group's
-        residuals (widened by sqrt(m / (m - k))) or as the point's own error where that is known
-        and larger. Targets cut from one curve share its errors: those of a run correlate by
-        exp(-|log E1/E2| / log 2), the reach of the local fits. NaN where a replicate's fit failed.
+        Args:
+            errors: (count, points) of log E.
+
+        Returns:
+            E_min, S_opt, B_opt and B_min, (count, groups) each; NaN where a fit failed.
         """
-        _, result = self.refits(count, seed=seed)
-        values = _optimum(self.law, result)
+        _, result = self.refits(errors)
         return {
-            name: np.where(result.solved, value, np.nan).reshape(count, len(self.groups))
-            for name, value in values.items()
+            name: np.where(result.solved, value, np.nan).reshape(len(errors), len(self.groups))
+            for name, value in _optimum(self.law, result).items()
         }
 
-    def refits(self, count: int, *, seed: int = 0) -> tuple[Array, fitting.FitResult]:
-        """Tokens of every point in `count` replicates, as `replicates` draws them, and their fits.
+    def refits(self, errors: Array) -> tuple[Array, fitting.FitResult]:
+        """Tokens of every point under drawn errors, and the laws refitted to them.
+
+        Args:
+            errors: (count, points) of log E.
 
         Returns:
             (count, points) tokens, and a result of count x groups problems, replicates outermost.
         """
-        sizes = np.diff(self.offsets)
-        log_tokens = np.log(self.points["tokens"].to_numpy())
-        expected = log_tokens - np.nan_to_num(self.log_residuals())
-        freedom = np.maximum(sizes - self.result.free_params, 1)
-        error = np.repeat(self.result.rms * np.sqrt(sizes / freedom), sizes)
-        tokens = np.exp(
-            expected
-            + error_of_points(self.points, error) * run_draws(self.points, expected, count, seed)
-        )
+        sizes, count = np.diff(self.offsets), len(errors)
+        expected = np.log(self.points["tokens"].to_numpy()) - np.nan_to_num(self.log_residuals())
+        tokens = np.exp(expected + errors)
         result = fitting.fit(
             self.law,
             (tokens / self.points["batch_tokens"].to_numpy()).ravel(),
@@ -139,12 +144,11 @@ class TokensStepsFits:
         return tokens, result
 
     def table(self) -> pl.DataFrame:
-        """One row a group: optimum with intervals, rms of log E, status, weak parameters."""
+        """One row a group: optimum, rms of log E, status, weak parameters.
+
+        Its errors are those of `optimum.optimal_batches`.
+        """
         rows = []
-        intervals = {
-            name: self.result.interval(name) if _has(self.result, name) else None
-            for name in ("E_min", "S_opt", "B_opt", "B_min")
-        }
         best, inside = self.optimum(), self.bracketed()
         for g, group in enumerate(self.groups):
             row: dict[str, object] = {
@@ -155,9 +159,6 @@ class TokensStepsFits:
             }
             for name, value in best.items():
                 row[name] = float(value[g])
-                limits = intervals[name]
-                row[f"{name}_low"] = None if limits is None else float(limits[0][g])
-                row[f"{name}_high"] = None if limits is None else float(limits[1][g])
             row["rms"] = float(self.result.rms[g])
             row["bracketed"] = bool(inside[g])
             row["status"] = status_words(self.result.status[g])
@@ -165,6 +166,10 @@ class TokensStepsFits:
             row["flags"] = ", ".join(flag_words(self.result.flags[g]))
             rows.append(row)
         return pl.DataFrame(rows, infer_schema_length=None)
+
+
+CORRELATED = float(np.log(2.0))
+"""Distance in log tokens at which errors of one curve correlate by 1/e."""
 
 
 def error_of_points(points: pl.DataFrame, least: Array) -> Array:

@@ -7,7 +7,9 @@ Three ways to the points of a power law, on the same runs:
 - `search_factor` (arXiv 2601.05049): the optimum of each cell's quadratic in log LR, the batch at
   its best for each rate; and the same for the batch.
 
-The learning rate is a law of N and D, the batch one of D.
+The learning rate is a law of N and D, the batch one of D. Where a cell gives one point, errors are
+those of least squares; runs of one cell share its errors, so those of `near_optimal` are by cells
+(`laws.clusters`): a bootstrap that draws runs one by one takes them for independent.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from megascale.arrays import Array
 from megascale.errors import FitError, UserError
+from megascale.formats.law_conditions import Conditions
 from megascale.formats.law_file import LawFile
 from megascale.laws.audit import holdouts
 from megascale.laws.grid.cells import cell_quadratics, fit_cells
@@ -39,41 +41,6 @@ PLAN_CELLS = 3
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A bootstrap of one power law.
-
-    Attributes:
-        over: what was drawn, "runs" or "cells".
-        low, high: ends of (coef, a, b).
-        covariance: 3 x 3, of (log coef, a, b).
-    """
-
-    over: str
-    low: tuple[float, float, float]
-    high: tuple[float, float, float]
-    covariance: Array
-
-
-@dataclass(frozen=True)
-class GridLaw:
-    """One law by one method.
-
-    Attributes:
-        law: with its least-squares covariance.
-        intervals: by "runs" (points drawn one by one; `near_optimal` only, elsewhere a cell has one
-            point) and by "cells" (all points of a cell together, which share its error).
-    """
-
-    law: PowerLaw
-    intervals: dict[str, Interval]
-
-    @property
-    def interval(self) -> Interval | None:
-        """Over runs where there is one, else over cells."""
-        return self.intervals.get("runs", self.intervals.get("cells"))
-
-
-@dataclass(frozen=True)
 class MethodFit:
     """Both laws by one method.
 
@@ -85,7 +52,7 @@ class MethodFit:
     """
 
     method: Method
-    laws: dict[str, GridLaw]
+    laws: dict[str, PowerLaw]
     reasons: dict[str, str]
     regret: dict[str, Any] | None
     held_out: list[dict[str, Any]]
@@ -117,7 +84,7 @@ class GridFit:
         """Which of lr and batch_tokens the table has."""
         return [name for name in COLUMNS if name in self.table.columns]
 
-    def law(self, column: str, method: Method) -> GridLaw:
+    def law(self, column: str, method: Method) -> PowerLaw:
         """The law of a column.
 
         Raises:
@@ -129,14 +96,11 @@ class GridFit:
         return fit.laws[column]
 
 
-def fit_grid(
-    table: pl.DataFrame, *, replicates: int = 1000, confidence: float = 0.9, seed: int = 0
-) -> GridFit:
+def fit_grid(table: pl.DataFrame) -> GridFit:
     """Optimum of every cell, and the joint laws by every method.
 
     Args:
         table: of `grid.grid_table`: n_params, tokens, lr or batch_tokens or both, loss.
-        replicates, confidence, seed: of the bootstraps; fewer than two replicates make none.
 
     Raises:
         FitError: no cell has three learning rates or three batches.
@@ -152,25 +116,18 @@ def fit_grid(
         laws, reasons = {}, {}
         for column, chosen in points.items():
             try:
-                law = _fit(chosen, column)
-                draws = {
-                    over: _bootstrap(chosen, column, over, replicates, confidence, seed)
-                    for over in (("runs", "cells") if method == "near_optimal" else ("cells",))
-                }
-                laws[column] = GridLaw(law, {k: v for k, v in draws.items() if v is not None})
+                laws[column] = _fit(chosen, column)
             except UserError as error:
                 reasons[column] = str(error)
-        fitted = {column: found.law for column, found in laws.items()}
         methods[method] = MethodFit(
             method,
             laws,
             reasons,
-            mean_regret(table, predictor(fitted), list(fitted)) if fitted else None,
-            _held_out(table, cells, points) if fitted else [],
+            mean_regret(table, predictor(laws), list(laws)) if laws else None,
+            _held_out(table, cells, points) if laws else [],
         )
-    return GridFit(
-        table, cells, quadratics, methods, published_regret(table), _doubts(cells, columns)
-    )
+    doubts = _doubts(cells, columns) + _left_out(methods)
+    return GridFit(table, cells, quadratics, methods, published_regret(table), doubts)
 
 
 def predictor(laws: dict[str, PowerLaw]) -> Any:
@@ -193,56 +150,38 @@ def _points(table: pl.DataFrame, cells: pl.DataFrame, column: str, method: Metho
 
 def _fit(points: pl.DataFrame, column: str) -> PowerLaw:
     cells = points.select(CELL).n_unique()
+    name = "learning rate" if column == "lr" else "batch"
     with_n = column == "lr" and points["n_params"].n_unique() > 1
     needed = 3 if with_n else 2
-    name = "learning rate" if column == "lr" else "batch"
     if cells < needed:
         rule = (
             f"a law of the best {name} needs {needed} cells of (N, D) whose optimum lies inside "
             "the values that were run"
         )
         raise FitError.of(f"cells with a best {name}", cells, rule, needed)
-    if points["tokens"].n_unique() < 2:
-        one = float(points["tokens"][0])
-        rule = f"all cells with a best {name} have this D: a law of D needs two at least"
-        raise FitError.of("tokens", one, rule)
     sizes = points["n_params"].to_numpy()
+    several = cells < len(points)
     law = fit_power(
-        points[column].to_numpy(), points["tokens"].to_numpy(), sizes if with_n else None
+        points[column].to_numpy(),
+        points["tokens"].to_numpy(),
+        sizes if with_n else None,
+        clusters=points.select(pl.struct(CELL).rank("dense")).to_series() if several else None,
     )
     # A law without N is one of the sizes it was fitted to, and of no others.
     return replace(law, n_range=(float(sizes.min()), float(sizes.max())))
 
 
-def _bootstrap(
-    points: pl.DataFrame, column: str, over: str, replicates: int, confidence: float, seed: int
-) -> Interval | None:
-    """Refits to points, or whole cells, drawn with replacement; None where few can be refitted."""
-    if replicates < 2:
-        return None
-    logs = points.select(pl.col(*CELL, column).log()).to_numpy()
-    with_n = column == "lr" and points["n_params"].n_unique() > 1
-    used = [0, 1, 2] if with_n else [0, 2]
-    middle = logs[:, :2].mean(axis=0)
-    x = np.column_stack([np.ones(len(logs)), logs[:, :2] - middle])[:, used]
-    groups = np.arange(len(points))
-    if over == "cells":
-        groups = points.select(pl.struct(CELL).rank("dense")).to_series().to_numpy() - 1
-    count = int(groups.max()) + 1
-    draw = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), replicates)
-    weight = draw[:, groups].astype(np.float64)
-    left = np.einsum("rp,pi,pj->rij", weight, x, x)
-    right = np.einsum("rp,pi,p->ri", weight, x, logs[:, 2])
-    good = np.linalg.cond(left) < 1e8
-    if good.sum() < replicates / 2:
-        return None
-    found = np.zeros((int(good.sum()), 3))
-    found[:, used] = np.linalg.solve(left[good], right[good][..., None])[..., 0]
-    found[:, 0] -= found[:, 1:] @ middle
-    low, high = np.quantile(found, [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
-    for end in (low, high):
-        end[0] = np.exp(end[0])
-    return Interval(over, tuple(low.tolist()), tuple(high.tolist()), np.cov(found.T))
+def _left_out(methods: dict[Method, MethodFit]) -> list[str]:
+    """Exponents that no law has, once each."""
+    names = {"lr": "learning rate", "batch_tokens": "batch"}
+    found: dict[tuple[str, str], str] = {}
+    for fit in methods.values():
+        for column, law in fit.laws.items():
+            for key, reason in law.left_out.items():
+                symbol = {"a": "N", "b": "D"}[key]
+                said = f"the law of the {names[column]} has no exponent of {symbol}: {reason}"
+                found.setdefault((column, key), said)
+    return list(found.values())
 
 
 def _held_out(
@@ -317,7 +256,7 @@ def next_runs(
     method: Method = "quadratic" if "quadratic" in fit.methods else "search_factor"
     if "lr" not in fit.methods[method].laws:
         method = "search_factor"
-    law = fit.law("lr", method).law
+    law = fit.law("lr", method)
     points = _points(fit.table, fit.cells, "lr", method)
     done = set(fit.cells.select(CELL).iter_rows())
     sizes, budgets = sorted({n for n, _ in done}), sorted({d for _, d in done})
@@ -341,36 +280,27 @@ def grid_law_file(
     confidence: float = 0.9,
     plan: Plan | None = None,
 ) -> LawFile:
-    """One of the laws as a law file, with the bootstrap's intervals and covariance.
+    """One of the laws as a law file.
 
     Raises:
-        FitError: it could not be fitted, and why.
+        FitError: it could not be fitted, and why; or a number is not finite.
     """
-    found = fit.law(column, method)
-    law, interval = found.law, found.interval
-    if interval is not None:
-        law = replace(law, covariance=interval.covariance)
-    file = power_law_file(
-        law,
+    batches = fit.table["batch_tokens"] if "batch_tokens" in fit.table.columns else None
+    rates = fit.table["lr"] if "lr" in fit.table.columns else None
+    other = batches if column == "lr" else rates
+    span = None if other is None else (float(other.to_numpy().min()), float(other.to_numpy().max()))
+    return power_law_file(
+        fit.law(column, method),
         "peak_lr" if column == "lr" else "batch_tokens",
         naming,
         d_kind="horizon",
         confidence=confidence,
-        evidence={"law": method, "intervals_over": interval and interval.over}
-        | evidence(fit, plan),
+        evidence={"law": method} | evidence(fit, plan, confidence),
+        conditions=Conditions(batch_tokens=span) if column == "lr" else Conditions(peak_lr=span),
     )
-    if interval is None:
-        return file
-    bands = {
-        name: parameter.model_copy(update={"low": low, "high": high})
-        for (name, parameter), low, high in zip(
-            file.parameters.items(), interval.low, interval.high, strict=True
-        )
-    }
-    return file.model_copy(update={"parameters": bands})
 
 
-def evidence(fit: GridFit, plan: Plan | None) -> dict[str, Any]:
+def evidence(fit: GridFit, plan: Plan | None, confidence: float) -> dict[str, Any]:
     """What a law file keeps of all this."""
     return {
         "cells": fit.cells.to_dicts(),
@@ -378,16 +308,17 @@ def evidence(fit: GridFit, plan: Plan | None) -> dict[str, Any]:
             name: {
                 "laws": {
                     column: {
-                        "coef": found.law.coef,
-                        "a": found.law.a,
-                        "b": found.law.b,
-                        "points": found.law.points,
+                        "coef": law.coef,
+                        "a": law.a,
+                        "b": law.b,
+                        "points": law.points,
                         "intervals": {
-                            over: {"low": interval.low, "high": interval.high}
-                            for over, interval in found.intervals.items()
+                            key: (parameter.low, parameter.high)
+                            for key, parameter in law.parameters("", confidence).items()
                         },
+                        "left_out": law.left_out,
                     }
-                    for column, found in method.laws.items()
+                    for column, law in method.laws.items()
                 },
                 "reasons": method.reasons,
                 "regret": method.regret,

@@ -39,6 +39,7 @@ class Row:
         value: learning rate, batch in tokens, weight decay, or loss; None without an input.
         sequences: a batch in sequences of the run's length.
         low, high, band_meaning: the band, where there is one.
+        band_confidence: of the band, where it is stated as a number.
         certainty: how sure the constants are, in words.
         in_range: no fitted limit is crossed; None where no limit is known.
         warnings, missing: in words.
@@ -60,6 +61,7 @@ class Row:
     low: float | None
     high: float | None
     band_meaning: str
+    band_confidence: float | None
     in_range: bool | None
     warnings: tuple[str, ...]
     missing: tuple[str, ...]
@@ -117,7 +119,11 @@ class Recommendation:
 
 
 def recommend(
-    target: Target, *, sequence_length: int, law_files: Sequence[LawFile] = ()
+    target: Target,
+    *,
+    sequence_length: int,
+    law_files: Sequence[LawFile] = (),
+    confidence: float | None = None,
 ) -> Recommendation:
     """Ask every published law, and the given ones.
 
@@ -125,12 +131,18 @@ def recommend(
         target: the run.
         sequence_length: tokens, for batches in sequences.
         law_files: fitted laws, put below the published ones.
+        confidence: of the fitted laws' bands; None takes each law's own.
+
+    Raises:
+        ConfigError: an illegal confidence, or one asked of a law that states none.
     """
 
     def answer(quantity: Quantity) -> QuantityTable:
         rows = [published_row(law, target, sequence_length) for law in laws_of(quantity)]
         output = {"lr": "peak_lr", "batch": "batch_tokens"}.get(quantity)
-        rows += [own_row(f, target, sequence_length) for f in law_files if f.output == output]
+        rows += [
+            own_row(f, target, sequence_length, confidence) for f in law_files if f.output == output
+        ]
         return QuantityTable(quantity, tuple(rows), pools(rows))
 
     return Recommendation(
@@ -164,22 +176,25 @@ def published_row(law: PublishedLaw, target: Target, sequence_length: int) -> Ro
         low=found.low,
         high=found.high,
         band_meaning=law.band_meaning if found.low is not None else "",
+        band_confidence=None,
         in_range=law.in_range(target),
         warnings=found.warnings,
         missing=found.missing,
     )
 
 
-def own_row(law: LawFile, target: Target, sequence_length: int) -> Row:
+def own_row(
+    law: LawFile, target: Target, sequence_length: int, confidence: float | None = None
+) -> Row:
     """A law file's row; D is the whole budget."""
     n = target.n(law.n_kind)
-    outside = law.outside_range(n if law.uses_n else None, target.tokens)
-    warnings = list(outside)
+    outside = law.outside_range(n if law.looks_at_n else None, target.tokens)
+    warnings = outside + law.conditions.outside(peak_lr=target.lr, batch_tokens=target.batch_tokens)
     if law.uses_n and target.n_is_stand_in(law.n_kind):
         warnings.append("N counts embeddings here, which this law leaves out; give --model")
     if law.d_kind == "consumed":
         warnings.append("D was consumed tokens in the fit: this is the value at the run's end")
-    band = law_band(law, n, target.tokens)
+    band = law_band(law, n, target.tokens, confidence)
     value = law.evaluate(n, target.tokens)
     return Row(
         law=law.name,
@@ -196,13 +211,21 @@ def own_row(law: LawFile, target: Target, sequence_length: int) -> Row:
         certainty_text="fitted by you; see the file's diagnostics",
         value=value,
         sequences=_sequences(law.output == "batch_tokens", value, sequence_length),
-        low=None if band is None else band[0],
-        high=None if band is None else band[1],
-        band_meaning="" if band is None else "the law file's intervals, carried through",
+        low=None if band is None else band.low,
+        high=None if band is None else band.high,
+        band_meaning="" if band is None else band_meaning(band.confidence),
+        band_confidence=None if band is None else band.confidence,
         in_range=not outside if _limits(law) else None,
         warnings=tuple(warnings),
         missing=(),
     )
+
+
+def band_meaning(confidence: float | None) -> str:
+    """What a law file's band is, in words."""
+    if confidence is None:
+        return "the law file's intervals, which state no confidence, carried through"
+    return f"{100 * confidence:.3g} % of the law's own errors, not of the choice of law"
 
 
 def pools(rows: Sequence[Row]) -> tuple[Pool, ...]:

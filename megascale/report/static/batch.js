@@ -157,8 +157,9 @@ function bestBatchSection(data) {
   const settings = settingsOf(data.rows);
   const shade = (i) => (settings.size > 8 ? rampColor(i / settings.size) : `var(--c${i})`);
   const parts = [node("p", {},
-    `By the law ${LAW_NAMES[data.law]}; bars and bands hold ${100 * data.confidence} % of ` +
-    `${data.replicates} bootstrap replicates. Hollow: not used for B_opt(D). B_crit is shown ` +
+    `By the law ${LAW_NAMES[data.law]}; bars and bands are ${100 * data.confidence} % ` +
+    `intervals: Student's t with the runs' freedom, ${data.replicates} bootstrap replicates by ` +
+    "run, widened by what other laws say of the same points. Hollow: not used for B_opt(D). B_crit is shown " +
     "where the classic law is not refuted, B_min where the points determine it.")];
   // Among many settings the legend names kinds of points; what a setting is, the tips say.
   const few = settings.size <= FEW_SETTINGS;
@@ -244,9 +245,10 @@ function batchAgainstTokens(data, settings, shade) {
       series.push(...optimumSeries(text, groups, shade(i), "tokens",
         settings.size <= FEW_SETTINGS));
     });
-    if (power) series.push(...powerSeries(power, settings, shade));
+    if (power) series.push(...powerSeries(power, settings, shade, data.confidence));
     data.given.forEach((line, i) => series.push(...lawSeries(`law ${line.name}`, line.d_range,
-      line, `var(--c${i + 2})`, `band of ${line.name}`)));
+      line, `var(--c${i + 2})`, (line.confidence ? `${formatNumber(100 * line.confidence, ".3g")} % ` : "") +
+        `band of ${line.name}`)));
     if (data.direct.length) {
       series.push({
         type: "points", name: "lowest loss at these tokens", symbol: "plus", color: "var(--ink)",
@@ -294,12 +296,13 @@ function batchAgainstTokens(data, settings, shade) {
   return any ? [...found, plot.element, note] : found;
 }
 
-function powerSeries(power, settings, shade) {
+function powerSeries(power, settings, shade, confidence) {
   const sizes = [...settings.values()].map(({ groups }) => groups[0].n_params);
   return power.lines.flatMap((line) => {
     const size = line.n_params === null ? "" : ` at N ${shortCount(line.n_params)}`;
     const color = shade(Math.max(sizes.indexOf(line.n_params), 0));
-    return lawSeries(`law${size}`, power.d_range, { d: power.d, ...line }, color, "their band");
+    return lawSeries(`law${size}`, power.d_range, { d: power.d, ...line }, color,
+      `${formatNumber(100 * confidence, ".3g")} % band`);
   });
 }
 

@@ -75,7 +75,8 @@ function recommendTable(quantity, target) {
     const said = row.value !== null ? shownValue(quantity, row.value)
       : row.missing.length ? `needs ${row.missing.map((key) => words[key]).join(" and ")}` : "none";
     const band = row.low === null ? ""
-      : `${shownValue(quantity, row.low)} to ${shownValue(quantity, row.high)}`;
+      : `${shownValue(quantity, row.low)} to ${shownValue(quantity, row.high)}` +
+        (row.law.confidence ? ` (${formatNumber(100 * row.law.confidence, ".3g")} %)` : "");
     const detail = [row.law.meaning, `points: ${row.law.fitted_text}`,
       row.law.schedule, `source: ${row.law.source} (${row.certainty_text})`,
       row.law.band_meaning && band ? `band: ${row.law.band_meaning}` : "",

@@ -106,12 +106,12 @@ function ownValue(law, n, tokens) {
   const d = tokens / law.d_scale;
   if (law.table) return interpolated(law.table.d, law.table.value, d);
   const { coef, a, b } = law.parameters;
-  return Math.exp(
-    Math.log(coef.value) + a.value * Math.log(n / law.n_scale) + b.value * Math.log(d)
-  );
+  return Math.exp(POWER_FORM.log_power(
+    Math.log(coef.value), a.value, b.value, Math.log(n / law.n_scale), Math.log(d)
+  ));
 }
 
-// As megascale.formats.law_band.law_band.
+// As megascale.formats.law_band.law_band at the law's own confidence.
 function ownBand(law, nParams, tokens) {
   const [n, d] = [nParams / law.n_scale, tokens / law.d_scale];
   if (law.table) {
@@ -119,36 +119,25 @@ function ownBand(law, nParams, tokens) {
     return [interpolated(law.table.d, law.table.low, d),
       interpolated(law.table.d, law.table.high, d)];
   }
+  if (!law.half_width) return null;
+  const square = POWER_FORM.log_square(law.half_width, Math.log(n), Math.log(d));
+  const factor = Math.exp(Math.sqrt(Math.max(square, 0)));
   const value = ownValue(law, nParams, tokens);
-  if (law.covariance) {
-    const x = [1, Math.log(n), Math.log(d)];
-    let variance = 0;
-    for (let i = 0; i < 3; i++) {
-      for (let j = 0; j < 3; j++) variance += x[i] * law.covariance.matrix[i][j] * x[j];
-    }
-    const factor = Math.exp(1.959963984540054 * Math.sqrt(Math.max(variance, 0)));
-    return [value / factor, value * factor];
-  }
-  const half = {};
-  for (const name of ["coef", "a", "b"]) {
-    const { low, high } = law.parameters[name];
-    if (low === null || high === null) half[name] = 0;
-    else if (name === "coef") half[name] = low > 0 ? Math.log(high / low) / 2 : Infinity;
-    else half[name] = (high - low) / 2;
-  }
-  if (!half.coef && !half.a && !half.b) return null;
-  const middle = (limits, scale) =>
-    !limits || Math.min(...limits) <= 0 ? 0 : Math.log(Math.sqrt(limits[0] * limits[1]) / scale);
-  const slopes = [
-    [half.a, Math.log(n), middle(law.range.N, law.n_scale)],
-    [half.b, Math.log(d), middle(law.range.D, law.d_scale)],
-  ];
-  let spread = half.coef ** 2;
-  for (const [h, , x] of slopes) spread -= (h * x) ** 2;
-  spread = Math.max(0, spread);
-  for (const [h, at, x] of slopes) spread += (h * (at - x)) ** 2;
-  const factor = Math.exp(Math.sqrt(spread));
   return [value / factor, value * factor];
+}
+
+// As Conditions.outside for what the calculator asks.
+function outsideConditions(law, target) {
+  const said = [];
+  for (const [name, value, limits] of [["peak LR", target.lr, law.conditions.peak_lr],
+    ["batch", target.batch_tokens, law.conditions.batch_tokens]]) {
+    if (value === null || value === undefined || !limits) continue;
+    if (limits[0] * (1 - 1e-9) <= value && value <= limits[1] * (1 + 1e-9)) continue;
+    const [low, high] = limits.map((end) => formatNumber(end, ".4g"));
+    said.push(`${name} = ${formatNumber(value, ".4g")}; the law was fitted at ${low}` +
+      (limits[1] > limits[0] ? ` to ${high}` : ""));
+  }
+  return said;
 }
 
 function ownRow(law, target) {
@@ -156,13 +145,15 @@ function ownRow(law, target) {
   const warnings = [];
   for (const [name, value] of [["N", n], ["D", target.tokens]]) {
     const limits = law.range[name];
-    if (!limits || (name === "N" && !law.uses_n)) continue;
+    if (!limits || (name === "N" && !law.looks_at_n)) continue;
     if (value < limits[0] || value > limits[1]) {
       const [low, high] = limits.map((end) => formatNumber(end, ".4g"));
-      warnings.push(`${name} = ${formatNumber(value, ".4g")} is outside ${low} to ${high}`);
+      warnings.push(`${name} = ${formatNumber(value, ".4g")} is outside ${low} to ${high}` +
+        (law.left_out[{ N: "a", D: "b" }[name]] ? `, and the law has no exponent of ${name}` : ""));
     }
   }
   const inside = law.range.N || law.range.D ? warnings.length === 0 : null;
+  warnings.push(...outsideConditions(law, target));
   if (law.uses_n && isStandIn(target, law.n_kind)) {
     warnings.push("N counts embeddings here, which this law leaves out; give --model");
   }

@@ -52,7 +52,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_every_method_finds_the_law_that_made_the_grid() -> None:
-    fit = fit_grid(grid(), replicates=200)
+    fit = fit_grid(grid())
     assert fit.cells["convex"].all()
     assert (fit.cells["convex_share"] > 0.9).all()
     for n, d, lr, batch in fit.cells.select(
@@ -61,25 +61,49 @@ def test_every_method_finds_the_law_that_made_the_grid() -> None:
         assert (lr, batch) == pytest.approx(best(n, d), rel=0.15)
     tolerance = {"near_optimal": 0.12, "quadratic": 0.03, "search_factor": 0.08}
     for name, method in fit.methods.items():
-        lr, batch = method.laws["lr"].law, method.laws["batch_tokens"].law
+        lr, batch = method.laws["lr"], method.laws["batch_tokens"]
         wanted = pytest.approx((*LR[1:], BATCH[1]), abs=tolerance[name])
         assert (lr.a, lr.b, batch.b) == wanted
         assert method.regret is not None
         assert method.regret["mean_regret"] < 0.003
         assert {row["question"] for row in method.held_out} >= {"largest N", "longest horizon"}
-    quadratic = fit.methods["quadratic"].laws["lr"].interval
-    assert quadratic is not None
-    assert quadratic.over == "cells"
-    for i in (1, 2):
-        assert quadratic.low[i] < LR[i] < quadratic.high[i]
-    over_runs = fit.methods["near_optimal"].laws["lr"].interval
-    assert over_runs is not None
-    assert over_runs.over == "runs"
+    quadratic = fit.methods["quadratic"].laws["lr"]
+    limits = quadratic.parameters("")
+    for i, name in ((1, "a"), (2, "b")):
+        assert limits[name].low < LR[i] < limits[name].high
+    cells = len(fit.cells)
+    assert quadratic.freedom == cells - 3
+    near = fit.methods["near_optimal"].laws["lr"]
+    assert near.points > cells
+    assert near.freedom <= cells - 3
+
+
+def test_sizes_that_hardly_differ_give_no_exponent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four N within 0.3 %: the law of D is written, and the exponent left out is said."""
+    near = {n: 2.150e9 * (1 + 0.001 * i) for i, n in enumerate(SIZES)}
+    table = grid().with_columns(n_params=pl.col("n_params").replace_strict(near))
+    file = tmp_path / "law.json"
+    assert refused(tmp_path / "grid.csv", table, "--optima", "quadratic", "-o", file) == EXIT_DONE
+    said = capsys.readouterr()
+    assert said.err.count("has no exponent of N: N from 2.15e+09 to 2.1543e+09") == 1
+    law = read_law_file(file)
+    assert law.parameters["a"].value == 0
+    assert law.left_out["a"].startswith("N from")
+    assert all(1e-5 < rate < 1 for cell in law.diagnostics["next_runs"] for rate in cell["rates"])
+    assert (
+        run("recommend", "--params", "4e9", "--tokens", "1e10", "--law-file", file, "--json") == 0
+    )
+    rows = json.loads(capsys.readouterr().out)["lr"]["rows"]
+    (own,) = [row for row in rows if row["law"] == "law"]
+    assert "the law has no exponent of N" in own["warnings"][0]
+    assert own["band_confidence"] == 0.9
 
 
 def test_a_noiseless_grid_gives_the_law_exactly() -> None:
-    fit = fit_grid(grid(noise=0.0), replicates=0)
-    lr, batch = (fit.law(column, "quadratic").law for column in ("lr", "batch_tokens"))
+    fit = fit_grid(grid(noise=0.0))
+    lr, batch = (fit.law(column, "quadratic") for column in ("lr", "batch_tokens"))
     assert (lr.coef, lr.a, lr.b) == pytest.approx(LR, rel=1e-5)
     assert (batch.coef, batch.a, batch.b) == pytest.approx((BATCH[0], 0, BATCH[1]), rel=1e-5)
     assert fit.cells["c_ee"].to_numpy() == pytest.approx(0.018, rel=1e-6)
@@ -119,7 +143,9 @@ def test_one_command_writes_a_law_that_others_take(
 
 
 def test_json_is_the_law_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("fit", path, "--json", "--bootstrap", "50") == EXIT_DONE
+    assert run("fit", path, "--json", "--bootstrap", "50") == EXIT_FIT
+    assert "--bootstrap = 50: is for" in capsys.readouterr().err
+    assert run("fit", path, "--json") == EXIT_DONE
     made = json.loads(capsys.readouterr().out)
     assert made["output"] == "peak_lr"
     assert made["diagnostics"]["law"] == "near_optimal"
@@ -177,8 +203,11 @@ def test_what_cannot_be_fitted_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr()
     assert "99 runs at 1 (N, D)" in said.out
     assert "needs 2 cells" in said.err
-    assert refused(path, table.filter(pl.col("tokens") == 8e9)) == EXIT_FIT
-    assert "a law of D needs two at least" in capsys.readouterr().err
+    one_budget = table.filter(pl.col("tokens") == 8e9)
+    assert refused(path, one_budget, "--law", "batch") == EXIT_FIT
+    assert "needs an N or a D that varies: every point has D = 8e+09" in capsys.readouterr().err
+    assert refused(path, one_budget) == EXIT_DONE
+    assert "has no exponent of D: every point has D = 8e+09" in capsys.readouterr().err
     slope = table.with_columns(loss=3 - pl.col("lr").log() / 100 + 0 * pl.col("batch_tokens"))
     assert refused(path, slope, "--json") == EXIT_FIT
     said = capsys.readouterr()
@@ -205,7 +234,7 @@ def test_a_saddle_has_no_optimum() -> None:
 
 
 def test_the_plan_asks_for_runs_that_were_not_made() -> None:
-    fit = fit_grid(grid(), replicates=0)
+    fit = fit_grid(grid())
     plan = next_runs(fit, target=(7e9, 1e12))
     measured = set(itertools.product(SIZES, BUDGETS))
     assert plan.cells

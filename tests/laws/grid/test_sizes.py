@@ -36,7 +36,7 @@ def test_the_law_is_of_the_size_that_is_named() -> None:
     assert sized.table.columns == ["n_params", "tokens", "lr", "loss"]
     assert sized.other == {"n_params": (2e9, 2e9)}
     assert "total ones are 2e+09" in sized.notes[0]
-    law = fit_grid(sized.table, replicates=0).law("lr", "search_factor").law
+    law = fit_grid(sized.table).law("lr", "search_factor")
     assert (law.coef, law.a, law.b) == (
         pytest.approx(20, rel=1e-4),
         pytest.approx(-0.3, abs=1e-6),
@@ -65,8 +65,8 @@ def test_a_size_that_varies_beneath_the_other_is_refused() -> None:
 def test_a_size_that_is_held_fixed() -> None:
     sized = choose_size(MOE, "total", {"active_params": 4e8})
     assert sized.held == {"active_params": 4e8}
-    fit = fit_grid(sized.table, replicates=0)
-    law = fit.law("lr", "search_factor").law
+    fit = fit_grid(sized.table)
+    law = fit.law("lr", "search_factor")
     assert not law.with_n
     assert law.n_range == (2e9, 2e9)
     assert law.b == pytest.approx(-0.2, abs=1e-6)

@@ -13,13 +13,11 @@ from typer.testing import CliRunner
 
 from megascale.cli import app
 from megascale.errors import ConfigError
-from megascale.formats.law_band import law_band
-from megascale.formats.law_file import LawFile, read_law_file
+from megascale.formats.law_file import read_law_file
 from megascale.laws.published.law import CERTAINTY, Target
 from megascale.laws.published.recommend import recommend
 from megascale.laws.published.registry import LAWS, laws_of, published_law
 from megascale.model.config import read_model_config
-from tests.formats.test_law_file import power
 
 
 def test_every_law_says_what_is_needed_to_judge_it() -> None:
@@ -134,61 +132,6 @@ def test_unknown_law_names_the_nearest() -> None:
 def test_impossible_targets(target: tuple[float, float, float], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Target(*target)
-
-
-def law_file(**changes: object) -> LawFile:
-    return LawFile.model_validate(power(**changes))
-
-
-def test_band_turns_about_the_middle_of_the_range() -> None:
-    law = law_file(
-        parameters={
-            "coef": {"value": 2.0},
-            "a": {"value": 0.5, "low": 0.4, "high": 0.6},
-            "b": {"value": 0.25, "low": 0.2, "high": 0.3},
-        },
-        range={"n": [1e6, 1e8], "d": [1e8, 1e10]},
-    )
-    at_middle = law_band(law, 1e7, 1e9)
-    assert at_middle == pytest.approx((law.evaluate(1e7, 1e9),) * 2)
-    low, high = law_band(law, 1e9, 1e9) or (0, 0)
-    assert high / low == pytest.approx(100 ** (2 * 0.1))
-
-
-def test_band_of_the_origin_shrinks_to_the_middle() -> None:
-    """A line's intercept error at the origin is mostly its slope's: at the middle it is small."""
-    h_b, middle = 0.02, math.log(1e9)
-    h_c = math.hypot(0.1, h_b * middle)
-    law = law_file(
-        parameters={
-            "coef": {"value": 2.0, "low": 2 * math.exp(-h_c), "high": 2 * math.exp(h_c)},
-            "a": {"value": 0.0},
-            "b": {"value": 0.25, "low": 0.23, "high": 0.27},
-        },
-        range={"n": None, "d": [1e8, 1e10]},
-    )
-    low, high = law_band(law, 1.0, 1e9) or (0, 0)
-    assert math.log(high / low) == pytest.approx(0.2)
-
-
-def test_band_from_a_covariance_is_the_delta_method() -> None:
-    law = law_file(
-        diagnostics={
-            "covariance": {
-                "parameters": ["log_coef", "a", "b"],
-                "matrix": [[0.04, 0, -0.001], [0, 0, 0], [-0.001, 0, 0.0001]],
-            }
-        }
-    )
-    low, high = law_band(law, 1.0, math.e**20) or (0, 0)
-    assert math.log(high / low) == pytest.approx(2 * 1.959964 * math.sqrt(0.04 - 0.04 + 0.04))
-
-
-def test_band_of_a_table_and_of_a_law_without_intervals() -> None:
-    table = {"d": [1e9, 1e11], "value": [1e6, 4e6], "low": [5e5, 2e6], "high": [2e6, 8e6]}
-    law = law_file(form="loglog_table", parameters={}, table=table)
-    assert law_band(law, 1.0, 1e10) == pytest.approx((1e6, 4e6))
-    assert law_band(law_file(), 1e9, 1e9) is None
 
 
 def run(*words: str) -> str:
