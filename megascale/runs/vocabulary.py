@@ -54,7 +54,7 @@ COLUMNS: dict[str, Column] = {
         "finished steps",
         (
             *("step", "iteration", "iter", "global_step", "train/global_step"),
-            *("trainer/global_step", "iterations", "steps", "_step"),
+            *("trainer/global_step", "iterations", "steps", "current_steps", "_step"),
         ),
     ),
     "steps": Column(
@@ -132,6 +132,7 @@ COLUMNS: dict[str, Column] = {
             *("loss", "train/loss", "train_loss", "lm loss", "lm-loss", "lm_loss"),
             *("loss_metrics/global_avg_loss", "train/CE loss", "loss/out", "training_loss"),
             *("reduced_train_loss", "train/lm loss", "training/loss", "train/train_loss"),
+            *("train_loss_step", "train/loss_step", "loss_step"),
         ),
         also={GRID: ("smooth loss", "smooth_loss", "final_loss", "final_train_loss")},
         kinds=(LOGS, GRID),

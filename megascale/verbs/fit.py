@@ -68,8 +68,8 @@ def fit_command(
         int | None,
         typer.Option(
             min=0,
-            help="Bootstrap replicates; 0 for none [200 from logs, 1000 from final losses, 0 from "
-            "points].",
+            help="Bootstrap replicates; 0 for none (default: 200 from logs, 1000 from final "
+            "losses, 0 from points).",
             rich_help_panel=said.FITTING,
         ),
     ] = None,

@@ -478,6 +478,21 @@ def parse_count_of(text: str | None, option: str) -> int | None:
     return None if text is None else parse_count(text, option)
 
 
+LEAST_REPLICATES = 40
+"""Below so many the bands of the best batches say nothing."""
+
+
+def require_replicates(count: int) -> None:
+    """Refuse a bootstrap that is too small for a law of the best batch.
+
+    Raises:
+        ConfigError: naming the least count.
+    """
+    if count < LEAST_REPLICATES:
+        rule = "the best batches are weighted by their errors, which need more replicates"
+        raise ConfigError.of("--bootstrap", count, rule, LEAST_REPLICATES)
+
+
 def processes(workers: int) -> int:
     """How many processes `--workers` means; 0 is one a core that this process may use."""
     if workers:

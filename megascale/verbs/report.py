@@ -65,12 +65,9 @@ def report(
             rich_help_panel=said.FITTING,
         ),
     ] = None,
-    bootstrap: Annotated[
-        int,
-        typer.Option(
-            min=40, help="Bootstrap replicates, 40 at least.", rich_help_panel=said.FITTING
-        ),
-    ] = 200,
+    bootstrap: said.Bootstrap = None,
+    confidence: said.Confidence = 0.9,
+    seed: said.Seed = 0,
     threads: said.Threads = None,
     loss: said.Loss = "auto",
     target_loss: said.TargetLoss = None,
@@ -112,6 +109,8 @@ def report(
     from megascale.report.options import calculator_defaults
     from megascale.report.page import write_page
 
+    replicates = LogOptions.replicates if bootstrap is None else bootstrap
+    said.require_replicates(replicates)
     use_threads(threads)
     losses = said.parse_loss(loss)
     inputs = read_inputs(
@@ -137,7 +136,9 @@ def report(
             window=said.parse_smooth(smooth or "5%"),
             phase=phase.value,
             losses=losses,
-            replicates=bootstrap,
+            replicates=replicates,
+            confidence=confidence,
+            seed=seed,
         ),
         naming=Naming(
             "this report's B_opt(D)",

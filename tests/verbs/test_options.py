@@ -12,6 +12,7 @@ from megascale.curves.curve import Window
 from megascale.errors import ConfigError
 from megascale.verbs import options as said
 from megascale.verbs.old_spellings import OLD, refuse_old
+from tests.report.samples import write_runs
 from tests.verbs.scene import call
 
 
@@ -146,3 +147,21 @@ def test_pairs_bounds_and_columns() -> None:
 def test_zero_workers_are_one_a_core() -> None:
     assert said.processes(3) == 3
     assert said.processes(0) >= 1
+
+
+def test_the_documents_list_every_option_and_old_spelling(repository) -> None:
+    text = (repository / "docs" / "options.md").read_text(encoding="utf-8")
+    for option in (*ONE_MEANING, "--target-loss", "--bootstrap", "--params", "--tokens"):
+        assert f"`{option}`" in text, option
+    for verb, known in OLD.items():
+        for old, renamed in known.items():
+            assert f"| `{verb}` | `{old}" in text
+            assert f"| `{renamed.new}` |" in text
+
+
+@pytest.mark.parametrize("verb", ["fit", "report"])
+def test_a_bootstrap_too_small_for_best_batches_is_refused(verb, tmp_path, capsys) -> None:
+    write_runs(tmp_path)
+    assert call([verb, str(tmp_path / "runs.csv"), "--bootstrap", "0"]) == 2
+    assert "--bootstrap = 0: " in (said_there := capsys.readouterr().err)
+    assert said_there.rstrip().endswith("Nearest legal: 40.")
