@@ -12,6 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self
 
+SHOWN = 500
+"""So many characters of a value are shown; what is longer is damage or no value at all."""
+
 EXIT_DONE = 0
 EXIT_CONFIG = 2
 EXIT_DATA = 3
@@ -93,9 +96,8 @@ def found_alike(by: Literal["node", "run"]) -> Iterator[None]:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return value if value else "'' (empty)"
-    return repr(_plain(value))
+    text = (value or "'' (empty)") if isinstance(value, str) else repr(_plain(value))
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
 
 
 def _plain(value: Any) -> Any:

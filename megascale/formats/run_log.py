@@ -277,7 +277,7 @@ def _count_attempts(path: Path) -> int:
         for line in file:
             try:
                 kind = json.loads(line).get("kind")
-            except (ValueError, AttributeError):
+            except (ValueError, RecursionError, AttributeError):
                 continue
             attempts += kind in ("start", "resume", "branch")
     return attempts
@@ -361,7 +361,7 @@ def _objects(path: Path, malformed: list[MalformedLine]) -> Iterator[tuple[int, 
                 continue
             try:
                 line = json.loads(raw)
-            except ValueError:
+            except (ValueError, RecursionError):
                 torn = not raw.endswith(b"\n")
                 reason = "torn last line" if torn else "not a JSON object"
                 malformed.append(MalformedLine(path, number, reason))

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from megascale.arrays import Array
+
 Parameters = Mapping[str, Any]
 
 

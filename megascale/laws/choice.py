@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.catalogue import engine_law
 

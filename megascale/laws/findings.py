@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from megascale.curves.crossings import Crossing, by_batch, by_setting, find_crossings
+from megascale.curves.crossing import BatchCrossing, by_batch, by_setting, find_crossings
 from megascale.curves.curve import Curve, Dropped
 from megascale.errors import FitError, UserError
 from megascale.formats.law_file import LawFile
@@ -42,7 +42,7 @@ class RunFindings:
         dropped: runs that gave no curve, and why.
     """
 
-    crossings: list[Crossing]
+    crossings: list[BatchCrossing]
     dropped: list[Dropped]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 
 
 def replicate_interval(

@@ -17,7 +17,7 @@ import polars as pl
 from scipy.interpolate import Akima1DInterpolator
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.status import Flag
 from megascale.laws.intervals import replicate_interval

@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from megascale.runs.cache import Replacing, report_of_file, restored
+from megascale.runs.cache import Replacing, file_of_report, report_of_file
 from megascale.runs.readers.base import READER_VERSION, SCHEMA, FileRead
 
 MOST_BUNDLES = 8
@@ -47,7 +47,7 @@ class Bundles:
             start, height = report["rows"]
             if table is None or start + height > table.height:
                 return None
-            return restored(report, table.slice(start, height), path)
+            return file_of_report(report, table.slice(start, height), path)
         except (KeyError, TypeError, ValueError):
             return None
 

@@ -58,7 +58,7 @@ class ReadCache:
             table = pl.read_ipc(self.directory / f"{key}.arrow")
             if dict(table.schema) != SCHEMA:
                 return None
-            return restored(report, table, path)
+            return file_of_report(report, table, path)
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
             return None
 
@@ -88,7 +88,7 @@ def report_of_file(read: FileRead) -> dict[str, Any]:
     }
 
 
-def restored(report: dict[str, Any], table: pl.DataFrame, path: Path) -> FileRead:
+def file_of_report(report: dict[str, Any], table: pl.DataFrame, path: Path) -> FileRead:
     """Return the inverse of `report_of_file`, for a file of that content at `path`.
 
     Raises:

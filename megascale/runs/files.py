@@ -23,6 +23,8 @@ SUFFIXES = frozenset(
 STUDY_FOLDER, STUDY_LOCK, STUDY_RESULTS = "sweep", "run.lock", "results.json"
 """Where a study keeps its results and what its runs printed, beside their directories."""
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
+_LAUNCH = re.compile(r"\d{8}-\d{4,6}")
+"""torchtitan's folder of event files: one a launch, named by its time."""
 _NUMBERS = re.compile(r"(\d+)")
 
 
@@ -146,13 +148,16 @@ def group_of(path: Path, format_name: str, *, join: bool) -> Path:
     """Return what the files of one run have in common.
 
     Our own log, TensorBoard files and Hugging Face states belong to their directory (that of the
-    run, not of a checkpoint in it); every other file is a run of its own, unless `join`.
+    run, not of a checkpoint in it); every other file is a run of its own, unless `join`. With it
+    the event files of torchtitan's launches belong together too, one folder a launch.
     """
     parent = path.parent
     if format_name == "hf":
         while _CHECKPOINT.fullmatch(parent.name):
             parent = parent.parent
         return parent
+    if join and format_name == "tensorboard" and _LAUNCH.fullmatch(parent.name):
+        return parent.parent
     if join or format_name == "tensorboard" or path.name == METRICS_FILE:
         return parent
     return path

@@ -55,7 +55,8 @@ class RunOverview:
         path: its first file.
         steps, tokens: finished steps and consumed tokens after the last row.
         segments: batch sizes in order.
-        loss, validation_loss: the last of each kind, in nats per token.
+        loss, validation_loss: the last of each kind, in nats per token; where there are several
+            validation sets, of the main one if there is one.
         attempts: starts of the process, as far as the logs show them.
         skipped: steps without an update.
         malformed: lines that are no records.
@@ -94,6 +95,7 @@ class _Columns:
     seconds: npt.NDArray[np.float64]
     loss: npt.NDArray[np.float64]
     validation: npt.NDArray[np.bool_]
+    main: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, table: pl.DataFrame) -> _Columns:
@@ -103,8 +105,9 @@ class _Columns:
         lr, seconds, loss = (
             table[name].fill_null(float("nan")).to_numpy() for name in ("lr", "seconds", "loss")
         )
-        kinds = table["loss_kind"].fill_null("").str.starts_with(VALIDATION)
-        return cls(step, tokens, batch, lr, seconds, loss, kinds.to_numpy())
+        kinds = table["loss_kind"].fill_null("")
+        validation, main = kinds.str.starts_with(VALIDATION), kinds == VALIDATION
+        return cls(step, tokens, batch, lr, seconds, loss, validation.to_numpy(), main.to_numpy())
 
     def without_losses(self) -> _Columns:
         return replace(self, loss=np.full(len(self.loss), np.nan))
@@ -118,6 +121,7 @@ class _Columns:
             self.seconds[which],
             self.loss[which],
             self.validation[which],
+            self.main[which],
         )
 
 
@@ -157,7 +161,7 @@ def _overview(loaded: RunTable, run: LoadedRun, rows: _Columns) -> RunOverview:
             )
         ),
         loss=_last_real(train.loss),
-        validation_loss=_last_real(valid.loss),
+        validation_loss=_last_real(valid.loss[valid.main if valid.main.any() else slice(None)]),
         attempts=extra.get("attempts", restarts + 1),
         skipped=extra.get("skipped"),
         malformed=sum(file.malformed_count for file in files),
@@ -193,7 +197,7 @@ def record_segments(records: Sequence[Mapping[str, Any]]) -> list[OverviewSegmen
     first = records[0]
     began = first["step"] - first["steps"], first["tokens"] - first["interval_tokens"]
     weight = np.array([row["loss_tokens"] for row in records], dtype=np.float64)
-    rows = _Columns(**counts, **reals, validation=validation)
+    rows = _Columns(**counts, **reals, validation=validation, main=validation)
     return list(_segments(rows, began, weight=weight))
 
 

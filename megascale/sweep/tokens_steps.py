@@ -38,10 +38,10 @@ def tokens_steps_answers(results: Sequence[RunResult], wanted: Fit) -> list[Answ
     for (arm, parameters, peak_lr), members in settings.items():
         name = f"{arm} " if arm else ""
         of = f"{name}{short_count(parameters)} parameters without embeddings, LR {peak_lr:g}"
-        curves = [_curve(member) for member in members]
+        curves = [member.curve for member in members]
         try:
             targets = choose_targets(curves, wanted.targets, min_batches=wanted.min_batches)
-            points = extract(curves, targets, method="first").points
+            points = extract(curves, targets).points
         except FitError as error:
             found.append(Answer(f"E(S) of {of}", COLUMNS, [], [f"not fitted: {error}"]))
             continue
@@ -56,22 +56,6 @@ def tokens_steps_answers(results: Sequence[RunResult], wanted: Fit) -> list[Answ
                 data.append(facts)
         found.append(Answer(f"E(S) of {of}", COLUMNS, rows, [NOTE], data))
     return found
-
-
-def _curve(result: RunResult) -> Any:
-    """A run's curve in the form the analysis reads; the scatter within a run is not known here."""
-    from megascale.curves.curve import Curve
-
-    return Curve(
-        run=result.run,
-        tokens=result.curve.tokens,
-        loss=result.curve.loss,
-        error=np.full(len(result.curve.loss), np.nan),
-        batch_tokens=float(result.batch[0]),
-        n_params=float(result.parameters),
-        lr=result.peak_lr,
-        loss_kind=result.curve.kind,
-    )
 
 
 def _points(of: str, points: Any) -> Answer:

@@ -268,7 +268,11 @@ def _report_start(
         }
         for segment in schedule.segments
     ]
-    fields: dict[str, Any] = {"config_digest": config.digest(), "segments": segments}
+    fields: dict[str, Any] = {
+        "config_digest": config.digest(),
+        "total_tokens": config.train.total_tokens,
+        "segments": segments,
+    }
     if source is None:
         reporter.log.start(**fields)
         reporter.console.line(

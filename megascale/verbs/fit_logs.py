@@ -115,10 +115,11 @@ def log_fit_lines(fit: LogFit) -> str:
     for setting in file.diagnostics.get("settings_left_out", []):
         lines.append(f"  left out: {setting}")
     for crossing in fit.crossings:
+        spread = "" if crossing.log_error is None else f" (±{100 * crossing.log_error:.0f} %)"
+        loss_error = "" if crossing.loss_error is None else f" ± {crossing.loss_error:.3f}"
         lines.append(
             f"  {crossing.batch_large:,.0f} overtakes {crossing.batch_small:,.0f} at "
-            f"{crossing.tokens:.4g} tokens (±{100 * crossing.log_error:.0f} %), "
-            f"loss {crossing.loss:.3f} ± {crossing.loss_error:.3f}"
+            f"{crossing.tokens:.4g} tokens{spread}, loss {crossing.loss:.3f}{loss_error}"
         )
     if isinstance(fit.law, BatchLaw):
         lines += ["", "best batch by target loss (tokens):"]

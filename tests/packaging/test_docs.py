@@ -100,6 +100,19 @@ def test_command_lines_have_options_that_exist(path: Path) -> None:
     assert {line: names for line, names in wrong.items() if names} == {}
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_of_the_help_have_options_that_exist(verb: str) -> None:
+    module, attribute, _ = VERBS[verb]
+    command: Any = typer.main.get_command(getattr(importlib.import_module(module), attribute))
+    commands = [command, *getattr(command, "commands", {}).values()]
+    examples = "".join(f"```\n{one.epilog or ''}\n```\n" for one in commands)
+    lines = list(command_lines(examples))
+    assert lines
+    assert {
+        " ".join(words): unknown_options(words) for words in lines if unknown_options(words)
+    } == {}
+
+
 def test_an_option_that_is_not_there_is_noticed() -> None:
     text = (
         "```bash\nmegascale fit runs \\\n  --json --no-such x\n```\n`megascale data inspect --deep`"

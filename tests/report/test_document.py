@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from megascale.curves.curve import Window
+from megascale.curves.smoothing import Window
 from megascale.errors import ConfigError, DataError, FitError
 from megascale.formats.law_file import read_law_file
 from megascale.laws.from_logs import LogOptions, fit_logs, points_of_logs

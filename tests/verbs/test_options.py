@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from megascale.cli import VERBS, app
-from megascale.curves.curve import Window
+from megascale.curves.smoothing import Window
 from megascale.errors import ConfigError
 from megascale.verbs import options as said
 from megascale.verbs.old_spellings import OLD, refuse_old

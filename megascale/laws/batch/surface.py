@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from megascale import fitting
-from megascale.curves.crossings import by_setting
-from megascale.curves.curve import Array, Curve
+from megascale.arrays import Array
+from megascale.curves.crossing import by_setting
+from megascale.curves.curve import Curve
 from megascale.errors import FitError
 from megascale.formats.law_file import LawFile, Parameter, Range, TokensSteps
 from megascale.formats.tokens_to_loss import surface_tokens

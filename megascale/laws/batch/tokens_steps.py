@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.status import flag_words, status_words
 from megascale.formats.law_file import TOKENS_STEPS_PARAMETERS

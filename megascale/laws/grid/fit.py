@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError, UserError
 from megascale.formats.law_file import LawFile
 from megascale.laws.audit import holdouts

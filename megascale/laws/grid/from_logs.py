@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from megascale.curves.curve import Array, Window, curves_from_table
+from megascale.arrays import Array
+from megascale.curves.smoothing import Window
+from megascale.curves.table import curves_from_table
 from megascale.laws.learning_rate import CELL
 from megascale.runs.table import RunTable
 
@@ -33,7 +35,7 @@ def grid_of_runs(
         logs.table, n_params=sizes, loss=loss, window=window, phase="all"
     ).constant_batch()
     rows = [
-        (curve.n_params, ends[curve.run], curve.lr, curve.batch_tokens, float(curve.loss[-1]))
+        (curve.n_params, ends[curve.run], curve.lr, curve.batch_tokens, curve.final)
         for curve in curves
         if curve.n_params and curve.lr and ends[curve.run]
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.laws.learning_rate import CELL
 

@@ -63,8 +63,8 @@ class Note:
     """Something a reader saw that a fit should know.
 
     Attributes:
-        kind: `restart`, `torn`, `nonfinite_loss`, `coarse_precision`, `missing_field`,
-            `unfinished`, `damaged` or `derived`.
+        kind: `restart`, `separate_runs`, `mixed_runs`, `torn`, `nonfinite_loss`,
+            `coarse_precision`, `missing_field`, `unfinished`, `damaged` or `derived`.
         message: one sentence.
         line: where, counted from 1; 0 when it concerns the file.
     """
@@ -156,6 +156,7 @@ class FileRead:
         runs: one per run in the file.
         malformed: the first malformed lines; `malformed_count` counts all.
         superseded: rows that a restart wrote again.
+        totals: planned steps by run, where the log shows them.
     """
 
     path: Path
@@ -167,6 +168,7 @@ class FileRead:
     malformed_count: int = 0
     notes: list[Note] = field(default_factory=list)
     superseded: int = 0
+    totals: dict[str, int] = field(default_factory=dict)
 
     def reject(self, line: int, reason: str) -> None:
         """Count a malformed line and keep it if there is room."""
@@ -250,6 +252,7 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
     """
     if read.table.is_empty():
         return read
+    _name_runs(read)
     bad = sum(_not_finite(read.table[name]) for name in ("lr", "loss", "grad_norm"))
     if _not_finite(read.table["loss"]):
         wrong = read.table.filter(pl.col("loss").is_finite().not_())
@@ -301,6 +304,19 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
     return replace(read, table=table)
 
 
+def _name_runs(read: FileRead) -> None:
+    """Give every run of the table an entry, where the reader described the file as a whole; and
+    every entry the total of its steps.
+    """
+    if len(read.runs) == 1 and not read.runs[0].run and not read.table["run"].null_count():
+        (whole,) = read.runs
+        names = read.table["run"].unique(maintain_order=True)
+        read.runs = [replace(whole, run=name, extra=dict(whole.extra)) for name in names]
+    for meta in read.runs:
+        if meta.run in read.totals:
+            meta.extra.setdefault("total_steps", read.totals[meta.run])
+
+
 def _not_finite(values: pl.Series) -> int:
     return len(values) - values.null_count() - int(values.is_finite().sum())
 
@@ -311,11 +327,17 @@ def _is_full(table: pl.DataFrame) -> bool:
     return not any(table[name].null_count() for name in counts)
 
 
-def consumed(batches: Batches) -> pl.Expr:
-    """Return what so many steps have consumed, at `batches`."""
+def consumed(batches: Batches, of: str = "step") -> pl.Expr:
+    """Return what so many steps have consumed, at `batches`; or tokens of samples, at the lengths
+    given.
+
+    Args:
+        batches: sizes by the count from which on each holds.
+        of: the column that counts.
+    """
     parts = []
     for index, (start, size) in enumerate(batches):
-        done = pl.col("step") - start
+        done = pl.col(of) - start
         if index + 1 < len(batches):
             done = done.clip(0, batches[index + 1][0] - start)
         elif index:
@@ -324,14 +346,17 @@ def consumed(batches: Batches) -> pl.Expr:
     return pl.sum_horizontal(parts, ignore_nulls=False)
 
 
-def batch_of_step(batches: Batches) -> pl.Expr:
+def batch_of_step(batches: Batches, of: str = "step") -> pl.Expr:
     """Return the batch of each step; of the first where the step is not known and there is one
     alone.
+
+    Args:
+        batches, of: as of `consumed`.
     """
     batch = pl.lit(batches[0][1], pl.Int64)
     for start, size in batches[1:]:
-        later = pl.when(pl.col("step") > start).then(pl.lit(size, pl.Int64)).otherwise(batch)
-        batch = pl.when(pl.col("step").is_not_null()).then(later)
+        later = pl.when(pl.col(of) > start).then(pl.lit(size, pl.Int64)).otherwise(batch)
+        batch = pl.when(pl.col(of).is_not_null()).then(later)
     return batch
 
 

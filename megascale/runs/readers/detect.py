@@ -69,6 +69,16 @@ _HEAD_BYTES = 2**19
 _TAIL_BYTES = 2**16
 
 
+def tabular_reader_of(data: bytes) -> Reader | None:
+    """Return the reader of a table whose columns the user names, by its form; None for no table."""
+    start = data.lstrip()[:1]
+    if start == b"{":
+        return jsonl if jsonl.is_lines(data) else wandb
+    if start == b"[":
+        return wandb
+    return csv if csv.column_names(data) else None
+
+
 def reader_of(data: bytes, path: str, forced: str | None = None) -> Reader | None:
     """Return the reader for a file; None when no reader knows it.
 

@@ -12,23 +12,26 @@ from typing import Any
 from megascale.runs.readers.base import INT64_MAX
 from megascale.runs.readers.columns import WIDTH
 
+LOSSES = ("lm loss", "lm-loss", "lm_loss", "lm loss value")
+"""Names of the loss; of a line the first that it has."""
+
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _TIME = re.compile(r"[\d.]+")
 _LAYOUTS = 8
 
 
-def cells_of(text: str, begins: re.Pattern[str]) -> tuple[str, list[str]] | None:
-    """Return the step of an iteration line and its fields; None where it is none.
+def cells_of(text: str, begins: re.Pattern[str]) -> tuple[str, str, list[str]] | None:
+    """Return the step of an iteration line, its total and its fields; None where it is none.
 
     Args:
         text: the line.
-        begins: matches a first or second cell that names an iteration.
+        begins: matches a first or second cell that names an iteration and the total.
     """
     cells = text.split("|")[:WIDTH]
     for first in (1, 2):
         match = begins.search(cells[first - 1]) if first <= len(cells) else None
         if match is not None:
-            return match[1], cells[first:]
+            return match[1], match[2], cells[first:]
     return None
 
 

@@ -19,7 +19,7 @@ from megascale.runs.readers.consoles import Row, scan, without_colours
 NAME = "nanotron"
 ORDERED = True
 
-_LINE = re.compile(r"iteration:\s*(?P<step>\d+)\s*/\s*\d+\s*\|(?P<fields>.*)")
+_LINE = re.compile(r"iteration:\s*(?P<step>\d+)\s*/\s*(?P<total>\d+)\s*\|(?P<fields>.*)")
 _SNIFF = re.compile(rb"iteration:\s*\d+\s*/\s*\d+\s*\|[^\n]*consumed_tokens:")
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
@@ -58,6 +58,7 @@ def _rows(match: re.Match[str]) -> Iterator[Row]:
     loss = _human(fields.get("lm_loss", fields.get("loss", "")))
     yield {
         "step": exact_int(match["step"]),
+        "total": exact_int(match["total"]),
         "loss": fields.get("lm_loss", fields.get("loss")) if loss is None else loss,
         "lr": _human(fields.get("lr", "")),
         "grad_norm": _human(fields.get("grad_norm", "")),

@@ -171,10 +171,10 @@ def _parsed(chunk: bytes, first: int, found: FileRead) -> pl.DataFrame:
     frame = _vectorised(chunk, first)
     if frame is not None:
         return frame
-    if len(chunk) > _PIECE_BYTES:
-        pieces = chunks(chunk, max(_PIECE_BYTES, len(chunk) // 16))
-        return pl.concat([_parsed(piece, first + start - 1, found) for start, piece in pieces])
-    return _line_by_line(chunk, first, found)
+    pieces = list(chunks(chunk, max(_PIECE_BYTES, len(chunk) // 16)))
+    if len(pieces) == 1:  # no longer than a piece and its last line, which may be of any length
+        return _line_by_line(chunk, first, found)
+    return pl.concat([_parsed(piece, first + start - 1, found) for start, piece in pieces])
 
 
 def _vectorised(chunk: bytes, first: int) -> pl.DataFrame | None:
@@ -351,10 +351,13 @@ def _meta(
     extra |= {"skipped": skipped, "exit_code": attempts.exit_code}
     if attempts.count:
         extra |= {"attempts": attempts.count, BEGAN: list(attempts.began)}
+    # The header is that of the first attempt; a later one may have another plan.
+    plans = [header, *(event for event in events if event.get("kind") in ATTEMPT_KINDS)]
+    planned = [total for plan in plans if (total := positive(plan.get("total_tokens")))]
     return RunMeta(
         run="",
         n_params=positive(header.get("n_params")),
-        d_tokens=positive(header.get("total_tokens")),
+        d_tokens=planned[-1] if planned else None,
         seq_length=next(iter(lengths)) if len(lengths) == 1 else None,
         extra=extra,
     )
