@@ -138,7 +138,7 @@ def compare(
     from megascale.verbs.compare_tables import print_comparison
     from megascale.verbs.tables import wide_console
 
-    print_comparison(taken, curves, found, wide_console(), stated=targets is not None)
+    print_comparison(taken, curves, found, wide_console(), stated=isinstance(targets, list))
 
 
 def _options(
