@@ -10,7 +10,7 @@ import typer
 
 from megascale.errors import EXIT_DONE, FitError
 from megascale.verbs.law_output import warn, write
-from megascale.verbs.options import require_replicates
+from megascale.verbs.option_words import require_replicates
 from megascale.verbs.tables import text_table
 
 if TYPE_CHECKING:
