@@ -59,3 +59,15 @@ def test_the_tops_help_imports_no_verb() -> None:
     for verb, (_, _, summary) in VERBS.items():
         assert verb in done.stdout
         assert summary[:20] in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verbs_help_imports_nothing_that_computes(verb: str) -> None:
+    code = (
+        "import sys; from megascale import cli\n"
+        f"try: cli.main(['{verb}', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'numpy', 'polars', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")

@@ -12,6 +12,7 @@ import polars as pl
 
 from megascale.errors import FitError, UserError
 from megascale.runs.inputs import WORDS, lacks, missing
+from megascale.runs.readers.tabular import LEAST_SIZE, MOST_TOKENS
 from megascale.runs.vocabulary import (
     GRID,
     MOST_SEQUENCES,
@@ -28,8 +29,8 @@ from megascale.units import read_count
 
 STEP_LAW_BATCH, STEP_LAW_SEQUENCE = "bs", 2048
 """What the Step Law's tables call a batch in sequences, and their tokens."""
-LEAST_COUNT = 10_000
-"""Smaller sizes and budgets than this are taken for counts of millions or billions."""
+LEAST_TOKENS = 10_000
+"""Runs of fewer tokens than this are taken for counts of millions or billions."""
 STATE, FINISHED = "State", "finished"
 """What W&B's tables of runs say about each."""
 _LARGE = ("n_params", "active_params", "tokens")
@@ -115,6 +116,7 @@ def grid_rows(
         raise FitError.of("grid", name, lacks(frame.columns, gone, GRID))
     if isinstance(batch, str):
         notes.append(f"{name}: the batch is left out: {batch}")
+    _refuse_sizes(made, names, name)
     return pl.DataFrame([series.alias(ours) for ours, series in made.items()]), notes
 
 
@@ -166,6 +168,7 @@ def loss_rows(
         made["tokens"] = made["flops"] / 6 / made["n_params"]
     if whole and "n_params" not in made:
         made["n_params"] = made["flops"] / 6 / made["tokens"]
+    _refuse_sizes(made, names, name)
     table = pl.DataFrame(
         [series.alias(ours) for ours, series in made.items()] + [frame[column] for column in keep]
     )
@@ -251,6 +254,7 @@ def point_rows(
         made["steps"] = made["tokens"] / made["batch_tokens"]
     else:
         made["tokens"] = made["steps"] * made["batch_tokens"]
+    _refuse_sizes(made, names, name)
     return pl.DataFrame([series.alias(ours) for ours, series in made.items()]), notes
 
 
@@ -279,16 +283,39 @@ def _column(
     values = series.cast(pl.Float64, strict=False)
     if scale is not None:
         return values * scale
-    if (ours in _LARGE and kind == GRID) or ours == "n_params":
-        known = values.filter(values.is_finite() & (values > 0)).to_list()
-        least = min(known, default=float(LEAST_COUNT))
-        if least < LEAST_COUNT:
-            rule = (
-                f"{table}: too small for {ours}; is it in millions or billions? Then call the "
-                f"column {theirs}_millions or {theirs}_billions, or write 124M"
-            )
-            raise FitError.of(theirs, least, rule)
+    if ours == "tokens" and kind == GRID:
+        least = min(values.filter(values.is_finite() & (values > 0)), default=float(LEAST_TOKENS))
+        if least < LEAST_TOKENS:
+            raise _too_small(theirs, least, ours, table)
     return values
+
+
+def _refuse_sizes(made: Mapping[str, pl.Series], names: Mapping[str, str], table: str) -> None:
+    """Refuse sizes that cannot be parameters, by the rule of the logs' tables.
+
+    Raises:
+        FitError: a size that saw more tokens for each parameter than any model, or, where no
+            tokens are there, one below the least.
+    """
+    for ours in ("n_params", "active_params"):
+        if ours not in made or ours not in names:
+            continue
+        size = made[ours]
+        known = size.is_finite() & (size > 0)
+        if "tokens" in made:
+            small = size.filter(known & (made["tokens"] > MOST_TOKENS * size))
+        else:
+            small = size.filter(known & (size < LEAST_SIZE))
+        if len(small):
+            raise _too_small(names[ours], min(small), ours, table)
+
+
+def _too_small(column: str, value: float, ours: str, table: str) -> FitError:
+    rule = (
+        f"{table}: too small for {ours}; is it in millions or billions? Then call the column "
+        f"{column}_millions or {column}_billions, or write 124M"
+    )
+    return FitError.of(column, value, rule)
 
 
 def _count(text: str | None) -> float | None:

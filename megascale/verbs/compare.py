@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from megascale.verbs.old_spellings import Verb
+from megascale.verbs.option_words import (
+    parse_columns,
+    parse_loss,
+    parse_smooth,
+    parse_target_loss,
+    read_options,
+)
 from megascale.verbs.options import (
     AsJson,
     BatchSamplesOfEach,
@@ -27,11 +34,6 @@ from megascale.verbs.options import (
     Smooth,
     TargetLoss,
     Workers,
-    parse_columns,
-    parse_loss,
-    parse_smooth,
-    parse_target_loss,
-    read_options,
 )
 from megascale.verbs.reading import load_logs, require_logs
 
@@ -138,7 +140,7 @@ def compare(
     from megascale.verbs.compare_tables import print_comparison
     from megascale.verbs.tables import wide_console
 
-    print_comparison(taken, curves, found, wide_console(), stated=targets is not None)
+    print_comparison(taken, curves, found, wide_console(), stated=isinstance(targets, list))
 
 
 def _options(

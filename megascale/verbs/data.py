@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from megascale.errors import DataError
-from megascale.verbs.options import AsJson, Workers, processes
+from megascale.verbs.option_words import processes
+from megascale.verbs.options import (
+    AsJson,
+    Workers,
+)
 
 if TYPE_CHECKING:
     from megascale.data.indexed import IndexedTokens

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from megascale.errors import EXIT_DONE, FitError
+from megascale.verbs import option_words as words
 from megascale.verbs import options as said
 from megascale.verbs.fit_options import By, Form, MinimumOf, Optima
 from megascale.verbs.old_spellings import Verb
@@ -68,8 +69,8 @@ def fit_command(
         int | None,
         typer.Option(
             min=0,
-            help="Bootstrap replicates; 0 for none [200 from logs, 1000 from final losses, 0 from "
-            "points].",
+            help="Bootstrap replicates; 0 for none (default: 200 from logs, 1000 from final "
+            "losses, 0 from points).",
             rich_help_panel=said.FITTING,
         ),
     ] = None,
@@ -236,12 +237,12 @@ def fit_command(
         raise FitError.of("PATH", "none", "names no table and no logs", "points.csv or runs/")
     if output is not None and output.suffix not in (".json", ".csv", ".parquet"):
         raise FitError.of("--output", str(output), "must end in .json, .csv or .parquet")
-    options = said.read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    options = words.read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
     constant: dict[str, float] = {
         name: float(value)
         for name, value in (
-            ("n_params", said.parse_count_of(params, "--params")),
-            ("tokens", said.parse_count_of(tokens, "--tokens")),
+            ("n_params", words.parse_count_of(params, "--params")),
+            ("tokens", words.parse_count_of(tokens, "--tokens")),
         )
         if value is not None
     }
@@ -251,7 +252,7 @@ def fit_command(
     held = recognise_all(paths, law, options.columns, constant, format, wanted)
     kind = held[0].holds
     refuse_unused(context, LOSSES if losses_alone else kind)
-    losses = said.parse_loss(loss)
+    losses = words.parse_loss(loss)
     fitting.use_threads(threads)
     if losses_alone:
         from megascale.verbs import fit_losses
@@ -260,8 +261,8 @@ def fit_command(
             columns=options.columns,
             loss=losses,
             constant=constant,
-            group=said.parse_names(group),
-            budgets=said.parse_numbers(budgets, "--budgets"),
+            group=words.parse_names(group),
+            budgets=words.parse_numbers(budgets, "--budgets"),
             minimum=minimum.value,
             reach=reach,
             drop_highest=drop_highest,
@@ -278,7 +279,7 @@ def fit_command(
 
         excess = fit_excess.ExcessOptions(
             overhead=overhead,
-            reference=said.parse_count_of(reference_batch, "--reference-batch"),
+            reference=words.parse_count_of(reference_batch, "--reference-batch"),
             by=None if by is None else by.value,
             seq_length=seq_length,
             replicates=fit_excess.ExcessOptions.replicates if bootstrap is None else bootstrap,
@@ -297,7 +298,7 @@ def fit_command(
             constant=constant,
             method=optima.value,
             n_kind=None if n_kind is None else n_kind.value,
-            hold=said.parse_pairs(hold, "--hold"),
+            hold=words.parse_pairs(hold, "--hold"),
             next_for=next_for,
             budget=budget,
             confidence=confidence,
@@ -310,9 +311,9 @@ def fit_command(
         chosen = fit_points.PointOptions(
             columns=options.columns,
             seq_length=seq_length,
-            x=said.parse_names(x),
+            x=words.parse_names(x),
             y=y,
-            group=said.parse_names(group),
+            group=words.parse_names(group),
             weights=weights,
             runs=runs,
             residual=residual,
@@ -322,8 +323,8 @@ def fit_command(
             resample=resample.value,
             replicates=bootstrap or 0,
             confidence=confidence,
-            fixed=said.parse_pairs(fix, "--fix"),
-            bounds=said.parse_bounds(bound),
+            fixed=words.parse_pairs(fix, "--fix"),
+            bounds=words.parse_bounds(bound),
             device=device,
             seed=seed,
         )
@@ -338,8 +339,8 @@ def fit_command(
     from megascale.verbs.reading import load_logs
 
     how = LogOptions(
-        targets=said.parse_target_loss(target_loss or "8"),
-        window=said.parse_smooth(smooth or "5%"),
+        targets=words.parse_target_loss(target_loss or "8"),
+        window=words.parse_smooth(smooth or "5%"),
         phase=phase.value,
         losses=losses,
         n_kind=None if n_kind is None else n_kind.value,

@@ -10,6 +10,7 @@ import typer
 
 from megascale.errors import EXIT_DONE, FitError
 from megascale.verbs.law_output import warn, write
+from megascale.verbs.option_words import require_replicates
 from megascale.verbs.tables import text_table
 
 if TYPE_CHECKING:
@@ -36,8 +37,10 @@ def fit_run_logs(
     Raises:
         FitError: the law file's name does not end in .json; and those of `fit_logs`.
     """
-    from megascale.laws.from_logs import fit_logs
+    from megascale.laws.from_logs import LEARNING_RATE, fit_logs
 
+    if law != LEARNING_RATE:
+        require_replicates(options.replicates)
     if output is not None and output.suffix != ".json":
         raise FitError.of("--output", str(output), "a law from logs is written as .json")
     fit = fit_logs(logs, law, naming, options)

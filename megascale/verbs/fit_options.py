@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import typer
 
 from megascale.errors import FitError
-from megascale.runs.inputs import GRID, LOGS, POINTS, STUDY, WORDS, Holds
+from megascale.runs.vocabulary import GRID, LOGS, POINTS
+
+if TYPE_CHECKING:
+    from megascale.runs.inputs import Holds
 
 LOSSES = "losses"
 """Final losses for `--law isoflop` or `chinchilla`, which ask no learning rate and no batch."""
-_SAID: dict[str, str] = {str(kind): words for kind, words in WORDS.items()}
-_SAID[LOSSES] = "a table of final losses for --law isoflop or chinchilla"
 
 _MEANT_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -74,6 +76,10 @@ def refuse_unused(context: typer.Context, holds: Holds | str) -> None:
     Raises:
         FitError: naming the option, its value and what it is for.
     """
+    from megascale.runs.inputs import STUDY, WORDS
+
+    words: dict[str, str] = {str(kind): text for kind, text in WORDS.items()}
+    words[LOSSES] = "a table of final losses for --law isoflop or chinchilla"
     held = LOGS if holds == STUDY else holds
     for option, meant in _MEANT_FOR.items():
         source = context.get_parameter_source(option)
@@ -82,6 +88,6 @@ def refuse_unused(context: typer.Context, holds: Holds | str) -> None:
         raise FitError.of(
             f"--{option.replace('_', '-')}",
             str(context.params[option]),
-            f"is for {' and '.join(_SAID[kind] for kind in meant)}; the paths hold {_SAID[held]}",
+            f"is for {' and '.join(words[kind] for kind in meant)}; the paths hold {words[held]}",
             "leave it out",
         )

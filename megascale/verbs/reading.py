@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from megascale.verbs.options import processes
+from megascale.verbs.option_words import processes
 
 if TYPE_CHECKING:
     from megascale.runs.readers.base import ReadOptions

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from megascale.verbs import option_words as words
 from megascale.verbs import options as said
 from megascale.verbs.old_spellings import Verb
 
@@ -65,12 +66,9 @@ def report(
             rich_help_panel=said.FITTING,
         ),
     ] = None,
-    bootstrap: Annotated[
-        int,
-        typer.Option(
-            min=40, help="Bootstrap replicates, 40 at least.", rich_help_panel=said.FITTING
-        ),
-    ] = 200,
+    bootstrap: said.Bootstrap = None,
+    confidence: said.Confidence = 0.9,
+    seed: said.Seed = 0,
     threads: said.Threads = None,
     loss: said.Loss = "auto",
     target_loss: said.TargetLoss = None,
@@ -112,16 +110,18 @@ def report(
     from megascale.report.options import calculator_defaults
     from megascale.report.page import write_page
 
+    replicates = LogOptions.replicates if bootstrap is None else bootstrap
+    words.require_replicates(replicates)
     use_threads(threads)
-    losses = said.parse_loss(loss)
+    losses = words.parse_loss(loss)
     inputs = read_inputs(
         list(paths or []),
         grids=list(grid or []),
-        options=said.read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind),
+        options=words.read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind),
         loss=losses,
         format=format,
         join=join,
-        workers=said.processes(workers),
+        workers=words.processes(workers),
         cache=cache,
         progress=sys.stderr.isatty(),
     )
@@ -133,11 +133,13 @@ def report(
         options=LogOptions(
             targets=LogOptions.targets
             if target_loss is None
-            else said.parse_target_loss(target_loss),
-            window=said.parse_smooth(smooth or "5%"),
+            else words.parse_target_loss(target_loss),
+            window=words.parse_smooth(smooth or "5%"),
             phase=phase.value,
             losses=losses,
-            replicates=bootstrap,
+            replicates=replicates,
+            confidence=confidence,
+            seed=seed,
         ),
         naming=Naming(
             "this report's B_opt(D)",

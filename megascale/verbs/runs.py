@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from megascale.verbs.option_words import read_options
 from megascale.verbs.options import (
     AsJson,
     BatchSamples,
@@ -21,7 +22,6 @@ from megascale.verbs.options import (
     Paths,
     SeqLength,
     Workers,
-    read_options,
 )
 from megascale.verbs.reading import load_logs
 from megascale.verbs.tables import print_lines

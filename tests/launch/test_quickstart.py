@@ -28,7 +28,7 @@ def growing(tmp_path, monkeypatch):
 
 def test_the_schedule_that_is_shown_is_the_one_that_is_trained(growing):
     law = growing.batch.law
-    assert str(law.file).endswith(option("law").strip('"').replace("$out", "runs/quickstart"))
+    assert str(law.file).endswith(option("law-file").strip('"').replace("$out", "runs/quickstart"))
     shown = {
         "tokens": growing.train.total_tokens,
         "interval": law.interval_tokens,

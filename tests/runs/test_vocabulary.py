@@ -116,3 +116,9 @@ def test_readers_of_logs_use_the_same_names() -> None:
 def test_columns_are_described_with_their_unit() -> None:
     assert column_words("batch_samples", GRID).startswith("batch_samples (in sequences, or bs")
     assert column_words("log_error", POINTS) == "log_error"
+
+
+def test_the_documents_list_every_column(repository) -> None:
+    text = (repository / "docs" / "inputs.md").read_text(encoding="utf-8")
+    for name, column in COLUMNS.items():
+        assert f"| `{name}` | {column.unit or '-'} | {column.meaning} |" in text

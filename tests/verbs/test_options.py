@@ -8,10 +8,9 @@ import pytest
 import typer
 
 from megascale.cli import VERBS, app
-from megascale.curves.smoothing import Window
 from megascale.errors import ConfigError
-from megascale.verbs import options as said
 from megascale.verbs.old_spellings import OLD, refuse_old
+from tests.report.samples import write_runs
 from tests.verbs.scene import call
 
 
@@ -107,42 +106,19 @@ def test_the_old_meaning_of_loss_is_told(capsys) -> None:
     assert "--objective huber" in capsys.readouterr().err
 
 
-def test_smoothing() -> None:
-    assert said.parse_smooth("5%") == Window("log", 0.05)
-    assert said.parse_smooth("10M") == Window("tokens", 10_000_000)
-    assert said.parse_smooth("none") == Window("none")
-    for wrong in ("0", "0%", "x%", "200%", "-3", "five", "1.5e", ""):
-        with pytest.raises(ConfigError, match="--smooth"):
-            said.parse_smooth(wrong)
+def test_the_documents_list_every_option_and_old_spelling(repository) -> None:
+    text = (repository / "docs" / "options.md").read_text(encoding="utf-8")
+    for option in (*ONE_MEANING, "--target-loss", "--bootstrap", "--params", "--tokens"):
+        assert f"`{option}`" in text, option
+    for verb, known in OLD.items():
+        for old, renamed in known.items():
+            assert f"| `{verb}` | `{old}" in text
+            assert f"| `{renamed.new}` |" in text
 
 
-def test_target_losses_are_a_count_or_the_losses() -> None:
-    assert said.parse_target_loss("6") == 6
-    assert said.parse_target_loss("3.4,3.2") == [3.4, 3.2]
-    assert said.parse_target_loss("3.0") == [3.0]
-    for wrong in ("low", "0", "3.4,", "nan", "inf", "-1.0"):
-        with pytest.raises(ConfigError, match=r"--target-loss .* 8 or 3\.4,3\.2,3\.0"):
-            said.parse_target_loss(wrong)
-
-
-def test_which_losses() -> None:
-    for text in ("auto", "train", "validation", "validation:c4"):
-        assert said.parse_loss(text) == text
-    for wrong in ("val", "validation:", "train:c4"):
-        with pytest.raises(ConfigError, match="validation:SET"):
-            said.parse_loss(wrong)
-
-
-def test_pairs_bounds_and_columns() -> None:
-    assert said.parse_pairs(["B_min=65536", "p=0.5"], "--fix") == {"B_min": 65536, "p": 0.5}
-    assert said.parse_bounds(["p=0.2:", "q=:1"]) == {"p": (0.2, None), "q": (None, 1.0)}
-    assert said.parse_columns(["loss = smooth loss"]) == (("loss", "smooth loss"),)
-    for wrong in (lambda: said.parse_pairs(["p"], "--fix"), lambda: said.parse_bounds(["p=1"]),
-                  lambda: said.parse_columns(["loss"])):  # fmt: skip
-        with pytest.raises(ConfigError):
-            wrong()
-
-
-def test_zero_workers_are_one_a_core() -> None:
-    assert said.processes(3) == 3
-    assert said.processes(0) >= 1
+@pytest.mark.parametrize("verb", ["fit", "report"])
+def test_a_bootstrap_too_small_for_best_batches_is_refused(verb, tmp_path, capsys) -> None:
+    write_runs(tmp_path)
+    assert call([verb, str(tmp_path / "runs.csv"), "--bootstrap", "0"]) == 2
+    assert "--bootstrap = 0: " in (said_there := capsys.readouterr().err)
+    assert said_there.rstrip().endswith("Nearest legal: 40.")
