@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from megascale.cli import app
+from megascale.laws.findings import find_all
 from megascale.laws.from_logs import LogOptions, fit_logs
 from megascale.laws.law_files import Naming
 from megascale.report.document import Settings, build_document
@@ -106,9 +107,11 @@ def said_by_fit(folder: Path, loss: str) -> Said:
     return Said(of_points(fit.extraction.points), crossings, finals)
 
 
-def said_by_report(folder: Path, loss: Any) -> Said:
-    settings = Settings(loss=loss, targets=TARGETS, replicates=60)
-    document = build_document(read_inputs([folder], cache=False), settings)
+def said_by_report(folder: Path, loss: str) -> Said:
+    inputs = read_inputs([folder], cache=False)
+    options = LogOptions(targets=TARGETS, losses=loss, replicates=60)
+    findings = find_all(inputs.runs, inputs.points, inputs.grids, options=options)
+    document = build_document(inputs, findings, Settings())
     tokens = {
         (int(batch), group["target_loss"]): spent
         for group in document["tokens_steps"]["groups"]
