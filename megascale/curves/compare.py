@@ -186,7 +186,7 @@ def compare(
     b: Curve,
     *,
     window_tokens: float | None = None,
-    losses: Sequence[float] | None = None,
+    losses: int | Sequence[float] | None = None,
     rows: int = 8,
 ) -> Comparison:
     """Compare two runs where both have been.
@@ -195,7 +195,8 @@ def compare(
         a, b: the runs.
         window_tokens: of the smoothing; None takes a twentieth of what both have consumed, and 0
             (no smoothing) where the losses are evaluations.
-        losses: where to compare tokens; None takes `rows` of them between the two runs' losses.
+        losses: where to compare tokens, or how many of them to take between the two runs' losses;
+            None takes `rows`.
         rows: lines of each table.
 
     Raises:
@@ -250,25 +251,27 @@ def common_window(curves: Sequence[Curve]) -> float:
 
 
 def _at_losses(
-    a: Curve, b: Curve, window: float, losses: Sequence[float] | None, rows: int
+    a: Curve, b: Curve, window: float, losses: int | Sequence[float] | None, rows: int
 ) -> tuple[tuple[AtLoss, ...], tuple[float, ...]]:
     """Rows by falling loss, and the stated losses that have none."""
+    stated = None if losses is None or isinstance(losses, int) else losses
+    rows = losses if isinstance(losses, int) else rows
     paths = []
     for curve in (a, b):
         grid = np.linspace(curve.middle[0], curve.tokens[-1], _GRID)
         paths.append((grid, falling(smoothed(curve, grid, window)[0])))
     top = min(path[1][0] for path in paths)
     bottom = max(path[1][-1] for path in paths)
-    if losses is None:
+    if stated is None:
         if top <= bottom:
             return (), ()
         # equal distances along A's own tokens, so that rows do not crowd at the start
         grid, path = paths[0]
         low, high = (np.interp(-value, -path, grid) for value in (top, bottom))
         between = np.interp(np.linspace(low, high, rows + 1)[1:], grid, path)
-        losses = np.maximum(between, bottom).tolist()  # rounding must not lose the last
+        stated = np.maximum(between, bottom).tolist()  # rounding must not lose the last
     found, missed = [], []
-    for loss in sorted(set(losses), reverse=True):
+    for loss in sorted(set(stated), reverse=True):
         if not bottom <= loss < top:
             missed.append(float(loss))
             continue

@@ -56,12 +56,12 @@ REQUIRED_KEYS = (*INTEGER_KEYS, "loss_sum", "loss", "lr", "weight_decay", "grad_
 
 
 def timestamp() -> str:
-    """The time now as ISO 8601 in UTC, to the millisecond."""
+    """Return the time now as ISO 8601 in UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def json_value(value: Any) -> Any:
-    """`value` with every non-finite float replaced: JSON has no NaN.
+    """Return `value` with every non-finite float replaced: JSON has no NaN.
 
     NaN becomes "nan" and the infinities "inf" and "-inf"; `float()` reads them back.
     """
@@ -224,7 +224,7 @@ class RunLog:
 
 
 def log_error(path: Path, failure: OSError) -> RunError:
-    """What the user reads when a log file cannot be written."""
+    """Return what the user reads when a log file cannot be written."""
     if failure.errno in (errno.ENOSPC, errno.EDQUOT):
         rule = "the disk or quota is full; free some space and start the same command again"
     elif failure.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -276,7 +276,7 @@ class RunData:
     superseded: int = 0  # records another attempt wrote again
 
     def column(self, key: str) -> list[Any]:
-        """The values of `key` in step order; None where a record has none."""
+        """Return the values of `key` in step order; None where a record has none."""
         return [record.get(key) for record in self.records]
 
 

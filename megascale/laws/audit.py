@@ -107,7 +107,7 @@ def audit_loss_curves(curves: Iterable[Curve], fraction: float = 0.5) -> pl.Data
     for i, curve in enumerate(able):
         last = curve.tokens >= 0.75 * curve.tokens[-1]
         gap = result.predict(curve.tokens[last], problem=i) - curve.loss[last]
-        error = float(gap.mean()) if result.converged[i] else None
+        error = float(gap.mean()) if result.solved[i] else None
         rows.append({"run": curve.run, "seen": len(x[i]), "error": error})
     return pl.DataFrame(rows)
 

@@ -15,9 +15,10 @@ from megascale.curves.curve import Curve, Curves, Window, curves_from_table
 from megascale.errors import FitError
 from megascale.formats.law_file import LawFile, input_of
 from megascale.laws.audit import Audit
-from megascale.laws.batch.from_points import AUTO, BATCH_LAWS, BatchLaw, batch_law_from_points
+from megascale.laws.batch.from_points import BatchLaw, batch_law_from_points
 from megascale.laws.batch.optimum import equivalence
 from megascale.laws.batch.points import Extraction, choose_targets, extract
+from megascale.laws.batch.study import AUTO, BATCH_LAWS
 from megascale.laws.batch.surface import SurfaceFit, fit_surfaces, surface_law_file
 from megascale.laws.batch.tokens_steps import LAW_PARAMETERS
 from megascale.laws.law_files import Naming, NKind
@@ -95,7 +96,7 @@ def points_of_logs(logs: RunTable, options: LogOptions | None = None) -> pl.Data
     """
     options = options or LogOptions()
     sizes, _ = run_sizes(logs, options)
-    curves = curves_of(logs, options, sizes).constant_batch()
+    curves = require_constant_batch(curves_of(logs, options, sizes), logs)
     extraction, _ = extract_all(curves, options)
     return extraction.points.rename(
         {"n_params": "N", "batch_tokens": "B", "tokens": "E", "steps": "S"}
@@ -103,19 +104,24 @@ def points_of_logs(logs: RunTable, options: LogOptions | None = None) -> pl.Data
 
 
 def curves_of(logs: RunTable, options: LogOptions, sizes: dict[str, float | None]) -> Curves:
-    """The curves of the logs, of which at least one has a constant batch.
-
-    Raises:
-        FitError: there is none.
-    """
-    found = curves_from_table(
+    """The curves of the logs."""
+    return curves_from_table(
         logs.table,
         n_params=sizes,
         loss=options.losses,
         window=options.window,
         phase=options.phase,
     )
-    if not found.constant_batch():
+
+
+def require_constant_batch(found: Curves, logs: RunTable) -> list[Curve]:
+    """The curves of constant batch.
+
+    Raises:
+        FitError: there is none.
+    """
+    curves = found.constant_batch()
+    if not curves:
         said = sorted({dropped.reason for dropped in found.dropped})
         reasons = "; ".join(said[:3]) or "their batch changes during the run"
         nearest = None
@@ -124,7 +130,7 @@ def curves_of(logs: RunTable, options: LogOptions, sizes: dict[str, float | None
         raise FitError.of(
             "runs", len(logs.runs), f"none gives a curve of constant batch: {reasons}", nearest
         )
-    return found
+    return curves
 
 
 def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | None = None) -> LogFit:
@@ -144,7 +150,7 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
         raise FitError.of("law", law, "is not fitted to run logs", list(LOG_LAWS))
     sizes, n_kind = run_sizes(logs, options)
     found = curves_of(logs, options, sizes)
-    curves = found.constant_batch()
+    curves = require_constant_batch(found, logs)
     files = [input_of(file.path) for file in logs.files]
     naming = replace(naming, inputs=[*naming.inputs, *files], n_kind=n_kind)
     evidence = _evidence(found, options)
@@ -235,7 +241,7 @@ def extract_all(curves: list[Curve], options: LogOptions) -> tuple[Extraction, l
         lowest = min(float(curve.loss.min()) for curve in curves)
         highest = max(float(curve.loss[0]) for curve in curves)
         rule = f"no run passes any; the runs lie between losses of {highest:.4f} and {lowest:.4f}"
-        raise FitError.of("targets", ", ".join(map(str, targets)), rule, "--targets 8")
+        raise FitError.of("--target-loss", ", ".join(map(str, targets)), rule, "--target-loss 8")
     return Extraction(points, missed), left_out
 
 

@@ -63,7 +63,7 @@ class Plan:
     sigma: float
 
 
-def plan_runs(
+def plan_next_runs(
     law: PowerLaw,
     measured: pl.DataFrame,
     candidates: Sequence[tuple[float, float]],

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from megascale.curves.crossings import by_setting, crossing_table, find_crossings
-from megascale.curves.curve import Array, Curves
 from megascale.runs.overview import overview
 from megascale.runs.readers.base import VALIDATION
 from megascale.runs.table import LoadedRun, RunTable
+
+if TYPE_CHECKING:
+    from megascale.curves.crossings import Crossing
+    from megascale.curves.curve import Array
 
 POINTS_IN_ALL = 60_000
 POINTS_A_RUN = (16, 800)
 """Bins of records drawn in all, and the fewest and most a run gets."""
 LEAST_SHADED = 20
 """Runs with fewer bins than this do not keep their bins' lowest and highest losses."""
-PAIRS_SHOWN = 400
 IS_VALIDATION = pl.col("loss_kind").str.starts_with(VALIDATION).fill_null(False)
 HAS_LOSS = pl.col("loss").is_not_null()
 
@@ -194,13 +197,6 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def crossing_rows(curves: Curves) -> list[dict[str, Any]]:
-    """Crossings of neighbouring batch sizes of every setting."""
-    settings = by_setting(curves.curves)
-    usable = [c for group in settings.values() for c in group if _several_batches(group)]
-    found = find_crossings(usable)[:PAIRS_SHOWN]
-    return crossing_table(found).to_dicts() if found else []
-
-
-def _several_batches(group: list[Any]) -> bool:
-    return len({curve.batch_tokens for curve in group}) > 1
+def crossing_rows(crossings: Sequence[Crossing]) -> list[dict[str, Any]]:
+    """Crossings of neighbouring batch sizes of every setting, in the order given."""
+    return [asdict(crossing) for crossing in crossings]

@@ -56,12 +56,12 @@ class Finding:
         return f"{place}: {self.severity}: {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as plain JSON types."""
+        """Return the finding as plain JSON types."""
         return asdict(self)
 
 
 def check_runs(loaded: RunTable) -> list[Finding]:
-    """Everything odd about the loaded runs, run by run, problems first."""
+    """Return everything odd about the loaded runs, run by run, problems first."""
     findings: list[Finding] = []
     seen: set[int] = set()
     for run in loaded.runs:
@@ -149,12 +149,19 @@ def _batch_changes(train: pl.DataFrame) -> Iterator[Part]:
             continue
         before = pl.col(name).shift()
         changes = known.with_columns(before=before).filter(pl.col(name) != pl.col("before"))
-        for row in changes.head(50).iter_rows(named=True):
+        for row in changes.head(LINES_SHOWN).iter_rows(named=True):
             at = f"step {row['step']:,}" if row["step"] is not None else "an unknown step"
             if row["tokens"] is not None:
                 at += f", {row['tokens']:,} tokens"
             message = f"the batch goes from {row['before']:,} to {row[name]:,} {unit} by {at}"
             yield NOTE, "batch_change", message, row["source"], row["line"]
+        if changes.height > LINES_SHOWN:
+            sizes = changes[name].to_list()
+            message = (
+                f"{changes.height:,} batch changes in all, to between {min(sizes):,} and "
+                f"{max(sizes):,} {unit}"
+            )
+            yield NOTE, "batch_change", message, None, None
         return
 
 

@@ -71,7 +71,7 @@ class RunOverview:
     exit_code: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The overview as plain JSON types."""
+        """Return the overview as plain JSON types."""
         return asdict(self) | {"segments": [asdict(segment) for segment in self.segments]}
 
 
@@ -108,7 +108,7 @@ class _Columns:
 
 
 def overviews(loaded: RunTable) -> list[RunOverview]:
-    """The overview of every loaded run, in their order; time grows with the table alone."""
+    """Return the overview of every loaded run, in their order; time grows with the table alone."""
     columns = _Columns.of(loaded.table)
     lengths = loaded.table["run"].rle().struct.unnest()
     ends = np.cumsum(lengths["len"].to_numpy())
@@ -120,7 +120,7 @@ def overviews(loaded: RunTable) -> list[RunOverview]:
 
 
 def overview(loaded: RunTable, run: LoadedRun) -> RunOverview:
-    """The overview of one loaded run; `overviews` for all of them."""
+    """Return the overview of one loaded run; `overviews` for all of them."""
     return _overview(loaded, run, _Columns.of(loaded.rows(run.run)))
 
 

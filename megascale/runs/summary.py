@@ -60,12 +60,12 @@ class RunSummary:
     exit_code: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary as plain JSON types."""
+        """Return the summary as plain JSON types."""
         return asdict(self) | {"segments": [asdict(segment) for segment in self.segments]}
 
 
 def summarize(run: RunData) -> RunSummary:
-    """The summary of a log that `read_run` returned."""
+    """Return the summary of a log that `read_run` returned."""
     last = run.records[-1] if run.records else {}
     begun = [event["kind"] in ATTEMPT_KINDS for event in run.events]
     after_last_start = run.events[max((i for i, one in enumerate(begun) if one), default=0) :]

@@ -26,7 +26,7 @@ from megascale.runs.readers.base import (
     ReadOptions,
     RunMeta,
     Source,
-    empty_table,
+    empty_rows,
     filled,
 )
 from megascale.runs.readers.restarts import keep_last
@@ -79,11 +79,11 @@ class RunTable:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
 
     def rows(self, run: str) -> pl.DataFrame:
-        """The rows of one run."""
+        """Return the rows of one run."""
         return self.table.filter(pl.col("run") == run)
 
     def provenance(self, run: LoadedRun) -> list[dict[str, Any]]:
-        """Path, sha256, format and reader version of every file of a run."""
+        """Return the path, sha256, format and reader version of every file of a run."""
         return [
             {
                 "path": str(self.files[index].path),
@@ -95,7 +95,7 @@ class RunTable:
         ]
 
     def run_frame(self) -> pl.DataFrame:
-        """One row per run: id, format, N, planned D, sequence length, hashes of its files."""
+        """Return a row per run: id, format, N, planned D, sequence length, hashes of its files."""
         return pl.DataFrame(
             {
                 "run": [run.run for run in self.runs],
@@ -242,7 +242,7 @@ def _read(task: ReadTask) -> FileRead:
     raw = opening.raw_bytes(path)
     data, complete = opening.decompressed(path, raw)
     reader = detect.reader_of(data, str(path), task.format)
-    if reader is None and task.options.columns and csv.header_of(data):
+    if reader is None and task.options.columns and csv.column_names(data):
         reader = csv
     if reader is None:
         rule = f"{NO_FORMAT}; name one with --format"
@@ -296,7 +296,7 @@ def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool
             runs.append(LoadedRun(replace(first.runs[0], run=names[group]), first.format, members))
             tables.append(first.table)
             labels.append((names[group], str(first.path)))
-            first.table = empty_table()
+            first.table = empty_rows()
             continue
         parts = []
         metas: dict[str, RunMeta] = {}
@@ -305,7 +305,7 @@ def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool
             parts.append(found.table.with_columns(source=pl.lit(str(found.path))))
             for meta in found.runs:
                 metas[meta.run] = _merged(metas.get(meta.run), meta)
-            found.table = empty_table()
+            found.table = empty_rows()
         table = pl.concat(parts)
         if len(members) > 1:
             ordered = detect.READERS[files[members[0]].format].ORDERED

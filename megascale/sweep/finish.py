@@ -24,9 +24,9 @@ def answers(results: Sequence[RunResult], finish: Finish) -> list[Answer]:
     if finish.grid is not None:
         found.append(grid(results, *finish.grid))
     if finish.fit is not None:
-        from megascale.sweep.tokens_steps import fit_tokens_steps
+        from megascale.sweep.tokens_steps import tokens_steps_answers
 
-        found += fit_tokens_steps(results, finish.fit)
+        found += tokens_steps_answers(results, finish.fit)
     return found
 
 

@@ -17,7 +17,7 @@ NOTE = "B_min, B_opt and E_min in tokens, S_min in steps; rms log: of the fit in
 COLUMNS = ("target", "law", "B_min", "B_opt", "E_min", "S_min", "rms log", "")
 
 
-def fit_tokens_steps(results: Sequence[RunResult], wanted: Fit) -> list[Answer]:
+def tokens_steps_answers(results: Sequence[RunResult], wanted: Fit) -> list[Answer]:
     """Points (S, E) at several target losses, and the laws E(S) fitted to them.
 
     Runs of one arm, model size and learning rate are fitted together, their seeds too. A failure is

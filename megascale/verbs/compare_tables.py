@@ -14,7 +14,7 @@ from megascale.units import short_count
 from megascale.verbs.tables import empty_table
 
 
-def render(
+def print_comparison(
     taken: str,
     window_tokens: float,
     curves: Sequence[Curve],

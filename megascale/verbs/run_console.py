@@ -9,8 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from megascale.formats.plain_table import plain_lines
 from megascale.train.telemetry.reporter import Mode
 from megascale.units import duration, short_count
+from megascale.verbs.tables import empty_table
 
 
 class RunConsole:
@@ -84,8 +86,13 @@ class RunConsole:
             self._progress = None
 
     def summary(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Print a run so far as a table, one row per stretch of one batch size."""
-        self.table("summary", SUMMARY_COLUMNS, summary_rows(records))
+        """Print a run so far as a table, one row per stretch of one batch size.
+
+        The middle of a long table is left out; the log has it, and `runs show --json` prints it.
+        """
+        from megascale.verbs.tables import folded_rows
+
+        self.table("summary", SUMMARY_COLUMNS, folded_rows(summary_rows(records), list))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; the first column is left-aligned, the others right-aligned."""
@@ -94,25 +101,13 @@ class RunConsole:
             return
         if self.mode == "rich":
             from rich.console import Console
-            from rich.table import Table
 
-            table = Table(title=title)
-            for number, column in enumerate(columns):
-                table.add_column(column, justify="right" if number else "left")
+            table = empty_table(title, *columns, left=1)
             for row in rows:
                 table.add_row(*row)
             Console(file=self.stream).print(table)
             return
-        widths = [
-            max(len(row[number]) for row in (columns, *rows)) for number in range(len(columns))
-        ]
-        print(title, file=self.stream)
-        for row in (columns, *rows):
-            cells = [
-                cell.rjust(width) if number else cell.ljust(width)
-                for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            print("  ".join(cells).rstrip(), file=self.stream, flush=True)
+        print("\n".join([title, *plain_lines(columns, rows)]), file=self.stream, flush=True)
 
 
 def interval_line(record: Mapping[str, Any], total_tokens: int) -> str:

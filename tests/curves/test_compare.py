@@ -195,7 +195,7 @@ def test_validation_losses_where_all_runs_have_enough(tmp_path: Path) -> None:
     plain = log(tmp_path / "plain", [64] * 40)
     with pytest.raises(DataError, match="no kind of loss in common: many has 40 interval_mean, 10"):
         invoked(many, plain, "--loss", "validation")
-    with pytest.raises(DataError, match="validation:SET"):
+    with pytest.raises(ConfigError, match="validation:SET"):
         invoked(many, few, "--loss", "eval")
 
 
@@ -207,7 +207,7 @@ def test_more_runs_than_two_and_some_of_a_tree(tmp_path: Path) -> None:
     document = found(tmp_path / "tree", "--run", "c", "--run", "[ab]")
     assert [run["name"] for run in document["runs"]] == ["c", "a", "b"]
     assert [one["a"] for one in document["comparisons"]] == ["c", "c"]
-    stated = invoked(tmp_path / "tree", "--at-loss", "3.4", "--at-loss", "3.2", "--at-loss", "1")
+    stated = invoked(tmp_path / "tree", "--target-loss", "3.4,3.2,1.0")
     assert "A and C do not both come down to a loss of 1" in stated
     assert stated.count("3.4000") == stated.count("3.2000") == 2
     with pytest.raises(ConfigError, match=r"--run = bb: .* Nearest legal: b"):
@@ -261,7 +261,7 @@ def test_the_speed_run_with_and_without_a_batch_schedule(shared_data: Path) -> N
         folder / f"{stem}_before.txt.gz",
         folder / f"{stem}_after.txt.gz",
         *["--batch-tokens", "262144", "--batch-tokens", "0:131072,707:262144,1413:393216"],
-        *["--at-loss", "4.0", "--at-loss", "3.28"],
+        *["--target-loss", "4.0,3.28"],
     )
     assert document["loss"] == "validation"
     (one,) = document["comparisons"]

@@ -162,7 +162,7 @@ def _refine(rows: list[dict[str, Any]], local: list[tuple[Array, Array, Array]])
         tokens, loss, error = local[i]
         values = {name: float(result[name][problem]) for name in ("L0", "A", "gamma")}
         found = _invert(values, tokens, loss, error, rows[i]["target_loss"])
-        if found is not None and result.converged[problem]:
+        if found is not None and result.solved[problem]:
             rows[i]["tokens"], rows[i]["log_error"] = found
             rows[i]["method"] = LOCAL
 
@@ -253,7 +253,7 @@ def _no_common_loss(means: Sequence[Curve], least: int) -> FitError:
     )
     nearest = ["train the slowest batches longer", "log more often early in the run"]
     if means[0].loss_kind.startswith("validation"):
-        nearest.append("take training losses (--losses train)")
+        nearest.append("take training losses (--loss train)")
     return FitError.of("target losses", "none", rule, nearest)
 
 

@@ -46,7 +46,7 @@ INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
+class MalformedRecord:
     """A line that should have been a record and is not."""
 
     line: int  # counted from 1; in binary files the record, counted from 1
@@ -112,7 +112,7 @@ class ReadOptions:
     loss_kind: str | None = None
 
     def key(self) -> str:
-        """Identifies the options in a cache key."""
+        """Identify the options in a cache key."""
         return repr(self)
 
 
@@ -136,8 +136,8 @@ class Source:
 _EMPTY = pl.DataFrame(schema=SCHEMA)
 
 
-def empty_table() -> pl.DataFrame:
-    """No rows, all columns."""
+def empty_rows() -> pl.DataFrame:
+    """Return a table of all columns and no rows."""
     return _EMPTY.clone()
 
 
@@ -156,9 +156,9 @@ class FileRead:
     path: Path
     format: str = ""
     sha256: str = ""
-    table: pl.DataFrame = field(default_factory=empty_table)
+    table: pl.DataFrame = field(default_factory=empty_rows)
     runs: list[RunMeta] = field(default_factory=list)
-    malformed: list[Malformed] = field(default_factory=list)
+    malformed: list[MalformedRecord] = field(default_factory=list)
     malformed_count: int = 0
     notes: list[Note] = field(default_factory=list)
     superseded: int = 0
@@ -167,7 +167,7 @@ class FileRead:
         """Count a malformed line and keep it if there is room."""
         self.malformed_count += 1
         if len(self.malformed) < KEPT_MALFORMED:
-            self.malformed.append(Malformed(line, reason))
+            self.malformed.append(MalformedRecord(line, reason))
 
     def note(self, kind: str, message: str, line: int = 0) -> None:
         """Add a note."""
@@ -175,7 +175,7 @@ class FileRead:
 
 
 def as_table(columns: Mapping[str, Any] | pl.DataFrame) -> pl.DataFrame:
-    """Columns in any order, completed with empty ones, as the one table."""
+    """Return the columns in any order, completed with empty ones, as the one table."""
     frame = columns if isinstance(columns, pl.DataFrame) else pl.DataFrame(columns, strict=False)
     return frame.select(
         (pl.col(name).cast(kind) if name in frame.columns else pl.lit(None, kind)).alias(name)
@@ -184,7 +184,7 @@ def as_table(columns: Mapping[str, Any] | pl.DataFrame) -> pl.DataFrame:
 
 
 def rows_table(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
-    """Rows as dicts of exact values, as the one table."""
+    """Return the rows as dicts of exact values, as the one table."""
     listed = list(rows)
     return pl.DataFrame(
         {name: [row.get(name) for row in listed] for name in SCHEMA}, schema=SCHEMA, strict=True
@@ -192,7 +192,7 @@ def rows_table(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def exact_int(value: Any) -> int | None:
-    """`value` as an integer if it is one exactly and fits 64 bits; else None.
+    """Return `value` as an integer if it is one exactly and fits 64 bits; else None.
 
     Takes ints, floats that are whole numbers below 2**53, and their decimal texts with or without
     thousands commas.
@@ -218,7 +218,7 @@ def exact_int(value: Any) -> int | None:
 
 
 def real(value: Any) -> float | None:
-    """`value` as a finite float; None where it is none."""
+    """Return `value` as a finite float; None where it is none."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, str):
@@ -231,7 +231,7 @@ def real(value: Any) -> float | None:
 
 
 def positive(value: Any) -> int | None:
-    """`value` as an exact positive integer; None where it is none."""
+    """Return `value` as an exact positive integer; None where it is none."""
     number = exact_int(value)
     return number if number is not None and number > 0 else None
 
@@ -307,7 +307,7 @@ def _is_full(table: pl.DataFrame) -> bool:
 
 
 def consumed(batches: Batches) -> pl.Expr:
-    """What so many steps have consumed, at `batches`."""
+    """Return what so many steps have consumed, at `batches`."""
     parts = []
     for index, (start, size) in enumerate(batches):
         done = pl.col("step") - start
@@ -320,7 +320,9 @@ def consumed(batches: Batches) -> pl.Expr:
 
 
 def batch_of_step(batches: Batches) -> pl.Expr:
-    """The batch of each step; of the first where the step is not known and there is one alone."""
+    """Return the batch of each step; of the first where the step is not known and there is one
+    alone.
+    """
     batch = pl.lit(batches[0][1], pl.Int64)
     for start, size in batches[1:]:
         later = pl.when(pl.col("step") > start).then(pl.lit(size, pl.Int64)).otherwise(batch)
@@ -336,7 +338,9 @@ class Clock:
         self._last: dict[Hashable, float] = {}
 
     def since(self, series: Hashable, elapsed: float | None) -> float | None:
-        """Seconds since the row before; None where the clock was set back or is not there."""
+        """Return the seconds since the row before; None where the clock was set back or is not
+        there.
+        """
         if elapsed is None:
             return None
         before = self._last.get(series, self._start)
@@ -345,11 +349,11 @@ class Clock:
 
 
 def product(left: pl.Expr, right: pl.Expr) -> pl.Expr:
-    """left x right in integers; null where it would not fit 64 bits."""
+    """Return left x right in integers; null where it would not fit 64 bits."""
     fits = left.cast(pl.Float64).abs() * right.cast(pl.Float64).abs() < 9e18
     return pl.when(fits).then(left * right)
 
 
 def divided(total: pl.Expr, part: pl.Expr) -> pl.Expr:
-    """total / part where it is a whole number; else null."""
+    """Return total / part where it is a whole number; else null."""
     return pl.when((part > 0) & (total % part == 0)).then(total // part)

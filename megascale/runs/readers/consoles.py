@@ -29,13 +29,15 @@ Row = dict[str, Any]
 MakeRows = Callable[[re.Match[str]], Iterator[Row]]
 
 
-def plain(data: bytes) -> bytes:
-    """The log without terminal colours."""
+def without_colours(data: bytes) -> bytes:
+    """Return the log without terminal colours."""
     return _ANSI.sub(b"", data) if b"\x1b[" in data else data
 
 
 def stamp_of(line: str) -> float | None:
-    """Seconds of the time at a line's beginning, in its own time zone; None where it has none."""
+    """Return the seconds of the time at a line's beginning, in its own time zone; None where it has
+    none.
+    """
     found = _STAMP.search(line[:_STAMP_BEFORE])
     if found is None:
         return None
@@ -60,7 +62,9 @@ class StampClock:
         self._rows: dict[Any, tuple[Any, float | None, float | None]] = {}
 
     def since(self, kind: Any, step: Any, stamp: float | None) -> float | None:
-        """Seconds since the step before of this kind; None for its first, or without a time."""
+        """Return the seconds since the step before of this kind; None for its first, or without a
+        time.
+        """
         if stamp is None:
             return None
         last_step, last_stamp, before = self._rows.get(kind, (None, None, None))
@@ -79,7 +83,7 @@ def scan(
     a row's values as text or numbers, and a row whose `loss` is no finite number is left out and
     counted. Where the lines begin with a time and `make` gives no `seconds`, these follow from it.
     """
-    data = plain(source.data)
+    data = without_colours(source.data)
     torn = data.count(b"\n") + 1 if ends_torn(data) else 0
     rows: list[Row] = []
     nonfinite: list[int] = []
@@ -123,7 +127,7 @@ def constant_batch(
     batch_samples: int | None = None,
     batch_tokens: int | None = None,
 ) -> ReadOptions:
-    """The options with the batch that the log states once for the whole run."""
+    """Return the options with the batch that the log states once for the whole run."""
     if options.batch_samples is not None or options.batch_tokens is not None:
         return options
     if batch_samples is not None:

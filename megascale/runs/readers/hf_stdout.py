@@ -24,7 +24,7 @@ from megascale.runs.readers.base import (
     real,
     rows_table,
 )
-from megascale.runs.readers.consoles import Row, plain
+from megascale.runs.readers.consoles import Row, without_colours
 from megascale.runs.readers.hf_steps import Bars, Entry, header_of, place
 from megascale.runs.readers.opening import ends_torn
 from megascale.runs.readers.stated import (
@@ -32,8 +32,8 @@ from megascale.runs.readers.stated import (
     N_PARAMS,
     STEPS,
     Statements,
-    completed,
     statements,
+    with_statements,
 )
 
 NAME = "hf-stdout"
@@ -62,7 +62,7 @@ _STATES = (
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
@@ -71,7 +71,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     A run that begins after another's end in the same log is a run of its own.
     """
     found = FileRead(source.path, NAME)
-    data = plain(source.data)
+    data = without_colours(source.data)
     bars = Bars(data)
     runs: list[_Run] = [_Run(0)]
     begun, ended = 0, False
@@ -122,7 +122,7 @@ def _completed(run: _Run, found: FileRead, said: Statements, options: ReadOption
     if part.table["tokens"].null_count():  # counts rounded to four digits are none
         part.table = part.table.with_columns(tokens=pl.lit(None, pl.Int64))
     _tell_missing(part, run)
-    return completed(part, options, own)
+    return with_statements(part, options, own)
 
 
 def _tell_missing(part: FileRead, run: _Run) -> None:

@@ -15,8 +15,8 @@ from megascale.runs.readers.base import (
     exact_int,
     real,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
-from megascale.runs.readers.stated import Patterns, completed, statements
+from megascale.runs.readers.consoles import Row, scan, without_colours
+from megascale.runs.readers.stated import Patterns, statements, with_statements
 
 OF_STEP, PER_STEP, OF_INTERVAL = "of step", "per step", "of interval"
 """What a printed duration is: of that step alone, the mean per step since the row before, or of
@@ -60,8 +60,8 @@ class LineFormat:
     ORDERED: bool = True
 
     def sniff(self, head: bytes, path: str) -> bool:
-        """Whether the beginning of a log has a record of this format."""
-        return self.sign.search(plain(head)) is not None
+        """Return whether the beginning of a log has a record of this format."""
+        return self.sign.search(without_colours(head)) is not None
 
     def read(self, source: Source, options: ReadOptions) -> FileRead:
         """Read the records, and the start-up lines of every launch."""
@@ -77,7 +77,9 @@ class LineFormat:
             self.refine(found)
         if self.note is not None and found.table.height:
             found.note(*self.note, line=found.table["line"][0] or 0)
-        return completed(found, options, statements(plain(source.data), self.states))
+        return with_statements(
+            found, options, statements(without_colours(source.data), self.states)
+        )
 
 
 _COUNTS = ("tokens", "samples", "batch_samples", "batch_tokens")

@@ -29,7 +29,7 @@ from megascale.runs.readers.base import (
     product,
     real,
 )
-from megascale.runs.readers.columns import SMALL_BYTES, WIDTH, Layout, Lines
+from megascale.runs.readers.columns import SMALL_BYTES, WIDTH, ColumnLayout, Lines
 from megascale.runs.readers.megatron_small import Names, cells_of, read_values
 from megascale.runs.readers.opening import chunks, ends_torn
 from megascale.runs.readers.restarts import place_between
@@ -106,7 +106,7 @@ def _iterations(lines: Lines, found: FileRead) -> pl.DataFrame:
         return _one_by_one(lines, found)
     parts = [_no_rows()]
     cells = lines.text(lines.at(match.start())).decode("utf-8", "replace").split("|")[:WIDTH]
-    layout = Layout.of(cells, 1)
+    layout = ColumnLayout.of(cells, 1)
     found_at = (layout.column(key) for key in (*_LOSSES, *_READ, *_TIMES))
     wanted = {index for index in found_at if index is not None}
     columns = sorted({0, 1, *wanted, min(len(layout.starts), WIDTH - 1)})
@@ -166,21 +166,23 @@ def _read_rest(
     for _ in range(_LAYOUTS_TRIED):
         if rest.is_empty():
             return
-        layout = Layout.of(rest.row(0)[:WIDTH], first)
+        layout = ColumnLayout.of(rest.row(0)[:WIDTH], first)
         fits = rest.select(fits=layout.fits(range(WIDTH))).to_series()
         yield _read_layout(lines, rest.filter(fits), layout, found)
         rest = rest.filter(~fits)
     for row in rest.iter_rows():
         single = pl.DataFrame([row], schema=rest.schema, orient="row")
-        yield _read_layout(lines, single, Layout.of(row[:WIDTH], first), found)
+        yield _read_layout(lines, single, ColumnLayout.of(row[:WIDTH], first), found)
 
 
-def _distinct(layout: Layout) -> bool:
+def _distinct(layout: ColumnLayout) -> bool:
     """Whether no field comes twice: in a line that two processes wrote at once, some do."""
     return len(set(layout.keys)) == len(layout.keys)
 
 
-def _read_layout(lines: Lines, rows: pl.DataFrame, layout: Layout, found: FileRead) -> pl.DataFrame:
+def _read_layout(
+    lines: Lines, rows: pl.DataFrame, layout: ColumnLayout, found: FileRead
+) -> pl.DataFrame:
     """Read lines of one layout; report those that are torn or hold what is no number."""
     loss_key = next((key for key in _LOSSES if layout.column(key) is not None), None)
     time_key = next((key for key in _TIMES if layout.column(key) is not None), None)

@@ -18,7 +18,7 @@ _LAYOUTS = 8
 
 
 def cells_of(text: str, begins: re.Pattern[str]) -> tuple[str, list[str]] | None:
-    """The step of an iteration line and its fields; None where it is none.
+    """Return the step of an iteration line and its fields; None where it is none.
 
     Args:
         text: the line.
@@ -40,7 +40,9 @@ class Names:
         self._known: list[tuple[tuple[str, ...], list[tuple[str, int]], bool]] = []
 
     def values_of(self, cells: Sequence[str]) -> tuple[dict[str, str], bool]:
-        """Texts of a line's wanted fields, the first of each; whether no name comes twice."""
+        """Return the texts of a line's wanted fields, the first of each; whether no name comes
+        twice.
+        """
         for starts, places, distinct in self._known:
             if len(cells) == len(starts) and all(map(str.startswith, cells, starts)):
                 found = {name: cells[at][len(starts[at]) :].strip() for name, at in places}
@@ -68,7 +70,7 @@ def read_values(
     losses: Sequence[str],
     times: Mapping[str, float],
 ) -> dict[str, Any] | None:
-    """A line's numbers; None where one of them is no number.
+    """Return a line's numbers; None where one of them is no number.
 
     Args:
         step: its text.

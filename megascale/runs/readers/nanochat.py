@@ -16,7 +16,7 @@ from megascale.runs.readers.base import (
     positive,
     real,
 )
-from megascale.runs.readers.consoles import Row, constant_batch, plain, scan
+from megascale.runs.readers.consoles import Row, constant_batch, scan, without_colours
 
 NAME = "nanochat"
 ORDERED = True
@@ -31,14 +31,14 @@ _PARAMETERS = re.compile(rb"Number of parameters: ([\d,]+)")
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read the training lines; validation is in bits per byte, which is no loss per token."""
     found = FileRead(source.path, NAME)
     scan(source, found, b"| loss:", _LINE, _rows)
-    head = plain(source.data[: 4 * 2**20])
+    head = without_colours(source.data[: 4 * 2**20])
     size, batch = _PARAMETERS.search(head), _BATCH.search(head)
     tokens = positive(batch[1].decode()) if batch else None
     if tokens is None and options.batch_tokens is None and options.batch_samples is None:

@@ -14,7 +14,7 @@ from megascale.runs.readers.base import (
     exact_int,
     real,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
 
 NAME = "nanotron"
 ORDERED = True
@@ -25,7 +25,7 @@ _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:

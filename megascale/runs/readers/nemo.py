@@ -24,7 +24,7 @@ from megascale.runs.readers.base import (
     filled,
     real,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
 
 NAME = "nemo"
 ORDERED = True
@@ -40,7 +40,7 @@ _EXACT_BITS = 24
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:

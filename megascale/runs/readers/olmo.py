@@ -17,7 +17,7 @@ from megascale.runs.readers.base import (
     real,
     rows_table,
 )
-from megascale.runs.readers.consoles import StampClock, plain, stamp_of
+from megascale.runs.readers.consoles import StampClock, stamp_of, without_colours
 from megascale.runs.readers.opening import ends_torn, text_lines
 
 NAME = "olmo"
@@ -29,13 +29,13 @@ _SNIFF = re.compile(rb"\[step=[\d,]+/[\d,]+,\s*epoch=")
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read every step that shows a loss, with the metrics printed below it."""
     found = FileRead(source.path, NAME)
-    data = plain(source.data)
+    data = without_colours(source.data)
     torn = data.count(b"\n") + 1 if ends_torn(data) else 0
     rows: list[dict[str, Any]] = []
     stamps: dict[int, float | None] = {}

@@ -86,7 +86,8 @@ def _one_run(part: pl.DataFrame, ordered: bool) -> tuple[pl.DataFrame, list[int]
 
 
 def place_between(steps: pl.Series, train: pl.DataFrame) -> pl.Series:
-    """Consumed samples at steps that lie between training rows, where they follow exactly.
+    """Return the consumed samples at steps that lie between training rows, where they follow
+    exactly.
 
     Between two rows a step consumes the same number of samples if both rows show the same batch
     and the samples between them are that batch times the steps between them; elsewhere (a batch

@@ -37,7 +37,7 @@ are found many times faster: one each, rather than one of several alternatives."
 
 
 def statements(data: bytes, patterns: Patterns) -> Statements:
-    """Every statement of a log; values may have thousands commas.
+    """Return every statement of a log; values may have thousands commas.
 
     Args:
         data: the log without terminal colours.
@@ -65,8 +65,8 @@ class _Launch:
     seq: int | None = None
 
 
-def completed(found: FileRead, options: ReadOptions, said: Statements) -> FileRead:
-    """The file with what its start-up lines say: its batches, and its run's description.
+def with_statements(found: FileRead, options: ReadOptions, said: Statements) -> FileRead:
+    """Return the file with what its start-up lines say: its batches, and its run's description.
 
     Samples and tokens of the rows are left empty, and said so, where the log is silent about the
     batch and the user does not state it.
@@ -96,7 +96,7 @@ def completed(found: FileRead, options: ReadOptions, said: Statements) -> FileRe
 
 
 def launch_batches(table: pl.DataFrame, sizes: list[tuple[int, int]]) -> int | Batches:
-    """Global batches by the finished steps from which on each holds.
+    """Return the global batches by the finished steps from which on each holds.
 
     A launch goes on at the last step shown before it that its own first step does not repeat.
 

@@ -28,7 +28,7 @@ MAPPABLE = ("run", *_INTEGERS, *_REALS, "runtime", "loss", "validation", "n_para
 
 
 def column_map(names: Sequence[str], options: ReadOptions, where: str) -> dict[str, str]:
-    """Our columns -> theirs: those the user names, the rest by the names that are known.
+    """Return our columns -> theirs: those the user names, the rest by the names that are known.
 
     Raises:
         DataError: a column was named that the table does not have, or one that is not ours.
@@ -136,7 +136,7 @@ def _absent(value: Any) -> bool:
 
 
 def require_loss(mapped: Mapping[str, str], sets: Sequence[Any], names: Sequence[str]) -> str:
-    """What is missing when no column is a loss; empty when one is."""
+    """Return what is missing when no column is a loss; empty when one is."""
     if "loss" in mapped or sets:
         return ""
     return f"no column is known to be a loss; there are: {', '.join(list(names)[:12])}"

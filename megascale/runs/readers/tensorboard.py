@@ -165,7 +165,7 @@ def _exact_axis(frame: pl.DataFrame, tag: str, unit: str, found: FileRead) -> pl
 
 
 def scalars_of(data: bytes, found: FileRead) -> dict[str, Series]:
-    """Every scalar of an event file, by tag; damaged records are reported in `found`."""
+    """Return every scalar of an event file, by tag; damaged records are reported in `found`."""
     tags: dict[str, Series] = {}
     for number, event in _records(data, found):
         try:

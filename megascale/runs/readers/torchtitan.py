@@ -17,7 +17,7 @@ from megascale.runs.readers.base import (
     positive,
     real,
 )
-from megascale.runs.readers.consoles import Row, constant_batch, plain, scan
+from megascale.runs.readers.consoles import Row, constant_batch, scan, without_colours
 
 NAME = "torchtitan"
 ORDERED = True
@@ -34,14 +34,14 @@ _SIZE = re.compile(rb"size: ([\d,]+) total parameters")
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read training and validation steps; batch, length and size from the start-up lines."""
     found = FileRead(source.path, NAME)
     scan(source, found, b"step:", _LINE, _rows)
-    head = plain(source.data[: 4 * 2**20])
+    head = without_colours(source.data[: 4 * 2**20])
     batch = _stated(_BATCH, head)
     seq = _stated(_SEQUENCE, head)
     steps = _stated(_STEPS, head)

@@ -47,7 +47,7 @@ def sniff(head: bytes, path: str) -> bool:
         columnar = b'"history"' in head and (b'"summary"' in head or b'"config"' in head)
         lines = head.lstrip().split(b"\n", 2)
         return columnar or (b'"_step"' in head and not lines[0].rstrip().endswith(b"}"))
-    header = csv.header_of(head) or []
+    header = csv.column_names(head) or []
     return _is_chart(header) or _is_runs(header)
 
 
@@ -68,7 +68,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     elif start in (b"[", b"{"):
         _from_json(source, found, options)
     else:
-        header = csv.header_of(source.data) or []
+        header = csv.column_names(source.data) or []
         rows = list(csv.records(source.data, header, found)) if header else []
         if _is_chart(header):
             _chart(header, rows, found, options)

@@ -53,7 +53,7 @@ PATTERNS = (
 def completed(text: bytes, table: pl.DataFrame, **options: int) -> FileRead:
     found = FileRead(path=None, table=table)
     said = stated.statements(text, PATTERNS)
-    return stated.completed(found, ReadOptions(**options), said)
+    return stated.with_statements(found, ReadOptions(**options), said)
 
 
 def test_a_length_that_changes_is_counted_in_tokens():

@@ -530,14 +530,14 @@ BRANCH = "runs/tiny/checkpoints/step-00000006-tokens-2304"
 RESUMES = [
     Case("seed", "seed=8", 5, ("runs/tiny", "seed: 7 -> 8", "--allow-changed")),
     Case("model", "model.hidden_size=32", 5, ("model.hidden_size: 16 -> 32",)),
-    Case("budget", "train.total_tokens=8K", 5, ("train.total_tokens: 4096 -> '8K'",)),
+    Case("budget", "train.total_tokens=8K", 5, ("train.total_tokens: 4096 -> 8000",)),
     Case(
         "model of the checkpoint",
         "model.hidden_size=32;--allow-changed;model",
         4,
         ("another model", "model.hidden_size: 16 in the checkpoint, 32 in the config"),
     ),
-    Case("corpus", "", 5, ("corpus fingerprint",), change_corpus),
+    Case("past", "", 4, ("gives other tokens", "--allow-changed past"), change_corpus),
     Case(
         "saved config",
         "",

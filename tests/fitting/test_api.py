@@ -224,8 +224,8 @@ def test_an_option_for_another_kind_of_input_is_refused(tmp_path: Path) -> None:
     table = tmp_path / "points.csv"
     polars.DataFrame({"S": s[0], "E": e[0]}).write_csv(table)
     assert CliRunner().invoke(app, [str(table), "--law", "classic"]).exit_code in (0, EXIT_FIT)
-    refused = CliRunner().invoke(app, [str(table), "--law", "classic", "--targets", "4"])
+    refused = CliRunner().invoke(app, [str(table), "--law", "classic", "--target-loss", "4"])
     assert isinstance(refused.exception, FitError)
-    assert "--targets = 4: is for run logs; the paths hold a table of points" in str(
+    assert "--target-loss = 4: is for run logs; the paths hold a table of points" in str(
         refused.exception
     )
