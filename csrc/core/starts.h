@@ -23,11 +23,11 @@ struct StartRange {
 };
 
 // The projected problem's starts, given how many the caller asked for (0: as many as it takes). Of a
-// law with designed starts ten where the points were smoothed along their rays, and 24 more where
-// they scatter about a steep curve; of a law with a grid the two best cells.
+// law with designed starts eight where the points were smoothed along their rays, and 20 where they
+// scatter about a steep curve; of a law with a grid the two best cells.
 template <class Law>
 MS_HD inline StartRange starts_of(int asked, bool along_ray) {
-  constexpr int kSmooth = 10, kRough = 34, kCells = 2;
+  constexpr int kSmooth = 8, kRough = 20, kCells = 2;
   if (Law::kDesignedStarts) return {0, asked > 0 ? asked : along_ray ? kSmooth : kRough};
   return {0, asked <= 0 ? kCells : asked < kBestCells ? asked : kBestCells};
 }
@@ -81,11 +81,16 @@ struct Optima {
   }
 
   // How many optima, best first, go on to the full problem: one where that has the same objective,
-  // so that its optimum is the answer; else all, because their order may change. A bootstrap starts
-  // from the runner-up too, which must then be a fit like the first.
-  MS_HD int to_polish(bool same_objective, bool constrained, bool bootstrapped) const {
+  // so that its optimum is the answer; else more, because their order may change: all, or two where
+  // the search goes on from there. A bootstrap starts from the runner-up too, which must then be a
+  // fit like the first.
+  MS_HD int to_polish(bool same_objective, bool constrained, bool bootstrapped,
+                      bool descends) const {
     if (Q == 0) return 1;
-    const int wanted = !same_objective || constrained ? kMost : bootstrapped ? 2 : 1;
+    const int wanted = constrained                     ? kMost
+                       : !same_objective && !descends ? kMost
+                       : !same_objective || bootstrapped ? 2
+                                                         : 1;
     int found = 0;
     while (found < wanted && cost[found] < kInfeasible) ++found;
     return found;
@@ -115,7 +120,7 @@ struct Descent {
   static constexpr int kRounds = 5;   // of moves
   static constexpr int kEnough = 3;   // variations that came back
   static constexpr int kFresh = 16, kFreshFrom = 10;  // designed starts, and the first of them
-  static constexpr int kSteps = 15;   // iterations of a variation
+  static constexpr int kSteps = 12;   // iterations of a variation
   static constexpr double kTolerance = 1e-4;
   static constexpr double kNear = 1e-3;    // relative difference of costs of the same optimum
   static constexpr double kBetter = 1e-6;  // relative gain of an optimum that is another

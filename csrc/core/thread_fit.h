@@ -178,7 +178,8 @@ MS_HD void fit_in_thread(const ThreadColumns<Law>& columns, const ThreadProblem<
       out->starts = optima.starts;
       out->agreeing = optima.agreeing;
     }
-    polished = optima.to_polish(options.same_objective, p.constrained, false);
+    polished = optima.to_polish(options.same_objective, p.constrained, false,
+                                Law::kMoves > 0 && options.descends);
   }
   LevenbergMarquardt<Full<Law, double>> machine;
   auto& full = machine.problem;

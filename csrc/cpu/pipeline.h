@@ -327,7 +327,8 @@ class Pipeline {
       s.agreeing = Q > 0 ? optima[i].agreeing : 1;
       s.iterations = optima[i].iterations;
       const int polished = optima[i].to_polish(same, chunk_.problems[i].constrained,
-                                               job_.bootstrap != Bootstrap::kNone);
+                                               job_.bootstrap != Bootstrap::kNone,
+                                               Law::kMoves > 0 && descends(job_));
       for (int k = 0; k < polished; ++k) {
         ProjectedTask<Law> task;
         task.problem = static_cast<int>(i);
