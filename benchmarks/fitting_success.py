@@ -121,7 +121,7 @@ def measure(
     for _ in range(starts):
         initial = starts_of(law, s, e, rng)
         other = fitting.fit(law, s, e, residual=residual, initial=initial)
-        sound = other.converged & np.isfinite(other.objective)
+        sound = other.solved & np.isfinite(other.objective)
         best = np.where(sound & (other.objective < best), other.objective, best)
     excess = found.objective / best - 1
     hit = excess <= TOLERANCE

@@ -161,7 +161,7 @@ struct Descent {
     if (cost < best * (1 - kNear)) agreeing = 1;
   }
 
-  static SolverOptions options(SolverOptions full) {
+  MS_HD static SolverOptions options(SolverOptions full) {
     full.tolerance = vmax(full.tolerance, kTolerance);
     full.max_iterations = full.max_iterations < kSteps ? full.max_iterations : kSteps;
     return full;
