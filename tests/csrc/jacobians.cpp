@@ -1,6 +1,8 @@
 // Every law's gradient, and the projected problems' gradients, against central
 // differences.
 #include <algorithm>
+#include <cmath>
+#include <initializer_list>
 #include <vector>
 
 #include "check.h"

@@ -2,6 +2,8 @@
 // that goes on to the full problem, and the rounds of the local search from there.
 #include "core/starts.h"
 
+#include <initializer_list>
+
 #include "check.h"
 #include "laws/registry.h"
 
