@@ -105,14 +105,14 @@ void projected_problem() {
 template <class Law>
 void rays_that_miss(const double (&u)[6]) {
   for (const double measured : {0.5, 1e4}) {
-    double nearest = 1e300;
-    for (const double ray : {2.0, 0.7, 0.6, 0.56, 0.45, 0.3, 0.2, 0.1}) {
+    double nearest = 0;
+    for (const double ray : {2.0, 0.7, 0.6, 0.56, 0.45, 0.3, 0.2, 0.15, 0.1, 0.05}) {
       double grad[6], ignored[6], at[6];
       const double s = Law::ray_value(u, &ray, measured, grad);
       CHECK(s > 0);
       const double residual = std::fabs(std::log(s / measured));
-      if (measured < s) CHECK(residual >= -std::log(measured));
-      if (ray <= 0.3) CHECK(residual > nearest);
+      // Rays below 0.25 miss all of these laws.
+      if (ray < 0.2) CHECK(residual > nearest);
       nearest = residual;
       std::copy(u, u + 6, at);
       for (int i = 0; i < 6; ++i) {
