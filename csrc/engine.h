@@ -44,11 +44,11 @@ struct FitJob {
   int threads = 1;
 
   // Results, problems long unless noted.
-  double* params = nullptr;      // problems x P
-  double* covariance = nullptr;  // problems x P (P + 1) / 2, packed lower triangle
+  double* params = nullptr;          // problems x P
+  double* covariance = nullptr;      // problems x P (P + 1) / 2, packed lower triangle
   double* derived_errors = nullptr;  // problems x K, standard errors; or null: not wanted
-  double* objective = nullptr;   // sum of squared residuals, or of Huber losses
-  double* rms = nullptr;         // root of the weighted mean squared residual
+  double* objective = nullptr;       // sum of squared residuals, or of Huber losses
+  double* rms = nullptr;             // root of the weighted mean squared residual
   double* r_squared = nullptr;
   int32_t* points = nullptr;  // points of positive weight
   int32_t* free_params = nullptr;

@@ -92,8 +92,7 @@ struct Full {
       const Real root = load<Real>(points.root + i * W);
       const Real y = load<Real>(points.y + i * W);
       const Real f = predict(u, x, y, grad);
-      Real r = against(f, y, load<Real>(points.log_y + i * W), residual,
-                       &slope);
+      Real r = against(f, y, load<Real>(points.log_y + i * W), residual, &slope);
       Real curvature = root * root;
       Real pull = r * curvature;
       Real part = pull * r;

@@ -167,7 +167,7 @@ struct LawDefaults {
   // The grid's points are starts for this problem's data, not cells to be compared at first.
   static constexpr bool kDesignedStarts = false;
   static constexpr bool kSorted = false;  // points are prepared in the order of the first input
-  static constexpr int kShape = 2;  // how many numbers `shape` writes
+  static constexpr int kShape = 2;        // how many numbers `shape` writes
   // How many variations of an optimum `move` knows, the most promising first (core/starts.h):
   // move(k, u, s, n, anchor, t) writes the projected t of one. u is the full problem's optimum, s
   // the measured first inputs in ascending order, the anchor the projected problem's. The linear

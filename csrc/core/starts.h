@@ -22,9 +22,9 @@ struct StartRange {
   int from, to;
 };
 
-// The projected problem's starts, given how many the caller asked for (0: as many as it takes). Of a
-// law with designed starts eight where the points were smoothed along their rays, and 20 where they
-// scatter about a steep curve; of a law with a grid the two best cells.
+// The projected problem's starts, given how many the caller asked for (0: as many as it takes). Of
+// a law with designed starts eight where the points were smoothed along their rays, and 20 where
+// they scatter about a steep curve; of a law with a grid the two best cells.
 template <class Law>
 MS_HD inline StartRange starts_of(int asked, bool along_ray) {
   constexpr int kSmooth = 8, kRough = 20, kCells = 2;
@@ -87,8 +87,8 @@ struct Optima {
   MS_HD int to_polish(bool same_objective, bool constrained, bool bootstrapped,
                       bool descends) const {
     if (Q == 0) return 1;
-    const int wanted = constrained                     ? kMost
-                       : !same_objective && !descends ? kMost
+    const int wanted = constrained                       ? kMost
+                       : !same_objective && !descends    ? kMost
                        : !same_objective || bootstrapped ? 2
                                                          : 1;
     int found = 0;
@@ -116,11 +116,11 @@ MS_HD inline void start_full(const double* t, const double* c, double projected_
 // problem stays in the search until enough variations have come back to its optimum; one that they
 // keep missing makes some of the law's designed starts in the full problem besides.
 struct Descent {
-  static constexpr int kFirst = 8;    // moves of the first round, which most problems end with
-  static constexpr int kRounds = 5;   // of moves
-  static constexpr int kEnough = 3;   // variations that came back
+  static constexpr int kFirst = 8;   // moves of the first round, which most problems end with
+  static constexpr int kRounds = 5;  // of moves
+  static constexpr int kEnough = 3;  // variations that came back
   static constexpr int kFresh = 16, kFreshFrom = 10;  // designed starts, and the first of them
-  static constexpr int kSteps = 12;   // iterations of a variation
+  static constexpr int kSteps = 12;                   // iterations of a variation
   static constexpr double kTolerance = 1e-4;
   static constexpr double kNear = 1e-3;    // relative difference of costs of the same optimum
   static constexpr double kBetter = 1e-6;  // relative gain of an optimum that is another

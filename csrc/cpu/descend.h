@@ -50,8 +50,8 @@ bool descend(Pipeline<Law, Real>& fits) {
       const Prepared<Law>& p = chunk.problems[task.problem];
       FullTask<Law> f;
       f.problem = task.problem;
-      start_variation<Law>(task.t, task.c, task.cost < kInfeasible,
-                           chunk.solutions[task.problem].t, p.projected_anchor, p.full_anchor, f.t);
+      start_variation<Law>(task.t, task.c, task.cost < kInfeasible, chunk.solutions[task.problem].t,
+                           p.projected_anchor, p.full_anchor, f.t);
       variations.push_back(f);
     }
     if (!fits.scout(variations)) return false;

@@ -127,14 +127,13 @@ struct Wsd : LawDefaults {
     const Real Q = two * C * p.a * p.b * p.b;
     const Real linear = B * p.s_min - (C * p.a * (p.a - two * p.b) + p.e_min);
     const Real excess = p.e_min - B * s_opt;
-    const Real root = vsqrt(select(is_left, linear * linear + four * B * Q,
-                                   vmax(B * B - four * C * excess, zero)));
+    const Real root = vsqrt(
+        select(is_left, linear * linear + four * B * Q, vmax(B * B - four * C * excess, zero)));
     const Mask near = linear > zero;
-    const Real top = select(is_left, select(near, two * Q, root - linear),
-                            select(is_right, a0, two * excess));
-    const Real bottom =
-        select(is_left, select(near, vmax(root + linear, Real(1e-300)), two * B),
-               select(is_right, vmax(B - a1, least), B + root));
+    const Real top =
+        select(is_left, select(near, two * Q, root - linear), select(is_right, a0, two * excess));
+    const Real bottom = select(is_left, select(near, vmax(root + linear, Real(1e-300)), two * B),
+                               select(is_right, vmax(B - a1, least), B + root));
     const Real origin = select(is_left, p.s_min, select(is_right, zero, s_opt));
     Real s = origin + top / bottom;
     s = select(is_right & !is_left, vmax(s, s2), s);
@@ -171,15 +170,13 @@ struct Wsd : LawDefaults {
     const Real size = s / last;
     const Real pull = select(beyond, s, -s) * (Real(kAway) / (B * stretch));
     const Mask falling = a0 * far_off > s2;
-    const Real opt = select(
-        open, size * select(falling, -a1 * far_off, one),
-        size * s_opt / touch + pull * two * C * (s_opt / touch - one));
+    const Real opt = select(open, size * select(falling, -a1 * far_off, one),
+                            size * s_opt / touch + pull * two * C * (s_opt / touch - one));
     const Real c = select(
         open, size * select(falling, -two * C * (p.c + s_opt) * far_off, one) + pull * two * C,
         zero);
     grad[4] = select(
-        open,
-        size * select(falling, -p.c * (p.c + two * s_opt) * far_off, zero) + pull * two * p.c,
+        open, size * select(falling, -p.c * (p.c + two * s_opt) * far_off, zero) + pull * two * p.c,
         -size * Real(0.5) * p.e_min / (C * C * touch) +
             pull * (two * (touch - s_opt) - p.e_min / (C * touch)));
     grad[5] = select(open, size * select(falling, far_off, zero),

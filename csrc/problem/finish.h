@@ -147,8 +147,7 @@ void finish(const FitJob& job, const Prepared<Law>& p, const Solution<Law>& s,
   double* covariance = job.covariance + id * packed_size(P);
   std::fill(params, params + P, kNaN);
   std::fill(covariance, covariance + packed_size(P), kNaN);
-  if (job.derived_errors)
-    std::fill_n(job.derived_errors + id * Law::kDerived, Law::kDerived, kNaN);
+  if (job.derived_errors) std::fill_n(job.derived_errors + id * Law::kDerived, Law::kDerived, kNaN);
   job.objective[id] = job.rms[id] = job.r_squared[id] = kNaN;
   job.points[id] = p.count;
   job.free_params[id] = p.free_count;

@@ -7,7 +7,8 @@
 #include "engine.h"
 
 struct Results {
-  std::vector<double> params, covariance, derived_errors, objective, rms, r_squared, boot, boot_objective;
+  std::vector<double> params, covariance, derived_errors, objective, rms, r_squared, boot,
+      boot_objective;
   std::vector<int32_t> points, free_params, iterations, starts, agreeing, status;
   std::vector<uint32_t> flags;
   std::vector<int64_t> bad_row;

@@ -51,8 +51,9 @@ void test_descent() {
   CHECK(Descent::promising(0.5, 1.0) && !Descent::promising(7.0, 1.0));
   hard.judge(0.5, 1.0);
   CHECK(is(hard.next(14, true, &fresh), 0, 14));
-  CHECK(is(hard.next(14, true, &fresh), Descent::kFreshFrom,
-           Descent::kFreshFrom + Descent::kFresh) && fresh);
+  CHECK(
+      is(hard.next(14, true, &fresh), Descent::kFreshFrom, Descent::kFreshFrom + Descent::kFresh) &&
+      fresh);
   CHECK(is(hard.next(14, true, &fresh), 0, 0));
   CHECK(is(hard.next(14, true, &fresh), 0, 0));
 
@@ -68,7 +69,8 @@ void test_optima() {
   Optima<1> found;
   auto end = [&](double cost, double t) { found.add(cost, &t, 4, 10); };
   end(kInfeasible, 9);
-  CHECK(found.starts == 1 && found.agreeing == 0 && found.to_polish(false, false, false, false) == 0);
+  CHECK(found.starts == 1 && found.agreeing == 0 &&
+        found.to_polish(false, false, false, false) == 0);
   end(3, 0.3);
   end(2, 0.2);
   end(3 * (1 + 1e-9), 0.31);  // the second optimum again
