@@ -129,6 +129,8 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
   py::dict out;
   auto params = make<double>({problems, P});
   auto covariance = make<double>({problems, P * (P + 1) / 2});
+  auto derived_errors =
+      make<double>({problems, static_cast<py::ssize_t>(laws[law].derived.size())});
   auto objective = make<double>({problems}), rms = make<double>({problems}),
        r_squared = make<double>({problems});
   auto counts = make<int32_t>({problems}), free_params = make<int32_t>({problems}),
@@ -147,6 +149,7 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
   }
   job.params = params.mutable_data();
   job.covariance = covariance.mutable_data();
+  job.derived_errors = derived_errors.mutable_data();
   job.objective = objective.mutable_data();
   job.rms = rms.mutable_data();
   job.r_squared = r_squared.mutable_data();
@@ -177,6 +180,7 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
 
   out["params"] = params;
   out["covariance"] = covariance;
+  out["derived_errors"] = derived_errors;
   out["objective"] = objective;
   out["rms"] = rms;
   out["r_squared"] = r_squared;
@@ -213,16 +217,14 @@ py::list describe_laws() {
   return out;
 }
 
-py::tuple derive(int law, const Array<double>& params, const Array<double>& covariance) {
+Array<double> derive(int law, const Array<double>& params) {
   const auto& info = megascale::laws().at(law);
   const py::ssize_t n = params.shape(0), P = info.params.size(), K = info.derived.size();
-  if (params.ndim() != 2 || params.shape(1) != P || covariance.size() != n * P * (P + 1) / 2)
-    throw std::invalid_argument("params or covariance has the wrong shape");
-  auto values = make<double>({n, K}), errors = make<double>({n, K});
-  if (K > 0)
-    megascale::derive(law, n, params.data(), covariance.data(), values.mutable_data(),
-                      errors.mutable_data());
-  return py::make_tuple(values, errors);
+  if (params.ndim() != 2 || params.shape(1) != P)
+    throw std::invalid_argument("params has the wrong shape");
+  auto values = make<double>({n, K});
+  if (K > 0) megascale::derive(law, n, params.data(), values.mutable_data());
+  return values;
 }
 
 }  // namespace
@@ -236,7 +238,7 @@ PYBIND11_MODULE(_engine, m) {
         py::arg("threads"), py::arg("bootstrap"), py::arg("replicates"), py::arg("seed"),
         py::arg("groups"), py::arg("device"), py::arg("progress"));
   m.def("laws", &describe_laws);
-  m.def("derive", &derive, py::arg("law"), py::arg("params"), py::arg("covariance"));
+  m.def("derive", &derive, py::arg("law"), py::arg("params"));
   m.def("instruction_set", &megascale::instruction_set);
   m.def("force_instruction_set", &megascale::force_instruction_set);
 #if defined(MEGASCALE_CUDA)

@@ -37,17 +37,18 @@ struct FitJob {
   const double* upper = nullptr;
   const double* fixed = nullptr;
   const double* initial = nullptr;  // the only start, when given
-  int starts = 0;                   // 0: diverse starts until two agree; n: exactly n
+  int starts = 0;                   // 0: diverse starts until enough agree; n: exactly n
   bool compatibility_grid = false;  // Chinchilla: the 4,500 starts of arXiv 2404.10102
   double tolerance = 1e-10;
   int max_iterations = 0;  // 0: the solver's default
   int threads = 1;
 
   // Results, problems long unless noted.
-  double* params = nullptr;      // problems x P
-  double* covariance = nullptr;  // problems x P (P + 1) / 2, packed lower triangle
-  double* objective = nullptr;   // sum of squared residuals, or of Huber losses
-  double* rms = nullptr;         // root of the weighted mean squared residual
+  double* params = nullptr;          // problems x P
+  double* covariance = nullptr;      // problems x P (P + 1) / 2, packed lower triangle
+  double* derived_errors = nullptr;  // problems x K, standard errors; or null: not wanted
+  double* objective = nullptr;       // sum of squared residuals, or of Huber losses
+  double* rms = nullptr;             // root of the weighted mean squared residual
   double* r_squared = nullptr;
   int32_t* points = nullptr;  // points of positive weight
   int32_t* free_params = nullptr;
@@ -91,10 +92,8 @@ void fit(const FitJob& job, Progress* progress);
 // Runs the body of a CUDA thread on the host, for every problem in turn.
 void fit_scalar(const FitJob& job, Progress* progress);
 
-// Derived quantities and their standard errors by the delta method.
-// params: n x P, covariance: n x packed; values and errors: n x K.
-void derive(int law, int64_t n, const double* params, const double* covariance, double* values,
-            double* errors);
+// Derived quantities. params: n x P; values: n x K.
+void derive(int law, int64_t n, const double* params, double* values);
 
 // "avx512", "avx2" or "baseline": the widest the processor runs, or the one forced.
 std::string instruction_set();

@@ -70,9 +70,10 @@ struct Full {
     }
   }
 
-  MS_INLINE Real predict(const Real* u, const Real* x, Real* grad) const {
+  // The law's value at a point whose measured target is y.
+  MS_INLINE Real predict(const Real* u, const Real* x, Real y, Real* grad) const {
     if constexpr (Law::kHasRay) {
-      if (along_ray) return Law::ray_value(u, x, grad);
+      if (along_ray) return Law::ray_value(u, x, y, grad);
     }
     return Law::value(u, x, grad);
   }
@@ -89,9 +90,9 @@ struct Full {
       Real x[X], grad[P], slope;
       for (int k = 0; k < X; ++k) x[k] = load<Real>(points.x[k] + i * W);
       const Real root = load<Real>(points.root + i * W);
-      const Real f = predict(u, x, grad);
-      Real r = against(f, load<Real>(points.y + i * W), load<Real>(points.log_y + i * W), residual,
-                       &slope);
+      const Real y = load<Real>(points.y + i * W);
+      const Real f = predict(u, x, y, grad);
+      Real r = against(f, y, load<Real>(points.log_y + i * W), residual, &slope);
       Real curvature = root * root;
       Real pull = r * curvature;
       Real part = pull * r;

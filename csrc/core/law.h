@@ -156,7 +156,8 @@ struct LawDefaults {
   static constexpr bool kLogTarget = false;      // the projected problem is one in log y
 
   // Tokens-steps laws, x = S and y = E. With kHasRay the law is one of S and has
-  // ray_value(u, x, grad) besides `value`, which takes x = E/S and returns what "ray" compares.
+  // ray_value(u, x, y, grad) besides `value`, which takes x = E/S and returns what "ray" compares
+  // with the measured y.
   // With kAlongRay it is a function of B = E/S, which `value` gets as its x.
   static constexpr bool kHasRay = false, kAlongRay = false;
 
@@ -165,9 +166,14 @@ struct LawDefaults {
   static constexpr bool kCouplesScale = false;
   // The grid's points are starts for this problem's data, not cells to be compared at first.
   static constexpr bool kDesignedStarts = false;
-  static constexpr bool kSorted =
-      false;                        // points are prepared in ascending order of the first input
-  static constexpr int kShape = 2;  // how many numbers `shape` writes
+  static constexpr bool kSorted = false;  // points are prepared in the order of the first input
+  static constexpr int kShape = 2;        // how many numbers `shape` writes
+  // How many variations of an optimum `move` knows, the most promising first (core/starts.h):
+  // move(k, u, s, n, anchor, t) writes the projected t of one. u is the full problem's optimum, s
+  // the measured first inputs in ascending order, the anchor the projected problem's. The linear
+  // coefficients come last among the parameters of such a law.
+  static constexpr int kMoves = 0;
+  static MS_HD void move(int, const double*, const double*, int, double, double*) {}
   // natural_jacobian(u, sx, sy, jacobian) gives d theta / d u, row by row; else by differences.
   static constexpr bool kAnalyticJacobian = false;
 

@@ -1,11 +1,11 @@
-// The start strategy: where the search for one problem's optimum begins, when it has seen enough,
-// and which optima go on from the projected problem to the full one.
+// The start strategy: where the search for one problem's optimum begins, which optima go on from
+// the projected problem to the full one, and where the search goes from there.
 //
-// The search goes in rounds. `starts_of_round` gives the ranks of a round's starts and
-// `start_of_rank` the point of the law's grid that a rank stands for; the solver runs from each of
-// these points, and `Optima` is told what it found. Every decision looks at one problem alone, so
-// the CPU asks for a whole chunk of problems at a time and a CUDA thread for its own problem, with
-// the same outcome.
+// `starts_of` gives the ranks of the projected problem's starts and `start_of_rank` the point of
+// the law's grid that a rank stands for; the solver runs from each of these points, and `Optima` is
+// told what it found. `Descent` then asks for variations of the best optimum of the full problem.
+// Every decision looks at one problem alone, so the CPU asks for a whole chunk of problems at a
+// time and a CUDA thread for its own problem, with the same outcome.
 #pragma once
 
 #include "core/coordinates.h"
@@ -15,7 +15,6 @@
 namespace megascale {
 inline namespace MS_ISA {
 
-constexpr int kStartRounds = 2;
 constexpr int kBestCells = 4;  // a grid search keeps so many
 
 // The ranks [from, to); empty where from == to.
@@ -23,20 +22,13 @@ struct StartRange {
   int from, to;
 };
 
-// The starts of a round, given how many starts the caller asked for (0: as many as it takes) and
-// how many of those made so far reached the best optimum.
-//
-// A law with designed starts makes ten, and 24 more where fewer than three agree: some basins are
-// narrow. A law with a grid starts from its two best cells.
+// The projected problem's starts, given how many the caller asked for (0: as many as it takes). Of
+// a law with designed starts eight where the points were smoothed along their rays, and 20 where
+// they scatter about a steep curve; of a law with a grid the two best cells.
 template <class Law>
-MS_HD inline StartRange starts_of_round(int round, int asked, int agreeing) {
-  constexpr int kFirst = 10, kMore = 24, kEnough = 3, kCells = 2;
-  if (Law::kDesignedStarts) {
-    if (round == 0) return {0, asked > 0 ? asked : kFirst};
-    if (asked > 0 || agreeing >= kEnough) return {0, 0};
-    return {kFirst, kFirst + kMore};
-  }
-  if (round > 0) return {0, 0};
+MS_HD inline StartRange starts_of(int asked, bool along_ray) {
+  constexpr int kSmooth = 8, kRough = 20, kCells = 2;
+  if (Law::kDesignedStarts) return {0, asked > 0 ? asked : along_ray ? kSmooth : kRough};
   return {0, asked <= 0 ? kCells : asked < kBestCells ? asked : kBestCells};
 }
 
@@ -89,11 +81,16 @@ struct Optima {
   }
 
   // How many optima, best first, go on to the full problem: one where that has the same objective,
-  // so that its optimum is the answer; else all, because their order may change. A bootstrap starts
-  // from the runner-up too, which must then be a fit like the first.
-  MS_HD int to_polish(bool same_objective, bool constrained, bool bootstrapped) const {
+  // so that its optimum is the answer; else more, because their order may change: all, or two where
+  // the search goes on from there. A bootstrap starts from the runner-up too, which must then be a
+  // fit like the first.
+  MS_HD int to_polish(bool same_objective, bool constrained, bool bootstrapped,
+                      bool descends) const {
     if (Q == 0) return 1;
-    const int wanted = !same_objective || constrained ? kMost : bootstrapped ? 2 : 1;
+    const int wanted = constrained                       ? kMost
+                       : !same_objective && !descends    ? kMost
+                       : !same_objective || bootstrapped ? 2
+                                                         : 1;
     int found = 0;
     while (found < wanted && cost[found] < kInfeasible) ++found;
     return found;
@@ -108,6 +105,83 @@ MS_HD inline void start_full(const double* t, const double* c, double projected_
   double u[Law::kParams];
   Law::assemble(t, c, projected_anchor, u);
   for (int i = 0; i < Law::kParams; ++i) out[i] = start_coordinate<Law>(i, u[i], full_anchor);
+}
+
+// The local search of one problem of a law with moves: from the best optimum of the full problem
+// through variations of it, `Law::move`, until none is better. The optima of a piecewise law differ
+// in which points lie on which branch, and a joint moved across a point is the shortest way from
+// one to the next.
+//
+// A round asks for variations, runs a few iterations from each and the best of them to the end. A
+// problem stays in the search until enough variations have come back to its optimum; one that they
+// keep missing makes some of the law's designed starts in the full problem besides.
+struct Descent {
+  static constexpr int kFirst = 8;   // moves of the first round, which most problems end with
+  static constexpr int kRounds = 5;  // of moves
+  static constexpr int kEnough = 3;  // variations that came back
+  static constexpr int kFresh = 16, kFreshFrom = 10;  // designed starts, and the first of them
+  static constexpr int kSteps = 12;                   // iterations of a variation
+  static constexpr double kTolerance = 1e-4;
+  static constexpr double kNear = 1e-3;    // relative difference of costs of the same optimum
+  static constexpr double kBetter = 1e-6;  // relative gain of an optimum that is another
+
+  int agreeing = 1, rounds = 0, tried = 0;
+  bool moved = false, restarted = false, ended = false;
+
+  // The variations to try now: ranks of moves, or of designed starts where `fresh` says so. Empty
+  // at the end. `converged`: whether the optimum is one.
+  MS_HD StartRange next(int moves, bool converged, bool* fresh) {
+    *fresh = false;
+    const bool settled = !moved && agreeing >= kEnough && converged;
+    if (ended || (rounds > 0 && settled)) return end();
+    if (!moved && tried >= moves) {
+      if (restarted) return end();
+      restarted = *fresh = true;
+      return {kFreshFrom, kFreshFrom + kFresh};
+    }
+    if (rounds >= kRounds) return end();
+    const StartRange range = {moved ? 0 : tried, rounds == 0 ? kFirst : moves};
+    tried = range.to;
+    ++rounds;
+    moved = false;
+    return range;
+  }
+
+  // One variation ended at `cost`; the optimum before this round is `best`.
+  MS_HD void count(double cost, double best) {
+    if (vabs(cost - best) <= kNear * best) ++agreeing;
+  }
+
+  // Whether the best variation is worth running to the end.
+  MS_HD static bool promising(double cost, double best) { return cost < best * (1 + kNear); }
+
+  // Where it ended.
+  MS_HD void judge(double cost, double best) {
+    moved = cost < best * (1 - kBetter);
+    if (cost < best * (1 - kNear)) agreeing = 1;
+  }
+
+  MS_HD static SolverOptions options(SolverOptions full) {
+    full.tolerance = vmax(full.tolerance, kTolerance);
+    full.max_iterations = full.max_iterations < kSteps ? full.max_iterations : kSteps;
+    return full;
+  }
+
+ private:
+  MS_HD StartRange end() {
+    ended = true;
+    return {0, 0};
+  }
+};
+
+// Where the full problem starts from a variation t of an optimum `best`, with the linear
+// coefficients c that the projected problem has there, or the optimum's own where it has none.
+template <class Law>
+MS_HD inline void start_variation(const double* t, const double* c, bool solved, const double* best,
+                                  double projected_anchor, double full_anchor, double* out) {
+  constexpr int P = Law::kParams, L = Law::kLinear;
+  start_full<Law>(t, c, projected_anchor, full_anchor, out);
+  for (int j = 0; !solved && j < L; ++j) out[P - L + j] = best[P - L + j];
 }
 
 }  // namespace MS_ISA

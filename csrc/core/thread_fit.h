@@ -35,6 +35,7 @@ struct ThreadOptions {
   Residual residual;
   bool along_ray, given_start;
   bool same_objective;  // the projected problem's is the one asked for
+  bool descends;        // the search goes on from the optimum found
   int starts;
   SolverOptions projected, full;
 };
@@ -74,7 +75,7 @@ MS_HD auto projected_problem(const ThreadColumns<Law>& columns, const ThreadProb
   return projected;
 }
 
-// Runs the rounds of starts.
+// Runs the starts.
 template <class Law, class ProjectedProblem>
 MS_HD void search(const ProjectedProblem& projected, const double* y, const ThreadProblem<Law>& p,
                   const ThreadOptions& options, Optima<Law::kNonlinear>* optima) {
@@ -89,16 +90,69 @@ MS_HD void search(const ProjectedProblem& projected, const double* y, const Thre
   LevenbergMarquardt<ProjectedProblem> machine;
   machine.problem = projected;
   machine.options = options.projected;
-  for (int round = 0; round < kStartRounds; ++round) {
-    const StartRange ranks = starts_of_round<Law>(round, options.starts, optima->agreeing);
-    for (int rank = ranks.from; rank < ranks.to; ++rank) {
-      const int point = start_of_rank<Law>(rank, options.starts, cells);
-      if (point < 0) continue;
-      Law::grid(point, context, machine.t);
-      run_to_end(machine);
-      optima->add(machine.cost, machine.t, static_cast<int>(machine.iterations), p.count);
-    }
+  const StartRange ranks = starts_of<Law>(options.starts, options.along_ray);
+  for (int rank = ranks.from; rank < ranks.to; ++rank) {
+    const int point = start_of_rank<Law>(rank, options.starts, cells);
+    if (point < 0) continue;
+    Law::grid(point, context, machine.t);
+    run_to_end(machine);
+    optima->add(machine.cost, machine.t, static_cast<int>(machine.iterations), p.count);
   }
+}
+
+// Where a run of the full problem ended, if that is the best so far.
+template <class Law, class Machine>
+MS_HD void keep_better(const Machine& machine, ThreadResult<Law>* out) {
+  if (!(machine.cost < out->cost)) return;
+  out->cost = machine.cost;
+  for (int i = 0; i < Law::kParams; ++i) out->t[i] = machine.t[i];
+  for (int i = 0; i < packed_size(Law::kParams); ++i) out->h[i] = machine.h[i];
+  out->converged = machine.converged;
+  out->exhausted = machine.iterations >= machine.options.max_iterations;
+}
+
+// The local search from the optimum in `out`; the machine is set up for the full problem.
+template <class Law, class Machine, class ProjectedProblem>
+MS_HD void descend(Machine& machine, const ProjectedProblem& projected, const StartContext& context,
+                   const double* inputs, const ThreadProblem<Law>& p, const ThreadOptions& options,
+                   ThreadResult<Law>* out) {
+  constexpr int P = Law::kParams, Q = Law::kNonlinear, L = Law::kLinear;
+  Descent descent;
+  for (;;) {
+    bool fresh;
+    const StartRange range = descent.next(Law::kMoves, out->converged, &fresh);
+    if (range.from == range.to) break;
+    double u[P], du[P], best[P], best_cost = kInfeasible;
+    machine.problem.coordinates(out->t, u, du);
+    machine.options = Descent::options(options.full);
+    for (int k = range.from; k < range.to; ++k) {
+      double t[Q], c[L], g[Q], h[packed_size(Q)], cost;
+      if (fresh)
+        Law::grid(k, context, t);
+      else
+        Law::move(k, u, inputs, p.count, p.projected_anchor, t);
+      projected.evaluate(t, &cost, g, h, c);
+      start_variation<Law>(t, c, cost < kInfeasible, out->t, p.projected_anchor, p.full_anchor,
+                           machine.t);
+      for (int i = 0; i < P; ++i)
+        if (p.free[i] == 0) machine.t[i] = p.lower[i];
+      run_to_end(machine);
+      ++out->starts;
+      out->iterations += static_cast<int>(machine.iterations);
+      descent.count(machine.cost, out->cost);
+      if (!(machine.cost < best_cost)) continue;
+      best_cost = machine.cost;
+      for (int i = 0; i < P; ++i) best[i] = machine.t[i];
+    }
+    if (!Descent::promising(best_cost, out->cost)) continue;
+    machine.options = options.full;
+    for (int i = 0; i < P; ++i) machine.t[i] = best[i];
+    run_to_end(machine);
+    out->iterations += static_cast<int>(machine.iterations);
+    descent.judge(machine.cost, out->cost);
+    keep_better<Law>(machine, out);
+  }
+  out->agreeing = descent.agreeing;
 }
 
 template <class Law>
@@ -124,7 +178,8 @@ MS_HD void fit_in_thread(const ThreadColumns<Law>& columns, const ThreadProblem<
       out->starts = optima.starts;
       out->agreeing = optima.agreeing;
     }
-    polished = optima.to_polish(options.same_objective, p.constrained, false);
+    polished = optima.to_polish(options.same_objective, p.constrained, false,
+                                Law::kMoves > 0 && options.descends);
   }
   LevenbergMarquardt<Full<Law, double>> machine;
   auto& full = machine.problem;
@@ -154,12 +209,16 @@ MS_HD void fit_in_thread(const ThreadColumns<Law>& columns, const ThreadProblem<
       if (p.free[i] == 0) machine.t[i] = p.lower[i];
     run_to_end(machine);
     out->iterations += static_cast<int>(machine.iterations);
-    if (!(machine.cost < out->cost)) continue;
-    out->cost = machine.cost;
-    for (int i = 0; i < P; ++i) out->t[i] = machine.t[i];
-    for (int i = 0; i < packed_size(P); ++i) out->h[i] = machine.h[i];
-    out->converged = machine.converged;
-    out->exhausted = machine.iterations >= options.full.max_iterations;
+    keep_better<Law>(machine, out);
+  }
+  if constexpr (Law::kMoves > 0) {
+    if (!options.descends || !(out->cost < kInfeasible)) return;
+    const double* x[X];
+    for (int k = 0; k < X; ++k) x[k] = columns.projected_x[k] + p.projected_at;
+    const StartContext context{x, columns.projected_y + p.projected_at, p.projected_count,
+                               p.projected_anchor};
+    const double* inputs = options.along_ray ? columns.y : columns.full_x[0];
+    descend<Law>(machine, projected, context, inputs + p.at, p, options, out);
   }
 }
 

@@ -200,7 +200,7 @@ class Bootstrapper {
       if (!(sigma_[i] >= 0)) sigma_[i] = 0;
       for (int k = 0; k < p.count; ++k) {
         for (int c = 0; c < X; ++c) x[c] = chunk().columns.full_x[c][p.at + k];
-        fitted_y_[p.at + k] = one.predict(u, x, grad);
+        fitted_y_[p.at + k] = one.predict(u, x, chunk().columns.y[p.at + k], grad);
       }
     }
   }

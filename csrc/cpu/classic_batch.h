@@ -83,6 +83,8 @@ bool classic_batch(const FitJob& job, int64_t first) {
     job.covariance[3 * id] = ss;
     job.covariance[3 * id + 1] = se;
     job.covariance[3 * id + 2] = ee;
+    if (job.derived_errors)  // of E_min / S_min
+      job.derived_errors[id] = std::sqrt(ee - 2 * (E / S) * se + (E / S) * (E / S) * ss) / S;
     job.objective[id] = lane(cost, l);
     job.rms[id] = lane(rms, l);
     job.r_squared[id] = lane(r2, l);

@@ -70,12 +70,13 @@ std::vector<Unit> split(const FitJob& job) {
   return units;
 }
 
-void mark_cancelled(const FitJob& job, int64_t begin, int64_t end, int params) {
+void mark_cancelled(const FitJob& job, int64_t begin, int64_t end, int params, int derived) {
   const int triangle = params * (params + 1) / 2;
   const double nan = std::numeric_limits<double>::quiet_NaN();
   for (int64_t id = begin; id < end; ++id) {
     std::fill_n(job.params + id * params, params, nan);
     std::fill_n(job.covariance + id * triangle, triangle, nan);
+    if (job.derived_errors) std::fill_n(job.derived_errors + id * derived, derived, nan);
     job.objective[id] = job.rms[id] = job.r_squared[id] = nan;
     job.points[id] = job.free_params[id] = job.iterations[id] = 0;
     job.starts_used[id] = job.agreeing[id] = 0;
@@ -103,31 +104,9 @@ LawInfo describe() {
 }
 
 template <class Law>
-void derive_law(int64_t n, const double* params, const double* covariance, double* values,
-                double* errors) {
-  constexpr int P = Law::kParams, K = Law::kDerived > 0 ? Law::kDerived : 1;
-  for (int64_t id = 0; id < n; ++id) {
-    double theta[P], up[K], down[K], gradient[K][P];
-    std::copy_n(params + id * P, P, theta);
-    Law::derived(theta, values + id * Law::kDerived);
-    for (int i = 0; i < P; ++i) {
-      const double at = theta[i], step = 6e-6 * std::fabs(at);
-      theta[i] = at + step;
-      Law::derived(theta, up);
-      theta[i] = at - step;
-      Law::derived(theta, down);
-      theta[i] = at;
-      for (int k = 0; k < Law::kDerived; ++k)
-        gradient[k][i] = step > 0 ? (up[k] - down[k]) / (2 * step) : 0;
-    }
-    const double* c = covariance + id * packed_size(P);
-    for (int k = 0; k < Law::kDerived; ++k) {
-      double variance = 0;
-      for (int i = 0; i < P; ++i)
-        for (int j = 0; j < P; ++j) variance += gradient[k][i] * c[packed(i, j)] * gradient[k][j];
-      errors[id * Law::kDerived + k] = std::sqrt(std::max(variance, 0.0) + 0 * variance);
-    }
-  }
+void derive_law(int64_t n, const double* params, double* values) {
+  for (int64_t id = 0; id < n; ++id)
+    Law::derived(params + id * Law::kParams, values + id * Law::kDerived);
 }
 
 }  // namespace
@@ -139,13 +118,12 @@ const std::vector<LawInfo>& laws() {
   return all;
 }
 
-void derive(int law, int64_t n, const double* params, const double* covariance, double* values,
-            double* errors) {
-  using Derive = void (*)(int64_t, const double*, const double*, double*, double*);
+void derive(int law, int64_t n, const double* params, double* values) {
+  using Derive = void (*)(int64_t, const double*, double*);
 #define MS_ROW(L) &derive_law<L>,
   static constexpr Derive table[] = {MEGASCALE_LAWS(MS_ROW)};
 #undef MS_ROW
-  table[law](n, params, covariance, values, errors);
+  table[law](n, params, values);
 }
 
 std::string instruction_set() { return backend().name; }
@@ -164,6 +142,7 @@ void fit(const FitJob& job, Progress* progress) {
   const std::vector<Unit> units = split(job);
   const Backend& engine = backend();
   const int params = static_cast<int>(laws()[job.law].params.size());
+  const int derived = static_cast<int>(laws()[job.law].derived.size());
   std::atomic<size_t> next{0};
   std::exception_ptr failure;
   std::mutex failure_lock;
@@ -173,7 +152,7 @@ void fit(const FitJob& job, Progress* progress) {
         const Unit& u = units[i];
         const bool finished = !progress->cancel && engine.run(job, u.begin, u.end, u.from == 0,
                                                               u.from, u.to, progress->cancel);
-        if (!finished && u.from == 0) mark_cancelled(job, u.begin, u.end, params);
+        if (!finished && u.from == 0) mark_cancelled(job, u.begin, u.end, params, derived);
         if (finished &&
             u.to == std::max(u.to, job.bootstrap == Bootstrap::kNone ? 0 : job.replicates))
           progress->done += u.end - u.begin;

@@ -1,13 +1,15 @@
 // One chunk of problems of one law through all stages:
 //
 //   prepare -> starts (grid or designed) -> projected Levenberg-Marquardt -> linear coefficients
-//           -> full problem (Levenberg-Marquardt, or BFGS for Huber) -> finish
+//           -> full problem (Levenberg-Marquardt, or BFGS for Huber)
+//           -> variations of its optimum, for laws that have them (cpu/descend.h) -> finish
 //
 // Everything a stage decides about a problem depends on that problem alone, so results do not
 // depend on how problems are grouped into chunks or which thread runs them.
 #pragma once
 
 #include "cpu/classic_batch.h"
+#include "cpu/descend.h"
 #include "cpu/sources.h"
 
 namespace megascale {
@@ -33,6 +35,9 @@ class Pipeline {
   bool run_generic(int64_t begin, int64_t end, bool write) {
     load(begin, end);
     if (!solve()) return false;
+    if constexpr (Law::kMoves > 0) {
+      if (descends(job_) && !descend(*this)) return false;
+    }
     for (size_t i = 0; write && i < chunk_.problems.size(); ++i) {
       double influence[3] = {};
       if (job_.loss == Loss::kHuber) influences(static_cast<int>(i), influence);
@@ -103,8 +108,9 @@ class Pipeline {
     for (int n = 0; n < p.count; ++n) {
       double x[X], grad[P], slope;
       for (int k = 0; k < X; ++k) x[k] = chunk_.columns.full_x[k][p.at + n];
-      const double r = one.against(one.predict(u, x, grad), chunk_.columns.y[p.at + n],
-                                   chunk_.columns.log_y[p.at + n], one.residual, &slope);
+      const double r = one.against(one.predict(u, x, chunk_.columns.y[p.at + n], grad),
+                                   chunk_.columns.y[p.at + n], chunk_.columns.log_y[p.at + n],
+                                   one.residual, &slope);
       const double w = chunk_.columns.root[p.at + n] * chunk_.columns.root[p.at + n];
       const double clipped = std::min(std::fabs(r), job_.delta);
       out[0] += w * clipped * clipped;
@@ -113,7 +119,67 @@ class Pipeline {
     }
   }
 
+  // Starts of the full problem, run to the end; what is better than what there was is kept.
+  bool polish(Pooled<FullTask<Law>>& full) {
+    hold_fixed(full);
+    if (!run_full(full)) return false;
+    const bool counted = job_.initial || job_.compatibility_grid;
+    for (const FullTask<Law>& f : full) {
+      Solution<Law>& s = chunk_.solutions[f.problem];
+      s.iterations += f.iterations;
+      if (counted) ++s.starts;
+      const double margin = Optima<Q>::kAgree * std::min(s.cost, f.cost);
+      if (counted && std::fabs(s.cost - f.cost) <= margin) ++s.agreeing;
+      if (counted && f.cost < s.cost - margin) s.agreeing = 1;
+      const bool first = !(s.cost < kInfeasible);
+      if (f.cost < s.cost) {
+        if (!first && f.cost < s.cost - margin) keep_second(s, s.t);
+        s.cost = f.cost;
+        std::copy(f.t, f.t + P, s.t);
+        std::copy(f.h, f.h + packed_size(P), s.h);
+        s.converged = f.converged;
+        s.exhausted = f.exhausted;
+      } else if (f.cost < kInfeasible && f.cost > s.cost + margin && !s.has_second) {
+        keep_second(s, f.t);
+      }
+    }
+    return true;
+  }
+
+  // The same for a few iterations of Levenberg-Marquardt; nothing is kept.
+  bool scout(Pooled<FullTask<Law>>& full) {
+    hold_fixed(full);
+    FullSource<Law, Real> source(chunk_, full, full_lanes_, cancel_);
+    LevenbergMarquardt<FullProblem> machine;
+    machine.options = Descent::options(full_options<Law>(job_));
+    configure(machine);
+    return run_tasks(machine, source, full.size());
+  }
+
+  // The linear coefficients at points of the projected problem.
+  bool solve_linear(Pooled<ProjectedTask<Law>>& tasks) {
+    LinearSolve<ProjectedProblem, L> machine;
+    ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
+    return run_tasks(machine, source, tasks.size());
+  }
+
+  StartContext context(const Prepared<Law>& p) {
+    for (int k = 0; k < X; ++k)
+      pointers_[k] = chunk_.columns.projected_x[k].data() + p.projected_at;
+    return {pointers_, chunk_.columns.projected_y.data() + p.projected_at, p.projected_count,
+            p.projected_anchor};
+  }
+  const FitJob& job() const { return job_; }
+
  private:
+  void hold_fixed(Pooled<FullTask<Law>>& full) const {
+    for (FullTask<Law>& f : full) {
+      const Prepared<Law>& p = chunk_.problems[f.problem];
+      for (int i = 0; i < P; ++i)
+        if (p.free[i] == 0) f.t[i] = p.held[i];
+    }
+  }
+
   // Whole vectors of classic problems in closed form; the rest one at a time.
   bool run_classic(int64_t begin, int64_t end) {
     constexpr int W = RealTraits<Real>::kLanes;
@@ -138,32 +204,7 @@ class Pipeline {
     } else if (!projected_starts(full)) {
       return false;
     }
-    for (FullTask<Law>& f : full) {
-      const Prepared<Law>& p = chunk_.problems[f.problem];
-      for (int i = 0; i < P; ++i)
-        if (p.free[i] == 0) f.t[i] = p.held[i];
-    }
-    if (!run_full(full)) return false;
-    const bool counted = job_.initial || job_.compatibility_grid;
-    for (const FullTask<Law>& f : full) {
-      Solution<Law>& s = chunk_.solutions[f.problem];
-      s.iterations += f.iterations;
-      if (counted) ++s.starts;
-      const double margin = Optima<Q>::kAgree * std::min(s.cost, f.cost);
-      if (counted && std::fabs(s.cost - f.cost) <= margin) ++s.agreeing;
-      if (counted && f.cost < s.cost - margin) s.agreeing = 1;
-      const bool first = !(s.cost < kInfeasible);
-      if (f.cost < s.cost) {
-        if (!first && f.cost < s.cost - margin) keep_second(s, s.t);
-        s.cost = f.cost;
-        std::copy(f.t, f.t + P, s.t);
-        std::copy(f.h, f.h + packed_size(P), s.h);
-        s.converged = f.converged;
-        s.exhausted = f.exhausted;
-      } else if (f.cost < kInfeasible && f.cost > s.cost + margin && !s.has_second) {
-        keep_second(s, f.t);
-      }
-    }
+    if (!polish(full)) return false;
     return true;
   }
 
@@ -209,13 +250,6 @@ class Pipeline {
     return run_tasks(machine, source, tasks.size());
   }
 
-  StartContext context(const Prepared<Law>& p) {
-    for (int k = 0; k < X; ++k)
-      pointers_[k] = chunk_.columns.projected_x[k].data() + p.projected_at;
-    return {pointers_, chunk_.columns.projected_y.data() + p.projected_at, p.projected_count,
-            p.projected_anchor};
-  }
-
   // The law's grid, worked out once for a chunk.
   struct CellTable {
     const double* t = nullptr;
@@ -242,7 +276,7 @@ class Pipeline {
     return true;
   }
 
-  // Runs the rounds of starts of every problem.
+  // Runs the starts of every problem.
   bool search(Pooled<Optima<Q>>& optima) {
     Pooled<double> grid;
     Pooled<int> best;
@@ -254,31 +288,27 @@ class Pipeline {
       if (!search_grid(cells, best)) return false;
     }
     Pooled<ProjectedTask<Law>> tasks;
-    for (int round = 0; round < kStartRounds; ++round) {
-      tasks.clear();
-      for (size_t i = 0; i < chunk_.problems.size(); ++i) {
-        if (!ok(i)) continue;
-        const StartRange ranks = starts_of_round<Law>(round, job_.starts, optima[i].agreeing);
-        const StartContext at = context(chunk_.problems[i]);
-        const int* best_cells = Law::kDesignedStarts ? nullptr : best.data() + i * kBestCells;
-        for (int rank = ranks.from; rank < ranks.to; ++rank) {
-          const int point = start_of_rank<Law>(rank, job_.starts, best_cells);
-          if (point < 0) continue;
-          ProjectedTask<Law> task;
-          task.problem = static_cast<int>(i);
-          if constexpr (Law::kDesignedStarts)
-            Law::grid(point, at, task.t);
-          else
-            cells.at(point, task.t);
-          tasks.push_back(task);
-        }
+    const StartRange ranks = starts_of<Law>(job_.starts, along_ray<Law>(job_));
+    for (size_t i = 0; i < chunk_.problems.size(); ++i) {
+      if (!ok(i)) continue;
+      const StartContext at = context(chunk_.problems[i]);
+      const int* best_cells = Law::kDesignedStarts ? nullptr : best.data() + i * kBestCells;
+      for (int rank = ranks.from; rank < ranks.to; ++rank) {
+        const int point = start_of_rank<Law>(rank, job_.starts, best_cells);
+        if (point < 0) continue;
+        ProjectedTask<Law> task;
+        task.problem = static_cast<int>(i);
+        if constexpr (Law::kDesignedStarts)
+          Law::grid(point, at, task.t);
+        else
+          cells.at(point, task.t);
+        tasks.push_back(task);
       }
-      if (tasks.empty()) break;
-      if (!run_projected(tasks)) return false;
-      for (const ProjectedTask<Law>& task : tasks)
-        optima[task.problem].add(task.cost, task.t, task.iterations,
-                                 chunk_.problems[task.problem].count);
     }
+    if (!run_projected(tasks)) return false;
+    for (const ProjectedTask<Law>& task : tasks)
+      optima[task.problem].add(task.cost, task.t, task.iterations,
+                               chunk_.problems[task.problem].count);
     return true;
   }
 
@@ -297,7 +327,8 @@ class Pipeline {
       s.agreeing = Q > 0 ? optima[i].agreeing : 1;
       s.iterations = optima[i].iterations;
       const int polished = optima[i].to_polish(same, chunk_.problems[i].constrained,
-                                               job_.bootstrap != Bootstrap::kNone);
+                                               job_.bootstrap != Bootstrap::kNone,
+                                               Law::kMoves > 0 && descends(job_));
       for (int k = 0; k < polished; ++k) {
         ProjectedTask<Law> task;
         task.problem = static_cast<int>(i);
@@ -305,9 +336,7 @@ class Pipeline {
         tasks.push_back(task);
       }
     }
-    LinearSolve<ProjectedProblem, L> machine;
-    ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
-    if (!run_tasks(machine, source, tasks.size())) return false;
+    if (!solve_linear(tasks)) return false;
     for (const ProjectedTask<Law>& task : tasks) {
       const Prepared<Law>& p = chunk_.problems[task.problem];
       FullTask<Law> f;

@@ -41,7 +41,7 @@ struct Classic : LawDefaults {
     return u[1] * ratio;
   }
   template <class Real>
-  static MS_INLINE Real ray_value(const Real* u, const Real* b, Real* grad) {
+  static MS_INLINE Real ray_value(const Real* u, const Real* b, Real, Real* grad) {
     grad[0] = b[0];
     grad[1] = Real(1.0);
     return u[1] + u[0] * b[0];

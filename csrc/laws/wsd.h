@@ -35,6 +35,10 @@ struct Wsd : LawDefaults {
   static constexpr Residual kDefault = Residual::kRay;
   static constexpr InputKind kInputKind = InputKind::kRatio;
 
+  // Along a ray: B - dE/dS is never taken for smaller than this part of B, and the stand-in for a
+  // ray that misses moves by this multiple of the miss.
+  static constexpr double kSteepest = 1e-6, kAway = 10;
+
   static constexpr int kLinear = 2, kNonlinear = 4, kGrid = 1 << 20;
   static constexpr MS_HD int owner(int k) {
     constexpr int owners[] = {0, 0, 0, 0};
@@ -99,48 +103,87 @@ struct Wsd : LawDefaults {
 
   // The step count where the ray E = B S meets the law, and its gradient: the law is convex and
   // lies above the ray until they cross, so each branch gives the smaller root, in closed form.
+  //
+  // A ray below the law's lowest slope from the origin meets nothing. The point that stands in for
+  // it starts where the lowest ray that does touches the law and moves away from the `measured`
+  // one, to the side where it already is, the farther the more the ray falls short: the residual
+  // never shrinks as the miss grows, so that no fit gains by missing a ray.
   template <class Real>
-  static MS_INLINE Real ray_value(const Real* u, const Real* ray, Real* grad) {
+  static MS_INLINE Real ray_value(const Real* u, const Real* ray, Real measured, Real* grad) {
     using Mask = typename RealTraits<Real>::Mask;
     const Shape<Real> p = parts(u);
     const Real B = ray[0], two(2.0), four(4.0), zero(0.0);
     const Real s1 = p.s_min + p.b, s_opt = s1 + p.a, s2 = s_opt + p.c;
-    const Real C = p.curvature;
+    const Real C = p.curvature, a1 = two * C * p.c;
     const Real e1 = C * p.a * p.a + p.e_min, e2 = C * p.c * p.c + p.e_min;
-    // Left: B d^2 + (B S_min - K) d - Q = 0 in d = S - S_min.
+    const Real a0 = p.e_min - C * p.c * (p.c + two * s_opt);
+    const Real least = B * Real(kSteepest);
+    const Mask open = a0 > zero;  // whether the right branch meets rays
+    const Mask is_left = B * s1 > e1, is_right = (B * s2 <= e2) & open;
+    // All three roots are origin + top / bottom, two of them with a square root in one of these.
+    //   left    B d^2 + (B S_min - K) d - Q = 0 in d = S - S_min
+    //   middle  C e^2 - B e + (E_min - B S_opt) = 0 in e = S - S_opt
+    //   right   S = A_0 / (B - A_1)
     const Real Q = two * C * p.a * p.b * p.b;
     const Real linear = B * p.s_min - (C * p.a * (p.a - two * p.b) + p.e_min);
-    const Real root = vsqrt(linear * linear + four * B * Q);
-    const Real far = (root - linear) / (two * B);
-    const Real near = two * Q / vmax(root + linear, Real(1e-300));
-    const Real left = p.s_min + select(linear > zero, near, far);
-    // Middle: C e^2 - B e + (E_min - B S_opt) = 0 in e = S - S_opt. A ray below the tangent from
-    // the origin, at e = B / (2 C), meets nothing: the point that stands in for it moves away from
-    // the tangent point the faster the more the ray falls short, so that no fit gains by missing a
-    // ray.
-    constexpr double kAway = 10;
     const Real excess = p.e_min - B * s_opt;
-    const Real square = B * B - four * C * excess;
-    const Mask missed = square < zero;
-    const Real touch = B / (two * C), twice = two * excess / B;
-    const Real middle = s_opt + select(missed, touch + Real(kAway) * (twice - touch),
-                                       two * excess / (B + vsqrt(vmax(square, zero))));
-    // Right: S = A_0 / (B - A_1), while A_0 > 0; otherwise the middle holds the tangent point. Rays
-    // below A_1 never cross: a far point stands in for them.
-    const Real a1 = two * C * p.c;
-    const Real a0 = p.e_min - C * p.c * (p.c + two * s_opt);
-    const Mask is_right = (B * s2 <= e2) & (a0 > zero);
-    const Mask is_left = B * s1 > e1;
-    const Real right = vmax(a0 / vmax(B - a1, B * Real(1e-6)), s2);
-    const Real s = select(is_left, left, select(is_right, right, middle));
+    const Real root = vsqrt(
+        select(is_left, linear * linear + four * B * Q, vmax(B * B - four * C * excess, zero)));
+    const Mask near = linear > zero;
+    const Real top =
+        select(is_left, select(near, two * Q, root - linear), select(is_right, a0, two * excess));
+    const Real bottom = select(is_left, select(near, vmax(root + linear, Real(1e-300)), two * B),
+                               select(is_right, vmax(B - a1, least), B + root));
+    const Real origin = select(is_left, p.s_min, select(is_right, zero, s_opt));
+    Real s = origin + top / bottom;
+    s = select(is_right & !is_left, vmax(s, s2), s);
     Real slope;
     tokens(p, s, grad, &slope);
-    const Real inverse = Real(1.0) / vmax(B - slope, B * Real(1e-6));
-    const Mask no_point = missed & !(is_left | is_right);
-    const Real by_opt(1 - 2 * kAway), by_left = kNatural ? zero : by_opt;
-    const Real away[6] = {
-        by_left, by_left, by_opt, zero, Real(kAway - 1) * touch / C, Real(2 * kAway) / B};
-    for (int i = 0; i < 6; ++i) grad[i] = select(no_point, away[i], grad[i] * inverse);
+    const Real inverse = Real(1.0) / vmax(B - slope, least);
+    for (int i = 0; i < 6; ++i) grad[i] *= inverse;
+    // The lowest ray is the tangent from the origin, or where the right branch is too far away.
+    const Real touch = vsqrt(s_opt * s_opt + p.e_min / C);
+    const Real lowest = select(open, a1 + least, two * C * (touch - s_opt));
+    const Mask missed = (B < lowest) & !is_left;
+    if (any(missed)) {
+      Real away[6];
+      const Real stand_in = beyond_reach(p, B, measured, touch, lowest, open, away);
+      s = select(missed, stand_in, s);
+      for (int i = 0; i < 6; ++i) grad[i] = select(missed, away[i], grad[i]);
+    }
+    return s;
+  }
+
+  // The stand-in for a ray that misses, and its gradient. It starts where the lowest ray ends, at
+  // `last`, and is last (1 + kAway short_of) or last / (1 + kAway short_of).
+  template <class Real, class Mask>
+  static MS_NOINLINE Real beyond_reach(const Shape<Real>& p, Real B, Real measured, Real touch,
+                                       Real lowest, Mask open, Real* grad) {
+    const Real one(1.0), two(2.0), zero(0.0);
+    const Real C = p.curvature, s_opt = p.s_min + p.b + p.a, s2 = s_opt + p.c;
+    const Real a1 = two * C * p.c, a0 = p.e_min - C * p.c * (p.c + two * s_opt);
+    const Real far_off = one / (B * Real(kSteepest));
+    const Real last = select(open, vmax(a0 * far_off, s2), touch);
+    const Mask beyond = last >= measured;
+    const Real stretch = one + Real(kAway) * (lowest - B) / B;
+    const Real s = select(beyond, last * stretch, last / stretch);
+    const Real size = s / last;
+    const Real pull = select(beyond, s, -s) * (Real(kAway) / (B * stretch));
+    const Mask falling = a0 * far_off > s2;
+    const Real opt = select(open, size * select(falling, -a1 * far_off, one),
+                            size * s_opt / touch + pull * two * C * (s_opt / touch - one));
+    const Real c = select(
+        open, size * select(falling, -two * C * (p.c + s_opt) * far_off, one) + pull * two * C,
+        zero);
+    grad[4] = select(
+        open, size * select(falling, -p.c * (p.c + two * s_opt) * far_off, zero) + pull * two * p.c,
+        -size * Real(0.5) * p.e_min / (C * C * touch) +
+            pull * (two * (touch - s_opt) - p.e_min / (C * touch)));
+    grad[5] = select(open, size * select(falling, far_off, zero),
+                     size * Real(0.5) / (C * touch) + pull / touch);
+    grad[0] = grad[1] = kNatural ? zero : opt;
+    grad[2] = kNatural ? opt - c : opt;
+    grad[3] = c;
     return s;
   }
 
@@ -202,6 +245,54 @@ struct Wsd : LawDefaults {
     t[1] = vlog(s1 - s_min);
     t[2] = vlog(s_opt - s1);
     t[3] = vlog(s2 - s_opt);
+  }
+
+  // Variations: a joint moved across points, the left and the middle branch made wide or narrow.
+  static constexpr int kMoves = 14;
+  static MS_HD void move(int k, const double* u, const double* s, int n, double anchor, double* t) {
+    const Shape<double> p = parts(u);
+    double s_min = p.s_min, s1 = s_min + p.b, s_opt = s1 + p.a, s2 = s_opt + p.c;
+    int left = 0, inner = 0;  // points below S_1, and below S_2
+    for (int i = 0; i < n; ++i) {
+      left += s[i] < s1;
+      inner += s[i] < s2;
+    }
+    const double reach = s_opt - s_min, rest = s[n - 1] - s_opt;
+    // clang-format off
+    switch (k) {
+      case 0: s1 = s_min + 0.3 * reach; break;
+      case 1: s1 = after(s, n, left - 1); break;
+      case 2: s1 = s_min + 0.08 * reach; s2 = s_opt + 0.05 * rest; break;
+      case 3: s1 = after(s, n, left - 1); s2 = after(s, n, inner - 1); break;
+      case 4: s2 = after(s, n, inner - 1); break;
+      case 5: s_min += 0.3 * (s1 - s_min); break;
+      case 6: s1 = after(s, n, left + 1); break;
+      case 7: s1 = after(s, n, left - 2); break;
+      case 8: s_opt *= 1.1; s1 = s_min + 0.9 * (s_opt - s_min); break;
+      case 9: s_opt = s_min + 0.8 * reach; s1 = s_min + 0.48 * reach; break;
+      case 10: s1 = s_min + 0.95 * reach; break;
+      case 11: s2 = after(s, n, inner - 2); break;
+      case 12: s1 = after(s, n, left + 2); break;
+      default: s2 = s_opt + 0.05 * rest; break;
+    }
+    // clang-format on
+    s_min = vmin(s_min, 0.97 * anchor);
+    const double gap = 0.02 * vmax(s_opt - s_min, 1e-6 * anchor);
+    s1 = vmax(s1, s_min + gap);
+    if (s1 > s_opt) s_opt = s1;
+    s1 = vmax(vmin(s1, s_opt - gap), s_min + 0.5 * gap);
+    s_opt = vmax(s_opt, s1 + 0.5 * gap);
+    s2 = vmax(s2, s_opt + gap);
+    const double share = s_min / anchor;
+    t[0] = vlog(share / (1 - share));
+    t[1] = vlog(s1 - s_min);
+    t[2] = vlog(s_opt - s1);
+    t[3] = vlog(s2 - s_opt);
+  }
+  // A place with `below` of the points below it.
+  static MS_HD double after(const double* s, int n, int below) {
+    if (below <= 0) return 0.99 * s[0];
+    return below >= n ? 1.05 * s[n - 1] : 0.5 * (s[below - 1] + s[below]);
   }
 
   static MS_HD void to_natural(const double* u, const double* sx, double sy, double* theta) {

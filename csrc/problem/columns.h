@@ -46,7 +46,7 @@ struct Columns {
   Column<double> full_x[X], projected_x[X], y, log_y, root, projected_y, scale, target;
   Column<int32_t> group;
   Column<double> scratch, rows;  // of the problem being prepared
-  Pooled<int64_t> order;
+  Pooled<int64_t> order, smoothing;
 
   void reserve(size_t n) {
     for (int k = 0; k < X; ++k) {
@@ -76,6 +76,12 @@ struct Columns {
   }
   size_t size() const { return y.size(); }
 };
+
+// The measured first inputs among the full problem's columns.
+template <class Law>
+const double* measured_inputs(const Columns<Law>& columns, bool along_ray) {
+  return along_ray ? columns.y.data() : columns.full_x[0].data();
+}
 
 struct Range {
   double low = INFINITY, high = -INFINITY;

@@ -57,28 +57,73 @@ void jacobian_of(const Prepared<Law>& p, const double* t, const double* u, doubl
   }
 }
 
-// Inverse of the free, unbound block of h; other rows are zero. Returns the largest variance
-// inflation (diagonal of the inverse correlation matrix), infinite if the block is singular.
+// The free, unbound block of h as the Cholesky factor of a correlation matrix.
 template <int P>
-double inverse_normal(const double* h, const bool* active, double* out) {
-  double factor[packed_size(P)], norm[P];
-  for (int i = 0; i < P; ++i) {
-    const double d = h[packed(i, i)];
-    norm[i] = active[i] && d > 0 ? 1 / std::sqrt(d) : 0.0;
+struct NormalFactor {
+  double factor[packed_size(P)], norm[P];  // norm is 0 where a parameter takes no part
+  double inflation = 1;  // largest variance inflation, infinite if the block is singular
+
+  NormalFactor(const double* h, const bool* active) {
+    bool singular = false;
+    for (int i = 0; i < P; ++i) {
+      const double d = h[packed(i, i)];
+      norm[i] = active[i] && d > 0 ? 1 / std::sqrt(d) : 0.0;
+      singular = singular || (active[i] && norm[i] == 0);
+    }
+    for (int i = 0; i < P; ++i)
+      for (int j = 0; j <= i; ++j)
+        factor[packed(i, j)] = i == j && norm[i] == 0 ? 1.0 : h[packed(i, j)] * norm[i] * norm[j];
+    cholesky<P>(factor, 1e-14);
+    double inverse[packed_size(P)];
+    cholesky_inverse<P>(factor, inverse);
+    for (int i = 0; i < P; ++i)
+      if (active[i]) inflation = std::max(inflation, inverse[packed(i, i)]);
+    if (singular) inflation = INFINITY;
   }
-  for (int i = 0; i < P; ++i)
-    for (int j = 0; j <= i; ++j)
-      factor[packed(i, j)] = i == j && norm[i] == 0 ? 1.0 : h[packed(i, j)] * norm[i] * norm[j];
-  bool singular = false;
-  for (int i = 0; i < P; ++i) singular = singular || (active[i] && norm[i] == 0);
-  cholesky<P>(factor, 1e-14);
-  cholesky_inverse<P>(factor, out);
-  double worst = 1;
-  for (int j = 0; j < P; ++j) {
-    if (active[j]) worst = std::max(worst, out[packed(j, j)]);
-    for (int i = j; i < P; ++i) out[packed(i, j)] *= norm[i] * norm[j];
+
+  // out with out'out the variance of a quantity of this gradient, per variance of one residual: a
+  // sum of squares, which no cancellation can turn into 0.
+  void whiten(const double* gradient, double* out) const {
+    for (int i = 0; i < P; ++i) {
+      double sum = gradient[i] * norm[i];
+      for (int k = 0; k < i; ++k) sum -= factor[packed(i, k)] * out[k];
+      out[i] = sum * factor[packed(i, i)];
+    }
   }
-  return singular ? INFINITY : worst;
+};
+
+// Standard errors of what a law derives, from differences in the solver's coordinates: there its
+// quantities are products, where in the user's units they are differences of close numbers. NaN
+// where all that a quantity depends on has no error of its own.
+template <class Law>
+void derived_errors(const Prepared<Law>& p, const double* t, const NormalFactor<Law::kParams>& h,
+                    double variance, double* errors) {
+  constexpr int P = Law::kParams, K = Law::kDerived;
+  if constexpr (K > 0) {
+    double at[P], theta[P], up[K], down[K], gradient[K][P], white[P];
+    std::copy(t, t + P, at);
+    for (int i = 0; i < P; ++i) {
+      const bool linear = Law::coordinate(i) == Coordinate::kIdentity;
+      const double step = 6e-6 * (linear ? std::max(1.0, std::fabs(t[i])) : 1.0);
+      at[i] = t[i] + step;
+      natural_params(p, at, theta);
+      Law::derived(theta, up);
+      at[i] = t[i] - step;
+      natural_params(p, at, theta);
+      Law::derived(theta, down);
+      at[i] = t[i];
+      for (int k = 0; k < K; ++k) gradient[k][i] = (up[k] - down[k]) / (2 * step);
+    }
+    for (int k = 0; k < K; ++k) {
+      h.whiten(gradient[k], white);
+      double sum = 0, lost = 0;
+      for (int i = 0; i < P; ++i) {
+        sum += white[i] * white[i];
+        if (p.free[i] != 0 && h.norm[i] == 0) lost += std::fabs(gradient[k][i]);
+      }
+      errors[k] = sum == 0 && lost > 0 ? kNaN : std::sqrt(sum * variance);
+    }
+  }
 }
 
 // Variance of one residual. For the Huber loss: mean squared influence over the squared share of
@@ -102,6 +147,7 @@ void finish(const FitJob& job, const Prepared<Law>& p, const Solution<Law>& s,
   double* covariance = job.covariance + id * packed_size(P);
   std::fill(params, params + P, kNaN);
   std::fill(covariance, covariance + packed_size(P), kNaN);
+  if (job.derived_errors) std::fill_n(job.derived_errors + id * Law::kDerived, Law::kDerived, kNaN);
   job.objective[id] = job.rms[id] = job.r_squared[id] = kNaN;
   job.points[id] = p.count;
   job.free_params[id] = p.free_count;
@@ -138,25 +184,27 @@ void finish(const FitJob& job, const Prepared<Law>& p, const Solution<Law>& s,
       active[i] = false;
     }
   }
-  double inverse[packed_size(P)], jacobian[P * P];
-  const double inflation = inverse_normal<P>(s.h, active, inverse);
+  const NormalFactor<P> normal(s.h, active);
+  const double inflation = normal.inflation;
   if (!(inflation < 1e10)) flags |= kIllConditioned;
   const double variance = residual_variance(job, p, influence, s.cost, free_count);
   if (p.count <= free_count) flags |= kNoFreedom;
+  double jacobian[P * P], white[P][P];
   jacobian_of(p, s.t, u, jacobian);
-  double half[P][P];  // J inverse
-  for (int i = 0; i < P; ++i)
-    for (int j = 0; j < P; ++j) {
-      double sum = 0;
-      for (int k = 0; k < P; ++k) sum += jacobian[i * P + k] * inverse[packed(k, j)];
-      half[i][j] = sum;
-    }
+  // A parameter on a bound, and one without effect, has no error.
+  bool lost[P];
+  for (int i = 0; i < P; ++i) {
+    normal.whiten(jacobian + i * P, white[i]);
+    lost[i] = p.free[i] != 0 && normal.norm[i] == 0;
+  }
   for (int i = 0; i < P; ++i)
     for (int j = 0; j <= i; ++j) {
       double sum = 0;
-      for (int k = 0; k < P; ++k) sum += half[i][k] * jacobian[j * P + k];
-      covariance[packed(i, j)] = sum * variance;
+      for (int k = 0; k < P; ++k) sum += white[i][k] * white[j][k];
+      covariance[packed(i, j)] = lost[i] || lost[j] ? kNaN : sum * variance;
     }
+  if (job.derived_errors)
+    derived_errors(p, s.t, normal, variance, job.derived_errors + id * Law::kDerived);
   for (int i = 0; i < P; ++i) {
     if (p.free[i] == 0) continue;
     const double error = std::sqrt(covariance[packed(i, i)]);

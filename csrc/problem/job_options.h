@@ -33,6 +33,11 @@ inline bool same_objective(const FitJob& job) {
   return kind == (Law::kDefault == Residual::kAbsolute ? Residual::kAbsolute : Residual::kRelative);
 }
 
+// Whether the search goes on from the optimum found: not where the caller chose the starts.
+inline bool descends(const FitJob& job) {
+  return !job.initial && !job.compatibility_grid && job.starts == 0;
+}
+
 // For the projected problem, which only has to lead the full one to its optimum.
 inline SolverOptions projected_options(const FitJob& job) {
   SolverOptions o;

@@ -163,6 +163,77 @@ void start_from_natural(const Prepared<Law>& p, const double* theta, double* t) 
   for (int i = 0; i < Law::kParams; ++i) t[i] = to_solver<Law>(i, u[i], p.full_anchor);
 }
 
+// The projected problem of a law along rays, from the points (B, S) of the full one.
+//
+// A measured S scatters about the law, and near the pole E(S) at the measured S explodes. A
+// polynomial of log S over log B gives each ray an S without the scatter and the slope
+// g = dlog S / dlog B there; to first order the ray's residual is then -g times that of log E at
+// this S against log(B S) - (log S_measured - log S) / g. Rows are written in the order of S.
+inline void smooth_rays(const double* batch, const double* steps, const double* root, int n,
+                        Pooled<int64_t>& order, double* x, double* y, double* scale,
+                        double* target) {
+  constexpr int kDegree = 4, kMost = kDegree + 2;
+  constexpr double kFlattest = -0.02, kFarthest = 0.7;
+  order.resize(n);
+  for (int i = 0; i < n; ++i) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return batch[a] > batch[b] || (batch[a] == batch[b] && a < b);
+  });
+  double weight = 0, mean = 0;
+  for (int i = 0; i < n; ++i) {
+    weight += root[i] * root[i];
+    mean += root[i] * root[i] * std::log(batch[i]);
+  }
+  mean /= weight;
+  // Orthogonal polynomials over the points by their three-term recursion.
+  const int degree = std::min(kDegree, std::max(1, n - 3));
+  double a[kMost] = {}, b[kMost] = {}, c[kMost] = {}, before = 1;
+  int terms = 0;
+  auto polynomials = [&](double z, int count, double* p, double* dp) {
+    p[0] = 1, dp[0] = 0;
+    for (int k = 1; k < count; ++k) {
+      p[k] = (z - a[k - 1]) * p[k - 1] - (k > 1 ? b[k - 1] * p[k - 2] : 0.0);
+      dp[k] = p[k - 1] + (z - a[k - 1]) * dp[k - 1] - (k > 1 ? b[k - 1] * dp[k - 2] : 0.0);
+    }
+  };
+  double p[kMost], dp[kMost];
+  for (int k = 0; k <= degree; ++k) {
+    double norm = 0, moment = 0, inner = 0;
+    for (int i = 0; i < n; ++i) {
+      const double z = std::log(batch[i]) - mean, w = root[i] * root[i];
+      polynomials(z, k + 1, p, dp);
+      norm += w * p[k] * p[k];
+      moment += w * z * p[k] * p[k];
+      inner += w * p[k] * std::log(steps[i]);
+    }
+    if (!(norm > 1e-9 * before)) break;
+    a[k] = moment / norm;
+    if (k > 0) b[k] = norm / before;
+    c[k] = inner / norm;
+    before = norm;
+    terms = k + 1;
+  }
+  double last = 0;
+  for (int i = 0; i < n; ++i) {
+    const int64_t from = order[i];
+    const double log_b = std::log(batch[from]), log_s = std::log(steps[from]);
+    polynomials(log_b - mean, terms, p, dp);
+    double smooth = 0, slope = 0;
+    for (int k = 0; k < terms; ++k) {
+      smooth += c[k] * p[k];
+      slope += c[k] * dp[k];
+    }
+    slope = std::min(slope, kFlattest);
+    if (i > 0) smooth = std::max(smooth, last);
+    last = smooth;
+    const double shift = std::max(-kFarthest, std::min(kFarthest, (smooth - log_s) / slope));
+    x[i] = std::exp(smooth);
+    y[i] = std::exp(log_b + smooth + shift);
+    scale[i] = -slope * root[from] / y[i];
+    target[i] = -slope * root[from];
+  }
+}
+
 // Scaled columns of both problems, padded to whole vectors of eight rows: a row past the end has no
 // weight and repeats the first point.
 template <class Law, class Real>
@@ -240,6 +311,13 @@ void fill_columns(const FitJob& job, const Rows<Law::kInputs>& rows, bool unit_i
     } else {
       scale[i] = absolute ? root[i] : root[i] / projected_y[i];
       target[i] = absolute ? root[i] * projected_y[i] : root[i];
+    }
+  }
+  if constexpr (Law::kHasRay && Law::kNonlinear > 0) {
+    if (ray) {
+      smooth_rays(full_x[0], full_y, root, n, out.smoothing, projected_x[0], projected_y, scale,
+                  target);
+      for (size_t i = n; i < padded; ++i) projected_x[0][i] = projected_x[0][0];
     }
   }
   if (job.groups) {

@@ -80,6 +80,7 @@ ThreadOptions thread_options(const FitJob& job) {
   o.along_ray = along_ray<Law>(job);
   o.given_start = job.initial != nullptr;
   o.starts = job.starts;
+  o.descends = descends(job);
   o.same_objective = same_objective<Law>(job);
   o.projected = projected_options(job);
   o.full = full_options<Law>(job);

@@ -89,7 +89,8 @@ def fit(
         max_iterations: a start's budget; 0 is the solver's own.
         threads: default that of `use_threads`, else all cores this process may use. The
             numbers do not depend on it.
-        device: "cpu", "cuda" or "auto" (a GPU only where it pays and can do the job).
+        device: "cpu", "cuda" or "auto", which is the CPU: its numbers are bitwise the same on every
+            run, and a GPU's differ from them in the last digits.
         seed: of the bootstrap draws.
         progress: called now and then with (problems done, problems).
         errors: "raise" on the first problem with bad input, "status" to mark it and go on, "auto":
@@ -177,7 +178,7 @@ def fit(
         replicates=int(replicates),
         seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
         groups=numbers,
-        device=_device(device, points.problems, loss, bootstrap, starts),
+        device=_device(device, loss, bootstrap, starts),
         progress=progress,
     )
     if errors == "raise" or (errors == "auto" and points.single):
@@ -398,8 +399,11 @@ def _thread_count(threads: int | None) -> int:
     return _whole(threads, "threads", 1)
 
 
-def _device(device: str, problems: int, loss: str, bootstrap: str | None, starts: int | str) -> str:
-    """The engine's device. The GPU runs squared-loss fits; the rest is the CPU's."""
+def _device(device: str, loss: str, bootstrap: str | None, starts: int | str) -> str:
+    """The engine's device. The GPU runs squared-loss fits; the rest is the CPU's.
+
+    "auto" is the CPU: the last digits must not depend on what else a machine has.
+    """
     able = loss == "squared" and bootstrap is None and starts != "grid"
     if device == "cuda":
         if not _engine.built_with_cuda:
@@ -416,8 +420,6 @@ def _device(device: str, problems: int, loss: str, bootstrap: str | None, starts
                 "device", "cuda", "runs squared-loss fits without bootstrap or grid starts", "cpu"
             )
         return "cuda"
-    if device == "auto" and able and problems >= 100_000 and _engine.built_with_cuda:
-        return "cuda" if _engine.cuda_devices() else "cpu"
     return "cpu"
 
 

@@ -103,6 +103,7 @@ class FitResult:
         self.labels = points.labels
         self.label_names: list[str] = []
         self._triangle = triangle
+        self._derived_errors = diagnostics.get("derived_errors", np.empty((len(values), 0)))
         self._points = points
         self._weights = weights
         self._engine_law = engine_law
@@ -193,24 +194,20 @@ class FitResult:
         out = {name: own[:, i] for i, name in enumerate(self.names)}
         if self._engine_law and self._engine_law.derived:
             for i, name in enumerate(self._engine_law.derived):
-                out[name] = self._derived[1][:, i]
+                out[name] = self._derived_errors[:, i]
         return out
 
     @cached_property
-    def _derived(self) -> tuple[Array, Array]:
+    def _derived(self) -> Array:
         assert self._engine_law is not None
-        return _engine.derive(
-            self._engine_law.index,
-            np.ascontiguousarray(self.values),
-            np.ascontiguousarray(self._triangle),
-        )
+        return _engine.derive(self._engine_law.index, np.ascontiguousarray(self.values))
 
     @cached_property
     def derived(self) -> dict[str, Array]:
         """Derived quantities of the law (B_min, B_opt, B_crit, ...), by name."""
         if not self._engine_law or not self._engine_law.derived:
             return {}
-        return {name: self._derived[0][:, i] for i, name in enumerate(self._engine_law.derived)}
+        return {name: self._derived[:, i] for i, name in enumerate(self._engine_law.derived)}
 
     def __getitem__(self, name: str) -> Array:
         if name in self.params:
@@ -245,8 +242,7 @@ class FitResult:
         self[name]
         assert self._engine_law is not None
         flat = np.ascontiguousarray(self.bootstrap.reshape(-1, len(self.names)))
-        none = np.zeros((len(flat), self._triangle.shape[1]))
-        values, _ = _engine.derive(self._engine_law.index, flat, none)
+        values = _engine.derive(self._engine_law.index, flat)
         which = self._engine_law.derived.index(name)
         return values[:, which].reshape(self.bootstrap.shape[:2])
 

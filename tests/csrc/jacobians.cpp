@@ -1,6 +1,8 @@
 // Every law's gradient, and the projected problems' gradients, against central
 // differences.
 #include <algorithm>
+#include <cmath>
+#include <initializer_list>
 #include <vector>
 
 #include "check.h"
@@ -97,22 +99,31 @@ void projected_problem() {
   }
 }
 
-// Rays that cross the piecewise law, and rays below its tangent from the origin, which do not.
+// Rays that cross the piecewise law, and rays that miss it: below its tangent from the origin, or
+// below the slope of a right branch that starts above it. The stand-in for a ray that misses leaves
+// the measured point on either side, the farther the lower the ray.
 template <class Law>
-void rays_beyond_the_tangent(const double (&u)[6]) {
-  for (const double ray : {0.45, 0.56, 0.6, 0.7, 2.0}) {
-    double grad[6], ignored[6], at[6];
-    const double s = Law::ray_value(u, &ray, grad);
-    CHECK(s > 0 && s < 1e3);
-    std::copy(u, u + 6, at);
-    for (int i = 0; i < 6; ++i) {
-      const double step = 1e-6;
-      at[i] = u[i] + step;
-      const double up = Law::ray_value(at, &ray, ignored);
-      at[i] = u[i] - step;
-      const double down = Law::ray_value(at, &ray, ignored);
-      at[i] = u[i];
-      CHECK(std::fabs((up - down) / (2 * step) - grad[i]) <= 1e-5 * (1 + std::fabs(grad[i])));
+void rays_that_miss(const double (&u)[6]) {
+  for (const double measured : {0.5, 1e4}) {
+    double nearest = 0;
+    for (const double ray : {2.0, 0.7, 0.6, 0.56, 0.45, 0.3, 0.2, 0.15, 0.1, 0.05}) {
+      double grad[6], ignored[6], at[6];
+      const double s = Law::ray_value(u, &ray, measured, grad);
+      CHECK(s > 0);
+      const double residual = std::fabs(std::log(s / measured));
+      // Rays below 0.25 miss all of these laws.
+      if (ray < 0.2) CHECK(residual > nearest);
+      nearest = residual;
+      std::copy(u, u + 6, at);
+      for (int i = 0; i < 6; ++i) {
+        const double step = 1e-6 * u[i];
+        at[i] = u[i] + step;
+        const double up = Law::ray_value(at, &ray, measured, ignored);
+        at[i] = u[i] - step;
+        const double down = Law::ray_value(at, &ray, measured, ignored);
+        at[i] = u[i];
+        CHECK(std::fabs((up - down) / (2 * step) - grad[i]) <= 1e-4 * (s + std::fabs(grad[i])));
+      }
     }
   }
 }
@@ -130,8 +141,11 @@ void one_law() {
 
 void test_jacobians() {
   // A right branch that starts below the origin: A_0 < 0.
-  rays_beyond_the_tangent<Wsd<false>>({0.37, 0.52, 0.26, 0.82, 0.42, 0.85});
-  rays_beyond_the_tangent<Wsd<true>>({0.37, 0.89, 1.15, 1.97, 0.42, 0.85});
+  rays_that_miss<Wsd<false>>({0.37, 0.52, 0.26, 0.82, 0.42, 0.85});
+  rays_that_miss<Wsd<true>>({0.37, 0.89, 1.15, 1.97, 0.42, 0.85});
+  // And one that starts above it: rays below A_1 = 0.252.
+  rays_that_miss<Wsd<false>>({0.37, 0.52, 0.26, 0.3, 0.42, 0.85});
+  rays_that_miss<Wsd<true>>({0.37, 0.89, 1.15, 1.45, 0.42, 0.85});
 #define MS_ROW(L) one_law<L>();
   MEGASCALE_LAWS(MS_ROW)
 #undef MS_ROW

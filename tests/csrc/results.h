@@ -7,7 +7,8 @@
 #include "engine.h"
 
 struct Results {
-  std::vector<double> params, covariance, objective, rms, r_squared, boot, boot_objective;
+  std::vector<double> params, covariance, derived_errors, objective, rms, r_squared, boot,
+      boot_objective;
   std::vector<int32_t> points, free_params, iterations, starts, agreeing, status;
   std::vector<uint32_t> flags;
   std::vector<int64_t> bad_row;
@@ -18,6 +19,7 @@ struct Results {
     const size_t P = megascale::laws()[job.law].params.size();
     params.assign(n * P, unset);
     covariance.assign(n * P * (P + 1) / 2, unset);
+    derived_errors.assign(n * megascale::laws()[job.law].derived.size(), unset);
     boot.assign(n * P * job.replicates, unset);
     boot_objective.assign(n * job.replicates, unset);
     for (auto* v : {&objective, &rms, &r_squared}) v->assign(n, unset);
@@ -27,6 +29,7 @@ struct Results {
     bad_row.assign(n, 0);
     job.params = params.data();
     job.covariance = covariance.data();
+    job.derived_errors = derived_errors.data();
     job.objective = objective.data();
     job.rms = rms.data();
     job.r_squared = r_squared.data();

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
@@ -34,13 +35,15 @@ class Verdict:
 
     Attributes:
         law: its name.
-        groups, points: what it was fitted to.
+        groups, points: what it was fitted to, without the groups in which some law never reaches
+            a loss that a batch did reach: they are left out for all laws, and one such point
+            decides nothing. Where no group is left, all count and the law's criteria are infinite.
         parameters: in all, without the shared variance.
         rms: of log E over all points; `worst_rms` of the worst group.
         pooled_aicc, pooled_bic: with one variance for all groups.
         held_out: rms of log E at batches left out, ends excepted.
         held_out_ends: the same at the smallest and the largest batch of every group.
-        unreachable: batches left out at which the law says the loss is never reached.
+        unreachable: batches, left out or fitted, at which the law says the loss is never reached.
         failed: groups or held-out fits that did not converge.
     """
 
@@ -98,22 +101,35 @@ def select(points: pl.DataFrame, laws: Sequence[str] = LAWS) -> Selection:
     hungriest = max(laws, key=lambda law: LAW_PARAMETERS[law])
     points = enough_points(points, hungriest)
     fits = {law: fit_tokens_steps(points, law) for law in laws}
-    verdicts = sorted((_verdict(fit) for fit in fits.values()), key=lambda v: v.pooled_aicc)
+    comparable = np.logical_and.reduce([_reached_everywhere(fit) for fit in fits.values()])
+    if not comparable.any():
+        comparable[:] = True
+    verdicts = sorted(
+        (_verdict(fit, comparable) for fit in fits.values()), key=lambda v: v.pooled_aicc
+    )
     return Selection(verdicts, refute_classic(points, verdicts[0].rms), fits)
 
 
-def _verdict(fits: TokensStepsFits) -> Verdict:
-    residual = fits.log_residuals()
-    offsets = fits.offsets
+def _reached_everywhere(fits: TokensStepsFits) -> npt.NDArray[np.bool_]:
+    """Whether the law reaches the loss at every batch of a group, one a group."""
+    lost = ~np.isfinite(fits.log_residuals())
+    return np.add.reduceat(lost, fits.offsets[:-1]) == 0
+
+
+def _verdict(fits: TokensStepsFits, comparable: npt.NDArray[np.bool_]) -> Verdict:
+    every = fits.log_residuals()
+    sizes = np.diff(fits.offsets)
+    residual = every[np.repeat(comparable, sizes)]
+    begins = np.concatenate([[0], np.cumsum(sizes[comparable])])[:-1]
     held, ends, unreachable, failed = leave_one_batch_out(fits.points, fits.law)
-    n, k = len(residual), int(fits.result.free_params.sum()) + 1
-    total = float(np.nansum(residual**2)) if np.isfinite(residual).all() else np.inf
+    n, k = len(residual), int(fits.result.free_params[comparable].sum()) + 1
+    total = float((residual**2).sum()) if np.isfinite(residual).all() else np.inf
     likelihood = n * np.log(total / n)
     aicc = likelihood + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
-    per_group = np.add.reduceat(residual**2, offsets[:-1]) / np.diff(offsets)
+    per_group = np.add.reduceat(residual**2, begins) / sizes[comparable]
     return Verdict(
         law=fits.law,
-        groups=len(fits.groups),
+        groups=int(comparable.sum()),
         points=n,
         parameters=k - 1,
         rms=float(np.sqrt(total / n)),
@@ -122,7 +138,7 @@ def _verdict(fits: TokensStepsFits) -> Verdict:
         pooled_bic=float(likelihood + k * np.log(n)),
         held_out=_rms(held),
         held_out_ends=_rms(ends),
-        unreachable=unreachable,
+        unreachable=unreachable + int((~np.isfinite(every)).sum()),
         failed=failed + int((~fits.result.solved).sum()),
     )
 
