@@ -48,6 +48,11 @@ class DataConfig(Section):
     validation: dict[str, SourceConfig] = Field(
         default_factory=dict, description="held-out sources, each evaluated by itself"
     )
+    validation_seed: Count = Field(
+        0,
+        description="order in which held-out sequences are read; runs that are compared keep it, "
+        "whatever their own seed",
+    )
     tokenizer: str | None = Field(
         None,
         description="tokenizer file (HF tokenizer.json) the sources were made with; checked "

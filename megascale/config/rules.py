@@ -230,6 +230,12 @@ def _intervals(config: RunConfig) -> Iterator[UserError]:
             "there is nothing to evaluate: data.validation names no source",
             "null",
         )
+    for name in ("eval_at_start", "eval_tokens", "eval_sequence_length"):
+        value = getattr(config.train, name)
+        if value and not config.data.validation:
+            rule = "there is nothing to evaluate: data.validation names no source"
+            nearest = "false" if name == "eval_at_start" else "null"
+            yield ConfigError.of(f"train.{name}", value, rule, nearest)
     if config.data.eos_id is not None and not config.data.mask_documents:
         yield ConfigError.of(
             "data.eos_id", config.data.eos_id, "is used by data.mask_documents: true only", "null"
@@ -240,6 +246,8 @@ def _model(config: RunConfig) -> Iterator[UserError]:
     model, train = config.model, config.train
     longest = model.max_position_embeddings
     lengths = [("train.sequence_length", train.sequence_length)]
+    if train.eval_sequence_length is not None:
+        lengths.append(("train.eval_sequence_length", train.eval_sequence_length))
     for point in config.batch.schedule or ():
         if point.sequence_length is not None:
             at = f"batch.schedule (sequence length at {format_count(point.start_tokens)})"

@@ -36,10 +36,22 @@ class TrainConfig(Section):
         1, description="sequences in one forward and backward pass of one data-parallel rank"
     )
     eval_interval_tokens: PositiveCount | None = Field(
-        None, description="tokens between two evaluations of data.validation; null for never"
+        None,
+        description="tokens between two evaluations of data.validation; null for one at the end. "
+        "The final model is always evaluated",
     )
-    eval_tokens: PositiveCount = Field(
-        1_000_000, description="tokens of each held-out source read at an evaluation"
+    eval_at_start: bool = Field(
+        False, description="also evaluate before the first step of a new run or branch"
+    )
+    eval_tokens: PositiveCount | None = Field(
+        None,
+        description="tokens of each held-out source read at an evaluation, rounded down to whole "
+        "sequences; null for 1M, or all where a source holds less",
+    )
+    eval_sequence_length: PositiveCount | None = Field(
+        None,
+        description="tokens in one sequence of evaluations; null takes sequence_length. Runs of "
+        "several sequence lengths are comparable with one of their own",
     )
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 computes in bfloat16 over fp32 master weights and reductions"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,32 +40,21 @@ def open_stream(data: DataConfig, *, seed: int, vocab_size: int | None = None) -
     """
     phases = [PhaseSpec(phase.start_tokens, dict(phase.mixture)) for phase in data.phases]
     sources = {name: tuple(source.path) for name, source in data.sources.items()}
-    stream = Stream(_spec(data, sources, phases, seed, vocab_size))
+    stream = Stream(stream_spec(data, sources, phases, seed, vocab_size))
     if data.mask_documents and stream.eos_id is None:
         rule = "data.eos_id must be given: no sidecar says which token ends a document"
         raise DataError.of("data.mask_documents", True, rule, False)
     return stream
 
 
-def open_validation(
-    data: DataConfig, *, seed: int, vocab_size: int | None = None
-) -> dict[str, Stream]:
-    """One stream per held-out source of a config; same arguments and errors as `open_stream`."""
-    streams = {}
-    for name, source in data.validation.items():
-        phases = [PhaseSpec(0, {name: 1.0})]
-        spec = _spec(data, {name: tuple(source.path)}, phases, seed, vocab_size)
-        streams[name] = Stream(replace(spec, key="data.validation"))
-    return streams
-
-
-def _spec(
+def stream_spec(
     data: DataConfig,
     sources: dict[str, tuple[str, ...]],
     phases: list[PhaseSpec],
     seed: int,
     vocab_size: int | None,
 ) -> StreamSpec:
+    """What a stream over some sources of a config is made from; `data.seed` goes before `seed`."""
     return StreamSpec(
         sources=sources,
         phases=phases,

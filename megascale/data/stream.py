@@ -58,6 +58,7 @@ class StreamSpec:
         vocab_size: ids must be below it; None checks nothing.
         tokenizer_sha256: hash of the tokenizer file that the config names; None checks nothing.
         key: config key that holds the sources, for messages.
+        chunk_key: config key that gives `chunk_tokens`, for messages.
     """
 
     sources: Mapping[str, Sequence[str]]
@@ -69,6 +70,7 @@ class StreamSpec:
     vocab_size: int | None = None
     tokenizer_sha256: str | None = None
     key: str = "data.sources"
+    chunk_key: str = "data.chunk_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Stream:
 
     def __init__(self, spec: StreamSpec) -> None:
         if spec.chunk_tokens < 1:
-            raise DataError.of("data.chunk_tokens", spec.chunk_tokens, "must be positive", 1)
+            raise DataError.of(spec.chunk_key, spec.chunk_tokens, "must be positive", 1)
         self.spec = spec
         _check_phases(spec)
         self.sources = {
@@ -106,7 +108,7 @@ class Stream:
         for source in self.sources.values():
             if source.tokens < spec.chunk_tokens:
                 raise DataError.of(
-                    "data.chunk_tokens",
+                    spec.chunk_key,
                     spec.chunk_tokens,
                     f"source {source.name!r} holds {source.tokens} tokens, less than one chunk",
                     source.tokens,

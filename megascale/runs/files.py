@@ -15,7 +15,10 @@ from megascale.formats.run_log import METRICS_FILE, SCHEMA
 
 PACKED = (".gz", ".zst", ".zstd")
 SUFFIXES = frozenset(
-    {".jsonl", ".json", ".log", ".out", ".txt", ".csv", ".tsv", ".parquet", ".stdout", ".err"}
+    [
+        *(".jsonl", ".json", ".log", ".out", ".txt", ".stdout", ".err"),
+        *(".csv", ".tsv", ".parquet", ".wandb"),
+    ]
 )
 STUDY_FOLDER, STUDY_LOCK = "sweep", "run.lock"
 """Where a study keeps its results and what its runs printed, beside their directories."""

@@ -8,7 +8,8 @@ import torch
 
 from megascale.config import RunConfig
 from megascale.config.schedules import lr_schedule_from_config, weight_decay_from_config
-from megascale.data.opening import open_stream, open_validation
+from megascale.data.held_out import HeldOut, open_held_out
+from megascale.data.opening import open_stream
 from megascale.data.stream import Stream
 from megascale.model.init import initialize
 from megascale.model.qwen3 import ModelOptions, Qwen3
@@ -32,7 +33,7 @@ class Parts:
 
     Attributes:
         balance: expert loads and biases; None for a dense model.
-        validation: held-out streams by name.
+        validation: what evaluations read, by name of the held-out source.
     """
 
     mesh: Mesh
@@ -41,7 +42,7 @@ class Parts:
     balance: ExpertBalance | None
     objective: Objective
     stream: Stream
-    validation: dict[str, Stream]
+    validation: dict[str, HeldOut]
     lr: LRSchedule
     weight_decay: WeightDecaySchedule
 
@@ -75,7 +76,7 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
         UserError: whatever `check_run` would have found.
     """
     stream = open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
-    validation = open_validation(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
+    validation = open_held_out(config)
     mesh = Mesh.from_layout(
         layout_of(config, process.world_size),
         rank=process.rank,

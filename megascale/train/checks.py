@@ -15,7 +15,8 @@ from megascale.config.schedules import (
     lr_schedule_from_config,
     weight_decay_from_config,
 )
-from megascale.data.opening import open_stream, open_validation
+from megascale.data.held_out import evaluation_sequence_length, open_held_out
+from megascale.data.opening import open_stream
 from megascale.data.stream import Stream
 from megascale.errors import RunError
 from megascale.parallel.layout import Layout
@@ -67,12 +68,15 @@ def check_sequence_lengths(config: RunConfig, ranks: int, schedule: BatchSchedul
     Raises:
         LayoutError: one of them cannot be cut.
     """
+    lengths = {segment.sequence_length for segment in schedule.segments}
+    if config.data.validation:
+        lengths.add(evaluation_sequence_length(config))
     validate_layout(
         config.model,
         config.train,
         config.parallel,
         ranks,
-        sequence_lengths={segment.sequence_length for segment in schedule.segments},
+        sequence_lengths=lengths,
         balance_window_tokens=balance_window(config),
     )
 
@@ -104,7 +108,7 @@ def check_run(
     schedule = batch_schedule_of(config, layout.data, start=_reached(run_path(config)))
     check_sequence_lengths(config, ranks, schedule)
     stream = open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
-    open_validation(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
+    open_held_out(config)
     if config.log.tensorboard:
         require_tensorboard()
     if config.log.wandb is not None:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from megascale.data.batches import micro_batch, valid_targets
-from megascale.data.stream import Stream
+from megascale.data.held_out import HeldOut
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 
@@ -35,23 +35,21 @@ class Evaluation:
 def evaluate(
     parallel: DataParallel,
     mesh: Mesh,
-    stream: Stream,
+    held_out: HeldOut,
     *,
-    tokens: int,
-    sequence_length: int,
     micro_batch_size: int,
     mask_documents: bool,
     balance_counts: torch.Tensor | None = None,
 ) -> Evaluation:
-    """Mean loss over the first `tokens` tokens of a stream; collective.
+    """Mean loss over a held-out source; every evaluation reads the same tokens. Collective.
 
     Args:
-        tokens: how much to read; every evaluation reads the same tokens.
-        sequence_length: tokens per sequence.
+        held_out: what to read.
         micro_batch_size: sequences per rank and forward pass.
         mask_documents: attention stays within documents, as in training.
         balance_counts: as the model's forward wants it when balance windows span micro-batches.
     """
+    stream, tokens, sequence_length = held_out.stream, held_out.tokens, held_out.sequence_length
     unit = micro_batch_size * sequence_length * mesh.dp_size
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     for index in range(-(-tokens // unit)):

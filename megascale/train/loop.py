@@ -37,14 +37,17 @@ class Loop:
         checkpointer: Checkpointer,
         signals: SignalFlags,
         reporter: Reporter | None,
+        fresh: bool = False,
     ):
         """Args:
         schedule: the batch schedule from `progress` on.
+        fresh: whether this is the first attempt of a run or branch.
         reporter: rank 0's voice; None on the other ranks.
         """
         self.config, self.parts, self.schedule, self.progress = config, parts, schedule, progress
         self.guard, self.interval = guard, interval
         self.checkpointer, self.signals, self.reporter = checkpointer, signals, reporter
+        self.fresh = fresh
         self.last_checkpoint: str | None = None
         self._flops = {
             length: flops_per_token(config.model, length).total
@@ -72,6 +75,8 @@ class Loop:
             mask_documents=config.data.mask_documents,
             pin_memory=mesh.device.type == "cuda",
         )
+        if self.config.train.eval_at_start and self.fresh:
+            self._evaluate()
         try:
             with loader:
                 interrupted = self._steps(loader)
@@ -201,7 +206,8 @@ class Loop:
         log, checkpoint = config.log, config.checkpoint
         if _due(self.progress.step, tokens, log.interval_steps, log.interval_tokens):
             self._flush_interval()
-        if _due(self.progress.step, tokens, None, config.train.eval_interval_tokens):
+        ends = loaded.stop == self.schedule.total_tokens
+        if ends or _due(self.progress.step, tokens, None, config.train.eval_interval_tokens):
             self._evaluate()
         if self.checkpointer.in_flight and not saving:
             self._collect_checkpoint()
@@ -255,16 +261,14 @@ class Loop:
                 self.reporter.interval(record)
 
     def _evaluate(self) -> None:
-        train, data = self.config.train, self.config.data
-        for name, stream in self.parts.validation.items():
+        data = self.config.data
+        for name, held_out in self.parts.validation.items():
             began = time.perf_counter()
             result = evaluate(
                 self.parts.parallel,
                 self.parts.mesh,
-                stream,
-                tokens=train.eval_tokens,
-                sequence_length=train.sequence_length,
-                micro_batch_size=train.micro_batch_size,
+                held_out,
+                micro_batch_size=self.config.train.micro_batch_size,
                 mask_documents=data.mask_documents,
                 balance_counts=None if self.parts.balance is None else self.parts.balance.previous,
             )
@@ -275,6 +279,7 @@ class Loop:
                 loss=result.loss,
                 loss_sum=result.loss_sum,
                 loss_tokens=result.loss_tokens,
+                sequence_length=held_out.sequence_length,
                 seconds=time.perf_counter() - began,
             )
 

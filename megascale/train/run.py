@@ -153,6 +153,7 @@ def _run(
         checkpointer=checkpointer,
         signals=signals,
         reporter=reporter,
+        fresh=found is None,
     )
     loop.last_checkpoint = None if source is None else str(source)
     try:

@@ -43,7 +43,10 @@ MAY_CHANGE = (
     "train.activation_checkpointing",
     "train.threads",
     "train.eval_interval_tokens",
+    "train.eval_at_start",
     "train.eval_tokens",
+    "train.eval_sequence_length",
+    "data.validation_seed",
 )
 """Config keys, with all below them, that a resumed run may change without being another run."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from megascale.config.data_sections import DataConfig
-from megascale.data.opening import open_stream, open_validation
+from megascale.data.opening import open_stream
 from megascale.data.stream import PhaseSpec, Stream, StreamSpec
 from megascale.data.writer import IndexedWriter
 from megascale.errors import DataError
@@ -40,12 +40,6 @@ def test_a_config_gives_the_stream_it_describes(section):
     assert stream.eos_id == 0
     other = open_stream(DataConfig(**section, seed=4), seed=3)
     assert other.fingerprint() != stream.fingerprint()
-
-
-def test_validation_sources_are_streams_of_their_own(section):
-    streams = open_validation(DataConfig(**section), seed=3, vocab_size=10_000)
-    assert list(streams) == ["held-out"]
-    assert np.sort(streams["held-out"].read(0, 700)).tolist() == list(range(5, 705))
 
 
 def test_the_tokenizer_named_must_be_the_one_the_data_was_made_with(section, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Goes up whenever a reader gives other rows for the same bytes; part of every cache key."""
 
 SCHEMA: dict[str, Any] = {
@@ -59,7 +59,7 @@ class Note:
 
     Attributes:
         kind: `restart`, `torn`, `nonfinite_loss`, `coarse_precision`, `missing_field`,
-            `damaged` or `derived`.
+            `unfinished`, `damaged` or `derived`.
         message: one sentence.
         line: where, counted from 1; 0 when it concerns the file.
     """

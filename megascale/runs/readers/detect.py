@@ -2,46 +2,74 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Protocol
 
 from megascale.errors import DataError
 from megascale.runs.readers import (
+    composer,
     csv,
+    fairseq,
     golden,
     hf,
+    hf_stdout,
     jsonl,
+    karpathy,
+    key_values,
+    levanter,
     litgpt,
+    maxtext,
     megatron,
     mlperf,
     nanochat,
     nanogpt,
     nanotron,
+    nemo,
     olmo,
     own,
     tensorboard,
     torchtitan,
     wandb,
 )
+from megascale.runs.readers.base import FileRead, ReadOptions, Source
 
-READERS: dict[str, ModuleType] = {
-    reader.NAME: reader
-    for reader in (
-        *(own, tensorboard, mlperf, hf, golden, wandb),
-        *(megatron, nanotron, olmo, torchtitan, nanogpt, litgpt, nanochat),
-        *(jsonl, csv),
-    )
-}
-"""By name, in the order in which they are asked: the surest signs first.
 
-Every reader has `NAME`, `ORDERED` (the file was written as the run went, so a step that goes back
-is a restart), `sniff(head, path) -> bool` and `read(source, options) -> FileRead`.
-"""
+class Reader(Protocol):
+    """What knows one format: a module, or a format that is told by its patterns.
+
+    Attributes:
+        NAME: the format's name.
+        ORDERED: the file was written as the run went, so a step that goes back is a restart.
+    """
+
+    @property
+    def NAME(self) -> str: ...
+
+    @property
+    def ORDERED(self) -> bool: ...
+
+    def sniff(self, head: bytes, path: str) -> bool:
+        """Whether the beginning (and the end) of a file are of this format."""
+
+    def read(self, source: Source, options: ReadOptions) -> FileRead:
+        """Rows and report of a file."""
+
+
+_LISTED: tuple[Reader, ...] = (
+    *(own, tensorboard, mlperf, hf, golden, wandb),
+    *(nemo, megatron, nanotron, olmo, torchtitan, nanogpt, litgpt, nanochat),
+    *(hf_stdout, levanter, composer, fairseq),
+    *(*karpathy.FORMATS, *maxtext.FORMATS, *key_values.FORMATS),
+    *(jsonl, csv),
+)
+
+READERS: dict[str, Reader] = {reader.NAME: reader for reader in _LISTED}
+"""By name, in the order in which they are asked: the surest signs first."""
 
 _HEAD_BYTES = 2**19
 _TAIL_BYTES = 2**16
 
 
-def reader_of(data: bytes, path: str, forced: str | None = None) -> ModuleType | None:
+def reader_of(data: bytes, path: str, forced: str | None = None) -> Reader | None:
     """The reader for a file; None when no reader knows it.
 
     Args:

@@ -38,7 +38,7 @@ NAME = "megatron"
 ORDERED = True
 
 _ITERATION = r"\biteration\s+(\d+)\s*/\s*\d+\s*$"
-_ITERATION_BYTES = re.compile(rb"\biteration\s+\d+\s*/\s*\d+\s*\|")
+_ITERATION_BYTES = re.compile(rb"(?<!, )\biteration\s+\d+\s*/\s*\d+\s*\|")
 _BEGINS = re.compile(_ITERATION, re.ASCII)
 _CLOSED = re.compile(r"\|(?: ?|\r| [ \r])$")
 _VALIDATION = re.compile(

@@ -1,4 +1,5 @@
-"""W&B exports: history as CSV, JSON or Parquet, a chart's CSV from the UI, columnar JSON.
+"""W&B exports: history as CSV, JSON or Parquet, a chart's CSV from the UI, columnar JSON, the table
+of runs, and the file of an offline run.
 
 `run.history()` gives a sample of 500 rows; only a full scan or the history artifact is complete.
 What a training loss means is up to the program that logged it: it is taken for one step's loss
@@ -10,12 +11,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
 from megascale.errors import DataError
-from megascale.runs.readers import csv, fields
+from megascale.runs.readers import csv, fields, wandb_offline
 from megascale.runs.readers.base import (
     FileRead,
     ReadOptions,
@@ -37,7 +39,7 @@ _KNOWN = ("parameters", "optimized_parameters", "n_params", "num_parameters", "t
 
 def sniff(head: bytes, path: str) -> bool:
     start = head.lstrip()[:1]
-    if head.startswith(_PARQUET):
+    if head.startswith((_PARQUET, wandb_offline.MAGIC)):
         return True
     if start == b"[":
         return b'"_step"' in head or b'"loss"' in head or b'loss"' in head
@@ -45,7 +47,8 @@ def sniff(head: bytes, path: str) -> bool:
         columnar = b'"history"' in head and (b'"summary"' in head or b'"config"' in head)
         lines = head.lstrip().split(b"\n", 2)
         return columnar or (b'"_step"' in head and not lines[0].rstrip().endswith(b"}"))
-    return _is_chart(csv.header_of(head) or [])
+    header = csv.header_of(head) or []
+    return _is_chart(header) or _is_runs(header)
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
@@ -58,6 +61,10 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     start = source.data.lstrip()[:1]
     if source.data.startswith(_PARQUET):
         _history(_parquet_rows(source), found, options)
+    elif source.data.startswith(wandb_offline.MAGIC):
+        rows, about = wandb_offline.history(source, found)
+        _history(rows, found, options)
+        _describe(about, found)
     elif start in (b"[", b"{"):
         _from_json(source, found, options)
     else:
@@ -65,6 +72,8 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         rows = list(csv.records(source.data, header, found)) if header else []
         if _is_chart(header):
             _chart(header, rows, found, options)
+        elif _is_runs(header):
+            _runs(rows, found, options)
         else:
             _history(rows, found, options)
     if _sampled(found):
@@ -116,6 +125,42 @@ def _chart(
         loss, sets = wanted, []
     mapped = {ours: "axis", "run": "run"} | ({"loss": loss} if loss else {})
     rows_of(records, mapped, found, options, sets)
+
+
+def _is_runs(header: list[str]) -> bool:
+    """A table of runs: a row each, its name and what W&B itself adds in front."""
+    known = {"State", "Sweep", "Created", "Runtime", "User", "ID"} & set(header)
+    loss = fields.find("loss", header) or any(fields.validations(header))
+    return "Name" in header and bool(known) and bool(loss)
+
+
+def _runs(rows: list[tuple[int, dict[str, Any]]], found: FileRead, options: ReadOptions) -> None:
+    """The last values of every run, by the name it was given; equal names are told apart."""
+    times: dict[str, int] = {}
+    named: dict[str, dict[str, Any]] = {}
+    unfinished: list[str] = []
+    for line, row in rows:
+        name = str(row["Name"])
+        times[name] = times.get(name, 0) + 1
+        if times[name] > 1:
+            name = f"{name}#{row.get('ID') or times[name]}"
+        if name in named:
+            found.reject(line, f"run {name[:80]!r} is there already")
+            name = f"{name}#{line}"
+        if row.get("State") not in (None, "", "finished"):
+            unfinished.append(name)
+        named[name] = row
+    lines = [line for line, _ in rows]
+    records = [(at, row | {"Name": name}) for at, (name, row) in zip(lines, named.items())]
+    stated = dict(options.columns)
+    columns = options.columns if "run" in stated else (*options.columns, ("run", "Name"))
+    _history(records, found, replace(options, columns=columns))
+    for meta in found.runs:
+        row = named.get(meta.run, {})
+        meta.extra |= {key.lower(): row[key] for key in ("Sweep", "State", "ID") if row.get(key)}
+    if unfinished:
+        shown = ", ".join(unfinished[:3])
+        found.note("unfinished", f"{len(unfinished)} runs are not finished: {shown}", lines[0])
 
 
 def _history(rows: list[tuple[int, dict[str, Any]]], found: FileRead, options: ReadOptions) -> None:
