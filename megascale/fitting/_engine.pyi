@@ -38,3 +38,16 @@ def derive(
 def instruction_set() -> str: ...
 def force_instruction_set(name: str) -> bool: ...
 def cuda_devices() -> int: ...
+
+history_params: tuple[str, ...]
+history_log: tuple[bool, ...]
+history_max_free: int
+
+def predict_histories(
+    job: dict[str, Any], params: np.ndarray, gradients: bool
+) -> tuple[np.ndarray, np.ndarray]: ...
+def fit_histories(
+    job: dict[str, Any],
+    options: dict[str, Any],
+    progress: Callable[[int, int], Any] | None,
+) -> dict[str, Any]: ...

@@ -1,0 +1,481 @@
+"""`fit_history`: one law of whole (learning rate, batch) histories fitted to many runs at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from megascale.errors import FitError
+from megascale.fitting import _engine
+from megascale.fitting.history import Array, History, Pieces, cut
+from megascale.fitting.history_law import (
+    CLOCKS,
+    EXCESS,
+    KERNELS,
+    LOG,
+    NAMES,
+    HistoryLaw,
+    default_bounds,
+    find_form,
+    starts_of,
+)
+from megascale.fitting.status import Status, describe
+
+AGREE = 1e-4
+"""Starts whose objective is within this ratio of the best one's have found the same optimum."""
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRun:
+    """Losses of one run and the history that led to them.
+
+    Attributes:
+        history: batch and learning rate by tokens.
+        tokens: consumed tokens of each loss. A loss that is a mean over an interval belongs to the
+            interval's middle.
+        loss: in nats.
+        weights: of the squared residuals, or None.
+    """
+
+    history: History
+    tokens: Array
+    loss: Array
+    weights: Array | None = None
+
+    @property
+    def name(self) -> str:
+        return self.history.name
+
+
+@dataclass(frozen=True, slots=True)
+class Scales:
+    """What a law's parameters are counted in.
+
+    Attributes:
+        lr: the learning rate at which e = 1.
+        batch: tokens at which the batch's powers are 1.
+        progress: where the excess loss is `a`: in steps at the reference rate and batch.
+    """
+
+    lr: float
+    batch: float
+    progress: float
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Predicted losses in nats, with the interval that the parameters' spread gives (NaN without
+    a bootstrap); the form's own error and the jitter of a curve are not in it."""
+
+    tokens: Array
+    loss: Array
+    low: Array
+    high: Array
+
+
+def _settled(law: HistoryLaw, histories: Sequence[History], pieces: Pieces) -> Array | None:
+    """Pieces of each run's rise to its peak, which leave no noise where the law is annealing."""
+    if not law.annealing:
+        return None
+    offsets, lr = pieces.columns["piece_offsets"], pieces.columns["lr"]
+    out = []
+    for r in range(len(histories)):
+        own = lr[offsets[r] : offsets[r + 1]]
+        out.append(int(np.flatnonzero(own >= own.max() * (1 - 1e-9))[0]))
+    return np.array(out, np.int64)
+
+
+def _job(
+    law: HistoryLaw, histories: Sequence[History], tokens: Sequence[Array], scales: Scales
+) -> tuple[dict[str, Any], Pieces]:
+    pieces = cut(histories, tokens, scales.lr, growing=law.excess != "none")
+    tied = np.full(len(NAMES), -1, np.int32)
+    factor = np.zeros(len(NAMES))
+    for name, (other, ratio) in law.ties.items():
+        tied[NAMES.index(name)], factor[NAMES.index(name)] = NAMES.index(other), ratio
+    return {
+        "kernel": KERNELS.index(law.kernel),
+        "clock": CLOCKS.index(law.clock),
+        "excess": EXCESS.index(law.excess),
+        "annealing": law.annealing,
+        "progress_ref": scales.progress,
+        "batch_ref": scales.batch,
+        "tied": tied,
+        "tie_factor": factor,
+        "settled": _settled(law, histories, pieces),
+        **pieces.columns,
+    }, pieces
+
+
+def predict_history(
+    law: str | HistoryLaw,
+    values: Any,
+    history: History,
+    tokens: Any,
+    scales: Scales,
+    *,
+    gradients: bool = False,
+) -> tuple[Array, Array]:
+    """Losses that a law gives, for one set of parameters or several.
+
+    Args:
+        law: form or its name.
+        values: (P,) or (sets, P) parameters in the order of `NAMES`.
+        history: of the run.
+        tokens: where losses are wanted, in any order.
+        scales: what the parameters are counted in.
+        gradients: also the derivatives.
+
+    Returns:
+        (sets, points) losses, and (sets, P, points) derivatives by each parameter on its own, or
+        an empty array.
+
+    Raises:
+        FitError: a token count lies outside the history.
+    """
+    at = np.atleast_1d(np.asarray(tokens, float))
+    job, pieces = _job(find_form(law), [history], [at], scales)
+    table = np.ascontiguousarray(np.atleast_2d(np.asarray(values, float)))
+    loss, slopes = _engine.predict_histories(job, table, gradients)
+    back = np.empty_like(pieces.order)
+    back[pieces.order] = np.arange(len(back))
+    return loss[:, back], slopes[:, :, back]
+
+
+@dataclass(slots=True)
+class HistoryFit:
+    """A fitted law of whole histories.
+
+    Attributes:
+        law: the form.
+        scales: what its parameters are counted in.
+        values: parameters in the order of `NAMES`, held and tied ones included.
+        covariance: (P, P), clustered by run: residuals of one run are not independent. Zero for
+            what is not free; NaN with fewer runs than free parameters plus two.
+        bootstrap: (replicates, P), whole runs drawn with replacement.
+        rms: of the residuals, nats. run_rms: by run.
+        objective: sum of squared residuals, and of the priors.
+        status: of the best start. agreeing: starts that found the same optimum.
+        seen: ranges of what was fitted: batch, lr, tokens.
+    """
+
+    law: HistoryLaw
+    scales: Scales
+    values: Array
+    covariance: Array
+    bootstrap: Array
+    rms: float
+    run_rms: dict[str, float]
+    objective: float
+    points: int
+    status: int
+    iterations: int
+    starts: int
+    agreeing: int
+    residuals: list[Array]
+    seen: dict[str, tuple[float, float]]
+    confidence: float = 0.9
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def params(self) -> dict[str, float]:
+        """All parameters by name."""
+        return dict(zip(NAMES, self.values.tolist(), strict=True))
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """Standard errors of the free parameters, clustered by run."""
+        with np.errstate(invalid="ignore"):
+            own = np.sqrt(np.diag(self.covariance))
+        return {n: float(own[NAMES.index(n)]) for n in self.law.free}
+
+    @property
+    def converged(self) -> bool:
+        return self.status == int(Status.CONVERGED)
+
+    def __getitem__(self, name: str) -> float:
+        if name not in NAMES:
+            raise FitError.of("parameter", name, "the family has no such one", list(NAMES))
+        return float(self.values[NAMES.index(name)])
+
+    def interval(self, name: str) -> tuple[float, float]:
+        """The bootstrap's interval of a parameter at the fit's confidence.
+
+        Raises:
+            FitError: there is no such parameter, or the fit was made without a bootstrap.
+        """
+        self[name]
+        if not len(self.bootstrap):
+            raise FitError.of("bootstrap", 0, "fit with bootstrap= to get intervals", 200)
+        tail = 50 * (1 - self.confidence)
+        own = self.bootstrap[:, NAMES.index(name)]
+        low, high = np.nanpercentile(own, [tail, 100 - tail])
+        return float(low), float(high)
+
+    def predict(self, history: History, tokens: Any) -> Band:
+        """Losses of a history, seen or not.
+
+        Raises:
+            FitError: a token count lies outside the history.
+        """
+        at = np.atleast_1d(np.asarray(tokens, float))
+        good = self.bootstrap[np.isfinite(self.bootstrap).all(axis=1)]
+        table = np.vstack([self.values[None], good])
+        loss, _ = predict_history(self.law, table, history, at, self.scales)
+        if len(good) < 2:
+            empty = np.full(len(at), np.nan)
+            return Band(at, loss[0], empty, empty)
+        tail = 50 * (1 - self.confidence)
+        low, high = np.percentile(loss[1:], [tail, 100 - tail], axis=0)
+        return Band(at, loss[0], low, high)
+
+    def correlation(self) -> Array:
+        """Correlations of the free parameters among the bootstrap's replicates, or else by the
+        clustered covariance: which of them trade off."""
+        free = [NAMES.index(n) for n in self.law.free]
+        good = self.bootstrap[np.isfinite(self.bootstrap).all(axis=1)]
+        matrix = np.cov(good[:, free].T) if len(good) > 2 else self.covariance[np.ix_(free, free)]
+        root = np.sqrt(np.diag(matrix))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return matrix / np.outer(root, root)
+
+    def summary(self) -> str:
+        """A table to read."""
+        lines = [
+            f"{self.law.name}: {describe(self.status)}, {self.points} points of "
+            f"{len(self.residuals)} runs, {len(self.law.free)} free parameters, rms "
+            f"{self.rms:.4f} nats, {self.agreeing} of {self.starts} starts agree",
+            f"e = LR / {self.scales.lr:g}, B in {self.scales.batch:g} tokens, a at progress "
+            f"{self.scales.progress:g}",
+        ]
+        for name, error in self.errors.items():
+            row = f"{name:>6} {self[name]:12.5g} +- {error:.3g}"
+            if len(self.bootstrap):
+                low, high = self.interval(name)
+                row += f"  [{low:.4g}, {high:.4g}]"
+            lines.append(row)
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return self.summary()
+
+
+def fit_history(
+    law: str | HistoryLaw,
+    runs: Sequence[HistoryRun],
+    *,
+    starts: int = 32,
+    bootstrap: int = 0,
+    fixed: Mapping[str, float] | None = None,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    prior: Mapping[str, tuple[float, float]] | None = None,
+    initial: Mapping[str, float] | None = None,
+    scales: Scales | None = None,
+    confidence: float = 0.9,
+    tolerance: float = 1e-9,
+    max_iterations: int = 200,
+    threads: int | None = None,
+    seed: int = 0,
+    progress: Any = None,
+) -> HistoryFit:
+    """Fit a law of whole histories by least squares on the losses.
+
+    Args:
+        law: a form, or the name of one in `FORMS`.
+        runs: histories and losses.
+        starts: where the search begins, spread over the parameters that are not linear; those that
+            are have their best values from the beginning.
+        bootstrap: replicates of whole runs with replacement; 0 for none.
+        fixed: {parameter: value} beside what the form holds.
+        bounds: {parameter: (lower, upper)}.
+        prior: {parameter: (mean, standard deviation)}: adds
+            ((t - t0) / sd)^2 to the squared residuals, t the parameter or, for p, T0, B_n, omega,
+            tau and tau2, its logarithm; sd is such that one residual of 1 nat weighs as one sd.
+        initial: values of every free parameter: the only start.
+        scales: reference learning rate, batch and progress; default from the runs.
+        confidence: of the intervals.
+        tolerance: stop when the predicted relative decrease of the objective is below it.
+        max_iterations: a start's budget.
+        threads: default all cores this process may use; the numbers do not depend on it.
+        seed: of the bootstrap.
+        progress: called now and then with (starts and replicates done, all).
+
+    Raises:
+        FitError: too few points or runs, a value that is not finite, points outside a history, or
+            an option breaks a rule.
+    """
+    form = find_form(law).holding(**(fixed or {}))
+    if not 0 < confidence < 1:
+        raise FitError.of("confidence", confidence, "must lie between 0 and 1", 0.9)
+    if starts < 1:
+        raise FitError.of("starts", starts, "must be a whole number of at least 1", 32)
+    if bootstrap < 0:
+        raise FitError.of("bootstrap", bootstrap, "must not be negative", 200)
+    count = _checked(form, runs)
+    scales = scales or default_scales([run.history for run in runs])
+    histories = [run.history for run in runs]
+    job, pieces = _job(form, histories, [run.tokens for run in runs], scales)
+    y = np.concatenate([np.asarray(run.loss, float) for run in runs])[pieces.order]
+    weights = None
+    if any(run.weights is not None for run in runs):
+        weights = np.concatenate(
+            [np.ones(len(r.loss)) if r.weights is None else np.asarray(r.weights) for r in runs]
+        )[pieces.order].astype(float)
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise FitError.of("weights", "negative or NaN", "must be finite and not negative")
+    limits = {**default_bounds(form), **(bounds or {})}
+    for name, (low, high) in limits.items():
+        if name not in NAMES:
+            raise FitError.of("bounds", name, "the family has no such parameter", list(NAMES))
+        if not low <= high:
+            raise FitError.of(f"bounds[{name}]", (low, high), "lower must not be above upper")
+    held = np.array([form.fixed.get(n, np.nan) for n in NAMES])
+    clock = _clock(form, job)
+    table = starts_of(form, starts, clock, scales.batch)
+    if initial is not None:
+        missing = [n for n in form.free if n not in initial]
+        if missing:
+            raise FitError.of("initial", list(initial), f"must name every parameter, no {missing}")
+        table = np.array([[float(initial.get(n, 0.0)) for n in NAMES]])
+    options: dict[str, Any] = {
+        "y": y,
+        "weights": weights,
+        "lower": np.array([limits[n][0] for n in NAMES]),
+        "upper": np.array([limits[n][1] for n in NAMES]),
+        "fixed": held,
+        "start": np.ascontiguousarray(table),
+        "tolerance": float(tolerance),
+        "max_iterations": int(max_iterations),
+        "threads": int(threads or len(os.sched_getaffinity(0))),
+        "replicates": int(bootstrap),
+        "seed": int(seed),
+        **_priors(prior),
+    }
+    raw = _engine.fit_histories(job, options, progress)
+    if raw["status"] == Status.INFEASIBLE:
+        raise FitError.of("law", form.name, "no start gave a finite loss; check the histories")
+    values = raw["params"]
+    loss, slopes = _engine.predict_histories(job, values[None], True)
+    residual = loss[0] - y
+    offsets = job["point_offsets"]
+    own = [residual[offsets[r] : offsets[r + 1]] for r in range(len(runs))]
+    names = [run.name or str(i) for i, run in enumerate(runs)]
+    batches = np.concatenate([h.batch for h in histories])
+    cost = raw["start_cost"]
+    return HistoryFit(
+        law=form,
+        scales=scales,
+        values=values,
+        covariance=_clustered(form, slopes[0], residual, weights, offsets, limits, values),
+        bootstrap=raw["boot_params"],
+        rms=float(np.sqrt(np.average(residual**2, weights=weights))),
+        run_rms={n: float(np.sqrt(np.mean(r**2))) for n, r in zip(names, own, strict=True)},
+        objective=float(raw["objective"]),
+        points=count,
+        status=int(raw["status"]),
+        iterations=int(raw["iterations"]),
+        starts=len(table),
+        agreeing=int(np.sum(cost <= cost.min() * (1 + AGREE) + 1e-300)),
+        residuals=own,
+        seen={
+            "batch": (float(batches.min()), float(batches.max())),
+            "lr": (min(h.peak for h in histories), max(h.peak for h in histories)),
+            "tokens": (0.0, max(float(np.max(run.tokens)) for run in runs)),
+        },
+        confidence=confidence,
+        settings={"seed": seed, "tolerance": tolerance},
+    )
+
+
+def default_scales(histories: Sequence[History]) -> Scales:
+    """Scales from the histories: their largest learning rate, the geometric middle of their
+    batches, and the middle of their ends in steps at those."""
+    if not histories:
+        raise FitError.of("runs", 0, "needs at least one history")
+    lr = max(h.peak for h in histories)
+    batch = float(np.exp(np.mean([np.log(h.batch).mean() for h in histories])))
+    ends = []
+    for h in histories:
+        rate = 0.5 * (h.lr_start + h.lr_end) / lr
+        ends.append(np.sum(rate * np.diff(h.tokens) / h.batch * np.sqrt(h.batch / batch)))
+    return Scales(lr, batch, float(np.median(ends)))
+
+
+def _checked(law: HistoryLaw, runs: Sequence[HistoryRun]) -> int:
+    count = 0
+    for run in runs:
+        loss, tokens = np.asarray(run.loss, float), np.asarray(run.tokens, float)
+        label = f"run {run.name}".strip()
+        if loss.shape != tokens.shape or loss.ndim != 1:
+            raise FitError.of(label, f"{loss.shape}", f"needs a loss a token count {tokens.shape}")
+        if not (np.isfinite(loss).all() and np.isfinite(tokens).all()):
+            raise FitError.of(label, float("nan"), "losses and tokens must be finite")
+        if run.weights is not None and np.shape(run.weights) != loss.shape:
+            raise FitError.of(label, np.shape(run.weights), f"needs {len(loss)} weights")
+        count += len(loss)
+    free = len(law.free)
+    if free > _engine.history_max_free:
+        raise FitError.of("law", law.name, f"has {free} free parameters", _engine.history_max_free)
+    if count <= free:
+        raise FitError.of("runs", f"{count} points", f"{law.name} has {free} free parameters")
+    return count
+
+
+def _clock(law: HistoryLaw, job: Mapping[str, Any]) -> float:
+    rate = np.ones_like(job["lr"]) if law.clock == "steps" else job["lr"]
+    sums = np.add.reduceat(rate * job["steps"], job["piece_offsets"][:-1])
+    return float(max(sums.max(), 1.0))
+
+
+def _priors(prior: Mapping[str, tuple[float, float]] | None) -> dict[str, Any]:
+    if not prior:
+        return {}
+    mean, weight = np.zeros(len(NAMES)), np.zeros(len(NAMES))
+    for name, (centre, spread) in prior.items():
+        if name not in NAMES or not spread > 0:
+            raise FitError.of("prior", {name: (centre, spread)}, "must be {parameter: (mean, sd)}")
+        i = NAMES.index(name)
+        mean[i] = np.log(centre) if LOG[i] else centre
+        weight[i] = 1 / spread**2
+    return {"prior": mean, "prior_weight": weight}
+
+
+def _clustered(
+    law: HistoryLaw,
+    slopes: Array,
+    residual: Array,
+    weights: Array | None,
+    offsets: Array,
+    limits: Mapping[str, tuple[float, float]],
+    values: Array,
+) -> Array:
+    """Sandwich covariance with one cluster a run; parameters on a bound have none."""
+    jacobian = slopes.copy()
+    for name, (other, factor) in law.ties.items():
+        jacobian[NAMES.index(other)] += factor * jacobian[NAMES.index(name)]
+    free = [NAMES.index(n) for n in law.free]
+    free = [i for i in free if limits[NAMES[i]][0] < values[i] < limits[NAMES[i]][1]]
+    columns = jacobian[free].T
+    weight = np.ones_like(residual) if weights is None else weights
+    scores = np.array(
+        [
+            (columns[a:b] * (weight[a:b] * residual[a:b])[:, None]).sum(axis=0)
+            for a, b in zip(offsets[:-1], offsets[1:], strict=True)
+        ]
+    )
+    out = np.full((len(NAMES), len(NAMES)), 0.0)
+    runs = len(scores)
+    if runs < len(free) + 2:
+        out[np.ix_(free, free)] = np.nan
+        return out
+    scale = np.sqrt((columns**2).sum(axis=0))
+    scale[scale == 0] = 1
+    unit = columns / scale
+    inverse = np.linalg.pinv(unit.T @ (unit * weight[:, None]), rcond=1e-13, hermitian=True)
+    middle = (scores / scale).T @ (scores / scale) * runs / (runs - 1)
+    out[np.ix_(free, free)] = inverse @ middle @ inverse / np.outer(scale, scale)
+    return out
