@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.fitting.history_oracle import brute_force
 
 from megascale.errors import FitError
 from megascale.fitting.history import RESOLUTION, History, cut
-from megascale.fitting.history_fit import HistoryRun, Scales, fit_history, predict_history
+from megascale.fitting.history_fit import fit_history
 from megascale.fitting.history_law import FORMS, LOG, NAMES, HistoryLaw
+from megascale.fitting.history_result import HistoryRun, Scales, predict_history
+from tests.fitting.history_oracle import brute_force
 
 TRUTH = {
     "L_inf": 1.7, "a": 0.9, "p": 0.4, "T0": 20.0, "u": 0.9, "r": 0.45, "B_n": 150.0, "omega": 0.7,
