@@ -32,6 +32,7 @@ struct HeldJob {
     job.clock = static_cast<Clock>(d["clock"].cast<int>());
     job.excess = static_cast<Excess>(d["excess"].cast<int>());
     job.annealing = d["annealing"].cast<bool>();
+    job.saturated = d["saturated"].cast<bool>();
     job.progress_ref = d["progress_ref"].cast<double>();
     job.batch_ref = d["batch_ref"].cast<double>();
     job.tied = keep<int32_t>(d, "tied", P);

@@ -49,7 +49,8 @@ struct HistoryJob {
   Kernel kernel = Kernel::kPower;
   Clock clock = Clock::kLr;
   Excess excess = Excess::kNone;
-  bool annealing = false;  // the noise starts at its steady level, not at zero
+  bool annealing = false;  // the noise as a sum over changes, with a power-law memory
+  bool saturated = false;  // the noise starts at its steady level, not at zero
   double progress_ref = 1, batch_ref = 1;
   const int32_t* tied = nullptr;       // kHistoryParams: the parameter it follows, or -1
   const double* tie_factor = nullptr;  // kHistoryParams: value = factor x the other's value

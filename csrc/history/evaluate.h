@@ -66,9 +66,9 @@ class Evaluator {
       middle.average(progress_);
       const Injection now = inject(i, middle);
       if (direct_) {
-        changes_.advance(now, at_.log_lr[i], directions_, !started);
+        changes_.advance(now, at_.log_lr[i], directions_, !started && job_.saturated);
       } else {
-        if (!started && job_.annealing) memory_.saturate(terms_, now, directions_);
+        if (!started && job_.saturated) memory_.saturate(terms_, now, directions_);
         memory_.advance(terms_, now, directions_);
       }
       started = true;

@@ -15,7 +15,7 @@ Array = np.ndarray
 
 RESOLUTION = 96
 """Pieces of constant learning rate for a change as large as the largest rate of the history. The
-noise lags by half a piece: at most c x / (2 RESOLUTION) nats, less where pieces are single steps."""
+noise lags by half a piece: by some c x / (2 RESOLUTION) nats, not at all where pieces are steps."""
 
 GROWTH = 1.15
 """Ratio of token counts between cuts, where noise goes with the excess loss."""
@@ -164,36 +164,6 @@ class History:
         """The largest learning rate."""
         return float(max(self.lr_start.max(), self.lr_end.max()))
 
-    def without_warmup(self) -> tuple[History, float]:
-        """The history with its rise to the peak as one section at the peak of as much LR x steps.
-
-        Returns:
-            The history, and the tokens of that section; the law of arXiv 2503.12811 counts the
-            warmup so. Token counts after the rise stay what they are, its batch is what makes the
-            sum of learning rates right.
-        """
-        rising = np.flatnonzero(self.lr_end >= self.peak * (1 - 1e-9))
-        first = int(rising[0])
-        if self.lr_start[first] < self.peak * (1 - 1e-9):
-            first += 1
-        if first == 0:
-            return self, 0.0
-        until = float(self.tokens[first])
-        mean = 0.5 * (self.lr_start[:first] + self.lr_end[:first])
-        summed = float(np.sum(mean * np.diff(self.tokens[: first + 1]) / self.batch[:first]))
-
-        def joined(head: float, column: Array) -> Array:
-            return np.concatenate([[head], column[first:]])
-
-        return History(
-            np.concatenate([[0.0], self.tokens[first:]]),
-            joined(until * self.peak / summed, self.batch),
-            joined(self.peak, self.lr_start),
-            joined(self.peak, self.lr_end),
-            joined(0.0, self.weight_decay),
-            self.name,
-        ), until
-
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
@@ -225,8 +195,8 @@ def cut(
     parts: dict[str, list[Array]] = {k: [] for k in ("steps", "lr", "batch", "decay", "ends")}
     order: list[Array] = []
     pieces, points = [0], [0]
-    for history, at in zip(histories, tokens, strict=True):
-        at = np.asarray(at, float)
+    for history, wanted in zip(histories, tokens, strict=True):
+        at = np.asarray(wanted, float)
         wrong = ~((at > 0) & (at <= history.total_tokens * (1 + 1e-12)))
         if wrong.any():
             raise FitError.of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -218,7 +219,7 @@ def _clustered(
     scores = np.array(
         [
             (columns[a:b] * (weight[a:b] * residual[a:b])[:, None]).sum(axis=0)
-            for a, b in zip(offsets[:-1], offsets[1:], strict=True)
+            for a, b in itertools.pairwise(offsets)
         ]
     )
     out = np.full((len(NAMES), len(NAMES)), 0.0)

@@ -38,7 +38,9 @@ class HistoryLaw:
         clock: what v counts: lr (steps weighted by the learning rate), progress, steps.
         excess: noise that does not go with the excess loss (none), does in part (plus: 1 + g f)
             or wholly (times).
-        annealing: the noise starts at its steady level, and a run's warmup leaves none.
+        annealing: a run's warmup leaves no noise; with a power law, tau goes with e^gamma of the
+            rate after each change.
+        saturated: the noise starts at its steady level, not at zero.
         fixed: parameters held at a value.
         ties: {parameter: (other, factor)}: parameter = factor x other.
         bounds: {parameter: (lower, upper)} that replace the family's own.
@@ -50,6 +52,7 @@ class HistoryLaw:
     clock: str = "lr"
     excess: str = "none"
     annealing: bool = False
+    saturated: bool = False
     fixed: Mapping[str, float] = field(default_factory=dict)
     ties: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -149,6 +152,7 @@ FORMS: dict[str, HistoryLaw] = {
             kernel="exponential",
             clock="steps",
             annealing=True,
+            saturated=True,
             fixed={"r": 0.0, "x": 1.0, "q": 0.0},
         ),
         _law("progress_only", "no noise: for comparison", kernel="none", free="r"),

@@ -88,6 +88,7 @@ def history_job(
         "clock": CLOCKS.index(law.clock),
         "excess": EXCESS.index(law.excess),
         "annealing": law.annealing,
+        "saturated": law.saturated,
         "progress_ref": scales.progress,
         "batch_ref": scales.batch,
         "tied": tied,

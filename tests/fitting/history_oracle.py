@@ -16,6 +16,7 @@ def brute_force(
     clock: str = "lr",
     excess: str = "none",
     annealing: bool = False,
+    saturated: bool = False,
     progress_ref: float = 1.0,
     batch_ref: float = 1.0,
     decay: np.ndarray | None = None,
@@ -55,6 +56,7 @@ def brute_force(
         if annealing:
             jump = source[:k] - source[1 : k + 1]
             noise = kept(np.zeros(1))[0] * source[k]
+            noise -= 0.0 if saturated else source[0] * kept(back[:1], lr[0] ** p["gamma"])[0]
             noise += np.sum(jump * kept(back[1 : k + 1], lr[1 : k + 1] ** p["gamma"]))
         else:
             share = np.diff(kept(back))

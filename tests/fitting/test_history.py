@@ -51,7 +51,15 @@ def test_a_recursion_is_the_brute_force_convolution(
     kernel: str, clock: str, excess: str, annealing: bool
 ) -> None:
     lr, batch, history = staircase()
-    law = HistoryLaw("t", kernel=kernel, clock=clock, excess=excess, annealing=annealing)
+    saturated = annealing and clock != "lr"
+    law = HistoryLaw(
+        "t",
+        kernel=kernel,
+        clock=clock,
+        excess=excess,
+        annealing=annealing,
+        saturated=saturated,
+    )
     if annealing:  # the rise leaves no noise there: start at the peak
         lr = np.concatenate([np.ones(30), lr[30:]])
         history = History.of_steps(lr * SCALES.lr, batch, weight_decay=0.1)
@@ -64,6 +72,7 @@ def test_a_recursion_is_the_brute_force_convolution(
         clock=clock,
         excess=excess,
         annealing=annealing,
+        saturated=saturated,
         progress_ref=SCALES.progress,
         batch_ref=SCALES.batch,
         decay=lr * SCALES.lr * 0.1,
@@ -79,7 +88,15 @@ def test_derivatives_are_those_of_the_loss(
     kernel: str, clock: str, excess: str, annealing: bool
 ) -> None:
     _, batch, history = staircase()
-    law = HistoryLaw("t", kernel=kernel, clock=clock, excess=excess, annealing=annealing)
+    saturated = annealing and clock != "lr"
+    law = HistoryLaw(
+        "t",
+        kernel=kernel,
+        clock=clock,
+        excess=excess,
+        annealing=annealing,
+        saturated=saturated,
+    )
     base = values(gamma=TRUTH["gamma"] if annealing and kernel == "power" else 0.0)
     tokens = np.cumsum(batch)[9::13]
     _, slopes = predict_history(law, base, history, tokens, SCALES, gradients=True)
