@@ -19,6 +19,7 @@ PUBLISHED = {  # L0, A, alpha, B, C, beta, gamma
     "csv_25": (3.040, 0.525, 0.508, 363.8, 2.066, 0.583, 0.641),
     "csv_100": (2.651, 0.601, 0.453, 437.9, 2.132, 0.598, 0.655),
 }
+RMSE = {"csv_25": 0.00465, "csv_100": 0.00592}
 TRAINED = ["cosine_24000", "constant_24000", "wsdcon_9"]
 SCALES = Scales(lr=PEAK, batch=1.0, progress=24000.0)
 
@@ -76,27 +77,33 @@ def test_the_family_is_the_published_formula() -> None:
 
 @pytest.mark.parametrize("folder", PUBLISHED)
 def test_published_parameters_reach_their_published_error(shared_data: Path, folder: str) -> None:
-    files = sorted((shared_data / "multipowerlaw" / folder).glob("*.csv"))
+    """Published means are R2 0.9988 and RMSE 0.00465 (25M), 0.9983 and 0.00592 (100M). The first
+    two rows, within 150 steps of the end of warmup, are in no law."""
     shares, errors = [], []
-    for path in files:
+    for path in sorted((shared_data / "multipowerlaw" / folder).glob("*.csv")):
         run = curve(path.parent, path.stem)
         loss, _ = predict_history("multi_power", published(folder), run.history, run.tokens, SCALES)
-        off = loss[0] - run.loss
+        off = (loss[0] - run.loss)[2:]
         errors.append(np.sqrt(np.mean(off**2)))
-        shares.append(1 - np.mean(off**2) / np.var(run.loss))
-    assert np.mean(shares) > 0.997
-    assert np.mean(errors) < 0.0075
+        shares.append(1 - np.mean(off**2) / np.var(run.loss[2:]))
+    assert np.mean(shares) > 0.998
+    assert np.mean(errors) < 1.1 * RMSE[folder]
 
 
 @pytest.mark.parametrize("folder", PUBLISHED)
 def test_a_fit_to_three_curves_predicts_the_others(shared_data: Path, folder: str) -> None:
     place = shared_data / "multipowerlaw" / folder
-    fit = fit_history("multi_power", [curve(place, name) for name in TRAINED], starts=6)
-    assert fit.rms < 0.006
+
+    def later(name: str) -> HistoryRun:
+        run = curve(place, name)
+        return HistoryRun(run.history, run.tokens[2:], run.loss[2:])
+
+    fit = fit_history("multi_power", [later(name) for name in TRAINED], starts=8)
+    assert fit.rms < RMSE[folder]
     errors = {}
     for path in sorted(place.glob("*.csv")):
         if path.stem not in TRAINED:
-            run = curve(place, path.stem)
+            run = later(path.stem)
             off = fit.predict(run.history, run.tokens).loss - run.loss
             errors[path.stem] = float(np.sqrt(np.mean(off**2)))
-    assert np.mean(list(errors.values())) < 0.009, errors
+    assert np.mean(list(errors.values())) < 1.4 * RMSE[folder], errors
