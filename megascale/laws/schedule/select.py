@@ -155,5 +155,5 @@ def _shape(history: History) -> tuple[Any, ...]:
 def _spearman(left: np.ndarray, right: np.ndarray) -> float:
     if len(left) < 3:
         return float("nan")
-    ranks = [np.argsort(np.argsort(side)).astype(float) for side in (left, right)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = (np.argsort(np.argsort(side)).astype(float) for side in (left, right))
+    return float(np.corrcoef(first, second)[0, 1])
