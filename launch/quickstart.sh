@@ -36,7 +36,7 @@ if [ "$fitted" -ne 0 ]; then
 fi
 
 say "4/6 the schedule of that law, and the fixed batch that it calls best for the whole budget"
-schedule=(--law "$out/law.json" --model configs/models/studies/moe-w64.yaml --tokens 1M
+schedule=(--law-file "$out/law.json" --model configs/models/studies/moe-w64.yaml --tokens 1M
   --interval 100K --initial 256 --min-batch 256 --max-batch 4Ki --seq-length 64 --micro-batch 2
   --dp 2 --max-rounding 0.5)
 megascale schedule "${schedule[@]}"
@@ -51,5 +51,5 @@ train configs/quickstart/fixed.yaml "batch.schedule={0: $fixed}" "$@"
 
 say "6/6 what came out"
 megascale compare "$out/growing" "$out/fixed" --plot "$out/compare.png"
-megascale report "$out" --law "$out/law.json" --title "The quickstart's loop" -o "$out/report.html"
+megascale report "$out" --law-file "$out/law.json" --title "The quickstart's loop" -o "$out/report.html"
 echo "The page: $PWD/$out/report.html"

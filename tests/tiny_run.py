@@ -167,7 +167,7 @@ def start_ranks(
 def signal_at(step: int, number: signal.Signals) -> Callable[[], None]:
     """For `prepare`: the process signals itself as it begins the step after `step` finished ones.
 
-    A run told to stop answers at the end of the step after that.
+    A run told to stop answers at the end of that step.
     """
 
     def prepare() -> None:

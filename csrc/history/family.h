@@ -15,11 +15,11 @@
 // write (arXiv 2509.19189: x = q = 1, u = 1, r = 0).
 //
 // Annealing: the same sum by parts, N = s_t + sum over changes of (s_before - s_after) K(v), the
-// rise from nothing at the start among them, and tau scaled by e^gamma of the rate after the change.
-// With x = 1 and q = 0 that is the Multi-Power Law as its authors fit it (arXiv 2503.12811: L_inf =
-// L_0, c = B lr_ref, kappa = beta, tau = lr_ref^(gamma - 1) / C). Saturated: the noise is at its
-// steady level at the start; with an exponential on the clock of steps that is the law of arXiv
-// 2408.11029 (L_inf + c = L_0).
+// rise from nothing at the start among them, and tau scaled by e^gamma of the rate after the
+// change. With x = 1 and q = 0 that is the Multi-Power Law as its authors fit it (arXiv 2503.12811:
+// L_inf = L_0, c = B lr_ref, kappa = beta, tau = lr_ref^(gamma - 1) / C). Saturated: the noise is
+// at its steady level at the start; with an exponential on the clock of steps that is the law of
+// arXiv 2408.11029 (L_inf + c = L_0).
 #pragma once
 
 #include <cmath>

@@ -11,7 +11,7 @@ import numpy as np
 
 from megascale.errors import FitError
 from megascale.fitting import _engine
-from megascale.fitting.catalogue import RESIDUALS, Law, find_law, laws
+from megascale.fitting.catalogue import RESIDUALS, Law, engine_law, laws
 from megascale.fitting.own_law import fit_callable, parameter_names
 from megascale.fitting.points import Points, collect, from_frame
 from megascale.fitting.result import FitResult
@@ -86,7 +86,8 @@ def fit(
         confidence: of the intervals the result reports.
         tolerance: stop when the predicted relative decrease of the objective is below it.
         max_iterations: a start's budget; 0 is the solver's own.
-        threads: default all cores this process may use. The numbers do not depend on it.
+        threads: default that of `use_threads`, else all cores this process may use. The
+            numbers do not depend on it.
         device: "cpu", "cuda" or "auto" (a GPU only where it pays and can do the job).
         seed: of the bootstrap draws.
         progress: called now and then with (problems done, problems).
@@ -119,7 +120,7 @@ def fit(
     weight = None if weights is None else points.rearrange(weights, "weights").astype(np.float64)
     if device not in ("auto", "cpu", "cuda"):
         raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
-    names = parameter_names(law) if callable(law) else find_law(law, points.x.shape[0]).params
+    names = parameter_names(law) if callable(law) else engine_law(law, points.x.shape[0]).params
     bounds, initial = _named_bounds(bounds, names), _named_start(initial, names)
     if callable(law):
         if device == "cuda":
@@ -142,11 +143,11 @@ def fit(
             tolerance=tolerance,
             max_iterations=max_iterations,
             seed=seed,
-            threads=_thread_count(threads),
+            threads=thread_count(threads),
             progress=progress,
             raise_on_bad=errors == "raise" or (errors == "auto" and points.single),
         )
-    known = find_law(law, points.x.shape[0])
+    known = engine_law(law, points.x.shape[0])
     known = _natural_variant(known, bounds, fixed)
     kind = _residual(known, residual)
     boxes = _boxes(known, points.problems, bounds, fixed, initial)
@@ -169,7 +170,7 @@ def fit(
         compatibility_grid=starts == "grid",
         tolerance=float(tolerance),
         max_iterations=int(max_iterations),
-        threads=_thread_count(threads),
+        threads=thread_count(threads),
         bootstrap=BOOTSTRAPS[bootstrap],
         replicates=int(replicates),
         seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
@@ -365,7 +366,29 @@ def _run_numbers(points: Points, runs: Any) -> np.ndarray:
     return out
 
 
-def _thread_count(threads: int | None) -> int:
+def use_threads(threads: int | None) -> None:
+    """How many threads the fits of this process use where they are not told.
+
+    Args:
+        threads: None is all cores that this process may use.
+
+    Raises:
+        FitError: not a positive integer.
+    """
+    global _default_threads
+    _default_threads = None if threads is None else thread_count(threads)
+
+
+_default_threads: int | None = None
+
+
+def thread_count(threads: int | None) -> int:
+    """Threads of a fit: those asked for, those of `use_threads`, or all cores of this process.
+
+    Raises:
+        FitError: not a positive integer.
+    """
+    threads = _default_threads if threads is None else threads
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     return _whole(threads, "threads", 1)

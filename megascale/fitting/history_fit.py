@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from megascale.errors import FitError
 from megascale.fitting import _engine
+from megascale.fitting.api import thread_count
 from megascale.fitting.history import Array
 from megascale.fitting.history_law import (
     LOG,
@@ -119,7 +119,7 @@ def fit_history(
         "start": np.ascontiguousarray(table),
         "tolerance": float(tolerance),
         "max_iterations": int(max_iterations),
-        "threads": int(threads or len(os.sched_getaffinity(0))),
+        "threads": thread_count(threads),
         "replicates": int(bootstrap),
         "seed": int(seed),
         **_priors(prior),

@@ -15,7 +15,17 @@ from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.catalogue import Law, predict
 from megascale.fitting.points import Points
-from megascale.fitting.status import FLAG_TEXT, Flag, Status, describe, flag_words, weak_parameters
+from megascale.fitting.status import (
+    AGAINST,
+    FLAG_TEXT,
+    Flag,
+    Status,
+    flag_words,
+    status_words,
+    weak_parameters,
+)
+from megascale.fitting.support import unsupported
+from megascale.formats.plain_table import plain_lines
 from megascale.formats.tokens_to_loss import steps_at_batch, tokens_at_batch
 
 Array = np.ndarray
@@ -32,7 +42,7 @@ class FitResult:
         r_squared: against the best constant, in the residual's own metric.
         points, free_params, iterations, starts, agreeing: counts a problem; `agreeing` starts
             reached the reported optimum.
-        status: codes of `Status`. flags: bits of `Flag`; the sixteen lowest mark weak parameters.
+        solver_status: codes of `Status`, what the solver says without a look at the points.
         covariance: (problems, P, P), NaN where there is no freedom.
         bootstrap: (problems, replicates, P) parameters, or None.
         labels: the group label of every problem, or None.
@@ -73,8 +83,8 @@ class FitResult:
         self.iterations = diagnostics["iterations"]
         self.starts = diagnostics["starts"]
         self.agreeing = diagnostics["agreeing"]
-        self.status = diagnostics["status"]
-        self.flags = diagnostics["flags"]
+        self.solver_status = diagnostics["status"]
+        self._solver_flags = diagnostics["flags"]
         self.bad_row = diagnostics["bad_row"]
         self.confidence = confidence
         self.settings = settings
@@ -123,9 +133,31 @@ class FitResult:
     def __len__(self) -> int:
         return len(self.objective)
 
+    @cached_property
+    def flags(self) -> Array:
+        """Bits of `Flag` a problem; the sixteen lowest mark weak parameters."""
+        own = self._solver_flags.astype(np.int64)
+        if self._engine_law is None:
+            return own
+        against = unsupported(
+            self._engine_law, self.params, self.derived, self._points, self._weights
+        )
+        return own | np.where(self.solved, against, 0)
+
+    @cached_property
+    def status(self) -> Array:
+        """Codes of `Status`: the solver's, or `UNSUPPORTED` where the points refute its answer."""
+        refuted = self.solved & ((self.flags & int(AGAINST)) != 0)
+        return np.where(refuted, int(Status.UNSUPPORTED), self.solver_status)
+
+    @property
+    def solved(self) -> Array:
+        """True for problems whose solver converged, whatever their points say of the law."""
+        return self.solver_status == int(Status.CONVERGED)
+
     @property
     def converged(self) -> Array:
-        """True for problems whose solver converged."""
+        """True for problems whose solver converged on a law that their points support."""
         return self.status == int(Status.CONVERGED)
 
     @cached_property
@@ -297,7 +329,7 @@ class FitResult:
         counts = ("points", "free_params", "iterations", "starts", "agreeing")
         measured = [_finite(getattr(self, name)[some]) for name in measures]
         counted = [getattr(self, name)[some].tolist() for name in counts]
-        words = {code: describe(code) for code in np.unique(self.status[some]).tolist()}
+        words = {code: status_words(code) for code in np.unique(self.status[some]).tolist()}
         flags = {
             code: (weak_parameters(code, self.names), flag_words(code))
             for code in np.unique(self.flags[some]).tolist()
@@ -379,7 +411,7 @@ class FitResult:
             columns[f"{name}_low"], columns[f"{name}_high"] = low, high
         for name in ("objective", "rms", "r_squared", "aicc", "points", "iterations", "starts"):
             columns[name] = getattr(self, name)
-        columns["status"] = [describe(s) for s in self.status]
+        columns["status"] = [status_words(s) for s in self.status]
         columns["weak"] = [", ".join(self.weak(i)) for i in range(len(self))]
         columns["flags"] = [", ".join(flag_words(f)) for f in self.flags]
         return columns
@@ -396,18 +428,24 @@ class FitResult:
             label = str(self.labels[i]) if self.labels is not None else str(i)
             cells = [label, *(f"{self[name][i]:.4g}" for name in shown)]
             mark = "*" if self.weak(i) else ""
-            rows.append([*cells, f"{self.rms[i]:.3g}", describe(self.status[i]) + mark])
-        lines += _table(head, rows)
+            rows.append([*cells, f"{self.rms[i]:.3g}", status_words(self.status[i]) + mark])
+        lines += plain_lines(head, rows)
         if len(self) > limit:
             lines.append(f"... {len(self) - limit} more")
         if any(row[-1].endswith("*") for row in rows):
             lines.append("* some parameters are weakly determined, see .weak(problem)")
+        for flag in (Flag.NEVER_REACHED, Flag.ABOVE_NOISE, Flag.OUTSIDE):
+            hit = np.flatnonzero(self.flags & int(flag))
+            if len(hit):
+                which = ", ".join(str(self.labels[i] if self.labels else i) for i in hit[:5])
+                more = f" and {len(hit) - 5} more" if len(hit) > 5 else ""
+                lines.append(f"unsupported: {FLAG_TEXT[flag]}: {which}{more}")
         return "\n".join(lines)
 
     def _one(self) -> str:
         n, k = int(self.points[0]), int(self.free_params[0])
         lines = [
-            f"{self.law}: {describe(self.status[0])}, {n} points, {k} free parameters, "
+            f"{self.law}: {status_words(self.status[0])}, {n} points, {k} free parameters, "
             f"rms {self.rms[0]:.4g} ({self.residual}), R^2 {self.r_squared[0]:.5f}, "
             f"AICc {self.aicc[0]:.2f}"
         ]
@@ -419,7 +457,7 @@ class FitResult:
             cells = (self[name][0], self.errors[name][0], low[0], high[0])
             rows.append([name, *(f"{v:.5g}" for v in cells), note])
         percent = f"{100 * self.confidence:g} %"
-        lines += _table(["", "value", "error", f"{percent} low", "high", ""], rows)
+        lines += plain_lines(["", "value", "error", f"{percent} low", "high", ""], rows)
         lines += [f"note: {text}" for flag, text in FLAG_TEXT.items() if Flag(flag) & self.flags[0]]
         return "\n".join(lines)
 
@@ -438,11 +476,6 @@ def _percentiles(values: Array, tail: float) -> tuple[Array, Array]:
         if len(good) > 1:
             out[:, i] = np.percentile(good, [tail, 100 - tail])
     return out[0], out[1]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    widths = [max(len(r[i]) for r in [head, *rows]) for i in range(len(head))]
-    return ["  ".join(c.rjust(w) for c, w in zip(r, widths, strict=True)) for r in [head, *rows]]
 
 
 def _finite(column: Array) -> list[float | None]:

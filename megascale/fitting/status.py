@@ -20,6 +20,8 @@ class Status(IntEnum):
     BAD_BOUNDS = 9
     CANCELLED = 10
     NO_FIT = 11
+    UNSUPPORTED = 12
+    """The solver converged on a law that the problem's own points speak against."""
 
 
 #: Statuses of problems the solver never ran on: the input breaks a rule.
@@ -44,6 +46,13 @@ class Flag(IntFlag):
     NO_FREEDOM = 1 << 21
     UNREACHABLE = 1 << 22
     NOT_CONVEX = 1 << 23
+    NEVER_REACHED = 1 << 24
+    ABOVE_NOISE = 1 << 25
+    OUTSIDE = 1 << 26
+
+
+AGAINST = Flag.NEVER_REACHED | Flag.ABOVE_NOISE | Flag.OUTSIDE
+"""Flags of points that speak against their fit: its status is `UNSUPPORTED`."""
 
 
 FLAG_TEXT = {
@@ -55,10 +64,13 @@ FLAG_TEXT = {
     Flag.NO_FREEDOM: "as many parameters as points: no error estimate",
     Flag.UNREACHABLE: "the right branch starts below the origin",
     Flag.NOT_CONVEX: "the quadratic has no interior minimum",
+    Flag.NEVER_REACHED: "the law never reaches the loss at a batch that did (B_min is above it)",
+    Flag.ABOVE_NOISE: "the residuals are far above the noise that the points state",
+    Flag.OUTSIDE: "the optimum lies outside the points",
 }
 
 
-def describe(status: int) -> str:
+def status_words(status: int) -> str:
     """The status as lower-case words, for tables and JSON."""
     return Status(int(status)).name.lower()
 

@@ -14,7 +14,8 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array, Curve
+from megascale.arrays import Array
+from megascale.curves.curve import Curve
 from megascale.errors import FitError
 from megascale.laws.learning_rate import loss_penalty, rate_law
 from megascale.laws.power import PowerLaw
@@ -107,7 +108,7 @@ def audit_loss_curves(curves: Iterable[Curve], fraction: float = 0.5) -> pl.Data
     for i, curve in enumerate(able):
         last = curve.tokens >= 0.75 * curve.tokens[-1]
         gap = result.predict(curve.tokens[last], problem=i) - curve.loss[last]
-        error = float(gap.mean()) if result.converged[i] else None
+        error = float(gap.mean()) if result.solved[i] else None
         rows.append({"run": curve.run, "seen": len(x[i]), "error": error})
     return pl.DataFrame(rows)
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
-from megascale.fitting.status import Flag, describe
+from megascale.fitting.status import Flag, status_words
 from megascale.laws.power import PowerLaw, fit_power
 
 CELL = ("n_params", "tokens")
@@ -114,8 +114,8 @@ def optimal_rates(
         reason = ""
         if int(result.flags[i]) & Flag.NOT_CONVEX or not result["C"][i] > 0:
             reason = "not convex"
-        elif not result.converged[i]:
-            reason = describe(result.status[i])
+        elif not result.solved[i]:
+            reason = status_words(result.solver_status[i])
         elif not limits[i][0] <= best <= limits[i][1]:
             reason = "the optimum lies outside the rates that were run"
         rows.append(
@@ -167,10 +167,10 @@ def losses_at(table: pl.DataFrame, tokens: Sequence[float]) -> tuple[pl.DataFram
                 "lr": lr,
                 **{name: float(result[name][i]) for name in ("L0", "A", "gamma")},
                 "rms": float(result.rms[i]),
-                "status": describe(result.status[i]),
+                "status": status_words(result.solver_status[i]),
             }
         )
-        if result.converged[i]:
+        if result.solved[i]:
             for budget, loss in zip(budgets, result.predict(budgets, problem=i), strict=True):
                 found.append(
                     {"n_params": n_params, "lr": lr, "tokens": budget, "loss": float(loss)}

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy import optimize, sparse
 
 from megascale import fitting
-from megascale.curves.curve import Array, Curve
+from megascale.arrays import Array
+from megascale.curves.curve import Curve
 from megascale.errors import FitError
-from megascale.fitting.status import describe
+from megascale.fitting.status import status_words
 from megascale.laws.learning_rate import need_columns
 
+Objective = Literal["huber", "squared", "absolute"]
+LAD_STEPS, LAD_TOLERANCE = 100, 1e-12
 HUBER = 1e-3
 """Of log L, as arXiv 2203.15556 and 2404.10102 use it."""
 
@@ -36,11 +41,11 @@ class ChinchillaFit:
         return float(self.result[name][0])
 
     def loss(self, n_params: npt.ArrayLike, tokens: npt.ArrayLike) -> Array:
-        """L(N, D) in nats per token."""
+        """Return L(N, D) in nats per token."""
         return self.result.predict(n_params, tokens)
 
     def allocation(self, flops: npt.ArrayLike) -> tuple[Array, Array]:
-        """N and D of lowest loss at 6 N D = flops."""
+        """Return N and D of lowest loss at 6 N D = flops."""
         budget = np.asarray(flops, dtype=np.float64) / 6
         return self["G"] * budget ** self["a"], budget ** self["b"] / self["G"]
 
@@ -49,7 +54,8 @@ def fit_chinchilla(
     table: pl.DataFrame,
     *,
     drop_highest: int = 0,
-    huber: float | None = HUBER,
+    objective: Objective = "huber",
+    delta: float = HUBER,
     bootstrap: str | None = None,
     replicates: int = 1000,
     confidence: float = 0.9,
@@ -60,7 +66,11 @@ def fit_chinchilla(
     Args:
         table: n_params, tokens and loss, one run a row.
         drop_highest: leave out so many rows of the highest losses; arXiv 2404.10102 drops five.
-        huber: where the Huber loss of log L turns linear; None for least squares.
+        objective: "huber" or "squared" loss of the residuals of log L, or "absolute", their sum
+            without squares: the constants printed in arXiv 2404.10102 are its optimum (its Huber
+            scale is a sixth parameter, which vanishes). Its bootstrap is the Huber loss's, as
+            there.
+        delta: where the Huber loss turns linear.
         bootstrap, replicates, confidence, seed: as `fitting.fit`.
 
     Raises:
@@ -76,18 +86,83 @@ def fit_chinchilla(
         np.stack([n, d]),
         table["loss"].to_numpy(),
         residual="log",
-        loss="squared" if huber is None else "huber",
-        delta=HUBER if huber is None else huber,
+        loss="squared" if objective == "squared" else "huber",
+        delta=delta,
         bootstrap=bootstrap,
         replicates=replicates,
         confidence=confidence,
         seed=seed,
     )
+    if objective == "absolute":
+        _least_absolute(result, n, d, table["loss"].to_numpy())
     return ChinchillaFit(result, (float(n.min()), float(n.max())), (float(d.min()), float(d.max())))
 
 
+def _least_absolute(result: fitting.FitResult, n: Array, d: Array, loss: Array) -> None:
+    """Moves a Huber fit to the least sum of |log L - log law|, which passes through five points.
+
+    Linear programs of the residuals' tangents within a trust region, which doubles after a step
+    that helps and shrinks after one that does not. In place: parameters, objective and rms.
+    """
+    u, v = (np.log(x) - np.log(x).mean() for x in (n, d))
+    middle_n, middle_d = np.log(n).mean(), np.log(d).mean()
+    start = {name: float(result[name][0]) for name in ("E", "A", "B", "alpha", "beta")}
+    at = np.array(
+        [
+            np.log(start["A"]) - start["alpha"] * middle_n,
+            np.log(start["B"]) - start["beta"] * middle_d,
+            np.log(start["E"]),
+            start["alpha"],
+            start["beta"],
+        ]
+    )
+
+    def law(theta: Array) -> tuple[Array, Array]:
+        a, b = np.exp(theta[0] - theta[3] * u), np.exp(theta[1] - theta[4] * v)
+        total = a + b + np.exp(theta[2])
+        slopes = np.stack([a, b, np.full_like(a, np.exp(theta[2])), -u * a, -v * b], axis=1)
+        return np.log(loss) - np.log(total), slopes / total[:, None]
+
+    count, reach = len(loss), 1e-2
+    cost = np.concatenate([np.zeros(5), np.ones(count)])
+    best = float(np.abs(law(at)[0]).sum())
+    unit = sparse.identity(count, format="csr")
+    for _ in range(LAD_STEPS):
+        residual, slopes = law(at)
+        block = sparse.csr_matrix(slopes)
+        sides = sparse.vstack([sparse.hstack([-block, -unit]), sparse.hstack([block, -unit])])
+        found = optimize.linprog(
+            cost,
+            A_ub=sides,
+            b_ub=np.concatenate([-residual, residual]),
+            bounds=[(-reach, reach)] * 5 + [(0, None)] * count,
+            method="highs",
+        )
+        new = at if found.x is None else at + found.x[:5]
+        value = float(np.abs(law(new)[0]).sum())
+        if value < best * (1 - 1e-14):
+            at, best, reach = new, value, 2 * reach
+        else:
+            reach /= 4
+        if reach < LAD_TOLERANCE:
+            break
+    residual, _ = law(at)
+    final = {
+        "E": np.exp(at[2]),
+        "A": np.exp(at[0] + at[3] * middle_n),
+        "B": np.exp(at[1] + at[4] * middle_d),
+        "alpha": at[3],
+        "beta": at[4],
+    }
+    for name, value in final.items():
+        result.params[name][0] = value
+    result.settings |= {"loss": "absolute", "delta": None}
+    result.objective[0] = best
+    result.rms[0] = float(np.sqrt((residual**2).mean()))
+
+
 def fit_loss_curves(curves: Iterable[Curve], *, from_tokens: float = 0.0) -> pl.DataFrame:
-    """L(D) = L0 + A D^-gamma of every curve.
+    """Return L(D) = L0 + A D^-gamma of every curve.
 
     Args:
         curves: whose batch need not be constant.
@@ -117,6 +192,6 @@ def fit_loss_curves(curves: Iterable[Curve], *, from_tokens: float = 0.0) -> pl.
             **{name: result[name] for name in ("L0", "A", "gamma")},
             **{f"{name}_error": result.errors[name] for name in ("L0", "A", "gamma")},
             "rms": result.rms,
-            "status": [describe(status) for status in result.status],
+            "status": [status_words(status) for status in result.status],
         }
     )

@@ -11,22 +11,16 @@ from typing import Any
 import polars as pl
 
 from megascale.errors import DataError, FitError
-from megascale.laws.grid.table import grid_names, grid_table, is_grid
-from megascale.report.studies import find_studies, read_studies
+from megascale.formats.law_file import LawFile, read_law_file
+from megascale.laws.grid.table import grid_table
+from megascale.report.studies import read_studies
+from megascale.runs.inputs import GRID, LAW_FILE, LOGS, POINTS, STUDY, WORDS, Recognised, recognise
+from megascale.runs.measured import point_rows
 from megascale.runs.readers.base import ReadOptions
 from megascale.runs.table import RunTable, load_runs
 
-TABLES = {".csv", ".tsv", ".parquet"}
-POINT_COLUMNS: dict[str, tuple[str, ...]] = {
-    "n_params": ("n_params", "N"),
-    "lr": ("lr", "learning_rate"),
-    "target_loss": ("target_loss",),
-    "batch_tokens": ("batch_tokens", "B_tokens"),
-    "tokens": ("tokens", "E_tokens", "E"),
-    "run": ("run",),
-    "log_error": ("log_error",),
-}
-"""Our column -> what tables call it, the first that is there."""
+READ_AS = {GRID: "LR-batch grid", POINTS: "E(S) points", LAW_FILE: "law file", STUDY: "study"}
+"""What the page says that a file was read as."""
 
 
 @dataclass(slots=True)
@@ -35,8 +29,9 @@ class Inputs:
 
     Attributes:
         runs: the logs' one table; None where there is no log.
-        points: tables of (S, E) points by file, with columns of `POINT_COLUMNS`.
+        points: tables of (S, E) points by file, with the columns of `point_rows`.
         grids: grids of runs by file: n_params, tokens, lr, batch_tokens, loss.
+        laws: law files among the paths.
         studies: results of sweeps, as `read_studies` gives them.
         files: path, sha256, what it was read as, bytes.
         notes: what the reader should know, in words.
@@ -45,6 +40,7 @@ class Inputs:
     runs: RunTable | None = None
     points: dict[str, pl.DataFrame] = field(default_factory=dict)
     grids: dict[str, pl.DataFrame] = field(default_factory=dict)
+    laws: list[LawFile] = field(default_factory=list)
     studies: list[dict[str, Any]] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -55,43 +51,59 @@ def read_inputs(
     *,
     grids: Sequence[str | Path] = (),
     options: ReadOptions | None = None,
+    loss: str = "auto",
     format: str | None = None,
+    join: bool = False,
     workers: int = 1,
     cache: bool = True,
     progress: bool = False,
 ) -> Inputs:
-    """Read what the paths hold, each table as what its columns say.
+    """Read what the paths hold, as `megascale.runs.inputs.recognise` says it.
 
     Args:
-        paths: logs, run directories, trees, globs; tables of points or grids among them.
+        paths: logs, run directories, trees, globs; tables of points, grids and law files among
+            them.
         grids: tables to read as grids whatever their columns.
-        options: what the logs do not say; its sequence length also counts for grids.
-        format, workers, cache, progress: as `load_runs`.
+        options: what the paths do not say: columns and sequence length count for tables too.
+        loss: which losses of a grid: "auto", "train" or "validation".
+        format, join, workers, cache, progress: as `load_runs`.
 
     Raises:
-        DataError: a path is missing or cannot be read, or a grid lacks a column.
+        DataError: a path is missing or cannot be read, a table is of no kind that the report
+            shows, or one of `grids` lacks a column.
     """
     found = Inputs()
     options = options or ReadOptions()
     logs: list[str | Path] = []
     found.studies = read_studies(paths, found.notes)
     found.files += [_file(Path(study["path"]), "study") for study in found.studies]
-    for path in [*grids, *paths]:
-        if find_studies([path]) == [Path(path)]:
-            continue
-        kind = "grid" if path in grids else _kind(Path(path), options, format)
-        if kind == "log":
+    for path in grids:
+        _add_grid(found, recognise(path, stated=options.columns, wanted=GRID), options, loss, True)
+    for path in paths:
+        held = recognise(path, stated=options.columns, format=format)
+        if held.holds == STUDY:
+            if held.path.is_dir():
+                logs.append(path)
+        elif held.holds == LOGS:
             logs.append(path)
-            continue
-        frame = _read(Path(path))
-        if kind == "grid":
-            found.grids[str(path)] = _grid(frame, Path(path), options, found.notes)
+        elif held.holds == LAW_FILE:
+            found.laws.append(read_law_file(held.path))
+            found.files.append(_file(held.path, READ_AS[LAW_FILE]))
+        elif held.holds == GRID:
+            _add_grid(found, held, options, loss, False)
+        elif held.holds == POINTS:
+            _add_points(found, held, options)
         else:
-            found.points[str(path)] = _renamed(frame, POINT_COLUMNS)
-        found.files.append(_file(Path(path), "LR-batch grid" if kind == "grid" else "E(S) points"))
+            raise DataError.of("path", str(path), f"holds {WORDS[held.holds]}: {held.reason}")
     if logs:
         found.runs = load_runs(
-            logs, format=format, options=options, workers=workers, cache=cache, progress=progress
+            logs,
+            format=format,
+            options=options,
+            join=join,
+            workers=workers,
+            cache=cache,
+            progress=progress,
         )
         found.files += [
             {
@@ -111,52 +123,41 @@ def read_inputs(
     return found
 
 
-def _kind(path: Path, options: ReadOptions, format: str | None) -> str:
-    """`grid`, `points` or `log`, by a table's column names."""
-    if format is not None or options.columns or path.suffix.lower() not in TABLES:
-        return "log"
-    if not path.is_file():
-        return "log"
-    frame = _read(path, rows=1)
-    names = set(frame.columns)
-    points = {ours for ours, theirs in POINT_COLUMNS.items() if names & set(theirs)}
-    if {"target_loss", "batch_tokens", "tokens"} <= points:
-        return "points"
-    both = {"lr", "batch_tokens"} <= {
-        name.replace("samples", "tokens") for name in grid_names(frame.columns)
-    }
-    if not both or not is_grid(frame):
-        return "log"
-    return "grid" if "run" not in names or is_grid(_read(path)) else "log"
-
-
-def _read(path: Path, rows: int | None = None) -> pl.DataFrame:
+def _add_grid(
+    found: Inputs, held: Recognised, options: ReadOptions, loss: str, asked: bool
+) -> None:
+    """A grid under our names; one that was not asked for and lacks a column is a note."""
+    assert held.frame is not None
     try:
-        if path.suffix.lower() == ".parquet":
-            return pl.read_parquet(path, n_rows=rows)
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        return pl.read_csv(path, n_rows=rows, separator=separator, infer_schema_length=None)
-    except (OSError, pl.exceptions.PolarsError) as failure:
-        raise DataError.of("table", str(path), f"cannot be read: {failure}") from None
+        table, said, _ = grid_table(
+            held.frame,
+            str(held.path),
+            columns=options.columns,
+            seq_length=options.seq_length,
+            loss=loss,
+            n_kind="any",
+        )
+    except FitError as error:
+        if asked:
+            raise DataError(str(error)) from None
+        found.notes.append(f"no grid is drawn: {error}")
+    else:
+        found.grids[str(held.path)] = table
+        found.notes += said
+    found.files.append(_file(held.path, READ_AS[GRID]))
 
 
-def _renamed(frame: pl.DataFrame, columns: dict[str, tuple[str, ...]]) -> pl.DataFrame:
-    chosen = []
-    for ours, theirs in columns.items():
-        name = next((name for name in theirs if name in frame.columns), None)
-        if name is not None:
-            column = pl.col(name).alias(ours)
-            chosen.append(column if ours == "run" else column.cast(pl.Float64, strict=False))
-    return frame.select(chosen)
-
-
-def _grid(frame: pl.DataFrame, path: Path, options: ReadOptions, notes: list[str]) -> pl.DataFrame:
+def _add_points(found: Inputs, held: Recognised, options: ReadOptions) -> None:
+    assert held.frame is not None
     try:
-        table, said = grid_table(frame, str(path), seq_length=options.seq_length)
+        table, said = point_rows(
+            held.frame, str(held.path), stated=options.columns, seq_length=options.seq_length
+        )
     except FitError as error:
         raise DataError(str(error)) from None
-    notes += said
-    return table
+    found.points[str(held.path)] = table
+    found.notes += said
+    found.files.append(_file(held.path, READ_AS[POINTS]))
 
 
 def _file(path: Path, read_as: str) -> dict[str, Any]:

@@ -4,32 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from megascale.curves.curve import Window
-from megascale.errors import ConfigError
 from megascale.report.calculator import Defaults
 from megascale.units import format_count, parse_count
-
-
-def parse_window(text: str) -> Window:
-    """`5%` of the tokens, a count of tokens, or `none`.
-
-    Raises:
-        ConfigError: none of these, or not positive.
-    """
-    if text == "none":
-        return Window("none")
-    if not text.endswith("%"):
-        size = parse_count(text, "--window")
-        if size == 0:
-            raise ConfigError.of("--window", text, "must be positive, or none", "5%")
-        return Window("tokens", size)
-    try:
-        share = float(text[:-1]) / 100
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise ConfigError.of("--window", text, "must be above 0 % and at most 100 %", "5%")
-    return Window("log", share)
 
 
 def calculator_defaults(

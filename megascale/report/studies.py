@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from megascale.formats.run_log import METRICS_FILE
-from megascale.runs.files import STUDY_FOLDER
+from megascale.runs.files import STUDY_FOLDER, STUDY_RESULTS
 
-FILE = "results.json"
 SCHEMA = "megascale.sweep/1"
 CURVE = ("of", "values", "losses", "parabola", "axis")
 """What an answer on a best point says of each curve of final losses over a numeric axis."""
@@ -25,7 +24,11 @@ def find_studies(paths: Sequence[str | Path]) -> list[Path]:
         path = Path(text)
         places = [path] if path.exists() else [Path(name) for name in glob.glob(str(text))]
         for place in sorted(places):
-            if place.is_file() and place.name == FILE and place.parent.name == STUDY_FOLDER:
+            if (
+                place.is_file()
+                and place.name == STUDY_RESULTS
+                and place.parent.name == STUDY_FOLDER
+            ):
                 found[place] = None
             elif place.is_dir():
                 found.update(dict.fromkeys(_below(place)))
@@ -36,8 +39,8 @@ def _below(root: Path) -> Iterator[Path]:
     """Studies in a tree; run directories are not entered."""
     for folder, folders, names in os.walk(root):
         here = Path(folder)
-        if STUDY_FOLDER in folders and (here / STUDY_FOLDER / FILE).is_file():
-            yield here / STUDY_FOLDER / FILE
+        if STUDY_FOLDER in folders and (here / STUDY_FOLDER / STUDY_RESULTS).is_file():
+            yield here / STUDY_FOLDER / STUDY_RESULTS
         entered = [] if METRICS_FILE in names else sorted(folders)
         folders[:] = [name for name in entered if name != STUDY_FOLDER and not name.startswith(".")]
 

@@ -13,12 +13,12 @@ from megascale.sweep.study import StudyAt
 from megascale.train.checks import check_run
 
 
-def check_machine(at: StudyAt, workers: int | None, runs: int) -> int:
+def check_machine(at: StudyAt, jobs: int | None, runs: int) -> int:
     """How many runs go at a time on this machine.
 
     Raises:
         LayoutError: a run has more ranks than this machine has cores.
-        UserError: fewer than one worker.
+        UserError: fewer than one run at a time.
     """
     cores = len(usable_cores())
     if at.block.ranks > cores:
@@ -29,11 +29,11 @@ def check_machine(at: StudyAt, workers: int | None, runs: int) -> int:
             "them for a cluster",
             [name for name, block in at.study.scales.items() if block.ranks <= cores] or None,
         )
-    if workers is None:
+    if jobs is None:
         return max(1, min(runs, cores // at.block.ranks))
-    if workers < 1:
-        raise UserError.of("--workers", workers, "must be at least 1", 1)
-    return workers
+    if jobs < 1:
+        raise UserError.of("--jobs", jobs, "must be at least 1", 1)
+    return jobs
 
 
 def prepare_runs(at: StudyAt, plans: Sequence[RunPlan], say: Callable[[str], None]) -> None:

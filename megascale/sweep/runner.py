@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 from megascale.config import dump_yaml
 from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from megascale.sweep.plan import RunPlan
-from megascale.sweep.progress import Progress, is_finished, read_progress
+from megascale.sweep.progress import LoggedProgress, is_finished, read_progress
 from megascale.train.checks import run_path
 from megascale.train.rundir import in_use_by, write_durably
 
@@ -48,7 +48,7 @@ class RunState:
 
     plan: RunPlan
     state: State = "waiting"
-    progress: Progress = field(default_factory=Progress)
+    progress: LoggedProgress = field(default_factory=LoggedProgress)
     attempts: int = 0
     exit_code: int | None = None
     note: str = ""
@@ -91,20 +91,20 @@ class Runner:
         output: Path,
         *,
         ranks: int,
-        workers: int,
+        jobs: int,
         report: Callable[[Sequence[RunState], RunState | None], None],
     ) -> None:
         """Args:
         plans: the runs, parents before branches.
         output: folder of the run directories; configs and logs go to `sweep/` in it.
         ranks: processes of each run.
-        workers: runs at a time; the usable cores are shared out among them.
+        jobs: runs at a time; the usable cores are shared out among them.
         report: called with all states at every look, and with the run whose state just changed.
         """
         self.states = [RunState(plan) for plan in plans]
         self.folder = output / "sweep"
         self.ranks = ranks
-        self.slots = share_cores(workers)
+        self.slots = share_cores(jobs)
         self._report = report
         self._by_name = {state.name: state for state in self.states}
 
@@ -251,19 +251,19 @@ class Runner:
         self._report(self.states, state)
 
 
-def share_cores(workers: int) -> list[tuple[int, ...]]:
-    """The usable cores cut into one set a worker; workers beyond them share cores in turn.
+def share_cores(jobs: int) -> list[tuple[int, ...]]:
+    """The usable cores cut into one set a run; runs beyond them share cores in turn.
 
     Raises:
-        UserError: fewer than one worker.
+        UserError: fewer than one run at a time.
     """
-    if workers < 1:
-        raise UserError.of("--workers", workers, "must be at least 1", 1)
+    if jobs < 1:
+        raise UserError.of("--jobs", jobs, "must be at least 1", 1)
     cores = usable_cores()
-    if workers >= len(cores):
-        return [(cores[index % len(cores)],) for index in range(workers)]
-    each = len(cores) // workers
-    return [tuple(cores[index * each : (index + 1) * each]) for index in range(workers)]
+    if jobs >= len(cores):
+        return [(cores[index % len(cores)],) for index in range(jobs)]
+    each = len(cores) // jobs
+    return [tuple(cores[index * each : (index + 1) * each]) for index in range(jobs)]
 
 
 def usable_cores() -> list[int]:

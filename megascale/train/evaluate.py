@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +41,8 @@ def evaluate(
     micro_batch_size: int,
     mask_documents: bool,
     balance_counts: torch.Tensor | None = None,
-) -> Evaluation:
+    stopped: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
     """Mean loss over a held-out source; every evaluation reads the same tokens. Collective.
 
     Args:
@@ -48,11 +50,18 @@ def evaluate(
         micro_batch_size: sequences per rank and forward pass.
         mask_documents: attention stays within documents, as in training.
         balance_counts: as the model's forward wants it when balance windows span micro-batches.
+        stopped: whether this rank was told to stop, asked before every forward pass.
+
+    Returns:
+        None where any rank was told to stop on the way.
     """
     stream, tokens, sequence_length = held_out.stream, held_out.tokens, held_out.sequence_length
     unit = micro_batch_size * sequence_length * mesh.dp_size
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     for index in range(-(-tokens // unit)):
+        if _any_rank(stopped(), mesh):
+            parallel.rest()
+            return None
         batch = micro_batch(
             stream,
             0,
@@ -78,3 +87,11 @@ def evaluate(
     if mesh.dp_size > 1:
         dist.all_reduce(total, group=mesh.dp_group)
     return Evaluation(float(total), valid_targets(stream, 0, tokens))
+
+
+def _any_rank(told: bool, mesh: Mesh) -> bool:
+    if mesh.world_size == 1:
+        return told
+    flag = torch.tensor(float(told), device=mesh.device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag > 0)

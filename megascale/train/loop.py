@@ -8,15 +8,22 @@ from typing import Any
 
 from megascale.config import RunConfig
 from megascale.data.loader import LoadedStep, Loader
-from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, RunError, UserError, found_alike
+from megascale.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    GuardError,
+    RunError,
+    UserError,
+    found_alike,
+)
 from megascale.plan.flops import flops_per_token
 from megascale.schedule.batch import BatchSchedule, Segment
 from megascale.train.build import Parts
 from megascale.train.checkpoint import Checkpointer, SaveResult, rng_state
 from megascale.train.evaluate import evaluate
-from megascale.train.guard import Guard
+from megascale.train.guard import Decision, Guard
 from megascale.train.signals import SignalFlags
-from megascale.train.state import Progress, pack_state
+from megascale.train.state import RunCounters, pack_state
 from megascale.train.step import StepStatistics, accumulate_gradients
 from megascale.train.telemetry.interval import IntervalAccumulator, StepResult
 from megascale.train.telemetry.reporter import Reporter
@@ -30,7 +37,7 @@ class Loop:
         config: RunConfig,
         parts: Parts,
         schedule: BatchSchedule,
-        progress: Progress,
+        progress: RunCounters,
         *,
         guard: Guard,
         interval: IntervalAccumulator,
@@ -49,6 +56,9 @@ class Loop:
         self.checkpointer, self.signals, self.reporter = checkpointer, signals, reporter
         self.fresh = fresh
         self.last_checkpoint: str | None = None
+        self.stopping = False  # some rank was told to stop, and all of them know
+        self.skipping = False  # the last step was not applied
+        self.postponed = False  # a checkpoint was due while steps were skipped
         self._flops = {
             length: flops_per_token(config.model, length).total
             for length in {segment.sequence_length for segment in schedule.segments}
@@ -79,7 +89,7 @@ class Loop:
             self._evaluate()
         try:
             with loader:
-                interrupted = self._steps(loader)
+                interrupted = self.stopping or self._steps(loader)
         except UserError:
             self._collect_checkpoint()  # one that was on its way is still worth having
             raise
@@ -88,8 +98,19 @@ class Loop:
             self._save(wait=True)
             return EXIT_INTERRUPTED
         self._flush_interval()
+        if self.skipping:
+            raise self._ended_on_a_skip()
         self._save(wait=True)
         return EXIT_DONE
+
+    def _ended_on_a_skip(self) -> GuardError:
+        """What the user reads when the last update could not be applied: no success."""
+        self._collect_checkpoint()
+        return GuardError(
+            f"The run consumed its {self.progress.tokens} tokens, and its last step "
+            f"({self.progress.step}) was skipped: the final model is not what the schedule asked "
+            f"for, and was not saved. The last good checkpoint is {self.last_checkpoint or 'none'}."
+        )
 
     def _steps(self, loader: Loader) -> bool:
         """Run steps until the schedule ends; True as soon as any rank was told to stop."""
@@ -98,8 +119,9 @@ class Loop:
             self._announce(loaded, segment)
             statistics = self._step(loaded, segment)
             loader.advance(loaded)
+            self.stopping = statistics.signalled
             self._after_step(loaded, saving=statistics.saving)
-            if statistics.signalled:
+            if self.stopping:
                 return True
         return False
 
@@ -119,16 +141,11 @@ class Loop:
             batch_tokens=segment.batch_tokens,
             objective=parts.objective,
             balance_counts=None if balance is None else balance.previous,
-            signalled=self.signals.requested() is not None,
+            signalled=lambda: self.signals.requested() is not None,
             saving=self.checkpointer.in_flight and not self.checkpointer.finished,
         )
         tokens = loaded.stop - loaded.start
-        decision = self.guard.check(
-            tokens=loaded.stop,
-            batch_tokens=tokens,
-            loss=statistics.loss,
-            grad_norm=statistics.grad_norm,
-        )
+        decision = self._verdict(loaded, statistics)
         if decision.action == "stop":
             self._event(decision.event_kind, decision.message(), **decision.fields())
             self._collect_checkpoint()
@@ -148,7 +165,8 @@ class Loop:
         progress.tokens = loaded.stop
         progress.samples += -(-tokens // segment.sequence_length)
         progress.token_hash = (progress.token_hash + statistics.token_hash) % 2**64
-        if not decision.apply:
+        self.skipping = not decision.apply and loaded.valid_targets > 0
+        if self.skipping:
             self._event(decision.event_kind, decision.message(), **decision.fields())
         self.interval.add(
             self._result(
@@ -162,6 +180,22 @@ class Loop:
             )
         )
         return statistics
+
+    def _verdict(self, loaded: LoadedStep, statistics: StepStatistics) -> Decision:
+        """Whether the step's update is applied; one without any target has none to apply."""
+        if loaded.valid_targets == 0:
+            self._event(
+                "warning",
+                f"step {loaded.step + 1} holds no target that counts: its {loaded.stop} - "
+                f"{loaded.start} tokens are consumed without an update",
+            )
+            return Decision("skip")
+        return self.guard.check(
+            tokens=loaded.stop,
+            batch_tokens=loaded.stop - loaded.start,
+            loss=statistics.loss,
+            grad_norm=statistics.grad_norm,
+        )
 
     def _result(
         self,
@@ -207,13 +241,23 @@ class Loop:
         if _due(self.progress.step, tokens, log.interval_steps, log.interval_tokens):
             self._flush_interval()
         ends = loaded.stop == self.schedule.total_tokens
+        if self.stopping:
+            if self.checkpointer.in_flight and not saving:
+                self._collect_checkpoint()
+            return  # the loop ends here, with a checkpoint of its own
         if ends or _due(self.progress.step, tokens, None, config.train.eval_interval_tokens):
             self._evaluate()
         if self.checkpointer.in_flight and not saving:
             self._collect_checkpoint()
-        if loaded.stop < self.schedule.total_tokens and _due(
+        due = _due(
             self.progress.step, tokens, checkpoint.interval_steps, checkpoint.interval_tokens
-        ):
+        )
+        if self.stopping or ends or not (due or self.postponed):
+            return
+        # While steps are skipped the weights may be beyond repair: neither saved, nor a reason to
+        # delete older ones.
+        self.postponed = self.skipping
+        if not self.skipping:
             self._save(wait=False)
 
     def _announce(self, loaded: LoadedStep, segment: Segment) -> None:
@@ -271,7 +315,11 @@ class Loop:
                 micro_batch_size=self.config.train.micro_batch_size,
                 mask_documents=data.mask_documents,
                 balance_counts=None if self.parts.balance is None else self.parts.balance.previous,
+                stopped=lambda: self.signals.requested() is not None,
             )
+            if result is None:
+                self.stopping = True
+                return
             self._event(
                 "evaluation",
                 f"validation on {name}: loss {result.loss:.4f}",

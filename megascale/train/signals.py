@@ -1,4 +1,4 @@
-"""Turn SIGTERM, SIGUSR1 and SIGINT into a request that the loop sees between two steps.
+"""Turn SIGTERM, SIGUSR1, SIGHUP and SIGINT into a request that the loop sees between two steps.
 
 torchrun forwards SIGTERM to its workers and kills them 30 seconds later, or after its
 `--shutdown_timeout`: the loop has that long to finish the step it is in and to write a
@@ -12,7 +12,7 @@ import signal
 from types import FrameType
 from typing import Any, Self
 
-WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+WATCHED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 
 class SignalFlags:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,8 +61,8 @@ class StepStatistics:
 
     @property
     def loss(self) -> float:
-        """Mean token loss of the step in nats."""
-        return self.loss_sum / self.loss_tokens
+        """Mean token loss of the step in nats; NaN where no target counts."""
+        return self.loss_sum / self.loss_tokens if self.loss_tokens else float("nan")
 
 
 def accumulate_gradients(
@@ -73,7 +74,7 @@ def accumulate_gradients(
     batch_tokens: int,
     objective: Objective,
     balance_counts: torch.Tensor | None = None,
-    signalled: bool = False,
+    signalled: Callable[[], bool] = lambda: False,
     saving: bool = False,
 ) -> tuple[StepStatistics, list[torch.Tensor]]:
     """Forward and backward of all micro-batches of a step, reduced over all ranks.
@@ -84,7 +85,8 @@ def accumulate_gradients(
         objective: weights of the auxiliary losses.
         balance_counts: [MoE layers, experts] slots of the last complete balance window, for
             windows longer than a micro-batch.
-        signalled: whether this rank was told to stop; the statistics say whether any was.
+        signalled: whether this rank was told to stop, asked when all micro-batches are done; the
+            statistics say whether any was.
         saving: whether this rank is still writing a checkpoint; likewise.
 
     Returns:
@@ -102,7 +104,7 @@ def accumulate_gradients(
             documents = documents.to(device, non_blocking=True)
         with parallel.accumulate(last=number == len(loaded.micro_batches)):
             output = parallel(tokens, targets, doc_ids=documents, balance_counts=balance_counts)
-            loss = output.loss_sum / loaded.valid_targets
+            loss = output.loss_sum / max(loaded.valid_targets, 1)
             if objective.aux_loss_coef:
                 loss = loss + output.aux_sum * (objective.aux_loss_coef / windows)
             if objective.z_loss_coef:
@@ -118,7 +120,7 @@ def accumulate_gradients(
     # 64 bits in four parts, which float64 sums exactly over any number of ranks
     parts = [float((loaded.token_hash >> shift) & 0xFFFF) for shift in _HASH_SHIFTS]
     flags = torch.tensor(
-        [*parts, float(signalled), float(saving)], dtype=torch.float64, device=device
+        [*parts, float(signalled()), float(saving)], dtype=torch.float64, device=device
     )
     vector = torch.cat([totals, flags]) if totals is not None else flags
     if mesh.tp_rank:

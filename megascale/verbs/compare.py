@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,10 +12,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from megascale.verbs.runs import Cache, Columns, Format, Join, LossKind
+from megascale.verbs.old_spellings import Verb
+from megascale.verbs.options import (
+    AsJson,
+    BatchSamplesOfEach,
+    BatchTokensOfEach,
+    Cache,
+    Columns,
+    Format,
+    Join,
+    Loss,
+    LossKind,
+    SeqLengths,
+    Smooth,
+    TargetLoss,
+    Workers,
+    parse_columns,
+    parse_loss,
+    parse_smooth,
+    parse_target_loss,
+    read_options,
+)
+from megascale.verbs.reading import load_logs, require_logs
 
 if TYPE_CHECKING:
-    from megascale.curves.compare import Comparison, Curve
+    from megascale.curves.compare import Comparison
+    from megascale.curves.curve import Curve
+    from megascale.curves.smoothing import Window
     from megascale.runs.readers.base import ReadOptions
     from megascale.runs.table import RunTable
 
@@ -24,21 +48,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SCHEMA = "megascale.compare/1"
-STATED = "For all paths, or repeated once a path"
+SCHEMA = "megascale.compare/2"
 
 
 @app.command(
+    cls=Verb,
     epilog="""Examples:
 
   megascale compare runs/fixed runs/growing --plot compare.png
 
-  megascale compare megatron.out.gz wandb.csv --loss train --at-loss 2.5 --json
+  megascale compare megatron.out.gz wandb.csv --loss train --target-loss 2.5 --json
 
   megascale compare before.txt after.txt --batch-tokens 262144 \\
       --batch-tokens 0:131072,707:262144,1413:393216
 
-  megascale compare runs/study --run 'fixed-*' --run law"""
+  megascale compare runs/study --run 'fixed-*' --run law""",
 )
 def compare(
     paths: Annotated[
@@ -53,61 +77,39 @@ def compare(
         list[str] | None,
         typer.Option(help="Take these runs alone, in this order; names or patterns. Repeat."),
     ] = None,
-    loss: Annotated[
-        str,
-        typer.Option(
-            help="train, validation, validation:SET, or auto: validation where all runs have "
-            "enough evaluations of one set, else train."
-        ),
-    ] = "auto",
-    window: Annotated[
-        str | None,
-        typer.Option(
-            help="Tokens of the smoothing window, as in 2M; 0 for none [a twentieth of the "
-            "shortest run; none for validation losses]."
-        ),
-    ] = None,
-    at_loss: Annotated[
-        list[float] | None, typer.Option(help="Compare tokens at this loss; repeatable.")
-    ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Lines of each table.")] = 8,
+    loss: Loss = "auto",
+    smooth: Smooth = "5%",
+    target_loss: TargetLoss = None,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Lines of each table of two runs, and of a run in JSON.")
+    ] = 8,
     plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     format: Format = None,
     columns: Columns = None,
-    seq_length: Annotated[
-        list[int] | None,
-        typer.Option(help=f"Tokens per sample, where no log says. {STATED}."),
-    ] = None,
-    batch_tokens: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Global batch in tokens, where no log says: 2M; or by the steps after which it "
-            f"holds: '0:1M,700:2M'. {STATED}."
-        ),
-    ] = None,
-    batch_samples: Annotated[
-        list[str] | None, typer.Option(help=f"The same in samples. {STATED}.")
-    ] = None,
+    seq_length: SeqLengths = None,
+    batch_tokens: BatchTokensOfEach = None,
+    batch_samples: BatchSamplesOfEach = None,
     loss_kind: LossKind = None,
     join: Join = False,
+    workers: Workers = 0,
     cache: Cache = True,
 ) -> None:
     """Loss at equal tokens, tokens at equal loss, steps and wall clock of two runs or more.
 
-    Runs are put beside the first one. A training loss stands where its step began, so that large
-    batches do not look half a batch late; wall clock is there where the log has it.
+    Runs are put beside the first one; more than two are a line each. A training loss stands where
+    its step began, so that large batches do not look half a batch late; wall clock is there where
+    the log has it.
     """
-    from megascale.curves.compare import common_window
-    from megascale.curves.compare import compare as put_beside
-    from megascale.curves.compare_input import curves_of_logs
+    from megascale.curves.compare import compare_curves
+    from megascale.curves.table import curves_of_logs
     from megascale.errors import ConfigError
-    from megascale.units import parse_count
-    from megascale.verbs.runs import load_logs
 
+    window = parse_smooth(smooth or "5%")
     options = _options(len(paths), columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    require_logs(paths, "compare", parse_columns(columns), format)
     logs = [
-        load_logs([path], format, stated, join, 0, cache)
+        load_logs([path], format, stated, join, workers, cache)
         for path, stated in zip(paths, options, strict=True)
     ]
     if run:
@@ -117,31 +119,26 @@ def compare(
     if len(names) < 2:
         shown = ", ".join(names) or "none"
         raise ConfigError.of("runs", shown, "a comparison needs two runs at least", "RUN_A RUN_B")
-    taken, curves = curves_of_logs(logs, loss)
+    taken, curves = curves_of_logs(logs, parse_loss(loss), window)
     if run:
         ranks = [_rank(name, run) for name in names]
         curves = [curves[at] for at in sorted(range(len(curves)), key=ranks.__getitem__)]
-    width = parse_count(window, "--window") if window is not None else common_window(curves)
+    targets = None if target_loss is None else parse_target_loss(target_loss)
     baseline, *others = curves
-    found = [
-        put_beside(baseline, other, window_tokens=width, losses=at_loss, rows=rows)
-        for other in others
-    ]
+    if len(others) > 1 and not as_json:
+        rows = 1
+    found = [compare_curves(baseline, other, losses=targets, rows=rows) for other in others]
     if plot is not None:
         from megascale.report.compare_figure import draw_comparison
 
         draw_comparison(curves, found, plot)
     if as_json:
-        typer.echo(json.dumps(_document(taken, width, curves, found), indent=2))
+        typer.echo(json.dumps(_document(taken, window, curves, found), indent=2))
         return
-    from rich.console import Console
+    from megascale.verbs.compare_tables import print_comparison
+    from megascale.verbs.tables import wide_console
 
-    from megascale.verbs.compare_tables import render
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    render(taken, width, curves, found, console, stated=bool(at_loss))
+    print_comparison(taken, curves, found, wide_console(), stated=targets is not None)
 
 
 def _options(
@@ -158,7 +155,6 @@ def _options(
         ConfigError: a statement that is repeated neither once nor once a path.
     """
     from megascale.errors import ConfigError
-    from megascale.verbs.runs import read_options
 
     def spread(values: Sequence[Any] | None, option: str) -> list[Any]:
         if not values:
@@ -209,19 +205,20 @@ def _rank(name: str, wanted: list[str]) -> int:
 
 
 def _document(
-    taken: str, width: float, curves: list[Curve], found: list[Comparison]
+    taken: str, window: Window, curves: list[Curve], found: list[Comparison]
 ) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "loss": taken,
-        "window_tokens": width,
+        "smoothing": asdict(window),
         "runs": [
             {
-                "name": curve.name,
-                "source": curve.source,
-                "loss_kind": curve.kind,
-                "records": len(curve.tokens),
-                "tokens": int(curve.tokens[-1]),
+                "name": curve.run,
+                "source": curve.sources[0] if curve.sources else "",
+                "loss_kind": curve.loss_kind,
+                "records": len(curve.tokens if curve.placed is None else curve.placed),
+                "tokens": int(curve.last),
+                "final_loss": curve.final,
             }
             for curve in curves
         ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from megascale.errors import DataError
+from megascale.verbs.options import AsJson, Workers, processes
 
 if TYPE_CHECKING:
     from megascale.data.indexed import IndexedTokens
@@ -33,16 +33,6 @@ class Document(StrEnum):
     line = "line"
 
 
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-Workers = Annotated[
-    int | None, typer.Option(help="Processes that tokenize.", show_default="all usable cores")
-]
-
-
 @app.command(
     epilog="""Examples:
 
@@ -57,7 +47,7 @@ def prepare(
     ],
     tokenizer: Annotated[Path, typer.Option(help="Hugging Face tokenizer.json.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="PREFIX of .bin/.idx to write.")],
-    workers: Workers = None,
+    workers: Workers = 0,
     text_field: Annotated[str, typer.Option(help="Key or column that holds the text.")] = "text",
     document: Annotated[
         Document, typer.Option(help="What one document is in a plain text file.")
@@ -75,7 +65,7 @@ def prepare(
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
-    from megascale.data.prepare import Progress
+    from megascale.data.prepare import PrepareProgress
     from megascale.data.prepare import prepare as run
 
     console = Console(stderr=True)
@@ -86,7 +76,7 @@ def prepare(
     with ExitStack() as drawn:
         task = bar.add_task("tokenizing", total=None, tokens=0)
 
-        def show(at: Progress) -> None:
+        def show(at: PrepareProgress) -> None:
             if not bar.live.is_started:  # no bar above the message of an input refused at once
                 drawn.enter_context(bar)
             bar.update(task, completed=at.input_bytes, total=at.total_input_bytes, tokens=at.tokens)
@@ -95,7 +85,7 @@ def prepare(
             inputs,
             tokenizer=tokenizer,
             prefix=output,
-            workers=usable_cores() if workers is None else workers,
+            workers=processes(workers),
             text_field=text_field,
             document=document.value,
             eos_token=eos_token,
@@ -130,8 +120,8 @@ def default(
     vocab_size: Annotated[
         int, typer.Option(help="Of the tokenizer; 257 makes every byte a token.")
     ] = 512,
-    workers: Workers = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    workers: Workers = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Make the default corpus from text that this installation carries; reused when up to date."""
     from megascale.data.corpus import prepare_default
@@ -139,7 +129,7 @@ def default(
     made = prepare_default(
         output,
         vocab_size=vocab_size,
-        workers=usable_cores() if workers is None else workers,
+        workers=processes(workers),
         on_stage=lambda stage: typer.echo(f"{stage} ...", err=True),
     )
     if as_json:
@@ -162,7 +152,7 @@ def inspect(
     ] = None,
     first: Annotated[int, typer.Option(min=0, help="Tokens to show.")] = 48,
     verify: Annotated[bool, typer.Option(help="Read every byte; check ids and hash.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show counts, dtype and the first tokens of a .bin/.idx pair."""
     from megascale.data.indexed import IndexedTokens

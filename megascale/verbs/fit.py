@@ -1,97 +1,24 @@
-"""`megascale fit`: fit one law to the points of a table, or to run logs."""
+"""`megascale fit`: fit one law to run logs, to a table of points, or to a grid of final losses."""
 
 from __future__ import annotations
 
-import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from megascale.errors import EXIT_DONE, EXIT_FIT, FitError
+from megascale.errors import EXIT_DONE, FitError
+from megascale.verbs import options as said
+from megascale.verbs.fit_options import By, Form, MinimumOf, Optima
+from megascale.verbs.old_spellings import Verb
 
 LOGS = "From run logs"
-"""Panel of the help that holds the options for logs."""
-GRID = "From a table of final losses"
-"""Panel of the help that holds the options for grids over learning rate and batch."""
-
-
-class NKind(StrEnum):
-    """Which parameters N counts."""
-
-    total = "total"
-    active = "active"
-    non_embedding = "non_embedding"
-    active_non_embedding = "active_non_embedding"
-
-
-class Method(StrEnum):
-    """How tokens to a loss are cut from a curve."""
-
-    local = "local"
-    first = "first"
-
-
-class Phase(StrEnum):
-    """Which records count."""
-
-    stable = "stable"
-    all = "all"
-
-
-class Optima(StrEnum):
-    """Points of the laws of a grid."""
-
-    near_optimal = "near_optimal"
-    quadratic = "quadratic"
-    search_factor = "search_factor"
-
-
-class Form(StrEnum):
-    """Form of a batch law's file."""
-
-    power = "power"
-    loglog_table = "loglog_table"
-
-
-def parse_pairs(values: list[str], option: str) -> dict[str, float]:
-    """`NAME=VALUE` options as a mapping.
-
-    Raises:
-        FitError: an entry is not NAME=NUMBER.
-    """
-    out = {}
-    for entry in values:
-        name, _, number = entry.partition("=")
-        try:
-            out[name] = float(number)
-        except ValueError:
-            raise FitError.of(option, entry, "must be NAME=NUMBER") from None
-    return out
-
-
-def parse_bounds(values: list[str]) -> dict[str, tuple[float | None, float | None]]:
-    """`NAME=LOW:HIGH` options as a mapping; an empty side is open.
-
-    Raises:
-        FitError: an entry is not NAME=LOW:HIGH.
-    """
-    out: dict[str, tuple[float | None, float | None]] = {}
-    for entry in values:
-        name, _, span = entry.partition("=")
-        low, colon, high = span.partition(":")
-        try:
-            if not colon:
-                raise ValueError
-            out[name] = (float(low) if low else None, float(high) if high else None)
-        except ValueError:
-            raise FitError.of("--bound", entry, "must be NAME=LOW:HIGH") from None
-    return out
-
-
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+POINTS = "From a table of points"
+GRID = "From a grid of final losses"
+EXCESS = "Excess-data batch, from points or logs"
+LOSSES_PANEL = "Compute-optimal N and D, from final losses"
+OUTPUT = "Output"
+"""Panels of the help that belong to this verb."""
 
 
 def fit_command(
@@ -100,43 +27,20 @@ def fit_command(
         list[Path] | None,
         typer.Argument(
             metavar="PATH...",
-            help="A table of points (.csv, .tsv, .parquet, .jsonl), or run logs of any format.",
+            help="Run logs of any format, directories, globs; or one table of points or of final "
+            "losses (.csv, .tsv, .parquet, .jsonl). What a table is, its columns say.",
             show_default=False,
         ),
     ] = None,
     law: Annotated[
         str | None,
         typer.Option(
-            help="Law to fit; --law list shows those of points (default wsd). From logs: auto, "
-            "wsd, two_power, noise_floor, loss_surface or learning_rate (default auto, the best "
-            "batch by the law that the runs support). From final losses: learning_rate (default) "
-            "or batch."
+            help="Name of the law's form; --law list shows those of points (default wsd). From "
+            "logs: auto (default: what the runs support), wsd, two_power, noise_floor, "
+            "loss_surface or learning_rate. From final losses: learning_rate (default), batch, "
+            "isoflop or chinchilla. From points also auto."
         ),
     ] = None,
-    x: Annotated[str, typer.Option("--x", help="Input column, or several with commas.")] = "S",
-    y: Annotated[str, typer.Option("--y", help="Target column.")] = "E",
-    group: Annotated[
-        str | None, typer.Option(help="Columns whose distinct values make the problems.")
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="Column of weights.")] = None,
-    runs: Annotated[
-        str | None, typer.Option(help="Column naming each point's run, for --resample runs.")
-    ] = None,
-    residual: Annotated[str, typer.Option(help="auto, relative, log, absolute or ray.")] = "auto",
-    loss: Annotated[str, typer.Option(help="squared or huber.")] = "squared",
-    delta: Annotated[float, typer.Option(help="Where the Huber loss turns linear.")] = 1e-3,
-    starts: Annotated[str, typer.Option(help="auto, grid, or how many.")] = "auto",
-    bootstrap: Annotated[int, typer.Option(help="Bootstrap replicates; 0 for none.")] = 0,
-    resample: Annotated[
-        str, typer.Option(help="Kind of bootstrap: parametric, pairs or runs.")
-    ] = "parametric",
-    confidence: Annotated[float, typer.Option(help="Of the intervals.")] = 0.9,
-    fix: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, held fixed.")] = None,
-    bound: Annotated[list[str] | None, typer.Option(help="NAME=LOW:HIGH.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Default: all cores.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the bootstrap draws.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -144,87 +48,153 @@ def fit_command(
             "--output",
             help="Also write: .json, a law file where the law gives a batch or a learning rate "
             "(else the fit's result); .csv or .parquet, the fit's result.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Of the law file; default the output's.", rich_help_panel=LOGS),
+        typer.Option(help="Of the law file; default the output's.", rich_help_panel=OUTPUT),
     ] = None,
-    targets: Annotated[
-        str,
-        typer.Option(
-            help="How many target losses, or the losses with commas.", rich_help_panel=LOGS
-        ),
-    ] = "8",
     points: Annotated[
         Path | None,
         typer.Option(
-            help="Write the (S, E) points here (.csv, .parquet); without --law only that.",
-            rich_help_panel=LOGS,
+            help="Of logs: write the (S, E) points here (.csv, .parquet); without --law only that.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    method: Annotated[
-        Method,
-        typer.Option(help="Tokens to a loss: local power law or first.", rich_help_panel=LOGS),
-    ] = Method.local,
-    smooth: Annotated[
-        str, typer.Option(help="Smoothing window: 5%, 2M or none.", rich_help_panel=LOGS)
-    ] = "5%",
-    phase: Annotated[
-        Phase,
-        typer.Option(help="Records at the peak learning rate, or all.", rich_help_panel=LOGS),
-    ] = Phase.stable,
-    losses: Annotated[
-        str,
-        typer.Option(help="auto, train, validation or validation:SET.", rich_help_panel=LOGS),
-    ] = "auto",
-    params: Annotated[
-        str | None,
-        typer.Option(help="N of runs whose logs do not say, as in 1.2B.", rich_help_panel=LOGS),
-    ] = None,
-    n_kind: Annotated[
-        NKind | None,
+    as_json: said.AsJson = False,
+    confidence: said.Confidence = 0.9,
+    bootstrap: Annotated[
+        int | None,
         typer.Option(
-            help="Which parameters N counts; default non-embedding where all logs give them.",
-            rich_help_panel=LOGS,
+            min=0,
+            help="Bootstrap replicates; 0 for none [200 from logs, 1000 from final losses, 0 from "
+            "points].",
+            rich_help_panel=said.FITTING,
         ),
     ] = None,
+    seed: said.Seed = 0,
+    threads: said.Threads = None,
+    n_kind: said.NKindOf = None,
+    loss: said.Loss = "auto",
+    target_loss: said.TargetLoss = "8",
+    smooth: said.Smooth = "5%",
+    phase: said.PhaseOf = said.Phase.stable,
     form: Annotated[
         Form, typer.Option(help="Of the batch law in the file.", rich_help_panel=LOGS)
     ] = Form.power,
-    format: Annotated[
+    x: Annotated[
         str | None,
-        typer.Option(help="Read every log as this format.", rich_help_panel=LOGS),
+        typer.Option(
+            "--x",
+            help="Input column, or several with commas (default: steps to the loss).",
+            rich_help_panel=POINTS,
+        ),
     ] = None,
-    columns: Annotated[
+    y: Annotated[
+        str | None,
+        typer.Option(
+            "--y", help="Target column (default: tokens to the loss).", rich_help_panel=POINTS
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns whose distinct values make the problems.", rich_help_panel=POINTS
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Column of weights.", rich_help_panel=POINTS)
+    ] = None,
+    runs: Annotated[
+        str | None,
+        typer.Option(
+            help="Column naming each point's run, for --resample runs.", rich_help_panel=POINTS
+        ),
+    ] = None,
+    residual: Annotated[
+        str,
+        typer.Option(help="auto, relative, log, absolute or ray.", rich_help_panel=POINTS),
+    ] = "auto",
+    objective: said.ObjectiveOf = None,
+    delta: Annotated[
+        float,
+        typer.Option(help="Where the Huber objective turns linear.", rich_help_panel=POINTS),
+    ] = 1e-3,
+    starts: Annotated[
+        str, typer.Option(help="auto, grid, or how many.", rich_help_panel=POINTS)
+    ] = "auto",
+    resample: said.ResampleOf = said.Resample.parametric,
+    fix: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE, held fixed.", rich_help_panel=POINTS)
+    ] = None,
+    bound: Annotated[
+        list[str] | None, typer.Option(help="NAME=LOW:HIGH.", rich_help_panel=POINTS)
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=POINTS)
+    ] = "auto",
+    overhead: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead of a fit: the batch at which the data to a loss is this share above the "
+            "best batch's, as 0.2; --law is wsd, two_power, noise_floor, classic, interpolation "
+            "or all (default).",
+            rich_help_panel=EXCESS,
+        ),
+    ] = None,
+    reference_batch: Annotated[
+        str | None,
+        typer.Option(
+            help="Batch in tokens that the data is compared with (default: each law's best).",
+            rich_help_panel=EXCESS,
+        ),
+    ] = None,
+    by: Annotated[
+        By | None,
+        typer.Option(
+            help="What that batch's law is of (default: N, or D where an N has several losses).",
+            rich_help_panel=EXCESS,
+        ),
+    ] = None,
+    budgets: Annotated[
+        str | None,
+        typer.Option(
+            help="FLOP budgets with commas (default: those of the table).",
+            rich_help_panel=LOSSES_PANEL,
+        ),
+    ] = None,
+    minimum: Annotated[
+        MinimumOf,
+        typer.Option(help="How a budget's minimum is found.", rich_help_panel=LOSSES_PANEL),
+    ] = MinimumOf.parabola,
+    reach: Annotated[
+        float | None,
+        typer.Option(
+            help="Only runs within this factor of the lowest loss's size.",
+            rich_help_panel=LOSSES_PANEL,
+        ),
+    ] = None,
+    drop_highest: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Leave out so many runs of the highest losses (chinchilla).",
+            rich_help_panel=LOSSES_PANEL,
+        ),
+    ] = 0,
+    hold: Annotated[
         list[str] | None,
         typer.Option(
-            help="For logs in tables, and final losses: OUR=THEIRS. Repeat.", rich_help_panel=LOGS
+            help="COLUMN=VALUE: only runs with it, as in active_params=4e8. Repeat.",
+            rich_help_panel=GRID,
         ),
     ] = None,
-    seq_length: Annotated[
-        int | None,
-        typer.Option(help="Tokens per sample, where no log says.", rich_help_panel=LOGS),
-    ] = None,
-    batch_tokens: Annotated[
-        str | None,
-        typer.Option(help="Global batch in tokens, where no log says.", rich_help_panel=LOGS),
-    ] = None,
-    batch_samples: Annotated[
-        str | None,
-        typer.Option(help="Global batch in samples, where no log says.", rich_help_panel=LOGS),
-    ] = None,
-    join: Annotated[
-        bool,
-        typer.Option(
-            "--join", help="The files of one directory are one run.", rich_help_panel=LOGS
-        ),
-    ] = False,
     optima: Annotated[
         Optima,
         typer.Option(help="Points of the law that -o writes.", rich_help_panel=GRID),
     ] = Optima.near_optimal,
-    target: Annotated[
+    next_for: Annotated[
         str | None,
         typer.Option(help="N,D that the next runs are for: 7B,2T.", rich_help_panel=GRID),
     ] = None,
@@ -234,6 +204,17 @@ def fit_command(
             help="FLOPs of the next runs; default a tenth of the table's.", rich_help_panel=GRID
         ),
     ] = None,
+    format: said.Format = None,
+    columns: said.Columns = None,
+    params: said.ParamsOfInputs = None,
+    tokens: said.TokensOfInputs = None,
+    seq_length: said.SeqLength = None,
+    batch_tokens: said.BatchTokens = None,
+    batch_samples: said.BatchSamples = None,
+    loss_kind: said.LossKind = None,
+    join: said.Join = False,
+    workers: said.Workers = 0,
+    cache: said.Cache = True,
 ) -> None:
     """Fit a law of the best batch or learning rate to run logs or final losses, or any to points.
 
@@ -242,130 +223,151 @@ def fit_command(
     every problem converged, with 7 when one did not or a point is bad.
     """
     from megascale import fitting
-    from megascale.runs.table_file import TABLES, read_table
-    from megascale.verbs import fit_grid as grid_cli
-    from megascale.verbs import fit_logs as fit_cli
-    from megascale.verbs import fit_options as meant
-    from megascale.verbs.progress import Progress
+    from megascale.runs.inputs import GRID as A_GRID
+    from megascale.runs.inputs import POINTS as ARE_POINTS
+    from megascale.verbs.fit_inputs import asked_kind, recognise_all
+    from megascale.verbs.fit_losses import LOSS_LAWS
+    from megascale.verbs.fit_options import LOSSES, refuse_unused
 
     if law == "list":
-        typer.echo("\n".join(fitting.law_names()))
+        typer.echo("\n".join(sorted([*fitting.law_names(), "isoflop", "auto"])))
         raise typer.Exit(EXIT_DONE)
     if not paths:
         raise FitError.of("PATH", "none", "names no table and no logs", "points.csv or runs/")
     if output is not None and output.suffix not in (".json", ".csv", ".parquet"):
         raise FitError.of("--output", str(output), "must end in .json, .csv or .parquet")
-    if starts not in ("auto", "grid"):
-        if not starts.isdigit():
-            raise FitError.of("--starts", starts, "must be auto, grid or a number", "auto")
-        chosen: int | str = int(starts)
-    else:
-        chosen = starts
-    inputs = _names(x)
-    if format is None and grid_cli.is_grid_table(paths, law, columns or [], [*inputs, y], TABLES):
-        from megascale.laws.law_files import Naming
+    options = said.read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    constant: dict[str, float] = {
+        name: float(value)
+        for name, value in (
+            ("n_params", said.parse_count_of(params, "--params")),
+            ("tokens", said.parse_count_of(tokens, "--tokens")),
+        )
+        if value is not None
+    }
+    losses_alone = law in LOSS_LAWS and x is None and y is None
+    named = x is not None or y is not None
+    wanted = asked_kind(law if losses_alone or overhead is None else None, named)
+    held = recognise_all(paths, law, options.columns, constant, format, wanted)
+    kind = held[0].holds
+    refuse_unused(context, LOSSES if losses_alone else kind)
+    losses = said.parse_loss(loss)
+    fitting.use_threads(threads)
+    if losses_alone:
+        from megascale.verbs import fit_losses
 
-        meant.refuse_unused(context, meant.GRID)
-        law = law or "learning_rate"
-        naming = Naming(name or (output.stem if output is not None else law))
-        grid = grid_cli.GridOptions(
-            columns=columns or [],
+        by_size = fit_losses.LossOptions(
+            columns=options.columns,
+            loss=losses,
+            constant=constant,
+            group=said.parse_names(group),
+            budgets=said.parse_numbers(budgets, "--budgets"),
+            minimum=minimum.value,
+            reach=reach,
+            drop_highest=drop_highest,
+            objective="huber" if objective is None else objective.value,
+            delta=delta,
+            replicates=fit_losses.LossOptions.replicates if bootstrap is None else bootstrap,
+            confidence=confidence,
+            seed=seed,
+        )
+        raise typer.Exit(fit_losses.fit_losses(held[0], law or "", by_size, output, as_json))
+    excess = None
+    if overhead is not None:
+        from megascale.verbs import fit_excess
+
+        excess = fit_excess.ExcessOptions(
+            overhead=overhead,
+            reference=said.parse_count_of(reference_batch, "--reference-batch"),
+            by=None if by is None else by.value,
             seq_length=seq_length,
+            replicates=fit_excess.ExcessOptions.replicates if bootstrap is None else bootstrap,
+            confidence=confidence,
+            seed=seed,
+        )
+    if kind == A_GRID:
+        from megascale.laws.law_files import Naming
+        from megascale.verbs import fit_grid
+
+        law = law or "learning_rate"
+        grid = fit_grid.GridOptions(
+            columns=options.columns,
+            seq_length=seq_length,
+            loss=losses,
+            constant=constant,
             method=optima.value,
             n_kind=None if n_kind is None else n_kind.value,
-            target=target,
+            hold=said.parse_pairs(hold, "--hold"),
+            next_for=next_for,
             budget=budget,
-            replicates=bootstrap or grid_cli.GridOptions.replicates,
+            replicates=fit_grid.GridOptions.replicates if bootstrap is None else bootstrap,
             confidence=confidence,
             seed=seed,
         )
-        raise typer.Exit(grid_cli.fit_grid_table(paths[0], law, naming, grid, output, as_json))
-    logs_stated = format is not None or columns is not None
-    if logs_stated or not fit_cli.are_points(paths, law, inputs, y, TABLES):
-        from megascale.laws.from_logs import LogOptions
-        from megascale.laws.law_files import Naming
-        from megascale.units import parse_count
-        from megascale.verbs.runs import load_logs, read_options
+        naming = Naming(name or (output.stem if output is not None else law))
+        raise typer.Exit(fit_grid.fit_grid_table(held[0], law, naming, grid, output, as_json))
+    if kind == ARE_POINTS:
+        from megascale.verbs import fit_points
 
-        meant.refuse_unused(context, meant.LOGS)
-        options = LogOptions(
-            targets=fit_cli.parse_targets(targets),
-            method=method.value,
-            window=fit_cli.parse_window(smooth),
-            phase=phase.value,
-            losses=losses,
-            n_kind=None if n_kind is None else n_kind.value,
-            n_params=None if params is None else parse_count(params, "--params"),
-            form=form.value,
-            replicates=bootstrap or LogOptions.replicates,
-            confidence=confidence,
-            seed=seed,
-        )
-        stated = read_options(columns, seq_length, batch_tokens, batch_samples, None)
-        logs = load_logs(paths, format, stated, join, 0, True)
-        if points is not None:
-            fit_cli.write_points(logs, options, points)
-            if law is None:
-                raise typer.Exit(EXIT_DONE)
-        law = law or "auto"
-        title = name or (output.stem if output is not None else law)
-        naming = Naming(title)
-        raise typer.Exit(
-            fit_cli.fit_run_logs(logs, law, naming, options, output=output, as_json=as_json)
-        )
-    meant.refuse_unused(context, meant.POINTS)
-    frame = read_table(paths[0])
-    law = law or "wsd"
-    with Progress(quiet=as_json) as progress:
-        result = fitting.fit_frame(
-            law,
-            frame,
-            x=inputs if len(inputs) > 1 else inputs[0] if inputs else "",
+        chosen = fit_points.PointOptions(
+            columns=options.columns,
+            seq_length=seq_length,
+            x=said.parse_names(x),
             y=y,
-            group=_names(group) or None,
+            group=said.parse_names(group),
             weights=weights,
             runs=runs,
             residual=residual,
-            loss=loss,
+            objective="squared" if objective is None else objective.value,
             delta=delta,
-            starts=chosen,
-            bootstrap=resample if bootstrap else None,
-            replicates=bootstrap or 1,
+            starts=fit_points.parse_starts(starts),
+            resample=resample.value,
+            replicates=bootstrap or 0,
             confidence=confidence,
-            fixed=parse_pairs(fix or [], "--fix"),
-            bounds=parse_bounds(bound or []),
-            threads=threads,
+            fixed=said.parse_pairs(fix, "--fix"),
+            bounds=said.parse_bounds(bound),
             device=device,
             seed=seed,
-            progress=progress.update,
         )
-    if output is not None:
-        file = None
-        if output.suffix == ".json":
-            file = fit_cli.law_of_points(law, frame, result, inputs, y, paths[0])
-        if file is not None:
-            fit_cli.write(file, output)
-        else:
-            _write(result, output)
-    if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2))
-    else:
-        typer.echo(result.summary(limit=100))
-    raise typer.Exit(EXIT_DONE if bool(result.converged.all()) else EXIT_FIT)
+        if excess is not None:
+            raise typer.Exit(
+                fit_points.excess_of_points(held[0], law, chosen, excess, output, as_json)
+            )
+        raise typer.Exit(fit_points.fit_points(held[0], law or "wsd", chosen, output, as_json))
+    from megascale.laws.from_logs import LogOptions
+    from megascale.laws.law_files import Naming
+    from megascale.verbs import fit_logs
+    from megascale.verbs.reading import load_logs
 
-
-def _write(result: Any, path: Path) -> None:
-    if path.suffix == ".json":
-        path.write_text(result.to_json(indent=2) + "\n")
-    elif path.suffix == ".csv":
-        result.to_polars().write_csv(path)
-    else:
-        result.to_polars().write_parquet(path)
+    how = LogOptions(
+        targets=said.parse_target_loss(target_loss or "8"),
+        window=said.parse_smooth(smooth or "5%"),
+        phase=phase.value,
+        losses=losses,
+        n_kind=None if n_kind is None else n_kind.value,
+        n_params=constant.get("n_params"),
+        form=form.value,
+        replicates=LogOptions.replicates if bootstrap is None else bootstrap,
+        confidence=confidence,
+        seed=seed,
+    )
+    logs = load_logs(paths, format, options, join, workers, cache)
+    if points is not None:
+        fit_logs.write_points(logs, how, points)
+        if law is None and excess is None:
+            raise typer.Exit(EXIT_DONE)
+    if excess is not None:
+        naming = Naming(name or (output.stem if output is not None else "critical_batch"))
+        raise typer.Exit(fit_logs.excess_of_logs(logs, law, naming, how, excess, output, as_json))
+    law = law or "auto"
+    naming = Naming(name or (output.stem if output is not None else law))
+    raise typer.Exit(fit_logs.fit_run_logs(logs, law, naming, how, output=output, as_json=as_json))
 
 
 app = typer.Typer(add_completion=False)
 app.command(
     "fit",
+    cls=Verb,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""Examples:
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from megascale.errors import EXIT_DONE, FitError, UserError
+from megascale.verbs.law_output import warn, write
+from megascale.verbs.tables import text_table
 
 if TYPE_CHECKING:
     from megascale.laws.grid.fit import GridFit, GridLaw, Method
     from megascale.laws.law_files import Naming
     from megascale.laws.planner import Plan
+    from megascale.runs.inputs import Recognised
 
 GRID_LAWS = {"learning_rate": "lr", "batch": "batch_tokens"}
 """Laws that are fitted to final losses, and their column."""
@@ -29,62 +32,40 @@ class GridOptions:
     """How a grid becomes laws.
 
     Attributes:
-        columns: OUR=THEIRS, as `--columns` gives them.
+        columns: (ours, theirs) pairs that were stated.
         seq_length: tokens of a sequence, for batches in sequences.
+        loss: which losses: auto, train or validation.
+        constant: n_params or tokens of all runs, where the table does not say.
         method: whose points the law file's law goes through.
-        n_kind: which parameters N counts; None takes non-embedding, and says so.
-        target: "N,D" that the next runs are for.
+        n_kind: which parameters N counts; None takes non-embedding, and says so; of a table with
+            total and active parameters it must be stated.
+        hold: {column: value} of runs that are kept.
+        next_for: "N,D" that the next runs are for.
         budget: FLOPs of the next runs.
         replicates, confidence, seed: of the bootstrap.
     """
 
-    columns: Sequence[str] = ()
+    columns: Sequence[tuple[str, str]] = ()
     seq_length: int | None = None
+    loss: str = "auto"
+    constant: Mapping[str, float] = field(default_factory=dict)
     method: Method = "near_optimal"
     n_kind: Any = None
-    target: str | None = None
+    hold: Mapping[str, float] = field(default_factory=dict)
+    next_for: str | None = None
     budget: float | None = None
     replicates: int = 1000
     confidence: float = 0.9
     seed: int = 0
 
 
-def is_grid_table(
-    paths: Sequence[Path],
-    law: str | None,
-    columns: Sequence[str],
-    fitted: Sequence[str],
-    suffixes: Sequence[str],
-) -> bool:
-    """Whether the path is one table of final losses.
-
-    That is a single table of one row a run with N, D, a loss, a learning rate or a batch, no
-    column of those to be fitted and no `step`; or any table with `--law batch`, which nothing else
-    has; or one with `--law learning_rate` that no log reader knows.
-    """
-    from megascale.laws.grid.table import is_grid
-    from megascale.runs.readers import detect
-    from megascale.runs.table_file import read_table
-
-    if law not in (None, *GRID_LAWS) or len(paths) != 1:
-        return False
-    path = paths[0]
-    if path.suffix.lower() not in suffixes or not path.is_file():
-        return False
-    if law == "batch":
-        return True
-    frame = read_table(path)
-    if law is None and set(fitted) & set(frame.columns):
-        return False
-    if is_grid(frame, _pairs(columns)):
-        return True
-    if law is None or columns or set(fitted) & set(frame.columns):
-        return False
-    return detect.reader_of(path.read_bytes(), str(path), None) is None
-
-
 def fit_grid_table(
-    path: Path, law: str, naming: Naming, options: GridOptions, output: Path | None, as_json: bool
+    held: Recognised,
+    law: str,
+    naming: Naming,
+    options: GridOptions,
+    output: Path | None,
+    as_json: bool,
 ) -> int:
     """Fit the laws of a grid, print what was found and write the law file.
 
@@ -98,22 +79,26 @@ def fit_grid_table(
     from megascale.formats.law_file import input_of
     from megascale.laws.grid.fit import fit_grid, grid_law_file
     from megascale.laws.grid.table import grid_table
-    from megascale.runs.table_file import read_table
-    from megascale.verbs.fit_logs import warn, write
+    from megascale.laws.law_files import json_types
 
     if output is not None and output.suffix != ".json":
         raise FitError.of("--output", str(output), "a law from a grid is written as .json")
     column = GRID_LAWS[law]
-    target = parse_target(options.target)
-    frame = read_table(path)
-    table, notes = grid_table(
-        frame,
+    target = parse_next_for(options.next_for)
+    path = held.path
+    assert held.frame is not None
+    table, notes, sized = grid_table(
+        held.frame,
         str(path),
-        columns=_pairs(options.columns),
+        columns=options.columns,
         seq_length=options.seq_length,
+        loss=options.loss,
+        constant=options.constant,
         needs=(column,),
+        n_kind=options.n_kind,
+        hold=options.hold,
     )
-    if options.n_kind is None:
+    if options.n_kind is None and sized.kind == "non_embedding":
         notes.append(f"{path}: N is taken as non-embedding parameters; --n-kind says otherwise")
     for note in notes:
         typer.echo(f"megascale: {note}", err=True)
@@ -122,16 +107,17 @@ def fit_grid_table(
     )
     plan, why = _plan(fit, options.budget, target)
     if not as_json:
-        typer.echo("\n".join(summary(fit, plan, why, options.confidence)))
+        typer.echo("\n".join(grid_fit_lines(fit, plan, why, options.confidence)))
     warn(fit.doubts)
     method = options.method
     if method not in fit.methods:
         rule = "needs learning rates and batches in the table"
         raise FitError.of("--optima", method, rule, list(fit.methods))
-    naming = replace(
-        naming, n_kind=options.n_kind or "non_embedding", inputs=[*naming.inputs, input_of(path)]
-    )
+    naming = replace(naming, n_kind=sized.kind, inputs=[*naming.inputs, input_of(path)])
     file = grid_law_file(fit, column, method, naming, confidence=options.confidence, plan=plan)
+    if sized.other or sized.held:
+        sizes = {"other_size": sized.other, "held": sized.held}
+        file = file.model_copy(update={"diagnostics": file.diagnostics | json_types(sizes)})
     if as_json:
         typer.echo(file.to_json(), nl=False)
     if output is not None:
@@ -139,8 +125,8 @@ def fit_grid_table(
     return EXIT_DONE
 
 
-def parse_target(text: str | None) -> tuple[float, float] | None:
-    """`--target`: N,D as in 7B,2T.
+def parse_next_for(text: str | None) -> tuple[float, float] | None:
+    """`--next-for`: N,D as in 7B,2T.
 
     Raises:
         FitError: not two counts.
@@ -151,16 +137,10 @@ def parse_target(text: str | None) -> tuple[float, float] | None:
         return None
     parts = text.split(",")
     try:
-        n, d = (parse_count(part.strip(), "--target") for part in parts)
+        n, d = (parse_count(part.strip(), "--next-for") for part in parts)
     except (ValueError, UserError):
-        raise FitError.of("--target", text, "must be N,D", "7B,2T") from None
+        raise FitError.of("--next-for", text, "must be N,D", "7B,2T") from None
     return float(n), float(d)
-
-
-def _pairs(columns: Sequence[str]) -> list[tuple[str, str]]:
-    from megascale.verbs.runs import read_options
-
-    return list(read_options(list(columns), None, None, None, None).columns)
 
 
 def _plan(
@@ -179,10 +159,8 @@ def _plan(
         return None, str(error)
 
 
-def summary(fit: GridFit, plan: Plan | None, why: str, confidence: float) -> list[str]:
+def grid_fit_lines(fit: GridFit, plan: Plan | None, why: str, confidence: float) -> list[str]:
     """What a grid says, to read."""
-    from megascale.verbs.fit_logs import text_table
-
     runs, cells = len(fit.table), len(fit.cells)
     lines = [f"{runs:,} runs at {cells} (N, D); the best of each:"]
     lines.append(text_table(_cells(fit)))

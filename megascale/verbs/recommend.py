@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from megascale.errors import ConfigError
+from megascale.verbs import options as said
+from megascale.verbs.old_spellings import Verb
 
 if TYPE_CHECKING:
     from megascale.laws.published.law import Target
@@ -38,26 +40,21 @@ class Count(StrEnum):
 
 
 @app.command(
+    cls=Verb,
     epilog="Example:  megascale recommend --params 4e9 --active-params 538e6 --tokens 500e9 "
-    "--seq-length 4096"
+    "--seq-length 4096",
 )
 def recommend(
-    tokens: Annotated[str, typer.Option(help="Tokens of the run: 500B or 500e9.")],
-    params: Annotated[
-        str | None, typer.Option(help="Parameters in all, embeddings included.")
-    ] = None,
-    active_params: Annotated[
-        str | None, typer.Option(help="Parameters a token passes through; all of them if absent.")
-    ] = None,
+    tokens: said.NeededTokens,
+    params: said.Params = None,
+    active_params: said.ActiveParams = None,
     model: Annotated[
         Path | None,
         typer.Option(help="Preset, config.json or hub folder instead: gives every count of N."),
     ] = None,
     seq_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 4096,
-    law: Annotated[list[Path] | None, typer.Option(help="Your own law file; repeatable.")] = None,
-    loss: Annotated[
-        float | None, typer.Option(help="Target loss (nats per token), for laws in terms of it.")
-    ] = None,
+    law_file: said.LawFiles = None,
+    target_loss: said.OneTargetLoss = None,
     lr: Annotated[
         float | None, typer.Option(help="Peak learning rate you will use, for weight decay.")
     ] = None,
@@ -73,7 +70,7 @@ def recommend(
     ] = None,
     reference_params: Annotated[str | None, typer.Option(help="N of that run.")] = None,
     reference_tokens: Annotated[str | None, typer.Option(help="Tokens of that run.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: said.AsJson = False,
 ) -> None:
     """Peak learning rate and batch size by every published law, and by your own.
 
@@ -88,7 +85,7 @@ def recommend(
 
     budget = parse_count(tokens, "--tokens")
     rest: dict[str, Any] = {
-        "loss": loss,
+        "loss": target_loss,
         "lr": lr,
         "batch_tokens": None if batch is None else parse_count(batch, "--batch"),
         "n_unit": n_unit.value,
@@ -113,19 +110,15 @@ def recommend(
     found = ask(
         target,
         sequence_length=seq_length,
-        law_files=[read_law_file(path) for path in law or ()],
+        law_files=[read_law_file(path) for path in law_file or ()],
     )
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return
-    from rich.console import Console
+    from megascale.verbs.recommend_tables import print_recommendation
+    from megascale.verbs.tables import wide_console
 
-    from megascale.verbs.recommend_tables import render
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    render(found, console)
+    print_recommendation(found, wide_console())
 
 
 def _reference(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from megascale.verbs import options as said
+from megascale.verbs.old_spellings import Verb
 
 app = typer.Typer(
     add_completion=False,
@@ -18,21 +20,6 @@ app = typer.Typer(
 )
 
 NOTES_SHOWN = 5
-
-
-class Losses(StrEnum):
-    """Which losses the laws are fitted to."""
-
-    auto = "auto"
-    train = "train"
-    validation = "validation"
-
-
-class Phase(StrEnum):
-    """Which part of a run the laws see."""
-
-    stable = "stable"
-    all = "all"
 
 
 class Family(StrEnum):
@@ -44,17 +31,19 @@ class Family(StrEnum):
 
 
 @app.command(
+    cls=Verb,
     epilog="""Examples:
 
   megascale report runs -o report.html
 
-  megascale report runs grid.csv --law law.json --figures figures -o report.html"""
+  megascale report runs grid.csv --law-file law.json --figures figures -o report.html""",
 )
 def report(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="PATH...", help="Logs, run directories, trees, globs; tables of points; grids."
+            metavar="PATH...",
+            help="Logs, run directories, trees, globs; tables of points; grids; law files.",
         ),
     ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path(
@@ -67,85 +56,102 @@ def report(
     figures: Annotated[
         Path | None, typer.Option(help="Also write every figure as PNG and SVG into this folder.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: said.AsJson = False,
     title: Annotated[str, typer.Option(help="Of the page.")] = "megascale report",
     law: Annotated[
-        list[Path] | None, typer.Option(help="Law file for the calculator; repeatable.")
+        Family | None,
+        typer.Option(
+            help="Name of the law of E(S) for the best batches [lowest AICc].",
+            rich_help_panel=said.FITTING,
+        ),
     ] = None,
+    bootstrap: Annotated[
+        int,
+        typer.Option(
+            min=40, help="Bootstrap replicates, 40 at least.", rich_help_panel=said.FITTING
+        ),
+    ] = 200,
+    threads: said.Threads = None,
+    loss: said.Loss = "auto",
+    target_loss: said.TargetLoss = None,
+    smooth: said.Smooth = "5%",
+    phase: said.PhaseOf = said.Phase.stable,
+    law_file: said.LawFiles = None,
     model: Annotated[
         list[Path] | None,
-        typer.Option(help="Model preset or config.json for the calculator; repeatable."),
+        typer.Option(
+            help="Model preset or config.json for the calculator; repeatable.",
+            rich_help_panel=said.MODEL,
+        ),
     ] = None,
-    target: Annotated[
-        list[float] | None, typer.Option(help="Target loss for E(S); repeatable [chosen].")
-    ] = None,
-    loss: Annotated[Losses, typer.Option(help="Losses the laws are fitted to.")] = Losses.auto,
-    window: Annotated[
-        str, typer.Option(help="Smoothing before the laws: 5% of the tokens, or tokens as 10M.")
-    ] = "5%",
-    phase: Annotated[
-        Phase, typer.Option(help="stable leaves warmup and decay out of the laws.")
-    ] = Phase.stable,
-    family: Annotated[
-        Family | None,
-        typer.Option("--law-family", help="Law of E(S) for the best batches [lowest AICc]."),
-    ] = None,
-    replicates: Annotated[int, typer.Option(min=40, help="Bootstrap replicates.")] = 200,
-    tokens: Annotated[str | None, typer.Option(help="Calculator: tokens of the run.")] = None,
-    params: Annotated[str | None, typer.Option(help="Calculator: parameters in all.")] = None,
-    active_params: Annotated[
-        str | None, typer.Option(help="Calculator: parameters a token passes through.")
-    ] = None,
-    seq_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a sequence, where no log says.")
-    ] = None,
-    format: Annotated[
-        str | None, typer.Option("--format", help="Read every log as this format.")
-    ] = None,
-    columns: Annotated[
-        list[str] | None, typer.Option("--columns", help="For tables of logs: OUR=THEIRS. Repeat.")
-    ] = None,
-    batch_tokens: Annotated[
-        str | None,
-        typer.Option(help="Global batch (tokens), where no log says: 2M, or 0:1M,700:2M by step."),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one per core.")] = 0,
-    cache: Annotated[bool, typer.Option(help="Keep what was read in the cache directory.")] = True,
+    params: said.Params = None,
+    active_params: said.ActiveParams = None,
+    tokens: said.Tokens = None,
+    format: said.Format = None,
+    columns: said.Columns = None,
+    seq_length: said.SeqLength = None,
+    batch_tokens: said.BatchTokens = None,
+    batch_samples: said.BatchSamples = None,
+    loss_kind: said.LossKind = None,
+    join: said.Join = False,
+    workers: said.Workers = 0,
+    cache: said.Cache = True,
 ) -> None:
     """One page: loss curves, crossings, E(S), best batches, LR-batch grids and a calculator.
 
     The page needs no network and works from a file. Sections without data say what would fill
     them.
     """
-    from megascale.formats.law_file import read_law_file
-    from megascale.report.document import Settings, build_document, summary
+    from megascale.fitting import use_threads
+    from megascale.formats.law_file import Input, read_law_file
+    from megascale.laws.findings import find_all
+    from megascale.laws.from_logs import LogOptions
+    from megascale.laws.law_files import Naming
+    from megascale.report.document import Settings, build_document, document_summary
     from megascale.report.inputs import read_inputs
-    from megascale.report.options import calculator_defaults, parse_window
+    from megascale.report.options import calculator_defaults
     from megascale.report.page import write_page
-    from megascale.verbs.runs import read_options
 
+    use_threads(threads)
+    losses = said.parse_loss(loss)
     inputs = read_inputs(
         list(paths or []),
         grids=list(grid or []),
-        options=read_options(columns, seq_length, batch_tokens, None, None),
+        options=said.read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind),
+        loss=losses,
         format=format,
-        workers=workers or os.cpu_count() or 1,
+        join=join,
+        workers=said.processes(workers),
         cache=cache,
         progress=sys.stderr.isatty(),
     )
+    findings = find_all(
+        inputs.runs,
+        inputs.points,
+        inputs.grids,
+        law="auto" if law is None else law.value,
+        options=LogOptions(
+            targets=LogOptions.targets
+            if target_loss is None
+            else said.parse_target_loss(target_loss),
+            window=said.parse_smooth(smooth or "5%"),
+            phase=phase.value,
+            losses=losses,
+            replicates=bootstrap,
+        ),
+        naming=Naming(
+            "this report's B_opt(D)",
+            inputs=[Input(path=file["path"], sha256=file["sha256"]) for file in inputs.files],
+            source="this report",
+        ),
+    )
     settings = Settings(
         title=title,
-        loss=loss.value,
-        window=parse_window(window),
-        phase=phase.value,
-        targets=target or None,
-        family=None if family is None else family.value,
-        replicates=replicates,
-        laws=[read_law_file(path) for path in law or ()],
+        laws=[*(read_law_file(path) for path in law_file or ()), *inputs.laws],
         models=list(model or []),
         defaults=calculator_defaults(params, active_params, tokens, seq_length),
     )
-    document = build_document(inputs, settings)
+    document = build_document(inputs, findings, settings)
     path = write_page(document, output)
     drawn: list[Path] = []
     if figures is not None:
@@ -153,7 +159,7 @@ def report(
 
         drawn = draw_figures(document, figures)
     if as_json:
-        found = summary(document) | {"page": str(path), "figures": [str(p) for p in drawn]}
+        found = document_summary(document) | {"page": str(path), "figures": [str(p) for p in drawn]}
         typer.echo(json.dumps(found, indent=2))
         return
     for note in inputs.notes[:NOTES_SHOWN]:

@@ -12,6 +12,8 @@ import typer
 
 from megascale.errors import ConfigError
 from megascale.units import parse_count
+from megascale.verbs import options as said
+from megascale.verbs.old_spellings import Verb
 
 if TYPE_CHECKING:
     from megascale.formats.law_file import LawFile
@@ -70,11 +72,12 @@ class Shape(StrEnum):
 
 
 @app.command(
+    cls=Verb,
     epilog="Example:  megascale schedule --table '0:2M,125B:4M,250B:5M,375B:6M' --tokens 500e9 "
-    "--micro-batch 1 --seq-length 4096 --dp 128 --export megatron"
+    "--micro-batch 1 --seq-length 4096 --dp 128 --export megatron",
 )
 def schedule(
-    law: Annotated[Path | None, typer.Option(help="Follow this law file.")] = None,
+    law_file: said.OneLawFile = None,
     table: Annotated[
         str | None, typer.Option(help="Batches in tokens: '0:2M,125B:4M,250B:5M'.")
     ] = None,
@@ -91,7 +94,7 @@ def schedule(
     replan: Annotated[
         Path | None, typer.Option(help="Plan only what is left of this run, from its log.")
     ] = None,
-    tokens: Annotated[str | None, typer.Option(help="Tokens of the run: 500B or 500e9.")] = None,
+    tokens: said.Tokens = None,
     interval: Annotated[
         str | None, typer.Option(help="Tokens between two looks at the law.")
     ] = None,
@@ -103,7 +106,7 @@ def schedule(
     ] = None,
     min_batch: Annotated[str | None, typer.Option(help="Smallest batch (tokens).")] = None,
     max_batch: Annotated[str | None, typer.Option(help="Largest batch (tokens).")] = None,
-    params: Annotated[str | None, typer.Option(help="N as the law counts it (its n_kind).")] = None,
+    params: said.ParamsOfLaw = None,
     model: Annotated[Path | None, typer.Option(help="Preset whose count gives N.")] = None,
     seq_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of a sequence [4096, or the run's].")
@@ -140,7 +143,7 @@ def schedule(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="File of the export, not the screen.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the schedule as JSON.")] = False,
+    as_json: said.AsJson = False,
 ) -> None:
     """Lay out a batch schedule: segments, rounding, steps, savings; export it.
 
@@ -160,7 +163,7 @@ def schedule(
             at, sequence_length=seq_length, micro_batch=micro_batch, data_parallel=dp
         )
     sources = {
-        "--law": law,
+        "--law-file": law_file,
         "--table": table,
         "--megatron-steps": megatron_steps,
         "--megatron-rampup": megatron_rampup,
@@ -170,14 +173,14 @@ def schedule(
         rule = f"exactly one of {', '.join(sources)} says how large the batch is"
         raise ConfigError.of("schedule", " and ".join(given) or "(no source)", rule)
     request: dict[str, Any] = {}
-    if law is None:
+    if law_file is None:
         points, source = _points(
             table, megatron_steps, megatron_rampup, global_batch_size, sequence
         )
         request |= {"points": points, "source": source}
     else:
         request["law"] = _law_request(
-            law, params, model, interval, momentum, initial, min_batch, max_batch
+            law_file, params, model, interval, momentum, initial, min_batch, max_batch
         )
     megatron = given[0].startswith("--megatron")
     chosen = rounding or (Rounding.exact if megatron else Rounding.nearest)
@@ -216,20 +219,23 @@ def schedule(
     elif output is not None:
         raise ConfigError.of("--output", str(output), "says where an export goes; give --export")
     if as_json:
-        typer.echo(json.dumps(found.to_dict() | {"export": text}, indent=2))
+        typer.echo(_json(found.to_dict() | {"export": text}))
     elif text is None or output is not None:
-        from rich.console import Console
+        from megascale.verbs.schedule_tables import print_proposal
+        from megascale.verbs.tables import wide_console
 
-        from megascale.verbs.schedule_tables import render
-
-        console = Console()
-        if not console.is_terminal:
-            console.width = max(console.width, 120)
-        render(found, console)
+        print_proposal(found, wide_console())
     if text is not None and output is not None:
         _write(output, text)
     elif text is not None and not as_json:
         typer.echo(text, nl=False)
+
+
+def _json(content: dict[str, Any]) -> str:
+    """JSON with one segment a line."""
+    whole = json.dumps(content | {"segments": []}, indent=2)
+    lines = ",\n    ".join(json.dumps(segment) for segment in content["segments"])
+    return whole.replace('"segments": []', f'"segments": [\n    {lines}\n  ]', 1)
 
 
 def _total(tokens: str | None, at: Standing | None) -> int:
@@ -326,7 +332,7 @@ def _learning_rate(
 ) -> LRSchedule | None:
     from pydantic import ValidationError
 
-    from megascale.config.messages import describe
+    from megascale.config.messages import error_line
     from megascale.config.rates import build_lr_schedule
     from megascale.config.schedule_sections import LRConfig
 
@@ -345,7 +351,7 @@ def _learning_rate(
     try:
         section = LRConfig.model_validate(content)
     except ValidationError as error:
-        lines = [describe(item, LRConfig) for item in error.errors(include_url=False)]
+        lines = [error_line(item, LRConfig) for item in error.errors(include_url=False)]
         raise ConfigError("learning rate: " + "; ".join(lines)) from None
     return build_lr_schedule(section, total)
 

@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from megascale.runs.files import STUDY_FOLDER, STUDY_RESULTS
+from megascale.verbs.old_spellings import Verb
+from megascale.verbs.options import AsJson
+from megascale.verbs.tables import print_lines
+
 if TYPE_CHECKING:
     from megascale.sweep.answer import Answer
     from megascale.sweep.plan import RunPlan
     from megascale.sweep.runner import Runner
     from megascale.sweep.study import StudyAt
-    from megascale.verbs.sweep_display import Display
+    from megascale.verbs.sweep_display import StudyDisplay
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -31,7 +36,7 @@ Exit codes: 0 all runs done; 75 stopped by a signal after checkpoints: start aga
 otherwise that of the first failed run (docs/exit-codes.md)."""
 
 
-@app.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(cls=Verb, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def sweep(
     study: Annotated[Path, typer.Argument(help="YAML file of the study.")],
     overrides: Annotated[
@@ -39,9 +44,11 @@ def sweep(
         typer.Argument(help="Dotted overrides for every run, KEY=VALUE.", show_default=False),
     ] = None,
     scale: Annotated[str, typer.Option(help="smoke, workstation or paper.")] = "smoke",
-    workers: Annotated[
+    jobs: Annotated[
         int | None,
-        typer.Option(help="Runs at a time; default: one a core (or as many cores as ranks)."),
+        typer.Option(
+            min=1, help="Runs at a time; default: one a core (or as many cores as ranks)."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -62,7 +69,7 @@ def sweep(
             help="Write every run's config and command here, for a cluster; start nothing."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run every combination of a study, then compare, cross and fit as it asks.
 
@@ -86,11 +93,11 @@ def sweep(
         export_runs(plans, export, at.block.ranks)
         typer.echo(f"{len(plans)} configs and commands.txt in {export}")
         return
-    raise typer.Exit(_run(at, plans, folder, workers, as_json))
+    raise typer.Exit(_run(at, plans, folder, jobs, as_json))
 
 
 def _run(
-    at: StudyAt, plans: Sequence[RunPlan], folder: Path, workers: int | None, as_json: bool
+    at: StudyAt, plans: Sequence[RunPlan], folder: Path, jobs: int | None, as_json: bool
 ) -> int:
     from megascale.errors import EXIT_INTERRUPTED
     from megascale.formats.run_log import json_value
@@ -99,13 +106,13 @@ def _run(
     from megascale.sweep.results import read_results
     from megascale.sweep.runner import Runner
     from megascale.train.rundir import RunDirectory
-    from megascale.verbs.sweep_display import Display
+    from megascale.verbs.sweep_display import StudyDisplay
 
-    count = check_machine(at, workers, len(plans))
-    with Display(quiet=as_json) as display, RunDirectory(folder / "sweep"):
+    count = check_machine(at, jobs, len(plans))
+    with StudyDisplay(quiet=as_json) as display, RunDirectory(folder / STUDY_FOLDER):
         prepare_runs(at, plans, display.line)
         display.line(f"{at.study.name} at {at.scale} scale: {len(plans)} runs, {count} at a time")
-        runner = Runner(plans, folder, ranks=at.block.ranks, workers=count, report=display.report)
+        runner = Runner(plans, folder, ranks=at.block.ranks, jobs=count, report=display.report)
         code = runner.run()
         _show_failures(runner, display)
         done = [state.plan.run for state in runner.states if state.state == "done"]
@@ -113,7 +120,7 @@ def _run(
         if done and code != EXIT_INTERRUPTED:
             found = answers(read_results(done), at.finish)
         result = json_value(_result(at, runner, found, code))
-        (folder / "sweep" / "results.json").write_text(json.dumps(result, indent=2) + "\n")
+        (folder / STUDY_FOLDER / STUDY_RESULTS).write_text(json.dumps(result, indent=2) + "\n")
     if as_json:
         typer.echo(json.dumps(result, indent=2))
     else:
@@ -126,7 +133,7 @@ def _run(
     return code
 
 
-def _show_failures(runner: Runner, display: Display) -> None:
+def _show_failures(runner: Runner, display: StudyDisplay) -> None:
     for state in runner.states:
         if state.state == "failed":
             display.line(f"\n{state.name} failed ({state.note}); {runner.log_of(state)} ends:")
@@ -243,13 +250,9 @@ def _plan_data(at: StudyAt, plans: Sequence[RunPlan], folder: Path) -> dict[str,
 def _show(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str]
 ) -> None:
-    """A table of texts: the first column to the left, the others to the right."""
+    """A table of texts with a title above it and lines under it."""
     typer.echo(f"\n{title}")
     if rows:
-        widths = [max(len(row[at]) for row in (columns, *rows)) for at in range(len(columns))]
-        for row in (columns, *rows):
-            cells = [row[0].ljust(widths[0])]
-            cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-            typer.echo("  ".join(cells).rstrip())
+        print_lines(columns, rows)
     for note in notes:
         typer.echo(f"  {note}")

@@ -10,12 +10,13 @@ from typing import Any, Self, TextIO
 
 from megascale.sweep.runner import RunState
 from megascale.units import duration, short_count
+from megascale.verbs.tables import empty_table
 
 PLAIN_SECONDS = 20.0
 ROWS = 30
 
 
-class Display:
+class StudyDisplay:
     """Shows the states of a sweep's runs; `report` is what the runner calls."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
@@ -76,12 +77,8 @@ class Display:
             self.line(f"{overall_line(states, now - self._began)}; running {', '.join(running)}")
 
     def _table(self, states: Sequence[RunState], now: float) -> Any:
-        from rich.table import Table
-
-        table = Table(title=overall_line(states, now - self._began), title_justify="left")
-        table.add_column("run")
-        for column in ("state", "tokens", "loss", "tokens/s", "ETA"):
-            table.add_column(column, justify="right")
+        title = overall_line(states, now - self._began)
+        table = empty_table(title, "run", "state", "tokens", "loss", "tokens/s", "ETA", left=1)
         order = {"running": 0, "failed": 1, "interrupted": 1, "skipped": 2, "waiting": 3, "done": 4}
         shown = states
         if len(states) > ROWS:

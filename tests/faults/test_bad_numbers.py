@@ -136,3 +136,75 @@ def test_too_many_spikes_stop_the_run(folder, capfd):
     message = capfd.readouterr().err
     assert "loss spike" in message
     assert "step-00000024-tokens-6144" in message
+
+
+def poisoned(step: int):
+    """From an update on the weights hold NaN, as after an overflow: every later step is skipped."""
+
+    def prepare() -> None:
+        original = loop.Loop._step
+
+        def stepped(self, loaded, segment):
+            if loaded.step == step:
+                with torch.no_grad():
+                    next(iter(self.parts.model.parameters())).fill_(float("nan"))
+            return original(self, loaded, segment)
+
+        loop.Loop._step = stepped
+
+    return prepare
+
+
+def test_dead_weights_push_out_no_sound_checkpoint(folder, capfd):
+    """A budget that never ends: the run may not save, delete, or call its end a success."""
+    config = dense(
+        folder,
+        "dead",
+        guard={"nonfinite_budget": 1000},
+        checkpoint={"interval_steps": 4, "keep_last": 2},
+    )
+    assert run_ranks(config, prepare=poisoned(9)) == [6]
+    checkpoints = Path(config.output_dir) / "dead" / "checkpoints"
+    names = sorted(path.name for path in checkpoints.glob("step-*"))
+    assert [name[:13] for name in names] == ["step-00000004", "step-00000008"]
+    assert f"The last good checkpoint is {checkpoints / names[-1]}" in capfd.readouterr().err
+
+
+def test_a_checkpoint_of_numbers_that_are_not_finite_is_not_written(folder):
+
+    def prepare() -> None:
+        original = loop.Loop._after_step
+
+        def after(self, loaded, **options):
+            if loaded.step == 5:
+                with torch.no_grad():
+                    next(iter(self.parts.model.parameters())).view(-1)[0] = float("inf")
+            return original(self, loaded, **options)
+
+        loop.Loop._after_step = after
+
+    bad = {"interval_steps": 6}
+    config = dense(folder, "overflowed", checkpoint=bad)
+    assert run_ranks(config, prepare=prepare) == [6]
+    warnings = [e["message"] for e in log_of(config).events if e["kind"] == "warning"]
+    assert any("is not finite: no checkpoint of it is written" in text for text in warnings)
+
+
+def test_a_step_without_a_target_is_consumed_without_an_update(tmp_path):
+    """The clipped last step holds the last token of a chunk alone, whose target does not count."""
+    data = tiny_config(tmp_path).data.model_dump(mode="json") | {"chunk_tokens": 257}
+    phases = [phase for phase in data["phases"] if phase["start_tokens"] == 0]
+    config = dense(
+        tmp_path,
+        "clipped",
+        data=data | {"phases": phases},
+        train={"total_tokens": 257},
+        lr={"warmup_tokens": 0, "decay_tokens": 0},
+    )
+    assert run_ranks(config) == [0]
+    log = log_of(config)
+    assert [record["tokens"] for record in log.records] == [256, 257]
+    assert log.records[-1]["loss"] is None
+    [warning] = [event for event in log.events if event["kind"] == "warning"]
+    assert "step 2 holds no target that counts" in warning["message"]
+    assert len(list((Path(config.output_dir) / "clipped" / "checkpoints").glob("step-*2-*"))) == 1

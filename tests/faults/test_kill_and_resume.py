@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
+from megascale.errors import CheckpointError
+from megascale.train import loop
+from megascale.train.checks import check_run
 from tests.tiny_run import (
     log_of,
     run_ranks,
+    signal_at,
     start_ranks,
     tiny_config,
     trajectory,
     wait,
     wait_for_step,
+    write_source,
 )
 
 
@@ -115,3 +121,48 @@ def test_ranks_started_with_different_configs(folder, capfd):
     message = capfd.readouterr().err
     assert "ranks [1] differ from rank 0" in message
     assert not (folder / "runs" / "mixed" / "metrics.jsonl").exists()
+
+
+def test_checkpoints_that_were_taken_away_are_missed(folder):
+    """Starting from token 0 beside a log of more is never what was meant."""
+    config = tiny_config(folder, name="lost", checkpoint={"interval_steps": 8})
+    assert run_ranks(config, prepare=signal_at(12, signal.SIGTERM)) == [75]
+    check_run(config, 1)
+    checkpoints = Path(config.output_dir) / "lost" / "checkpoints"
+    newest = sorted(checkpoints.glob("step-*"))[-1].name
+    shutil.rmtree(checkpoints)
+    with pytest.raises(CheckpointError, match=f"the log says that {newest} was written at"):
+        check_run(config, 1)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_in_an_evaluation_ends_it(folder, ranks):
+    """Nothing that is due is waited for: no evaluation is logged, and one checkpoint is saved."""
+    held = {"held": {"path": str(write_source(folder / f"held-{ranks}", seed=9))}}
+    data = tiny_config(folder).data.model_dump(mode="json") | {"validation": held}
+    config = tiny_config(
+        folder,
+        name=f"evaluating-{ranks}",
+        data=data,
+        train={"eval_interval_tokens": 1024, "eval_tokens": 2048},
+        checkpoint={"interval_steps": 4},
+    )
+
+    def prepare() -> None:
+        original = loop.evaluate
+
+        def evaluating(*arguments, **options):
+            if int(os.environ.get("RANK", "0")) == ranks - 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(*arguments, **options)
+
+        loop.evaluate = evaluating
+
+    assert run_ranks(config, ranks, prepare=prepare) == [75] * ranks
+    log = log_of(config)
+    kinds = [event["kind"] for event in log.events]
+    assert log.records[-1]["tokens"] == 1024
+    assert "evaluation" not in kinds
+    assert kinds.count("checkpoint") == 1
+    assert run_ranks(config, ranks) == [0] * ranks
+    assert log_of(config).records[-1]["tokens"] == config.train.total_tokens

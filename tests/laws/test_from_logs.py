@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from megascale.cli import main
-from megascale.curves.curve import curves_from_table
+from megascale.curves.table import curves_from_table
 from megascale.errors import FitError
 from megascale.formats.law_file import read_law_file
 from megascale.formats.run_log import RunLog
@@ -22,7 +22,6 @@ from megascale.laws.law_files import Naming
 from megascale.laws.learning_rate import search_factor
 from megascale.laws.rate_law import RateLaw
 from megascale.runs.table import RunTable, load_runs
-from megascale.verbs.fit_logs import parse_targets, parse_window
 from tests.curves.simulated import Truth, run_table
 
 TRUTH = Truth()
@@ -107,14 +106,14 @@ def test_the_trainers_schedule_takes_the_law(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "toy.json"
-    options = ("--law", "noise_floor", "--form", "loglog_table", "--targets", "2.7,2.55,2.4")
+    options = ("--law", "noise_floor", "--form", "loglog_table", "--target-loss", "2.7,2.55,2.4")
     assert run("fit", folder, *options, "-o", path) == 0
     table = read_law_file(path).table
     assert table is not None
     assert len(table.d) == 3
     layout = ("--micro-batch", "1", "--seq-length", "1024", "--dp", "4", "--params", "1e8")
     words = ("--tokens", "6e8", "--interval", "2e8", "--momentum", "1", "--initial", "16384")
-    assert run("schedule", "--law", path, *words, *layout) == 0
+    assert run("schedule", "--law-file", path, *words, *layout) == 0
     assert "16_384" in capsys.readouterr().out
 
 
@@ -174,7 +173,7 @@ def test_what_logs_cannot_give_is_said(
         fit_logs(logs, "wsd", Naming("x"), LogOptions(n_kind="active"))
     with pytest.raises(FitError, match=r"1 \(65,536 tokens\).*at least 4.*run 5 more.*wsd 6"):
         fit_logs(load_runs(folder / "b65536-s0", cache=False), "wsd", Naming("x"))
-    with pytest.raises(FitError, match=r"lie between losses of .*--targets 8"):
+    with pytest.raises(FitError, match=r"lie between losses of .*--target-loss 8"):
         fit_logs(logs, "wsd", Naming("x"), LogOptions(targets=(1.0,)))
     assert run("fit") == 7
     assert "names no table and no logs" in capsys.readouterr().err
@@ -182,7 +181,7 @@ def test_what_logs_cannot_give_is_said(
     assert "two_power" in capsys.readouterr().out
     assert run("fit", folder, "--law", "wsd", "-o", "law.csv") == 7
     assert ".json" in capsys.readouterr().err
-    assert run("fit", folder, "--targets", "low") == 7
+    assert run("fit", folder, "--target-loss", "low") == 2
     assert run("fit", folder / "nowhere") == 3
 
 
@@ -262,23 +261,12 @@ def test_training_losses_where_evaluations_are_sparse(tmp_path: Path) -> None:
 
 def test_points_of_logs_for_any_law(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "points.csv"
-    assert run("fit", folder, "--targets", "2.6,2.4", "--points", path) == 0
+    assert run("fit", folder, "--target-loss", "2.6,2.4", "--points", path) == 0
     points = pl.read_csv(path)
     assert set(points["target_loss"]) == {2.6, 2.4}
     assert points["E"].to_list() == pytest.approx((points["S"] * points["B"]).to_list())
     assert run("fit", path, "--law", "classic", "--group", "target_loss", "--x", "S") == 0
     assert run("fit", folder, "--points", tmp_path / "points.txt") == 7
-
-
-def test_options_of_the_command_line() -> None:
-    assert parse_targets("6") == 6
-    assert parse_targets("3.4,3.2") == [3.4, 3.2]
-    assert (parse_window("2%").kind, parse_window("2%").size) == ("log", 0.02)
-    assert (parse_window("2M").kind, parse_window("2M").size) == ("tokens", 2_000_000)
-    assert parse_window("none").kind == "none"
-    for text in ("five", "-1%", "1.5e"):
-        with pytest.raises(FitError):
-            parse_window(text)
 
 
 def test_a_rate_law_needs_rates(logs: RunTable) -> None:

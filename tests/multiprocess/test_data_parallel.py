@@ -97,7 +97,7 @@ def step_gradients(rank: int, world_size: int, moe: bool, layout: dict) -> dict:
         loaded,
         batch_tokens=SEQUENCES * LENGTH,
         objective=Objective(0.05, 0.01, LENGTH) if moe else Objective(),
-        signalled=rank == world_size - 1 and world_size > 1,
+        signalled=lambda: rank == world_size - 1 and world_size > 1,
     )
     return {
         "gradients": gather_full(model, mesh, gradient),

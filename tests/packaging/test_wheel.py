@@ -82,7 +82,7 @@ def test_an_installed_package_finds_models_laws_and_studies(built: Path, tmp_pat
     assert size["config"]["num_hidden_layers"] == 36
     asked = ("recommend", "--model", "models/qwen3-8b.yaml", "--tokens", "1T", "--json")
     plain = json.loads(megascale(built, tmp_path, *asked))
-    with_law = json.loads(megascale(built, tmp_path, *asked, "--law", "step-law"))
+    with_law = json.loads(megascale(built, tmp_path, *asked, "--law-file", "step-law"))
     assert plain != with_law
     plan = json.loads(megascale(built, tmp_path, "sweep", "batch_size", "--dry-run", "--json"))
     assert len(plan["runs"]) > 1

@@ -149,7 +149,7 @@ def test_command_json_and_file(tmp_path: Path) -> None:
 
 def test_command_follows_a_law_and_carries_its_interval(repository: Path) -> None:
     law = str(repository / "configs/laws/step-law.json")
-    words = ("--law", law, "--tokens", "80B", "--interval", "20B", "--initial", "256Ki")
+    words = ("--law-file", law, "--tokens", "80B", "--interval", "20B", "--initial", "256Ki")
     found = json.loads(run(*words, "--momentum", "0.5", "--dp", "4", "--json"))
     segments = found["segments"]
     assert segments[0]["batch_band_tokens"] is None
@@ -167,7 +167,7 @@ def test_command_follows_a_law_and_carries_its_interval(repository: Path) -> Non
     ("words", "said"),
     [
         (("--tokens", "1B"), "exactly one of"),
-        (("--table", "0:2M", "--law", "x", "--tokens", "1B"), "exactly one of"),
+        (("--table", "0:2M", "--law-file", "x", "--tokens", "1B"), "exactly one of"),
         (("--table", "0:2M"), "--tokens"),
         (("--table", "0:2M", "--tokens", "1B", "-o", "x"), "give --export"),
         (("--table", "0:2M", "--tokens", "1B", "--export", "yaml", "--decay", "1M"), "--lr"),

@@ -15,9 +15,9 @@ import pytest
 
 from megascale.errors import RunError
 from megascale.formats.run_log import read_run
-from megascale.sweep.progress import Progress, check_same_run, read_progress
+from megascale.sweep.progress import LoggedProgress, check_same_run, read_progress
 from megascale.sweep.runner import share_cores, usable_cores
-from megascale.train.checks import saved_form
+from megascale.train.rundir import saved_form
 from tests.sweep.small_study import write_study
 from tests.sweep.test_study import runs_of
 
@@ -27,7 +27,7 @@ TIMEOUT = 240
 def start(study: Path, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "megascale", "sweep", str(study), "-o", out(study)]
     return subprocess.Popen(
-        [*command, "--workers", "2", *words],
+        [*command, "--jobs", "2", *words],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -197,7 +197,7 @@ def test_a_directory_with_another_run_is_refused(tmp_path):
 
 
 def test_progress_is_read_from_the_end_of_a_log_even_of_a_torn_one(tmp_path):
-    assert read_progress(tmp_path) == Progress()
+    assert read_progress(tmp_path) == LoggedProgress()
     lines = [json.dumps({"schema": "megascale.run/1"})]
     lines += [json.dumps({"tokens": n, "loss": "nan", "filler": "x" * 200}) for n in range(500)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"tokens": 500, "lo')
@@ -206,12 +206,12 @@ def test_progress_is_read_from_the_end_of_a_log_even_of_a_torn_one(tmp_path):
     assert found.loss != found.loss
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5])
-def test_workers_share_the_cores(workers):
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_jobs_share_the_cores(jobs):
     cores = usable_cores()
-    shares = share_cores(workers)
-    assert len(shares) == workers
+    shares = share_cores(jobs)
+    assert len(shares) == jobs
     assert all(shares)
     assert {core for share in shares for core in share} <= set(cores)
-    if workers <= len(cores):  # no core twice
+    if jobs <= len(cores):  # no core twice
         assert sum(len(share) for share in shares) == len({c for s in shares for c in s})

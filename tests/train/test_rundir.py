@@ -22,7 +22,7 @@ CONFIG = {
     "parallel": {"data": 1},
     "lr": {"peak": 0.01},
 }
-IDENTITY = {"tokenizer": "aaa", "corpus": "bbb"}
+IDENTITY = {"tokenizer": "aaa"}
 
 
 def changed(**sections):
@@ -136,8 +136,8 @@ def test_another_run_is_refused_and_nothing_changes(tmp_path, change, named):
         assert begin(directory, changed(**change), allow_changed=[key]) != []
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "corpus"])
-def test_changed_fingerprint_is_refused_by_name(tmp_path, name):
+def test_changed_fingerprint_is_refused_by_name(tmp_path):
+    name = "tokenizer"
     other = IDENTITY | {name: "zzz"}
     with RunDirectory(tmp_path) as directory:
         begin(directory)
@@ -184,3 +184,46 @@ def test_durable_write_replaces_or_leaves(tmp_path):
 
 def test_flatten_leaves_lists_whole_and_drops_nothing_but_none():
     assert flatten({"a": {"b": [1, 2], "c": None}, "d": 0}) == {"a.b": [1, 2], "d": 0}
+
+
+def test_a_run_begun_before_a_key_existed_goes_on(tmp_path, repository):
+    """Keys that came later stand at their defaults; another value than that is a change."""
+    from megascale.config import dump_yaml, load_config
+    from megascale.train.rundir import saved_form
+
+    config = load_config(repository / "configs" / "quickstart.yaml")
+    saved = saved_form(config)
+    earlier = {**saved, "data": {**saved["data"]}, "optimizer": {**saved["optimizer"]}}
+    del earlier["data"]["validation_seed"], earlier["data"]["mask_documents"]
+    del earlier["optimizer"]["eps"]
+
+    def start(form, directory):
+        return directory.begin(
+            config=form, config_yaml=dump_yaml(config), digest="", identity=IDENTITY
+        )
+
+    with RunDirectory(tmp_path) as directory:
+        assert start(earlier, directory) == []
+        assert start(saved, directory) == []
+        other = {**saved, "optimizer": {**saved["optimizer"], "eps": 1e-6}}
+        with pytest.raises(RunError, match=r"optimizer\.eps: 1e-08 -> 1e-06"):
+            start(other, directory)
+    gone = {**saved, "train": {**saved["train"], "no_longer": 1}}
+    (tmp_path / "gone").mkdir()
+    with RunDirectory(tmp_path / "gone") as directory:
+        start(gone, directory)
+        with pytest.raises(RunError, match=r"train\.no_longer: 1 -> None"):
+            start(saved, directory)
+
+
+def test_checkpoints_of_a_model_from_before_a_key_existed_are_of_the_same_model(repository):
+    from megascale.errors import CheckpointError
+    from megascale.model.config import read_model_config
+    from megascale.train.checkpoint import check_same_model
+
+    preset = repository / "configs" / "models" / "nano-moe.yaml"
+    model = read_model_config(preset).model_dump(mode="json")
+    earlier = {key: value for key, value in model.items() if key != "shared_expert_gate"}
+    check_same_model("checkpoint", earlier, model)
+    with pytest.raises(CheckpointError, match=r"model\.hidden_size"):
+        check_same_model("checkpoint", earlier, model | {"hidden_size": 32})

@@ -12,7 +12,7 @@ import pytest
 from megascale.train.signals import SignalFlags
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_first_signal_is_remembered_and_handlers_come_back(number):
     before = signal.getsignal(number)
     with SignalFlags() as flags:

@@ -17,9 +17,11 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.crossings import by_batch, by_setting
-from megascale.curves.curve import Array, Curve, mean_curve
+from megascale.arrays import Array
+from megascale.curves.crossing import by_batch, by_setting
+from megascale.curves.curve import Curve, mean_curve
 from megascale.errors import FitError
+from megascale.fitting.status import FLAG_TEXT, Flag
 from megascale.laws.batch.tokens_steps import TokensStepsFits
 from megascale.laws.power import PowerLaw, exponents_of, fit_power
 
@@ -82,13 +84,18 @@ def optimal_batches(
         known = len(values) >= replicates / 2
         error = float(values.std()) if known else float("nan")
         reason = ""
-        if not fits.result.converged[g]:
+        flags = int(fits.result.flags[g])
+        if not fits.result.solved[g]:
             reason = "the fit did not converge"
         elif not inside[g]:
             own = slice(fits.offsets[g], fits.offsets[g + 1])
             fewest = run[own][np.argmin(spent[own])]
             below = fewest == run[own].min() or best["B_opt"][g] <= run[own].min()
             reason = f"{OUTSIDE}, {BELOW if below else ABOVE}"
+        elif flags & (Flag.NEVER_REACHED | Flag.ABOVE_NOISE):
+            reason = "; ".join(
+                FLAG_TEXT[f] for f in (Flag.NEVER_REACHED, Flag.ABOVE_NOISE) if f & flags
+            )
         elif not known or error > WIDEST_LOG_ERROR:
             reason = "the best batch is not determined"
         low, high = np.exp(np.percentile(values, [tail, 100 - tail])) if known else (np.nan, np.nan)

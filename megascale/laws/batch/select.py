@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.formats.tokens_to_loss import tokens_at_batch
 from megascale.laws.batch.tokens_steps import (
     LAW_PARAMETERS,
@@ -121,7 +121,7 @@ def _verdict(fits: TokensStepsFits) -> Verdict:
         held_out=_rms(held),
         held_out_ends=_rms(ends),
         unreachable=unreachable,
-        failed=failed + int((~fits.result.converged).sum()),
+        failed=failed + int((~fits.result.solved).sum()),
     )
 
 
@@ -167,7 +167,7 @@ def leave_one_batch_out(points: pl.DataFrame, law: str) -> tuple[Array, Array, i
     ends: list[float] = []
     unreachable = 0
     for problem, (rows, at_end) in enumerate(left):
-        if not result.converged[problem]:
+        if not result.solved[problem]:
             continue
         params = {name: value[problem] for name, value in result.params.items()}
         expected = tokens_at_batch(law, params, batch[rows])
@@ -175,7 +175,7 @@ def leave_one_batch_out(points: pl.DataFrame, law: str) -> tuple[Array, Array, i
         unreachable += int((~reached).sum())
         errors = np.log(tokens[rows][reached] / expected[reached])
         (ends if at_end else inner).extend(errors.tolist())
-    return np.array(inner), np.array(ends), unreachable, int((~result.converged).sum())
+    return np.array(inner), np.array(ends), unreachable, int((~result.solved).sum())
 
 
 def refute_classic(points: pl.DataFrame, sigma: float) -> list[tuple[float | None, float]]:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
-from megascale.fitting.status import describe, flag_words
+from megascale.fitting.status import flag_words, status_words
 from megascale.formats.law_file import TOKENS_STEPS_PARAMETERS
 from megascale.formats.tokens_to_loss import tokens_at_batch
 
@@ -107,23 +107,28 @@ class TokensStepsFits:
         and larger. Targets cut from one curve share its errors: those of a run correlate by
         exp(-|log E1/E2| / log 2), the reach of the local fits. NaN where a replicate's fit failed.
         """
+        _, result = self.refits(count, seed=seed)
+        values = _optimum(self.law, result)
+        return {
+            name: np.where(result.solved, value, np.nan).reshape(count, len(self.groups))
+            for name, value in values.items()
+        }
+
+    def refits(self, count: int, *, seed: int = 0) -> tuple[Array, fitting.FitResult]:
+        """Tokens of every point in `count` replicates, as `replicates` draws them, and their fits.
+
+        Returns:
+            (count, points) tokens, and a result of count x groups problems, replicates outermost.
+        """
         sizes = np.diff(self.offsets)
         log_tokens = np.log(self.points["tokens"].to_numpy())
         expected = log_tokens - np.nan_to_num(self.log_residuals())
         freedom = np.maximum(sizes - self.result.free_params, 1)
         error = np.repeat(self.result.rms * np.sqrt(sizes / freedom), sizes)
-        if "log_error" in self.points.columns:
-            own = self.points["log_error"].cast(pl.Float64).fill_null(0.0).fill_nan(0.0)
-            error = np.maximum(error, own.to_numpy())
-        draws = np.empty((count, len(expected)))
-        rng = np.random.default_rng(seed)
-        owner = _owners(self.points)
-        for run in range(int(owner.max()) + 1):
-            rows = np.flatnonzero(owner == run)
-            distance = np.abs(expected[rows][:, None] - expected[rows][None, :])
-            root = np.linalg.cholesky(np.exp(-distance / CORRELATED) + 1e-9 * np.eye(len(rows)))
-            draws[:, rows] = rng.standard_normal((count, len(rows))) @ root.T
-        tokens = np.exp(expected + error * draws)
+        tokens = np.exp(
+            expected
+            + error_of_points(self.points, error) * run_draws(self.points, expected, count, seed)
+        )
         result = fitting.fit(
             self.law,
             (tokens / self.points["batch_tokens"].to_numpy()).ravel(),
@@ -131,11 +136,7 @@ class TokensStepsFits:
             offsets=np.concatenate([[0], np.cumsum(np.tile(sizes, count))]),
             errors="status",
         )
-        values = _optimum(self.law, result)
-        return {
-            name: np.where(result.converged, value, np.nan).reshape(count, len(sizes))
-            for name, value in values.items()
-        }
+        return tokens, result
 
     def table(self) -> pl.DataFrame:
         """One row a group: optimum with intervals, rms of log E, status, weak parameters."""
@@ -159,11 +160,38 @@ class TokensStepsFits:
                 row[f"{name}_high"] = None if limits is None else float(limits[1][g])
             row["rms"] = float(self.result.rms[g])
             row["bracketed"] = bool(inside[g])
-            row["status"] = describe(self.result.status[g])
+            row["status"] = status_words(self.result.status[g])
             row["weak"] = ", ".join(self.result.weak(g))
             row["flags"] = ", ".join(flag_words(self.result.flags[g]))
             rows.append(row)
         return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def error_of_points(points: pl.DataFrame, least: Array) -> Array:
+    """Standard error of log E of every point: its own where it is known and larger than `least`."""
+    if "log_error" not in points.columns:
+        return least
+    own = points["log_error"].cast(pl.Float64).fill_null(0.0).fill_nan(0.0)
+    return np.maximum(least, own.to_numpy())
+
+
+def run_draws(points: pl.DataFrame, log_tokens: Array, count: int, seed: int) -> Array:
+    """(count, points) standard normal draws; targets cut from one run's curve share its errors.
+
+    Args:
+        points: as `sort_points` gives them.
+        log_tokens: of every point; those of a run correlate by exp(-|difference| / log 2).
+        count, seed: of the draws.
+    """
+    draws = np.empty((count, len(log_tokens)))
+    rng = np.random.default_rng(seed)
+    owner = _owners(points)
+    for run in range(int(owner.max()) + 1):
+        rows = np.flatnonzero(owner == run)
+        distance = np.abs(log_tokens[rows][:, None] - log_tokens[rows][None, :])
+        root = np.linalg.cholesky(np.exp(-distance / CORRELATED) + 1e-9 * np.eye(len(rows)))
+        draws[:, rows] = rng.standard_normal((count, len(rows))) @ root.T
+    return draws
 
 
 def sort_points(points: pl.DataFrame) -> pl.DataFrame:

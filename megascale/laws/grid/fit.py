@@ -19,15 +19,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError, UserError
 from megascale.formats.law_file import LawFile
 from megascale.laws.audit import holdouts
-from megascale.laws.grid.cells import fit_cells
+from megascale.laws.grid.cells import cell_quadratics, fit_cells
 from megascale.laws.grid.regret import mean_regret, published_regret
 from megascale.laws.law_files import Naming, power_law_file
 from megascale.laws.learning_rate import CELL, near_optimal
-from megascale.laws.planner import Plan, plan_runs
+from megascale.laws.planner import Plan, plan_next_runs
 from megascale.laws.power import PowerLaw, fit_power
 
 Method = Literal["near_optimal", "quadratic", "search_factor"]
@@ -98,6 +98,8 @@ class GridFit:
     Attributes:
         table: the runs.
         cells: as `fit_cells` gives them.
+        quadratics: of every cell, as `cell_quadratics` gives them; None where the table lacks a
+            column.
         methods: by name.
         published: regret of every publication, as `regret.published_regret` gives it.
         doubts: what speaks against the laws, in words.
@@ -105,6 +107,7 @@ class GridFit:
 
     table: pl.DataFrame
     cells: pl.DataFrame
+    quadratics: dict[tuple[float, float], dict[str, Any] | None] | None
     methods: dict[Method, MethodFit]
     published: list[dict[str, Any]]
     doubts: list[str]
@@ -139,7 +142,8 @@ def fit_grid(
         FitError: no cell has three learning rates or three batches.
     """
     columns = [name for name in COLUMNS if name in table.columns]
-    cells = fit_cells(table)
+    quadratics = cell_quadratics(table) if len(columns) == len(COLUMNS) else None
+    cells = fit_cells(table, quadratics)
     methods: dict[Method, MethodFit] = {}
     for method in METHODS:
         if method == "quadratic" and len(columns) < 2:
@@ -164,7 +168,9 @@ def fit_grid(
             mean_regret(table, predictor(fitted), list(fitted)) if fitted else None,
             _held_out(table, cells, points) if fitted else [],
         )
-    return GridFit(table, cells, methods, published_regret(table), _doubts(cells, columns))
+    return GridFit(
+        table, cells, quadratics, methods, published_regret(table), _doubts(cells, columns)
+    )
 
 
 def predictor(laws: dict[str, PowerLaw]) -> Any:
@@ -200,8 +206,12 @@ def _fit(points: pl.DataFrame, column: str) -> PowerLaw:
         one = float(points["tokens"][0])
         rule = f"all cells with a best {name} have this D: a law of D needs two at least"
         raise FitError.of("tokens", one, rule)
-    n = points["n_params"].to_numpy() if with_n else None
-    return fit_power(points[column].to_numpy(), points["tokens"].to_numpy(), n)
+    sizes = points["n_params"].to_numpy()
+    law = fit_power(
+        points[column].to_numpy(), points["tokens"].to_numpy(), sizes if with_n else None
+    )
+    # A law without N is one of the sizes it was fitted to, and of no others.
+    return replace(law, n_range=(float(sizes.min()), float(sizes.max())))
 
 
 def _bootstrap(
@@ -258,6 +268,12 @@ def _held_out(
 
 def _doubts(cells: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     out = []
+    sizes = cells["n_params"].unique().to_list()
+    if len(sizes) == 1 and "lr" in columns:
+        out.append(
+            f"every run has N = {sizes[0]:.4g}: the law of the learning rate is of D alone, and "
+            "holds at that N"
+        )
     for column in columns:
         name = {"lr": "learning rate", "batch_tokens": "batch"}[column]
         ends = cells[f"{column}_edge"]
@@ -311,7 +327,7 @@ def next_runs(
         spent = 6 * float((fit.table["n_params"] * fit.table["tokens"]).sum())
         cheapest = min(6 * n * d * 5 for n, d in candidates)
         budget_flops = max(PLAN_SHARE * spent, cheapest)
-    return plan_runs(
+    return plan_next_runs(
         law, points, candidates, budget_flops=budget_flops, target=target, most=PLAN_CELLS
     )
 

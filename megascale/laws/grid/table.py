@@ -1,85 +1,20 @@
-"""Tables of final losses over learning rate and batch: their columns, and the quadratic of a cell.
+"""Tables of final losses over learning rate and batch: their columns.
 
-A cell is all runs of one (N, D). Near its optimum the loss is quadratic in the logarithms,
-L = L_min + c_ee x^2 + c_eb x y + c_bb y^2 with x = log(eta / eta_opt), y = log(B / B_opt).
+A cell is all runs of one (N, D).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
-import numpy as np
 import polars as pl
 
-from megascale import fitting
 from megascale.errors import FitError
+from megascale.laws.grid.sizes import SIZES, Sized, choose_size
+from megascale.laws.law_files import NKind
 from megascale.laws.learning_rate import CELL
-
-SEQUENCE_OF_BS = 2048
-"""Tokens of a sequence where a grid counts its batch in sequences and nothing says otherwise."""
-GRID_COLUMNS: dict[str, tuple[str, ...]] = {
-    "n_params": ("n_params", "N", "params"),
-    "tokens": ("tokens", "D", "d_tokens"),
-    "lr": ("lr", "learning_rate", "peak_lr", "eta"),
-    "batch_tokens": ("batch_tokens", "B_tokens"),
-    "batch_samples": ("batch_samples", "bs", "batch_size"),
-    "loss": ("smooth loss", "smooth_loss", "loss", "final_loss"),
-}
-"""Our column -> what tables call it, the first that is there."""
-ALSO_OURS = {"batch": "batch_tokens", "B": "batch_tokens"}
-"""Further names of ours in `--columns OUR=THEIRS`; as names of a table they say no unit."""
-REACH = 4.0
-NEAR = 0.01
-MIN_POINTS = 12
-"""The quadratic takes runs within this factor of the best learning rate and batch and within this
-share of the lowest loss, and at least so many where there are so many."""
-LEAST_POINTS = 8
-"""Six coefficients and two degrees of freedom."""
-CLOUD_POINTS = 150
-
-
-def grid_names(names: Sequence[str], columns: Sequence[tuple[str, str]] = ()) -> dict[str, str]:
-    """Our column -> the table's, for those that are there.
-
-    Args:
-        names: of the table's columns.
-        columns: (ours, theirs) pairs that were stated; ours by any of its names.
-
-    Raises:
-        FitError: a stated column is not one of ours, or not in the table.
-    """
-    ours_of = {alias: ours for ours, known in GRID_COLUMNS.items() for alias in known} | ALSO_OURS
-    found = {
-        ours: next(name for name in known if name in names)
-        for ours, known in GRID_COLUMNS.items()
-        if set(known) & set(names)
-    }
-    for ours, theirs in columns:
-        if ours not in ours_of:
-            rule = "is not a column of a grid"
-            raise FitError.of("--columns", ours, rule, [*GRID_COLUMNS])
-        if theirs not in names:
-            rule = "is not a column of the table"
-            raise FitError.of("--columns", f"{ours}={theirs}", rule, list(names))
-        if ours_of[ours].startswith("batch_"):
-            found.pop("batch_tokens", None)
-            found.pop("batch_samples", None)
-        found[ours_of[ours]] = theirs
-    return found
-
-
-def is_grid(frame: pl.DataFrame, columns: Sequence[tuple[str, str]] = ()) -> bool:
-    """Whether a table holds final losses: N, D, a loss, a rate or a batch, and one row a run."""
-    names = frame.columns
-    if "step" in names or ("run" in names and frame["run"].n_unique() < len(frame)):
-        return False
-    try:
-        has = set(grid_names(names, columns))
-    except FitError:
-        return False
-    whole = {"n_params", "tokens", "loss"} <= has
-    return whole and bool(has & {"lr", "batch_tokens", "batch_samples"})
+from megascale.runs.measured import grid_rows
 
 
 def grid_table(
@@ -88,45 +23,45 @@ def grid_table(
     *,
     columns: Sequence[tuple[str, str]] = (),
     seq_length: int | None = None,
+    loss: str = "auto",
+    constant: Mapping[str, float] | None = None,
     needs: Sequence[str] = ("lr", "batch_tokens"),
-) -> tuple[pl.DataFrame, list[str]]:
-    """A table of final losses under our names; runs of one setting (seeds) are averaged.
+    n_kind: NKind | Literal["any"] | None = None,
+    hold: Mapping[str, float] | None = None,
+) -> tuple[pl.DataFrame, list[str], Sized]:
+    """Return a table of final losses under our names; runs of one setting (seeds) are averaged.
 
     Args:
         frame: one row a run.
         name: of the table, for messages.
         columns: (ours, theirs) pairs that were stated.
         seq_length: tokens of a sequence, for batches in sequences.
+        loss: which losses: "auto", "train" or "validation".
+        constant: n_params or tokens of all runs, where the table does not say.
         needs: which of lr and batch_tokens it must have; the other is kept where it is there.
+        n_kind, hold: as `sizes.choose_size` takes them; "any" takes the total size, or the active
+            one where that varies beneath the total one.
 
     Returns:
-        n_params, tokens, lr and batch_tokens as they are there, loss (nats), all positive; and
-        what the reader should know, in words.
+        n_params, tokens, lr and batch_tokens as they are there, loss (nats), all positive; what
+        the reader should know, in words; and which size n_params is.
 
     Raises:
-        FitError: a column is missing, or no row has all of them finite and positive.
+        FitError: a column is missing, or no row has all of them finite and positive; and those of
+            `sizes.choose_size`.
     """
-    names = grid_names(frame.columns, columns)
-    notes = []
-    chosen = [
-        pl.col(theirs).cast(pl.Float64, strict=False).alias(ours) for ours, theirs in names.items()
-    ]
-    table = frame.select(chosen)
-    if "batch_tokens" not in names and "batch_samples" in names:
-        length = seq_length or SEQUENCE_OF_BS
-        table = table.with_columns(batch_tokens=pl.col("batch_samples") * length)
-        if seq_length is None:
-            notes.append(
-                f"{name}: batches taken as sequences of {length} tokens; --seq-length says "
-                "otherwise"
-            )
-    for ours in (*CELL, *needs, "loss"):
-        if ours not in table.columns:
-            known = [*GRID_COLUMNS[ours]]
-            if ours == "batch_tokens":
-                known += [f"{alias} (in sequences)" for alias in GRID_COLUMNS["batch_samples"]]
-            rule = f"has no column for {ours}; name it with --columns {ours}=NAME"
-            raise FitError.of("grid", name, rule, known)
+    table, notes = grid_rows(
+        frame,
+        name,
+        stated=columns,
+        seq_length=seq_length,
+        loss=loss,
+        constant=constant,
+        needs=needs,
+    )
+    sized = _sized(table, n_kind, hold)
+    table = sized.table
+    notes += [f"{name}: {note}" for note in sized.notes]
     settings = [*CELL, *(c for c in ("lr", "batch_tokens") if c in table.columns)]
     used = [*settings, "loss"]
     kept = table.select(used).filter(
@@ -139,78 +74,18 @@ def grid_table(
             f"{name}: {len(table) - len(kept)} of {len(table)} runs left out, without a finite "
             f"positive {', '.join(used)}"
         )
-    rivals = [alias for alias in GRID_COLUMNS["loss"] if alias in frame.columns]
-    if len(rivals) > 1 and not any(ours in GRID_COLUMNS["loss"] for ours, _ in columns):
-        notes.append(f"{name}: the loss is column {names['loss']!r}, not {rivals[1]!r}")
     averaged = kept.group_by(settings, maintain_order=True).agg(pl.col("loss").mean())
-    return averaged.select(used), notes
+    return averaged.select(used), notes, sized
 
 
-def cell_quadratic(lr: Any, batch: Any, loss: Any, replicates: int) -> dict[str, Any] | None:
-    """The local quadratic in (log LR, log B) of one cell.
-
-    Args:
-        lr, batch, loss: (runs,) arrays; the batch in tokens.
-        replicates: bootstrap over runs, for how sure convexity and the optimum are.
-
-    Returns:
-        L_min, eta_opt, B_opt, c_ee, c_eb, c_bb; points, rms; convex, the share of replicates that
-        are, and whether the optimum lies inside the grid; log_error of eta_opt and B_opt from the
-        convex replicates; a cloud of their optima. None where fewer than eight runs are near.
-    """
-    at = int(np.argmin(loss))
-    near = (np.abs(np.log(lr / lr[at])) <= np.log(REACH) + 1e-9) & (
-        np.abs(np.log(batch / batch[at])) <= np.log(REACH) + 1e-9
-    )
-    if near.sum() < LEAST_POINTS:
-        return None
-    enough = np.sort(loss[near])[min(MIN_POINTS, int(near.sum())) - 1]
-    near &= loss <= max(loss[at] * (1 + NEAR), enough)
-    result = fitting.fit(
-        "log_quadratic",
-        np.stack([lr[near], batch[near]]),
-        loss[near],
-        bootstrap="pairs",
-        replicates=replicates,
-        errors="status",
-    )
-    value = {name: float(result[name][0]) for name in result.params}
-    draws = None if result.bootstrap is None else result.bootstrap[0]
-    convex = None
-    cloud: dict[str, list[float]] = {"lr": [], "batch_tokens": []}
-    log_error = {"lr": float("nan"), "batch_tokens": float("nan")}
-    if draws is not None:
-        column = {name: draws[:, i] for i, name in enumerate(result.names)}
-        definite = _definite(column["c_ee"], column["c_eb"], column["c_bb"])
-        good = np.isfinite(draws).all(axis=1)
-        convex = float(definite[good].mean()) if good.any() else None
-        shown = good & definite
-        for ours, theirs in (("lr", "eta_opt"), ("batch_tokens", "B_opt")):
-            values = column[theirs][shown]
-            cloud[ours] = [float(f"{v:.5g}") for v in values[:CLOUD_POINTS]]
-            if len(values) > 1:
-                log_error[ours] = _spread(np.log(values))
-    definite_now = bool(_definite(value["c_ee"], value["c_eb"], value["c_bb"]))
-    inside = lr.min() <= value["eta_opt"] <= lr.max() and (
-        batch.min() <= value["B_opt"] <= batch.max()
-    )
-    return {
-        **value,
-        "points": int(near.sum()),
-        "rms": float(result.rms[0]),
-        "convex": definite_now,
-        "convex_replicates": convex,
-        "inside": bool(inside),
-        "log_error": log_error,
-        "cloud": cloud,
-    }
-
-
-def _definite(c_ee: Any, c_eb: Any, c_bb: Any) -> Any:
-    return (c_ee > 0) & (4 * c_ee * c_bb > c_eb * c_eb)
-
-
-def _spread(values: Any) -> float:
-    """Half the middle 68 %: a standard deviation that a few flat replicates do not blow up."""
-    low, high = np.quantile(values, [0.1587, 0.8413])
-    return float(high - low) / 2
+def _sized(
+    table: pl.DataFrame, n_kind: NKind | Literal["any"] | None, hold: Mapping[str, float] | None
+) -> Sized:
+    if n_kind != "any":
+        return choose_size(table, n_kind, hold)
+    if not {*SIZES} <= {*table.columns}:
+        return choose_size(table, None, hold)
+    try:
+        return choose_size(table, "total", hold)
+    except FitError:
+        return choose_size(table, "active", hold)

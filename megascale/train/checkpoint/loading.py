@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from pydantic import ValidationError
 from torch.distributed.checkpoint.api import CheckpointException
 
-from megascale.errors import CheckpointError
+from megascale.errors import CheckpointError, ConfigError
+from megascale.model.config import ModelConfig
 from megascale.train.checkpoint.chunks import ChunkLoadPlanner, TensorChunk, group_chunks
 from megascale.train.checkpoint.directory import (
     FORMAT,
@@ -174,6 +177,9 @@ def check_same_model(path: Path, saved: Mapping[str, Any], current: Mapping[str,
     Raises:
         CheckpointError: naming every key that differs, with both values.
     """
+    # Keys that came after the checkpoint stand at their defaults; those that are no more are named.
+    with suppress(ValidationError, ConfigError):
+        saved = ModelConfig.model_validate(dict(saved)).model_dump(mode="json")
     old, new = flatten(saved), flatten(current)
     differing = [
         f"model.{key}: {old.get(key)!r} in the checkpoint, {new.get(key)!r} in the config"

@@ -42,7 +42,7 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from megascale.errors import CheckpointError
+from megascale.errors import CheckpointError, RunError
 from megascale.train.checkpoint.directory import FORMAT, INDEX_FILE, read_json
 
 DTYPE_NAMES = {
@@ -140,6 +140,13 @@ class SafetensorsWriter(StorageWriter):
                 tensor = planner.resolve_data(item)
                 assert isinstance(tensor, torch.Tensor)
                 host = tensor.detach().cpu().contiguous().reshape(-1)
+                if host.is_floating_point() and not torch.isfinite(host).all():
+                    raise RunError.of(
+                        "checkpoint",
+                        str(self._folder),
+                        f"{item.index.fqn} holds a number that is not finite: no checkpoint of it "
+                        "is written, older ones stay",
+                    )
                 block = host.view(torch.uint8).numpy().data
                 file.write(block)
                 digest.update(block)

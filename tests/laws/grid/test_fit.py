@@ -15,7 +15,7 @@ from megascale.errors import EXIT_DONE, EXIT_FIT, FitError
 from megascale.formats.law_file import read_law_file
 from megascale.laws.grid.cells import fit_cells
 from megascale.laws.grid.fit import fit_grid, next_runs
-from megascale.laws.grid.table import grid_names, grid_table, is_grid
+from megascale.laws.grid.table import grid_table
 
 LR, BATCH = (20.0, -0.6, 0.15), (0.3, 0.6)
 SIZES, BUDGETS = (1e8, 2e8, 4e8), (2e9, 8e9, 3.2e10)
@@ -92,7 +92,7 @@ def test_one_command_writes_a_law_that_others_take(
 ) -> None:
     file = tmp_path / "law.json"
     output = {"learning_rate": "peak_lr", "batch": "batch_tokens"}[law]
-    words = ("--optima", "quadratic", "--n-kind", "total", "--target", "1B,100B", "-o", file)
+    words = ("--optima", "quadratic", "--n-kind", "total", "--next-for", "1B,100B", "-o", file)
     assert run("fit", path, "--law", law, *words) == EXIT_DONE
     said = capsys.readouterr().out
     assert "891 runs at 9 (N, D)" in said
@@ -105,7 +105,9 @@ def test_one_command_writes_a_law_that_others_take(
     assert set(made.diagnostics["methods"]) == {"near_optimal", "quadratic", "search_factor"}
     assert len(made.diagnostics["next_runs"]) == 3
     assert [source.path for source in made.inputs] == [str(path)]
-    assert run("recommend", "--params", "5e8", "--tokens", "100e9", "--law", file, "--json") == 0
+    assert (
+        run("recommend", "--params", "5e8", "--tokens", "100e9", "--law-file", file, "--json") == 0
+    )
     table = json.loads(capsys.readouterr().out)["lr" if output == "peak_lr" else "batch"]
     (own,) = [row for row in table["rows"] if row["law"] == "law"]
     assert own["value"] == pytest.approx(wanted, rel=0.15)
@@ -113,7 +115,7 @@ def test_one_command_writes_a_law_that_others_take(
     if law == "batch":
         layout = ("--micro-batch", "1", "--seq-length", "1024", "--dp", "4")
         clock = ("--tokens", "8e9", "--interval", "2e9", "--momentum", "1", "--initial", "65536")
-        assert run("schedule", "--law", file, *clock, *layout) == 0
+        assert run("schedule", "--law-file", file, *clock, *layout) == 0
 
 
 def test_json_is_the_law_file(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -132,30 +134,17 @@ def test_columns_go_by_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[st
     stated = ("--columns", "N=size", "--columns", "loss=final")
     assert run("fit", tmp_path / "grid.csv", *stated, "--seq-length", "1024") == EXIT_DONE
     assert "891 runs" in capsys.readouterr().out
-    said, _ = grid_table(table, "t", columns=[("N", "size"), ("loss", "final")], seq_length=1024)
+    said, _, _ = grid_table(table, "t", columns=[("N", "size"), ("loss", "final")], seq_length=1024)
     assert said.equals(grid_table(grid(), "t")[0])
-    assert grid_names(["B", "bs"], [("batch", "B")]) == {"batch_tokens": "B"}
-    with pytest.raises(FitError, match="hue"):
-        grid_names(["colour"], [("hue", "colour")])
-    with pytest.raises(FitError, match="not a column of the table"):
-        grid_names(["colour"], [("lr", "eta")])
 
 
 def test_seeds_are_averaged_and_diverged_runs_are_told() -> None:
     once = grid()
     twice = pl.concat([once.with_columns(pl.col("loss") + shift) for shift in (-0.01, 0.01)])
     diverged = once.head(1).with_columns(loss=pl.lit(float("nan")))
-    table, notes = grid_table(pl.concat([twice, diverged]), "t")
+    table, notes, _ = grid_table(pl.concat([twice, diverged]), "t")
     assert table["loss"].to_numpy() == pytest.approx(once["loss"].to_numpy())
     assert any("1 of 1783 runs left out" in note for note in notes)
-
-
-def test_logs_and_points_are_no_grids() -> None:
-    assert is_grid(grid())
-    assert is_grid(grid().with_row_index("run"))
-    assert not is_grid(grid().with_columns(run=pl.lit("a")))
-    assert not is_grid(grid().with_row_index("step"))
-    assert not is_grid(grid().drop("n_params"))
 
 
 def test_rates_alone_and_batches_alone(tmp_path: Path) -> None:
@@ -180,7 +169,9 @@ def test_what_cannot_be_fitted_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     table = grid()
     for missing, law in (("lr", "learning_rate"), ("batch_tokens", "batch"), ("loss", "batch")):
         assert refused(path, table.drop(missing), "--law", law) == EXIT_FIT
-        assert f"has no column for {missing}" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "for a table of final losses these columns are missing" in said
+        assert f"missing: {missing} (" in said
     one = table.filter((pl.col("n_params") == 1e8) & (pl.col("tokens") == 8e9))
     assert refused(path, one) == EXIT_FIT
     said = capsys.readouterr()
@@ -200,7 +191,7 @@ def test_what_cannot_be_fitted_is_said(tmp_path: Path, capsys: pytest.CaptureFix
     lone = table.group_by("n_params", "tokens", "lr").agg(pl.col("loss").min())
     assert refused(path, lone, "--optima", "quadratic") == EXIT_FIT
     assert "needs learning rates and batches" in capsys.readouterr().err
-    assert refused(path, table, "--target", "7B") == EXIT_FIT
+    assert refused(path, table, "--next-for", "7B") == EXIT_FIT
     assert "7B,2T" in capsys.readouterr().err
 
 
