@@ -12,7 +12,7 @@ from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.history import Array, History, Pieces, cut
 from megascale.fitting.history_law import CLOCKS, EXCESS, KERNELS, NAMES, HistoryLaw, find_form
-from megascale.fitting.status import Status, describe
+from megascale.fitting.status import Status, status_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ class HistoryFit:
     def summary(self) -> str:
         """A table to read."""
         lines = [
-            f"{self.law.name}: {describe(self.status)}, {self.points} points of "
+            f"{self.law.name}: {status_words(self.status)}, {self.points} points of "
             f"{len(self.residuals)} runs, {len(self.law.free)} free parameters, rms "
             f"{self.rms:.4f} nats, {self.agreeing} of {self.starts} starts agree",
             f"e = LR / {self.scales.lr:g}, B in {self.scales.batch:g} tokens, a at progress "
