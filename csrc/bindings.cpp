@@ -1,85 +1,22 @@
 // Python bindings: flat arrays in, flat arrays out, no policy. The GIL is released while fitting;
 // the calling thread wakes up to notice Ctrl-C and to report progress.
+#include "bindings.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <chrono>
-#include <condition_variable>
-#include <mutex>
-#include <stdexcept>
-#include <thread>
 
 #include "engine.h"
 #if defined(MEGASCALE_CUDA)
 #include "cuda/engine_cuda.h"
 #endif
 
-namespace py = pybind11;
 using megascale::FitJob;
+using namespace megascale::bindings;
 
 namespace {
-
-template <class T>
-using Array = py::array_t<T, py::array::c_style>;
-
-template <class T>
-const T* optional_data(const py::object& value, py::ssize_t size, const char* name) {
-  if (value.is_none()) return nullptr;
-  auto array = value.cast<Array<T>>();
-  if (array.size() != size) throw std::invalid_argument(std::string(name) + " has the wrong size");
-  return array.data();
-}
-
-template <class T>
-Array<T> make(std::vector<py::ssize_t> shape) {
-  return Array<T>(shape);
-}
-
-// Runs `body(progress)` on another thread and waits for it, awake every 50 ms.
-template <class Body>
-void run_interruptible(const py::object& callback, int64_t total, Body body) {
-  megascale::Progress progress;
-  std::mutex lock;
-  std::condition_variable finished;
-  bool done = false;
-  std::exception_ptr failure;
-  std::thread worker([&] {
-    try {
-      body(&progress);
-    } catch (...) {
-      failure = std::current_exception();
-    }
-    const std::lock_guard<std::mutex> hold(lock);
-    done = true;
-    finished.notify_one();
-  });
-  bool interrupted = false;
-  {
-    py::gil_scoped_release release;
-    std::unique_lock<std::mutex> hold(lock);
-    while (!finished.wait_for(hold, std::chrono::milliseconds(50), [&] { return done; })) {
-      hold.unlock();
-      {
-        py::gil_scoped_acquire acquire;
-        try {
-          if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-          if (!callback.is_none()) callback(progress.done.load(), total);
-        } catch (...) {
-          failure = std::current_exception();
-          interrupted = true;
-        }
-      }
-      if (interrupted) progress.cancel = true;
-      hold.lock();
-      if (interrupted) finished.wait(hold, [&] { return done; });
-    }
-  }
-  worker.join();
-  if (failure) std::rethrow_exception(failure);
-  if (!callback.is_none()) callback(total, total);
-}
 
 py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>& offsets,
              const Array<double>& x, const Array<double>& y, const py::object& weights,
@@ -239,6 +176,7 @@ PYBIND11_MODULE(_engine, m) {
         py::arg("groups"), py::arg("device"), py::arg("progress"));
   m.def("laws", &describe_laws);
   m.def("derive", &derive, py::arg("law"), py::arg("params"));
+  bind_histories(m);
   m.def("instruction_set", &megascale::instruction_set);
   m.def("force_instruction_set", &megascale::force_instruction_set);
 #if defined(MEGASCALE_CUDA)

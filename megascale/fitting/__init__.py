@@ -7,7 +7,26 @@
 
 from megascale.fitting.api import fit, fit_frame, use_threads
 from megascale.fitting.catalogue import law_names
+from megascale.fitting.history import History
+from megascale.fitting.history_fit import fit_history
+from megascale.fitting.history_law import FORMS, HistoryLaw
+from megascale.fitting.history_result import HistoryFit, HistoryRun, Scales
 from megascale.fitting.result import FitResult
 from megascale.fitting.status import Flag, Status
 
-__all__ = ["FitResult", "Flag", "Status", "fit", "fit_frame", "law_names", "use_threads"]
+__all__ = [
+    "FORMS",
+    "FitResult",
+    "Flag",
+    "History",
+    "HistoryFit",
+    "HistoryLaw",
+    "HistoryRun",
+    "Scales",
+    "Status",
+    "fit",
+    "fit_frame",
+    "fit_history",
+    "law_names",
+    "use_threads",
+]

@@ -145,7 +145,7 @@ def fit(
             tolerance=tolerance,
             max_iterations=max_iterations,
             seed=seed,
-            threads=_thread_count(threads),
+            threads=thread_count(threads),
             progress=progress,
             raise_on_bad=errors == "raise" or (errors == "auto" and points.single),
         )
@@ -173,7 +173,7 @@ def fit(
         compatibility_grid=starts == "grid",
         tolerance=float(tolerance),
         max_iterations=int(max_iterations),
-        threads=_thread_count(threads),
+        threads=thread_count(threads),
         bootstrap=BOOTSTRAPS[bootstrap],
         replicates=int(replicates),
         seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
@@ -381,7 +381,7 @@ def use_threads(threads: int | None) -> None:
         FitError: not a positive integer.
     """
     global _default_threads
-    _default_threads = None if threads is None else _thread_count(threads)
+    _default_threads = None if threads is None else thread_count(threads)
 
 
 _default_threads: int | None = None
@@ -392,7 +392,12 @@ def run_counts(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return np.array([int(numbers[begin:end].max()) + 1 for begin, end in pairwise(offsets)])
 
 
-def _thread_count(threads: int | None) -> int:
+def thread_count(threads: int | None) -> int:
+    """Threads of a fit: those asked for, those of `use_threads`, or all cores of this process.
+
+    Raises:
+        FitError: not a positive integer.
+    """
     threads = _default_threads if threads is None else threads
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
