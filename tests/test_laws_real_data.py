@@ -105,11 +105,13 @@ def test_step_law_tokens_and_steps(step_law_points: pl.DataFrame) -> None:
     assert verdicts["classic"].pooled_aicc - verdicts["wsd"].pooled_aicc > 100
     assert verdicts["classic"].rms > 10 * verdicts["wsd"].rms
     assert len(selection.classic_refuted) == 11
-    # The smooth laws of four parameters do better than either, by both measures.
+    # The smooth laws of four parameters describe the points best; batches that were left out are
+    # predicted about as well by the piecewise law, now that its optimum is found.
     for law in ("two_power", "noise_floor"):
         assert verdicts[law].worst_rms < 0.033
         assert verdicts[law].pooled_aicc < verdicts["wsd"].pooled_aicc - 200
-        assert verdicts[law].held_out < verdicts["wsd"].held_out < verdicts["classic"].held_out
+        assert verdicts[law].held_out < verdicts["classic"].held_out / 3
+    assert verdicts["wsd"].held_out < verdicts["classic"].held_out / 3
 
 
 def test_step_law_best_batch(step_law_points: pl.DataFrame) -> None:

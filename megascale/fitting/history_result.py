@@ -53,7 +53,7 @@ class Scales:
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
+class HistoryBand:
     """Predicted losses in nats, with the interval that the parameters' spread gives (NaN without
     a bootstrap); the form's own error and the jitter of a curve are not in it."""
 
@@ -203,7 +203,7 @@ class HistoryFit:
         low, high = np.nanpercentile(own, [tail, 100 - tail])
         return float(low), float(high)
 
-    def predict(self, history: History, tokens: Any) -> Band:
+    def predict(self, history: History, tokens: Any) -> HistoryBand:
         """Losses of a history, seen or not.
 
         Raises:
@@ -215,10 +215,10 @@ class HistoryFit:
         loss, _ = predict_history(self.law, table, history, at, self.scales)
         if len(good) < 2:
             empty = np.full(len(at), np.nan)
-            return Band(at, loss[0], empty, empty)
+            return HistoryBand(at, loss[0], empty, empty)
         tail = 50 * (1 - self.confidence)
         low, high = np.percentile(loss[1:], [tail, 100 - tail], axis=0)
-        return Band(at, loss[0], low, high)
+        return HistoryBand(at, loss[0], low, high)
 
     def correlation(self) -> Array:
         """Correlations of the free parameters among the bootstrap's replicates, or else by the

@@ -94,7 +94,7 @@ def test_law_takes_n_from_the_model_and_must_give_a_batch(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="gives peak_lr, not a batch"):
         batch_schedule_from_config(config(tmp_path, override), 1)
     path.write_text("{}", encoding="utf-8")
-    with pytest.raises(DataError, match=r"megascale\.law/1"):
+    with pytest.raises(DataError, match=r"megascale\.law/2"):
         batch_schedule_from_config(config(tmp_path, override), 1)
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from megascale.errors import EXIT_CHECKPOINT, CheckpointError
+from megascale.errors import EXIT_CHECKPOINT, CheckpointError, RunError
 from megascale.train.checkpoint import (
     Checkpointer,
     check_same_model,
@@ -73,13 +73,20 @@ def test_round_trip_is_bitwise(tmp_path):
     assert {key: state[key] for key in STATE} == STATE
 
 
-def test_nan_inf_and_negative_zero_keep_their_bits(tmp_path):
-    bits = torch.tensor([0x7FC00001, 0x7F800000, -0x80000000, 1], dtype=torch.int32)
+def test_negative_zero_and_the_smallest_numbers_keep_their_bits(tmp_path):
+    bits = torch.tensor([0x7F7FFFFF, 0x00800000, -0x80000000, 1], dtype=torch.int32)
     odd = bits.view(torch.float32)
     result = save(tmp_path, chunks=[whole("odd", odd)])
     back = torch.zeros(4)
     load_checkpoint(result.path, [whole("odd", back)])
     assert torch.equal(back.view(torch.int32), bits)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_number_that_is_not_finite_is_never_saved(tmp_path, value):
+    with pytest.raises(RunError, match="odd holds a number that is not finite"):
+        save(tmp_path, chunks=[whole("odd", torch.tensor([1.0, value]))])
+    assert not list(tmp_path.glob("step-*"))
 
 
 def test_non_contiguous_and_empty_tensors(tmp_path):

@@ -97,7 +97,7 @@ def test_approach_2_of_chinchilla(shared_data: Path) -> None:
 def test_step_law(shared_data: Path) -> None:
     """The released runs by the released method, and the regret of the printed law."""
     table = shared_data / "steplaw" / "dense_lr_bs_loss.csv"
-    found = fitted(table, "--law", "learning_rate", "--bootstrap", "20")
+    found = fitted(table, "--law", "learning_rate")
     laws = found["diagnostics"]["methods"]["near_optimal"]["laws"]
     assert laws["lr"]["coef"] == pytest.approx(77.7, abs=0.05)
     assert (round(laws["lr"]["a"], 3), round(laws["lr"]["b"], 3)) == (-0.766, 0.197)

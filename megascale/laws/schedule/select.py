@@ -23,7 +23,7 @@ HOLD_OUTS = ("schedule", "decays", "longest")
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
+class HeldOutSchedule:
     """How a form predicts what it was not fitted to.
 
     Attributes:
@@ -45,7 +45,7 @@ class HeldOut:
     fitted_rms: float
 
 
-def decays(history: History) -> bool:
+def has_decay(history: History) -> bool:
     """Whether the learning rate ends below nine tenths of its peak."""
     return bool(history.lr_end[-1] < 0.9 * history.peak)
 
@@ -67,7 +67,7 @@ def folds(runs: Sequence[HistoryRun], kind: HoldOut) -> list[list[int]]:
             same.setdefault(_shape(run.history), []).append(i)
         out = list(same.values())
     elif kind == "decays":
-        out = [[i for i, run in enumerate(runs) if decays(run.history)]]
+        out = [[i for i, run in enumerate(runs) if has_decay(run.history)]]
     else:
         longest = max(run.history.total_tokens for run in runs)
         out = [[i for i, run in enumerate(runs) if run.history.total_tokens > 0.9 * longest]]
@@ -83,7 +83,7 @@ def folds(runs: Sequence[HistoryRun], kind: HoldOut) -> list[list[int]]:
 
 def held_out(
     law: str | HistoryLaw, runs: Sequence[HistoryRun], kind: HoldOut = "schedule", **options: Any
-) -> HeldOut:
+) -> HeldOutSchedule:
     """Fit a form without each fold and predict it.
 
     Args:
@@ -108,7 +108,7 @@ def held_out(
             predicted.append(run.loss[last] + off[last])
             measured.append(run.loss[last])
             squares.append(off**2)
-    return HeldOut(
+    return HeldOutSchedule(
         law=form.name,
         kind=kind,
         ends=ends,
@@ -119,12 +119,12 @@ def held_out(
     )
 
 
-def select(
+def select_history_law(
     laws: Sequence[str | HistoryLaw],
     runs: Sequence[HistoryRun],
     kind: HoldOut = "schedule",
     **options: Any,
-) -> list[HeldOut]:
+) -> list[HeldOutSchedule]:
     """Forms by their error at the ends of runs that were left out, the best first.
 
     Raises:
@@ -133,7 +133,7 @@ def select(
     return sorted((held_out(law, runs, kind, **options) for law in laws), key=_end_error)
 
 
-def _end_error(result: HeldOut) -> float:
+def _end_error(result: HeldOutSchedule) -> float:
     return result.end_error
 
 
