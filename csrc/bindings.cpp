@@ -86,7 +86,8 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
              const py::object& lower, const py::object& upper, const py::object& fixed,
              const py::object& initial, int starts, bool compatibility_grid, double tolerance,
              int max_iterations, int threads, int bootstrap, int replicates, uint64_t seed,
-             const py::object& groups, const std::string& device, const py::object& progress) {
+             const py::object& groups, bool known_noise, bool studentise, const std::string& device,
+             const py::object& progress) {
   const auto& laws = megascale::laws();
   if (law < 0 || law >= static_cast<int>(laws.size())) throw std::invalid_argument("no such law");
   const py::ssize_t P = laws[law].params.size(), X = laws[law].inputs.size();
@@ -125,6 +126,7 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
   job.bootstrap = static_cast<megascale::Bootstrap>(bootstrap);
   job.replicates = replicates;
   job.seed = seed;
+  job.known_noise = known_noise;
 
   py::dict out;
   auto params = make<double>({problems, P});
@@ -139,7 +141,10 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
   const bool boot = job.bootstrap != megascale::Bootstrap::kNone && replicates > 0;
   auto boot_params = make<double>({boot ? problems : 0, boot ? replicates : 0, P});
   auto boot_objective = make<double>({boot ? problems : 0, boot ? replicates : 0});
+  auto boot_covariance = make<double>(
+      {boot && studentise ? problems : 0, boot && studentise ? replicates : 0, P * (P + 1) / 2});
   if (boot) {
+    std::fill_n(boot_covariance.mutable_data(), boot_covariance.size(), NAN);
     std::fill_n(boot_params.mutable_data(), boot_params.size(), py::float_(NAN).cast<double>());
     std::fill_n(boot_objective.mutable_data(), boot_objective.size(), NAN);
   } else {
@@ -160,6 +165,7 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
   job.bad_row = bad_row.mutable_data();
   job.boot_params = boot_params.mutable_data();
   job.boot_objective = boot_objective.mutable_data();
+  if (boot && studentise) job.boot_covariance = boot_covariance.mutable_data();
 
   run_interruptible(progress, problems, [&](megascale::Progress* state) {
     if (device == "cpu") {
@@ -191,6 +197,7 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
   if (boot) {
     out["boot_params"] = boot_params;
     out["boot_objective"] = boot_objective;
+    if (studentise) out["boot_covariance"] = boot_covariance;
   }
   return out;
 }
@@ -234,7 +241,8 @@ PYBIND11_MODULE(_engine, m) {
         py::arg("lower"), py::arg("upper"), py::arg("fixed"), py::arg("initial"), py::arg("starts"),
         py::arg("compatibility_grid"), py::arg("tolerance"), py::arg("max_iterations"),
         py::arg("threads"), py::arg("bootstrap"), py::arg("replicates"), py::arg("seed"),
-        py::arg("groups"), py::arg("device"), py::arg("progress"));
+        py::arg("groups"), py::arg("known_noise") = false, py::arg("studentise") = false,
+        py::arg("device"), py::arg("progress"));
   m.def("laws", &describe_laws);
   m.def("derive", &derive, py::arg("law"), py::arg("params"), py::arg("covariance"));
   m.def("instruction_set", &megascale::instruction_set);

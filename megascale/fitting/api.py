@@ -12,12 +12,25 @@ import numpy as np
 from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.catalogue import RESIDUALS, Law, find_law, laws
+from megascale.fitting.intervals import BY_RUN, RESAMPLED, WILD, least_drawn
+from megascale.fitting.noise import weights_of_sigma
 from megascale.fitting.own_law import fit_callable, parameter_names
 from megascale.fitting.points import Points, collect, from_frame
+from megascale.fitting.refit import EngineJob
 from megascale.fitting.result import FitResult
 from megascale.fitting.status import BAD_INPUT, Status
 
-BOOTSTRAPS = {None: 0, "parametric": 1, "pairs": 2, "runs": 3}
+BOOTSTRAPS = {
+    None: 0,
+    "parametric": 1,
+    "pairs": 2,
+    "runs": 3,
+    "wild": 4,
+    "wild_runs": 5,
+    "studentised": 1,
+}
+STUDENTISED = ("studentised", "wild", "wild_runs")
+"""Bootstraps that keep each replicate's covariance."""
 DEFAULT_DELTA = 1e-3
 DEFAULT_REPLICATES = 1000
 DEFAULT_TOLERANCE = 1e-8
@@ -34,6 +47,8 @@ def fit(
     groups: Any = None,
     residual: str = "auto",
     weights: Any = None,
+    sigma: Any = None,
+    absolute_sigma: bool = False,
     bounds: Bounds | Sequence[Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
     initial: Mapping[str, Any] | Sequence[Any] | None = None,
@@ -68,6 +83,12 @@ def fit(
             "absolute" of (f - y)^2. "ray", for tokens-steps laws, measures along E = B S: log S
             at given B. "auto" takes the law's own: "ray" for tokens-steps laws.
         weights: a non-negative weight a point, multiplying its squared residual (or Huber loss).
+        sigma: standard deviation of each target, or of all, in the unit of y, as in scipy's
+            `curve_fit`: weights of 1 / variance in the fit's residual (sigma / y unless that is
+            absolute). Instead of `weights`.
+        absolute_sigma: whether `sigma` holds as it stands, not only up to a common factor.
+            Errors and intervals then come from it alone, and the result has `chi_squared` and
+            `p_value`.
         bounds: {parameter: (lower, upper)}, numbers or one a problem; None leaves a side open. As
             in scipy, a pair (lower, upper) of numbers, or of one number a parameter in the law's
             order, is taken too.
@@ -79,10 +100,14 @@ def fit(
         delta: where the Huber loss turns linear.
         starts: "auto" searches until starts agree; an integer fixes how many; "grid" is
             Chinchilla's 4,500-start grid (arXiv 2404.10102).
-        bootstrap: None, "parametric" (new noise of the fitted size), "pairs" (points with
-            replacement) or "runs" (whole runs with replacement, `runs` labels the points).
+        bootstrap: None; "parametric" (new noise of the fitted size, itself drawn from what the
+            residuals tell of it), "studentised" (the same, with each replicate's own errors);
+            "wild" (each residual times a random factor: noise of unequal size), "wild_runs" (one
+            factor for all points of a run); "pairs" (points with replacement) or "runs" (whole
+            runs with replacement). `runs` labels the points of both by run. A callable takes
+            parametric, pairs and runs.
         replicates: bootstrap replicates a problem.
-        runs: a label a point for bootstrap="runs".
+        runs: a label a point, for bootstrap="runs" and "wild_runs" and for `influence`.
         confidence: of the intervals the result reports.
         tolerance: stop when the predicted relative decrease of the objective is below it.
         max_iterations: a start's budget; 0 is the solver's own.
@@ -105,9 +130,18 @@ def fit(
     if errors not in ("auto", "raise", "status"):
         raise FitError.of("errors", errors, "must be auto, raise or status", "auto")
     if bootstrap not in BOOTSTRAPS:
-        raise FitError.of("bootstrap", bootstrap, "must be parametric, pairs or runs", "parametric")
-    if bootstrap == "runs" and runs is None:
-        raise FitError.of("bootstrap", "runs", "needs runs, a label a point")
+        legal = ", ".join(str(name) for name in BOOTSTRAPS)
+        raise FitError.of("bootstrap", bootstrap, f"must be one of {legal}", "parametric")
+    if bootstrap in BY_RUN and runs is None:
+        raise FitError.of("bootstrap", bootstrap, "needs runs, a label a point")
+    if bootstrap in STUDENTISED and loss == "huber":
+        raise FitError.of("bootstrap", bootstrap, "is for the squared loss", "parametric")
+    if sigma is None and absolute_sigma:
+        raise FitError.of("absolute_sigma", True, "needs sigma, a standard deviation a point")
+    if sigma is not None and weights is not None:
+        raise FitError.of("sigma", "given with weights", "is another way to weigh: give one")
+    if absolute_sigma and loss == "huber":
+        raise FitError.of("absolute_sigma", True, "is for the squared loss", False)
     if not 0 < tolerance < 1:
         raise FitError.of("tolerance", tolerance, "must lie between 0 and 1", DEFAULT_TOLERANCE)
     if p0 is not None:
@@ -122,7 +156,16 @@ def fit(
         raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
     names = parameter_names(law) if callable(law) else find_law(law, points.x.shape[0]).params
     bounds, initial = _named_bounds(bounds, names), _named_start(initial, names)
+    if sigma is not None:
+        weight = weights_of_sigma(sigma, points, _residual_of(law, residual, points))
+    if bootstrap in BY_RUN or runs is not None:
+        points.rearrange(runs, "runs")
+    drawn = _drawn(points, runs, bootstrap)
+    known_noise = bool(absolute_sigma)
     if callable(law):
+        if bootstrap in STUDENTISED:
+            rule = "is for laws of the engine; a callable takes parametric, pairs or runs"
+            raise FitError.of("bootstrap", bootstrap, rule, "parametric")
         if device == "cuda":
             raise FitError.of("device", "cuda", "a callable is fitted on the CPU", "cpu")
         return fit_callable(
@@ -146,6 +189,8 @@ def fit(
             threads=_thread_count(threads),
             progress=progress,
             raise_on_bad=errors == "raise" or (errors == "auto" and points.single),
+            known_noise=known_noise,
+            drawn=drawn,
         )
     known = find_law(law, points.x.shape[0])
     known = _natural_variant(known, bounds, fixed)
@@ -174,13 +219,27 @@ def fit(
         bootstrap=BOOTSTRAPS[bootstrap],
         replicates=int(replicates),
         seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
-        groups=None if bootstrap != "runs" else _run_numbers(points, runs),
+        groups=None if bootstrap not in BY_RUN else _run_numbers(points, runs),
+        known_noise=known_noise,
+        studentise=bootstrap in STUDENTISED,
         device=_device(device, points.problems, loss, bootstrap, starts),
         progress=progress,
     )
     if errors == "raise" or (errors == "auto" and points.single):
         _raise_on_bad_input(raw, points, known)
+        _refuse_few(raw, drawn, bootstrap, confidence, int(replicates))
     public = known.name if known.name != "wsd_natural" else "wsd"
+    job = EngineJob(
+        law=known.index,
+        natural=laws()["wsd_natural" if public == "wsd" else public].index,
+        residual=kind,
+        lower=boxes["lower"],
+        upper=boxes["upper"],
+        fixed=boxes["fixed"],
+        tolerance=float(tolerance),
+        max_iterations=int(max_iterations),
+        threads=_thread_count(threads),
+    )
     return FitResult.from_engine(
         law=laws()[public],
         residual=kind,
@@ -188,7 +247,16 @@ def fit(
         points=points,
         confidence=confidence,
         weights=weight,
-        settings={"loss": loss, "delta": delta if loss == "huber" else None, "seed": seed},
+        settings={
+            "loss": loss,
+            "delta": delta if loss == "huber" else None,
+            "seed": seed,
+            "bootstrap": bootstrap,
+        },
+        job=job,
+        known_noise=known_noise,
+        drawn=drawn,
+        runs=runs,
     )
 
 
@@ -201,6 +269,7 @@ def fit_frame(
     group: str | list[str] | None = None,
     weights: str | None = None,
     runs: str | None = None,
+    sigma: str | None = None,
     **options: Any,
 ) -> FitResult:
     """`fit` on the columns of a polars frame.
@@ -212,7 +281,8 @@ def fit_frame(
         y: target column.
         group: column or columns whose distinct values make the problems; they label the result.
         weights: column of weights.
-        runs: column naming the run a point came from, for bootstrap="runs".
+        runs: column naming the run a point came from.
+        sigma: column of standard deviations, in the unit of y.
         **options: passed to `fit`.
 
     Raises:
@@ -220,7 +290,7 @@ def fit_frame(
     """
     points, keys = from_frame(frame, x, y, group)
     given: dict[str, Any] = {}
-    for name, column in (("weights", weights), ("runs", runs)):
+    for name, column in (("weights", weights), ("runs", runs), ("sigma", sigma)):
         if column is None:
             continue
         if column not in list(frame.columns):
@@ -304,6 +374,49 @@ def _residual(law: Law, residual: str) -> str:
     if residual in ("relative", "log") and not law.positive_target:
         raise FitError.of("residual", residual, f"{law.name} has targets of any sign", "absolute")
     return residual
+
+
+def _residual_of(law: str | Callable[..., Any], residual: str, points: Points) -> str:
+    if callable(law):
+        return "relative" if residual == "auto" else residual
+    return _residual(find_law(law, points.x.shape[0]), residual)
+
+
+def _drawn(points: Points, runs: Any, bootstrap: str | None) -> np.ndarray | None:
+    """Runs of each problem, where a bootstrap draws runs."""
+    if bootstrap not in BY_RUN:
+        return None
+    numbers = _run_numbers(points, runs)
+    pairs = zip(points.offsets[:-1], points.offsets[1:], strict=True)
+    return np.array([int(numbers[a:b].max(initial=-1)) + 1 for a, b in pairs])
+
+
+def _refuse_few(
+    raw: dict[str, Any],
+    drawn: np.ndarray | None,
+    bootstrap: str | None,
+    confidence: float,
+    replicates: int,
+) -> None:
+    """Refuses bootstraps that too few points, or runs, leave without an interval.
+
+    In a batch whose problems are marked instead, these have limits of NaN.
+    """
+    counts = raw["points"] if drawn is None else drawn
+    what = "points" if drawn is None else "runs"
+    for problem, count in enumerate(counts.tolist()):
+        params = int(raw["free_params"][problem])
+        if bootstrap is None:
+            return
+        if bootstrap in RESAMPLED + WILD:
+            least = least_drawn(bootstrap, params, confidence, replicates)
+        else:
+            least = params + 1
+        if count < least:
+            rule = f"{params} parameters need {least} {what} at least (problem {problem})"
+            enough = int(raw["points"][problem]) > params
+            nearest = "bootstrap='studentised'" if enough else "bootstrap=None"
+            raise FitError.of("bootstrap", f"{bootstrap} of {count} {what}", rule, nearest)
 
 
 def _natural_variant(law: Law, bounds: Bounds | None, fixed: Mapping[str, Any] | None) -> Law:

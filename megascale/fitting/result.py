@@ -14,7 +14,11 @@ from scipy import stats
 from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.catalogue import Law, predict
+from megascale.fitting.curve_intervals import curve_limits
+from megascale.fitting.influence import Influence, leave_one_out
+from megascale.fitting.intervals import limits, usual_kind
 from megascale.fitting.points import Points
+from megascale.fitting.refit import EngineJob
 from megascale.fitting.status import (
     AGAINST,
     FLAG_TEXT,
@@ -45,6 +49,11 @@ class FitResult:
         solver_status: codes of `Status`, what the solver says without a look at the points.
         covariance: (problems, P, P), NaN where there is no freedom.
         bootstrap: (problems, replicates, P) parameters, or None.
+        boot_triangle: (problems, replicates, P (P + 1) / 2) lower triangles of the replicates'
+            covariances, or None where the bootstrap keeps none.
+        known_noise: whether the points' standard deviations were given as absolute.
+        drawn: points, or runs, that a resample of each problem draws.
+        runs: the labels given as `runs`, in the caller's order, or None.
         labels: the group label of every problem, or None.
     """
 
@@ -67,6 +76,11 @@ class FitResult:
         bootstrap_objective: Array | None,
         engine_law: Law | None,
         predictor: Any,
+        boot_triangle: Array | None = None,
+        job: EngineJob | None = None,
+        known_noise: bool = False,
+        drawn: Array | None = None,
+        runs: Any = None,
     ) -> None:
         self.law = law
         self.names = names
@@ -90,9 +104,18 @@ class FitResult:
         self.settings = settings
         self.bootstrap = bootstrap
         self.bootstrap_objective = bootstrap_objective
+        self.boot_triangle = boot_triangle
+        self.job = job
+        self.known_noise = known_noise
+        self.drawn = self.points if drawn is None else drawn
+        self.runs = runs
         self.labels = points.labels
         self.label_names: list[str] = []
         self._triangle = triangle
+        if known_noise:
+            freedom = self.points - self.free_params
+            with np.errstate(divide="ignore", invalid="ignore"):
+                self._triangle = triangle * (freedom / self.objective)[:, None]
         self._points = points
         self._weights = weights
         self._engine_law = engine_law
@@ -109,6 +132,10 @@ class FitResult:
         confidence: float,
         weights: Array | None,
         settings: dict[str, Any],
+        job: EngineJob,
+        known_noise: bool,
+        drawn: Array | None,
+        runs: Any,
     ) -> FitResult:
         """Wraps what `_engine.fit` returned."""
         return cls(
@@ -128,6 +155,11 @@ class FitResult:
             bootstrap_objective=raw.get("boot_objective"),
             engine_law=law,
             predictor=None,
+            boot_triangle=raw.get("boot_covariance"),
+            job=job,
+            known_noise=known_noise,
+            drawn=drawn,
+            runs=runs,
         )
 
     def __len__(self) -> int:
@@ -236,29 +268,147 @@ class FitResult:
         which = self._engine_law.derived.index(name)
         return values[:, which].reshape(self.bootstrap.shape[:2])
 
-    def interval(self, name: str, confidence: float | None = None) -> tuple[Array, Array]:
+    def replicate_errors(self, name: str) -> Array:
+        """(problems, replicates) standard errors of `replicates`, where the fit kept them.
+
+        Raises:
+            FitError: the bootstrap keeps none, or the law has no such quantity.
+        """
+        if self.bootstrap is None or self.boot_triangle is None:
+            rule = "keeps no error of a replicate; studentised, wild and wild_runs do"
+            raise FitError.of("bootstrap", self.settings.get("bootstrap"), rule, "studentised")
+        shape = self.bootstrap.shape[:2]
+        if name in self.params:
+            i = self.names.index(name)
+            with np.errstate(invalid="ignore"):
+                return np.sqrt(self.boot_triangle[:, :, i * (i + 1) // 2 + i])
+        self[name]
+        assert self._engine_law is not None
+        _, errors = _engine.derive(
+            self._engine_law.index,
+            np.ascontiguousarray(self.bootstrap.reshape(-1, len(self.names))),
+            np.ascontiguousarray(self.boot_triangle.reshape(-1, self.boot_triangle.shape[2])),
+        )
+        return errors[:, self._engine_law.derived.index(name)].reshape(shape)
+
+    def quantities(self, values: Array) -> dict[str, Array]:
+        """Parameters and derived quantities of rows of parameters, by name."""
+        out = {name: values[:, i] for i, name in enumerate(self.names)}
+        if self._engine_law is not None and self._engine_law.derived:
+            none = np.zeros((len(values), self._triangle.shape[1]))
+            rows = np.ascontiguousarray(values)
+            derived, _ = _engine.derive(self._engine_law.index, rows, none)
+            out |= {name: derived[:, i] for i, name in enumerate(self._engine_law.derived)}
+        return out
+
+    @property
+    def interval_kind(self) -> str:
+        """The kind of interval that `interval` gives when none is named, and that tables show."""
+        return usual_kind(self)
+
+    def interval(
+        self, name: str, confidence: float | None = None, kind: str | None = None
+    ) -> tuple[Array, Array]:
         """Lower and upper limits of a parameter or derived quantity.
 
-        Percentiles of the bootstrap where there is one. Otherwise Student-t from the covariance,
-        in the logarithm for positive quantities; these cover less than they claim (5 to 9 points
-        at 90 % for tokens-steps laws of 8 to 24 points).
+        Args:
+            name: of the quantity.
+            confidence: default that of the fit.
+            kind: "wald" (Student's t of the standard error, in the logarithm of positive
+                quantities), "percentile" or "studentised" (of the bootstrap), or "profile" (the
+                values of a parameter that the points do not refute: for squared losses, and
+                where an error is 0, infinite or of the wrong shape). None is `interval_kind`:
+                wald without a bootstrap, studentised where replicates have errors, else
+                percentile.
+
+        Returns:
+            Limits, an entry a problem; NaN where nothing can be said: no freedom, too few points
+            for resamples, or a tenth of the replicates failed.
+
+        Raises:
+            FitError: the law has no such quantity, or the fit's options do not give this kind.
         """
         level = self.confidence if confidence is None else confidence
-        if self.bootstrap is not None:
-            tail = 50 * (1 - level)
-            values = self.replicates(name)
-            with np.errstate(invalid="ignore"):
-                low, high = _percentiles(values, tail)
-            return low, high
-        value, error = self[name], self.errors[name]
-        freedom = np.maximum(self.points - self.free_params, 1)
-        reach = stats.t.ppf(0.5 + level / 2, freedom)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            ratio = np.exp(reach * error / np.abs(value))
-            positive = value > 0
-            low = np.where(positive, value / ratio, value - reach * error)
-            high = np.where(positive, value * ratio, value + reach * error)
+        return limits(self, name, kind or self.interval_kind, level)
+
+    def predict_interval(
+        self,
+        *x: Any,
+        confidence: float | None = None,
+        new_points: bool = False,
+        sigma: Any = None,
+        kind: str | None = None,
+        problem: int | None = None,
+    ) -> tuple[Array, Array]:
+        """Limits of the law at new inputs, or of points that are still to be measured there.
+
+        Args:
+            *x: one array an input, as in `predict`.
+            confidence: default that of the fit; of each point by itself, not of the whole curve.
+            new_points: limits for new points, whose noise is that of the fitted ones (a point of
+                weight 1), instead of for the law.
+            sigma: standard deviation of the new points, in the unit of y, instead.
+            kind: "wald" (delta method) or "percentile" (bootstrap); None is percentile where
+                there is a bootstrap.
+            problem: only this one; with several problems and none named, they are in front.
+
+        Returns:
+            Lower and upper limits, shaped as `predict`.
+
+        Raises:
+            FitError: the options contradict each other, or new points of ray noise were asked.
+        """
+        level = self.confidence if confidence is None else confidence
+        kind = kind or ("wald" if self.bootstrap is None else "percentile")
+        if kind not in ("wald", "percentile"):
+            raise FitError.of("kind", kind, "must be wald or percentile", "wald")
+        if sigma is not None and not new_points:
+            raise FitError.of("sigma", sigma, "is of new points", "new_points=True")
+        columns = [np.asarray(v, float) for v in x]
+        if len(columns) != len(self.inputs):
+            wanted = ", ".join(self.inputs)
+            raise FitError.of("x", f"{len(columns)} inputs", f"{self.law} takes {wanted}")
+        low, high = curve_limits(self, columns, level, new_points, sigma, kind)
+        if problem is not None or len(self) == 1:
+            return low[problem or 0], high[problem or 0]
         return low, high
+
+    def influence(self, problem: int | None = None, runs: Any = None) -> Influence:
+        """What a problem's fit becomes without each of its points, or each run: the jackknife.
+
+        Args:
+            problem: which; may be left out where there is one.
+            runs: a label a point (of all points, in the caller's order) to leave out whole runs;
+                default the labels of `fit`'s `runs`, else points one by one.
+
+        Raises:
+            FitError: a callable or a Huber loss was fitted, or no problem of several is named.
+        """
+        if problem is None and len(self) != 1:
+            raise FitError.of("problem", None, f"must name one of {len(self)} problems", 0)
+        return leave_one_out(self, problem or 0, self.runs if runs is None else runs)
+
+    @property
+    def chi_squared(self) -> Array:
+        """The sum of squared residuals in units of the known standard deviations.
+
+        Raises:
+            FitError: the fit was made without `absolute_sigma`, or with a Huber loss.
+        """
+        if not self.known_noise:
+            rule = "chi-squared needs sigma= and absolute_sigma=True"
+            raise FitError.of("absolute_sigma", False, rule, True)
+        return self.objective
+
+    @property
+    def p_value(self) -> Array:
+        """The chance of a larger `chi_squared` if the law holds and the deviations are right.
+
+        NaN where there are as many parameters as points.
+        """
+        freedom = self.points - self.free_params
+        value = stats.chi2.sf(self.chi_squared, np.maximum(freedom, 1))
+        return np.where(freedom > 0, value, np.nan)
 
     def weak(self, problem: int = 0) -> list[str]:
         """Parameters of one problem that its points hardly determine."""
@@ -362,6 +512,7 @@ class FitResult:
             "law": self.law,
             "residual": self.residual,
             "confidence": self.confidence,
+            "interval_kind": self.interval_kind,
             "bootstrap_replicates": 0 if self.bootstrap is None else self.bootstrap.shape[1],
             **{k: v for k, v in self.settings.items() if v is not None},
             "group_names": self.label_names,
@@ -457,25 +608,15 @@ class FitResult:
             cells = (self[name][0], self.errors[name][0], low[0], high[0])
             rows.append([name, *(f"{v:.5g}" for v in cells), note])
         percent = f"{100 * self.confidence:g} %"
+        if self.known_noise:
+            lines[0] += f", chi^2 {self.chi_squared[0]:.4g} (p = {self.p_value[0]:.2g})"
+        lines.append(f"{percent} limits: {self.interval_kind}")
         lines += plain_lines(["", "value", "error", f"{percent} low", "high", ""], rows)
         lines += [f"note: {text}" for flag, text in FLAG_TEXT.items() if Flag(flag) & self.flags[0]]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return self.summary()
-
-
-def _percentiles(values: Array, tail: float) -> tuple[Array, Array]:
-    bad = ~np.isfinite(values)
-    if not bad.any():
-        low, high = np.percentile(values, [tail, 100 - tail], axis=1)
-        return low, high
-    out = np.full((2, len(values)), np.nan)
-    for i, row in enumerate(values):
-        good = row[np.isfinite(row)]
-        if len(good) > 1:
-            out[:, i] = np.percentile(good, [tail, 100 - tail])
-    return out[0], out[1]
 
 
 def _finite(column: Array) -> list[float | None]:

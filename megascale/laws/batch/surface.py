@@ -119,7 +119,7 @@ def fit_surfaces(
             loss,
             bootstrap=bootstrap,
             replicates=replicates,
-            runs=run.astype(np.int64) if bootstrap == "runs" else None,
+            runs=run.astype(np.int64) if bootstrap in ("runs", "wild_runs") else None,
             confidence=confidence,
             seed=seed,
         )
