@@ -12,7 +12,7 @@ import numpy as np
 from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.catalogue import RESIDUALS, Law, find_law, laws
-from megascale.fitting.intervals import BY_RUN, RESAMPLED, WILD, least_drawn
+from megascale.fitting.intervals import BY_RUN, RESAMPLED, WILD, least_drawn, refuse_unsteady
 from megascale.fitting.noise import weights_of_sigma
 from megascale.fitting.own_law import fit_callable, parameter_names
 from megascale.fitting.points import Points, collect, from_frame
@@ -193,6 +193,8 @@ def fit(
             drawn=drawn,
         )
     known = find_law(law, points.x.shape[0])
+    if bootstrap == "studentised":
+        refuse_unsteady(known.name)
     known = _natural_variant(known, bounds, fixed)
     kind = _residual(known, residual)
     boxes = _boxes(known, points.problems, bounds, fixed, initial)
