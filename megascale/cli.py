@@ -1,7 +1,7 @@
 """The command line: one sub-command a verb, each imported when it is called.
 
-`megascale --help` imports neither torch nor numpy. A verb that belongs to a package lives in that
-package's `cli.py`; this file only says where.
+`megascale --help` imports neither torch nor numpy. Verbs are modules of `megascale/verbs`; this
+file only says which.
 """
 
 from __future__ import annotations

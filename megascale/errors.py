@@ -7,9 +7,13 @@ is one, the nearest legal value. The command line prints the message alone and e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, Self
+
+SHOWN = 500
+"""So many characters of a value are shown; what is longer is damage or no value at all."""
 
 EXIT_DONE = 0
 EXIT_CONFIG = 2
@@ -19,6 +23,9 @@ EXIT_RUN_DIRECTORY = 5
 EXIT_GUARD = 6
 EXIT_FIT = 7
 EXIT_INTERRUPTED = 75
+ALIKE_SHOWN = 3
+"""Errors of one kind that `UserError.together` shows one by one; of more, the first and last."""
+_NUMBER = re.compile(r"\d[\d_,.]*(?:e[-+]?\d+)?[KMBT]?\b")
 
 
 class UserError(Exception):
@@ -32,6 +39,7 @@ class UserError(Exception):
 
     exit_code = EXIT_CONFIG
     found_by: Literal["rank", "node", "run"] = "rank"
+    _parts: tuple[str, str, str, str | None] | None = None
 
     @classmethod
     def of(cls, key: str, value: Any, rule: str, nearest: Any = None) -> Self:
@@ -50,7 +58,31 @@ class UserError(Exception):
             else:
                 nearest = _shown(nearest)
             message += f" Nearest legal: {nearest}."
-        return cls(message)
+        made = cls(message)
+        made._parts = (key, _shown(value), rule, nearest)
+        return made
+
+    @classmethod
+    def together(cls, problems: Sequence[UserError]) -> Self:
+        """One error that says all of `problems`; those of one kind share a message.
+
+        Problems are of one kind where their keys are equal and their rules differ in numbers
+        alone. Of a kind that is met often the first is shown whole, and then how many more there
+        are, with the last one's value and nearest legal value.
+        """
+        kinds: dict[tuple[str, str], list[UserError]] = {}
+        for problem in problems:
+            key, _, rule, _ = problem._parts or (str(problem), "", "", None)
+            kinds.setdefault((key, _NUMBER.sub("#", rule)), []).append(problem)
+        lines = []
+        for alike in kinds.values():
+            if len(alike) <= ALIKE_SHOWN or alike[-1]._parts is None:
+                lines += [str(problem) for problem in alike]
+                continue
+            _, value, _, nearest = alike[-1]._parts
+            legal = "" if nearest is None else f" (nearest legal: {nearest})"
+            lines.append(f"{alike[0]} {len(alike) - 1:,} more are alike, the last {value}{legal}.")
+        return cls("\n".join(lines))
 
 
 @contextmanager
@@ -64,9 +96,8 @@ def found_alike(by: Literal["node", "run"]) -> Iterator[None]:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return value if value else "'' (empty)"
-    return repr(_plain(value))
+    text = (value or "'' (empty)") if isinstance(value, str) else repr(_plain(value))
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
 
 
 def _plain(value: Any) -> Any:

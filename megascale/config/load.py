@@ -9,32 +9,39 @@ from typing import Any
 from pydantic import ValidationError
 
 from megascale.config.compose import compose
-from megascale.config.messages import describe
+from megascale.config.messages import error_line
 from megascale.config.rules import broken_rules
 from megascale.config.sections import RunConfig
 from megascale.errors import ConfigError
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    path: str | Path, overrides: Sequence[str] = (), *, rules: bool = True
+) -> RunConfig:
     """Read a config file with its bases and overrides, and check every key and rule.
 
     Args:
         path: YAML file; `base:` in it names files to start from.
         overrides: `a.b=value` texts, the value in YAML.
+        rules: False leaves the rules between keys unchecked, for a config that `build_config` is
+            to check once it is complete.
 
     Raises:
         ConfigError: with one line for each key that is unknown, missing, of a wrong type or
             breaks a rule.
     """
-    return build_config(compose(path, overrides), origin=str(path))
+    return build_config(compose(path, overrides), origin=str(path), rules=rules)
 
 
-def build_config(content: Mapping[str, Any], *, origin: str = "config") -> RunConfig:
+def build_config(
+    content: Mapping[str, Any], *, origin: str = "config", rules: bool = True
+) -> RunConfig:
     """Check a resolved mapping of sections; `load_config` without the files.
 
     Args:
         content: sections and keys, with `model` holding the model's own keys (no preset).
         origin: where the mapping came from, for the message.
+        rules: as `load_config`.
 
     Raises:
         ConfigError: as `load_config`.
@@ -42,9 +49,9 @@ def build_config(content: Mapping[str, Any], *, origin: str = "config") -> RunCo
     try:
         config = RunConfig.model_validate(dict(content))
     except ValidationError as error:
-        lines = [describe(item, RunConfig) for item in error.errors(include_url=False)]
+        lines = [error_line(item, RunConfig) for item in error.errors(include_url=False)]
         raise _together(origin, lines) from None
-    lines = broken_rules(config)
+    lines = broken_rules(config) if rules else []
     if lines:
         raise _together(origin, lines)
     return config

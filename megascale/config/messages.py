@@ -36,7 +36,7 @@ _TRUE = {"yes", "on", "1", "true", "y"}
 _FALSE = {"no", "off", "0", "false", "n"}
 
 
-def describe(error: ErrorDetails, root: type[BaseModel]) -> str:
+def error_line(error: ErrorDetails, root: type[BaseModel]) -> str:
     """One line for one pydantic error.
 
     Args:

@@ -1,24 +1,48 @@
-"""The one table of log records as plain arrays, run by run."""
+"""The one table of log records as plain arrays, run by run, and where each loss stands."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
+from megascale.arrays import Array, Index
 
 INTERVAL_MEAN = "interval_mean"
 TRAIN_KINDS = (INTERVAL_MEAN, "instantaneous", "ema")
 """Kinds of training loss, the one that a curve is made from first."""
 VALIDATION = "validation"
+LATE = 4.0
+"""A log whose first record comes after so many of its longest intervals did not begin at 0."""
 NUMBERS = ("step", "tokens", "batch_tokens", "lr", "loss", "seconds")
-NOISE_RECORDS = 41
-"""Records around one over which the scatter of single records is averaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Losses of one kind on the token axis, by rising tokens.
+
+    Attributes:
+        rows: of `Records`, one a loss; shape [n].
+        after: consumed tokens after each record; [n].
+        tokens: where each loss stands, not decreasing; [n].
+        loss: nats per token; [n].
+        weight: tokens behind each; [n].
+        kind: of the losses, as in the one table; of several sets their names with commas.
+    """
+
+    rows: Index
+    after: Array
+    tokens: Array
+    loss: Array
+    weight: Array
+    kind: str
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -42,66 +66,85 @@ class Records:
     kind: npt.NDArray[np.object_]
     sources: tuple[str, ...]
 
-    def losses_of(self, wanted: str) -> tuple[Index, str]:
-        """Rows with a finite loss of the wanted kind by rising tokens, the last one of each count.
+    def losses_of(self, wanted: str) -> Placed | None:
+        """Return the finite losses of the wanted kind where they stand; None where there are none.
 
-        Of several kinds of training loss the first of `TRAIN_KINDS` is taken; of several validation
-        sets the one that is named (`validation:SET`), else the one with most records.
-
-        Returns:
-            Row numbers and the kind taken.
+        Args:
+            wanted: "train": of several kinds the first of `TRAIN_KINDS`. "validation:SET", several
+                sets with commas: their mean where all were evaluated. "validation": every set that
+                was evaluated as often as the one evaluated most.
         """
-        finite = np.flatnonzero(np.isfinite(self.loss) & np.isfinite(self.tokens))
-        validation = wanted != "train"
-        found = {
-            name: count
-            for name, count in self.kinds().items()
-            if name.startswith(VALIDATION) == validation
-        }
-        if not found or (":" in wanted and wanted not in found):
-            return np.empty(0, dtype=np.int64), ""
-        if ":" in wanted:
-            chosen = wanted
-        elif validation:
-            chosen = max(found, key=lambda name: found[name])
-        else:
-            ranks = {name: rank for rank, name in enumerate(TRAIN_KINDS)}
-            chosen = min(found, key=lambda name: ranks.get(name, len(ranks)))
-        rows = finite[self.kind[finite] == chosen]
-        rows = rows[np.argsort(self.tokens[rows], kind="stable")]
-        last = np.diff(self.tokens[rows], append=np.inf) > 0
-        return rows[last], chosen
+        if wanted.startswith(VALIDATION):
+            return self._validation(wanted)
+        ranks = {name: rank for rank, name in enumerate(TRAIN_KINDS)}
+        found = [name for name in self.kinds if not name.startswith(VALIDATION)]
+        if not found:
+            return None
+        kind = min(found, key=lambda name: ranks.get(name, len(ranks)))
+        rows = self._rows_of(kind)
+        return self._placed(rows, self.loss[rows], kind)
 
+    def sets(self) -> tuple[str, ...]:
+        """Return the validation kinds that were evaluated as often as the one evaluated most."""
+        counts = {kind: n for kind, n in self.kinds.items() if kind.startswith(VALIDATION)}
+        most = max(counts.values(), default=0)
+        return tuple(kind for kind, count in counts.items() if count == most)
+
+    @cached_property
     def kinds(self) -> dict[str, int]:
-        """How many finite losses with consumed tokens there are of every kind."""
+        """How many token counts have a finite loss of every kind."""
         finite = np.isfinite(self.loss) & np.isfinite(self.tokens)
-        names, counts = np.unique(self.kind[finite].astype(str), return_counts=True)
-        return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+        names = np.unique(self.kind[finite].astype(str))
+        return {str(name): len(self._rows_of(str(name))) for name in names}
 
-    def places(self, rows: Index, kind: str) -> tuple[Array, Array]:
-        """Where in consumed tokens the losses of `rows` stand, and the tokens behind each.
+    def _rows_of(self, kind: str) -> Index:
+        """Rows of one kind by rising tokens, the last one of each count."""
+        finite = np.isfinite(self.loss) & np.isfinite(self.tokens)
+        rows = np.flatnonzero(finite & (self.kind == kind))
+        rows = rows[np.argsort(self.tokens[rows], kind="stable")]
+        return rows[np.diff(self.tokens[rows], append=np.inf) > 0]
+
+    def _validation(self, wanted: str) -> Placed | None:
+        kinds = self.kinds
+        if wanted == VALIDATION:
+            names = self.sets()
+        elif wanted in kinds:
+            names = (wanted,)
+        else:
+            names = tuple(f"{VALIDATION}:{name}" for name in wanted.partition(":")[2].split(","))
+        if not names or any(name not in kinds for name in names):
+            return None
+        rows = [self._rows_of(name) for name in names]
+        common = reduce(np.intersect1d, [self.tokens[own] for own in rows])
+        rows = [own[np.searchsorted(self.tokens[own], common)] for own in rows]
+        loss = np.mean([self.loss[own] for own in rows], axis=0)
+        return self._placed(rows[0], loss, validation_name(names)) if len(common) else None
+
+    def _placed(self, rows: Index, loss: Array, kind: str) -> Placed:
+        """Losses where they stand.
 
         A training loss is that of the model before its step: one step's stands at `tokens - batch`,
         an interval's mean in the middle of the row before and that. A validation loss stands at
-        `tokens`. Losses that are no interval means all weigh 1.
-
-        Args:
-            rows: of one kind, by rising tokens, as `losses_of` gives them.
-            kind: theirs.
+        `tokens`. Losses that are no interval means all weigh 1. The first interval of a log that
+        begins late (a branch) is taken to be as long as its longest.
         """
         tokens = self.tokens[rows]
-        if kind.startswith(VALIDATION):
-            return tokens, np.ones_like(tokens)
-        step = self.batch_tokens[rows]
-        step = np.where(np.isfinite(step), step, self.constant_batch() or 0.0)
-        before = np.maximum(tokens - step, 0.0)
-        if kind != INTERVAL_MEAN:
-            return before, np.ones_like(tokens)
-        previous = np.concatenate([[0.0], tokens[:-1]])
-        return (np.minimum(previous, before) + before) / 2, tokens - previous
+        place, weight = tokens, np.ones_like(tokens)
+        if not kind.startswith(VALIDATION):
+            step = self.batch_tokens[rows]
+            step = np.where(np.isfinite(step), step, self.constant_batch() or 0.0)
+            before = place = np.maximum(tokens - step, 0.0)
+            if kind == INTERVAL_MEAN:
+                longest = float(np.diff(tokens).max()) if len(tokens) > 1 else np.inf
+                begun = tokens[0] - longest if tokens[0] > LATE * longest else 0.0
+                previous = np.concatenate([[begun], tokens[:-1]])
+                place = (np.minimum(previous, before) + before) / 2
+                weight = tokens - previous
+        return Placed(rows, tokens, np.maximum.accumulate(place), loss, weight, kind)
 
     def clock(self) -> tuple[Array, Array] | None:
-        """Consumed tokens and the wall clock (seconds) spent until then; None where not logged.
+        """Return the consumed tokens and the wall clock (seconds) spent until then; None where not
+        logged.
 
         Taken from the kind of loss with the most rows that have a time; a first row without one
         counts as zero, so the clock then starts there.
@@ -120,7 +163,8 @@ class Records:
         return self.tokens[rows], np.cumsum(seconds)
 
     def batch_at(self, tokens: Array) -> Array:
-        """The global batch (tokens) of the step that ends at `tokens`, or of the next one logged.
+        """Return the global batch (tokens) of the step that ends at `tokens`, or of the next one
+        logged.
 
         NaN where no row says, unless it follows from tokens over steps.
         """
@@ -132,7 +176,7 @@ class Records:
         return self.batch_tokens[known[np.minimum(at, len(known) - 1)]]
 
     def constant_batch(self) -> float | None:
-        """The global batch in tokens, or None where it changed or cannot be told.
+        """Return the global batch in tokens, or None where it changed or cannot be told.
 
         Without a batch in the log it follows from tokens over steps where that never changes.
         """
@@ -144,7 +188,7 @@ class Records:
         return float(ratio[0]) if len(ratio) == 1 else None
 
     def rates_at(self, rows: Index) -> Array:
-        """The learning rate of rows; where they have none, the last one logged before."""
+        """Return the learning rate of rows; where they have none, the last one logged before."""
         own = self.lr[rows]
         logged = np.flatnonzero(np.isfinite(self.lr) & np.isfinite(self.tokens))
         if np.isfinite(own).any() or len(logged) == 0:
@@ -154,31 +198,15 @@ class Records:
         return np.where(at >= 0, self.lr[logged][np.maximum(at, 0)], np.nan)
 
 
-def roughness(x: Array, y: Array) -> Array:
-    """Variance of single records around the local trend; NaN for fewer than three.
-
-    From second differences, averaged over `NOISE_RECORDS` records: a trend drops out of them, a
-    bend within three records does not.
-
-    Args:
-        x: rising positions; shape [n].
-        y: values; [n].
-    """
-    if len(x) < 3:
-        return np.full(len(x), np.nan)
-    share = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
-    bend = y[1:-1] - (1 - share) * y[:-2] - share * y[2:]
-    value = bend**2 / (1 + share**2 + (1 - share) ** 2)
-    sums = np.concatenate([[0.0], np.cumsum(value)])
-    half = NOISE_RECORDS // 2
-    middle = np.arange(len(x)) - 1
-    low = np.clip(middle - half, 0, max(0, len(value) - NOISE_RECORDS))
-    high = np.minimum(low + NOISE_RECORDS, len(value))
-    return (sums[high] - sums[low]) / (high - low)
+def validation_name(kinds: Sequence[str]) -> str:
+    """Return one name of several validation kinds: `validation:code,web`."""
+    if len(kinds) == 1:
+        return kinds[0]
+    return f"{VALIDATION}:{','.join(kind.partition(':')[2] for kind in kinds)}"
 
 
 def split_runs(table: pl.DataFrame) -> Iterator[Records]:
-    """The table's runs in order of appearance.
+    """Return the table's runs in order of appearance.
 
     Args:
         table: column run, with those of `Records` where they are known.

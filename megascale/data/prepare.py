@@ -16,7 +16,7 @@ from typing import Literal
 
 from megascale.data.documents import Batch, find_inputs, read_batches
 from megascale.data.indexed import Sidecar, idx_path
-from megascale.data.tokenize import EncodedBatch, Malformed, TokenizerFile, encode_batch
+from megascale.data.tokenize import EncodedBatch, MalformedDocument, TokenizerFile, encode_batch
 from megascale.data.writer import IndexedWriter
 from megascale.errors import DataError
 
@@ -24,7 +24,7 @@ _SHOWN_MALFORMED = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class PrepareProgress:
     """How far `prepare` has come; `input_bytes` count compressed bytes on disk."""
 
     input_bytes: int
@@ -42,7 +42,7 @@ class Prepared:
     files: int
     files_left_aside: tuple[Path, ...]
     malformed: int
-    first_malformed: tuple[Malformed, ...]
+    first_malformed: tuple[MalformedDocument, ...]
     malformed_list: Path | None
     empty_documents: int
     text_bytes: int
@@ -60,7 +60,7 @@ def prepare(
     append_eos: bool = True,
     strict: bool = False,
     overwrite: bool = False,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[PrepareProgress], None] = lambda progress: None,
 ) -> Prepared:
     """Tokenize text files into `PREFIX.bin`, `.idx` and `.meta.json`.
 
@@ -94,7 +94,7 @@ def prepare(
     eos_id = loaded.eos_id(eos_token) if append_eos else None
     batches = read_batches(files, text_field=text_field, document=document)
     encoded = _encode_all(batches, loaded, workers, text_field, eos_id)
-    first_malformed: list[Malformed] = []
+    first_malformed: list[MalformedDocument] = []
     malformed = empty = text_bytes = 0
     listing = Path(f"{prefix}.malformed.jsonl")
     partial = Path(f"{listing}.partial")
@@ -110,7 +110,9 @@ def prepare(
                 empty += part.empty_documents
                 text_bytes += part.text_bytes
                 writer.add(part.tokens, part.lengths)
-                on_progress(Progress(read_bytes, total_bytes, writer.documents, writer.tokens))
+                on_progress(
+                    PrepareProgress(read_bytes, total_bytes, writer.documents, writer.tokens)
+                )
             if writer.tokens == 0:
                 raise DataError(_nothing_to_write(files, malformed, first_malformed, empty))
             sidecar = writer.finish(
@@ -147,7 +149,9 @@ def prepare(
     )
 
 
-def _nothing_to_write(files: list[Path], malformed: int, first: list[Malformed], empty: int) -> str:
+def _nothing_to_write(
+    files: list[Path], malformed: int, first: list[MalformedDocument], empty: int
+) -> str:
     message = f"INPUT: {len(files)} file(s) gave no text ({empty} empty documents"
     message += f", {malformed} lines that cannot be used)."
     return message + "".join(f"\n  {item}" for item in first)

@@ -87,7 +87,7 @@ class TokenizerFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
+class MalformedDocument:
     """A line that could not be used: where it stands and why."""
 
     path: str
@@ -103,7 +103,7 @@ class EncodedBatch(NamedTuple):
 
     tokens: NDArray[np.int32]
     lengths: NDArray[np.int32]
-    malformed: list[Malformed]
+    malformed: list[MalformedDocument]
     empty_documents: int
     text_bytes: int
 
@@ -116,11 +116,11 @@ def encode_batch(
     Empty documents give no tokens and are counted; malformed ones are returned with their reason.
     """
     texts: list[str] = []
-    malformed: list[Malformed] = []
+    malformed: list[MalformedDocument] = []
     empty = 0
     for document in batch.documents:
         text = _text_of(document, text_field)
-        if isinstance(text, Malformed):
+        if isinstance(text, MalformedDocument):
             malformed.append(text)
         elif text:
             texts.append(text)
@@ -137,9 +137,9 @@ def encode_batch(
     return EncodedBatch(tokens, np.array(lengths, dtype=np.int32), malformed, empty, text_bytes)
 
 
-def _text_of(document: RawDocument, text_field: str) -> str | Malformed:
-    def bad(reason: str) -> Malformed:
-        return Malformed(document.path, document.line, reason)
+def _text_of(document: RawDocument, text_field: str) -> str | MalformedDocument:
+    def bad(reason: str) -> MalformedDocument:
+        return MalformedDocument(document.path, document.line, reason)
 
     raw = document.raw
     if raw is None:
@@ -149,7 +149,7 @@ def _text_of(document: RawDocument, text_field: str) -> str | Malformed:
             raw = raw.decode("utf-8-sig")
         except UnicodeDecodeError as failure:
             before = document.raw[: failure.start]  # type: ignore[index]
-            place = Malformed(
+            place = MalformedDocument(
                 document.path,
                 document.line + before.count(b"\n"),  # type: ignore[arg-type]
                 f"not UTF-8: byte 0x{failure.object[failure.start]:02x}, {failure.reason}",

@@ -11,7 +11,7 @@ import numpy as np
 
 from megascale.errors import FitError
 from megascale.fitting import _engine
-from megascale.fitting.catalogue import RESIDUALS, Law, find_law, laws
+from megascale.fitting.catalogue import RESIDUALS, Law, engine_law, laws
 from megascale.fitting.intervals import BY_RUN, RESAMPLED, WILD, least_drawn, refuse_unsteady
 from megascale.fitting.noise import weights_of_sigma
 from megascale.fitting.own_law import fit_callable, parameter_names
@@ -154,7 +154,7 @@ def fit(
     weight = None if weights is None else points.rearrange(weights, "weights").astype(np.float64)
     if device not in ("auto", "cpu", "cuda"):
         raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
-    names = parameter_names(law) if callable(law) else find_law(law, points.x.shape[0]).params
+    names = parameter_names(law) if callable(law) else engine_law(law, points.x.shape[0]).params
     bounds, initial = _named_bounds(bounds, names), _named_start(initial, names)
     if sigma is not None:
         weight = weights_of_sigma(sigma, points, _residual_of(law, residual, points))
@@ -192,7 +192,7 @@ def fit(
             known_noise=known_noise,
             drawn=drawn,
         )
-    known = find_law(law, points.x.shape[0])
+    known = engine_law(law, points.x.shape[0])
     if bootstrap == "studentised":
         refuse_unsteady(known.name)
     known = _natural_variant(known, bounds, fixed)
@@ -381,7 +381,7 @@ def _residual(law: Law, residual: str) -> str:
 def _residual_of(law: str | Callable[..., Any], residual: str, points: Points) -> str:
     if callable(law):
         return "relative" if residual == "auto" else residual
-    return _residual(find_law(law, points.x.shape[0]), residual)
+    return _residual(engine_law(law, points.x.shape[0]), residual)
 
 
 def _drawn(points: Points, runs: Any, bootstrap: str | None) -> np.ndarray | None:

@@ -70,7 +70,7 @@ def law_names() -> list[str]:
     return sorted([*(name for name in laws() if name not in hidden), *FAMILIES])
 
 
-def find_law(name: str, columns: int) -> Law:
+def engine_law(name: str, columns: int) -> Law:
     """The law called `name` for `columns` input columns.
 
     Raises:

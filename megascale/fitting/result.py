@@ -24,8 +24,8 @@ from megascale.fitting.status import (
     FLAG_TEXT,
     Flag,
     Status,
-    describe,
     flag_words,
+    status_words,
     weak_parameters,
 )
 from megascale.fitting.support import unsupported
@@ -479,7 +479,7 @@ class FitResult:
         counts = ("points", "free_params", "iterations", "starts", "agreeing")
         measured = [_finite(getattr(self, name)[some]) for name in measures]
         counted = [getattr(self, name)[some].tolist() for name in counts]
-        words = {code: describe(code) for code in np.unique(self.status[some]).tolist()}
+        words = {code: status_words(code) for code in np.unique(self.status[some]).tolist()}
         flags = {
             code: (weak_parameters(code, self.names), flag_words(code))
             for code in np.unique(self.flags[some]).tolist()
@@ -562,7 +562,7 @@ class FitResult:
             columns[f"{name}_low"], columns[f"{name}_high"] = low, high
         for name in ("objective", "rms", "r_squared", "aicc", "points", "iterations", "starts"):
             columns[name] = getattr(self, name)
-        columns["status"] = [describe(s) for s in self.status]
+        columns["status"] = [status_words(s) for s in self.status]
         columns["weak"] = [", ".join(self.weak(i)) for i in range(len(self))]
         columns["flags"] = [", ".join(flag_words(f)) for f in self.flags]
         return columns
@@ -579,7 +579,7 @@ class FitResult:
             label = str(self.labels[i]) if self.labels is not None else str(i)
             cells = [label, *(f"{self[name][i]:.4g}" for name in shown)]
             mark = "*" if self.weak(i) else ""
-            rows.append([*cells, f"{self.rms[i]:.3g}", describe(self.status[i]) + mark])
+            rows.append([*cells, f"{self.rms[i]:.3g}", status_words(self.status[i]) + mark])
         lines += plain_lines(head, rows)
         if len(self) > limit:
             lines.append(f"... {len(self) - limit} more")
@@ -596,7 +596,7 @@ class FitResult:
     def _one(self) -> str:
         n, k = int(self.points[0]), int(self.free_params[0])
         lines = [
-            f"{self.law}: {describe(self.status[0])}, {n} points, {k} free parameters, "
+            f"{self.law}: {status_words(self.status[0])}, {n} points, {k} free parameters, "
             f"rms {self.rms[0]:.4g} ({self.residual}), R^2 {self.r_squared[0]:.5f}, "
             f"AICc {self.aicc[0]:.2f}"
         ]

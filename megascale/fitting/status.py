@@ -70,7 +70,7 @@ FLAG_TEXT = {
 }
 
 
-def describe(status: int) -> str:
+def status_words(status: int) -> str:
     """The status as lower-case words, for tables and JSON."""
     return Status(int(status)).name.lower()
 

@@ -13,7 +13,8 @@ def plain_lines(
     left: Sequence[int] = (0,),
     indent: str = "",
 ) -> list[str]:
-    """Columns padded to their widest cell, two blanks between them; no blanks at a line's end.
+    """Return the columns padded to their widest cell, two blanks between them; no blanks at a
+    line's end.
 
     Args:
         columns: heads.
@@ -33,7 +34,7 @@ def plain_lines(
 
 
 def plain_cell(value: Any) -> str:
-    """A number to four digits; - for what is not there."""
+    """Return a number to four digits; - for what is not there."""
     if value is None or value != value:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

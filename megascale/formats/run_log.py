@@ -12,7 +12,7 @@ import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,13 +55,44 @@ INTEGER_KEYS = (
 REQUIRED_KEYS = (*INTEGER_KEYS, "loss_sum", "loss", "lr", "weight_decay", "grad_norm", "seconds")
 
 
+ATTEMPT_KINDS = ("start", "resume", "branch")
+"""Kinds of events that begin an attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """Starts of a run's process, as its events tell them.
+
+    Attributes:
+        count: how many.
+        began: finished steps and consumed tokens at the first: a branch begins at its parent's.
+        exit_code: of the last; None while it runs, and where it was killed.
+    """
+
+    count: int
+    began: tuple[int, int]
+    exit_code: int | None
+
+
+def attempts_of(events: Sequence[Mapping[str, Any]]) -> Attempts:
+    """The attempts of a run from its events, in the order of the log."""
+    begun = [at for at, event in enumerate(events) if event.get("kind") in ATTEMPT_KINDS]
+    first = events[begun[0]] if begun else {}
+    counts = map(first.get, ("step", "tokens"))
+    began = [count if type(count) is int else 0 for count in counts]
+    last = events[begun[-1] if begun else 0 :]
+    codes = [event.get("exit_code") for event in last if event.get("kind") == "end"]
+    code = codes[-1] if codes and type(codes[-1]) is int else None
+    return Attempts(len(begun), (began[0], began[1]), code)
+
+
 def timestamp() -> str:
-    """The time now as ISO 8601 in UTC, to the millisecond."""
+    """Return the time now as ISO 8601 in UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def json_value(value: Any) -> Any:
-    """`value` with every non-finite float replaced: JSON has no NaN.
+    """Return `value` with every non-finite float replaced: JSON has no NaN.
 
     NaN becomes "nan" and the infinities "inf" and "-inf"; `float()` reads them back.
     """
@@ -224,7 +255,7 @@ class RunLog:
 
 
 def log_error(path: Path, failure: OSError) -> RunError:
-    """What the user reads when a log file cannot be written."""
+    """Return what the user reads when a log file cannot be written."""
     if failure.errno in (errno.ENOSPC, errno.EDQUOT):
         rule = "the disk or quota is full; free some space and start the same command again"
     elif failure.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
@@ -246,7 +277,7 @@ def _count_attempts(path: Path) -> int:
         for line in file:
             try:
                 kind = json.loads(line).get("kind")
-            except (ValueError, AttributeError):
+            except (ValueError, RecursionError, AttributeError):
                 continue
             attempts += kind in ("start", "resume", "branch")
     return attempts
@@ -276,7 +307,7 @@ class RunData:
     superseded: int = 0  # records another attempt wrote again
 
     def column(self, key: str) -> list[Any]:
-        """The values of `key` in step order; None where a record has none."""
+        """Return the values of `key` in step order; None where a record has none."""
         return [record.get(key) for record in self.records]
 
 
@@ -330,7 +361,7 @@ def _objects(path: Path, malformed: list[MalformedLine]) -> Iterator[tuple[int, 
                 continue
             try:
                 line = json.loads(raw)
-            except ValueError:
+            except (ValueError, RecursionError):
                 torn = not raw.endswith(b"\n")
                 reason = "torn last line" if torn else "not a JSON object"
                 malformed.append(MalformedLine(path, number, reason))

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from megascale.arrays import Array
+
 Parameters = Mapping[str, Any]
 
 
 def tokens_at_steps(form: str, p: Parameters, steps: npt.ArrayLike) -> Array:
-    """E(S): tokens to the target in S steps; infinite at or below S_min.
+    """Return E(S): tokens to the target in S steps; infinite at or below S_min.
 
     Args:
         form: `wsd`, `classic`, `noise_floor` or `two_power`.
@@ -32,7 +33,7 @@ def tokens_at_steps(form: str, p: Parameters, steps: npt.ArrayLike) -> Array:
 
 
 def steps_at_batch(form: str, p: Parameters, batch: npt.ArrayLike) -> Array:
-    """S(B): steps to the target at batch B, where the ray E = B S meets the law.
+    """Return S(B): steps to the target at batch B, where the ray E = B S meets the law.
 
     NaN where it never does: at or below B_min, or below the law's tangent from the origin.
 
@@ -50,7 +51,7 @@ def steps_at_batch(form: str, p: Parameters, batch: npt.ArrayLike) -> Array:
 
 
 def tokens_at_batch(form: str, p: Parameters, batch: npt.ArrayLike) -> Array:
-    """E(B): tokens to the target at batch B; infinite where it is never reached.
+    """Return E(B): tokens to the target at batch B; infinite where it is never reached.
 
     Args:
         form: `wsd`, `classic`, `noise_floor` or `two_power`.
@@ -66,13 +67,13 @@ def tokens_at_batch(form: str, p: Parameters, batch: npt.ArrayLike) -> Array:
 
 
 def surface_loss(p: Parameters, steps: npt.ArrayLike, batch: npt.ArrayLike) -> Array:
-    """L(S, B) of `loss_surface`: L_inf + a S^-p + c B^-q."""
+    """Return L(S, B) of `loss_surface`: L_inf + a S^-p + c B^-q."""
     s, b = np.asarray(steps, float), np.asarray(batch, float)
     return p["L_inf"] + p["a"] * s ** -p["p"] + p["c"] * b ** -p["q"]
 
 
 def surface_tokens(p: Parameters, target_loss: npt.ArrayLike, batch: npt.ArrayLike) -> Array:
-    """E of `loss_surface`: tokens to a loss at batch B; infinite where B never gets there."""
+    """Return E of `loss_surface`: tokens to a loss at batch B; infinite where it is not reached."""
     b = np.asarray(batch, float)
     left = np.asarray(target_loss, float) - p["L_inf"] - p["c"] * b ** -p["q"]
     with np.errstate(divide="ignore", over="ignore"):
@@ -83,7 +84,8 @@ def tokens_to_targets(
     form: str, parameters: Mapping[str, Sequence[float]], target_loss: Sequence[float],
     batch: npt.ArrayLike,
 ) -> Array:  # fmt: skip
-    """E to every target of a family at every batch, (targets, batches); infinite where never.
+    """Return E to every target of a family at every batch, (targets, batches); infinite where
+    never.
 
     Args:
         form, parameters, target_loss: as `formats.law_file.TokensSteps` holds them.

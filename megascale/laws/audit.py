@@ -14,7 +14,8 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array, Curve
+from megascale.arrays import Array
+from megascale.curves.curve import Curve
 from megascale.errors import FitError
 from megascale.laws.learning_rate import loss_penalty, rate_law
 from megascale.laws.power import PowerLaw

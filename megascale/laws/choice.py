@@ -16,9 +16,9 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
-from megascale.fitting.catalogue import find_law
+from megascale.fitting.catalogue import engine_law
 
 Rows = npt.NDArray[Any]
 
@@ -31,7 +31,7 @@ FOLDS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class FormVerdict:
     """How one law did.
 
     Attributes:
@@ -56,7 +56,7 @@ class Verdict:
 
 def compare_laws(
     x: Sequence[Array], y: Array, owner: Rows | None = None, laws: Sequence[str] | None = None
-) -> list[Verdict]:
+) -> list[FormVerdict]:
     """Fit rival laws to the same points, best by AICc first.
 
     Args:
@@ -81,13 +81,13 @@ def compare_laws(
     return sorted(verdicts, key=lambda verdict: verdict.aicc)
 
 
-def verdict_table(verdicts: Sequence[Verdict]) -> pl.DataFrame:
-    """One row a law."""
+def verdict_table(verdicts: Sequence[FormVerdict]) -> pl.DataFrame:
+    """Return one row a law."""
     return pl.DataFrame([asdict(verdict) for verdict in verdicts])
 
 
-def _verdict(law: str, x: Array, y: Array, owner: Rows) -> Verdict:
-    free = len(find_law(law, len(x)).params)
+def _verdict(law: str, x: Array, y: Array, owner: Rows) -> FormVerdict:
+    free = len(engine_law(law, len(x)).params)
     problems = [np.flatnonzero(owner == p) for p in range(int(owner.max()) + 1)]
     result = _fit(law, x, y, problems)
     residual = np.concatenate(
@@ -104,7 +104,7 @@ def _verdict(law: str, x: Array, y: Array, owner: Rows) -> Verdict:
     far = [
         (rows[x[-1][rows] < edge], rows[x[-1][rows] >= edge]) for rows, edge in _edges(x, problems)
     ]
-    return Verdict(
+    return FormVerdict(
         law=law,
         parameters=free * len(problems),
         rms=float(np.sqrt(total / n)),

@@ -10,19 +10,23 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from megascale.curves.crossings import Crossing, find_crossings
-from megascale.curves.curve import Curve, Curves, Window, curves_from_table
+from megascale.curves.crossing import BatchCrossing, find_crossings
+from megascale.curves.curve import Curve, Curves
+from megascale.curves.smoothing import Window
+from megascale.curves.table import curves_from_table
 from megascale.errors import FitError
 from megascale.formats.law_file import LawFile, input_of
 from megascale.laws.audit import Audit
-from megascale.laws.batch.from_points import AUTO, BATCH_LAWS, BatchLaw, batch_law_from_points
+from megascale.laws.batch.from_points import BatchLaw, batch_law_from_points
 from megascale.laws.batch.optimum import equivalence
 from megascale.laws.batch.points import Extraction, choose_targets, extract
+from megascale.laws.batch.study import AUTO, BATCH_LAWS
 from megascale.laws.batch.surface import SurfaceFit, fit_surfaces, surface_law_file
 from megascale.laws.batch.tokens_steps import LAW_PARAMETERS
 from megascale.laws.law_files import Naming, NKind
 from megascale.laws.learning_rate import search_factor
 from megascale.laws.rate_law import RateLaw, rate_law_from_optima
+from megascale.runs.check import refuse_mixed
 from megascale.runs.table import LoadedRun, RunTable
 
 LEARNING_RATE = "learning_rate"
@@ -37,7 +41,6 @@ class LogOptions:
 
     Attributes:
         targets: how many target losses, or which.
-        method: of extraction, see `extract.extract`.
         window: of smoothing.
         phase: "stable" (constant learning rate alone) or "all".
         losses: "auto", "train", "validation" or "validation:SET".
@@ -50,7 +53,6 @@ class LogOptions:
     """
 
     targets: int | Sequence[float] = 8
-    method: Literal["local", "first"] = "local"
     window: Window = field(default_factory=Window)
     phase: Literal["stable", "all"] = "stable"
     losses: str = "auto"
@@ -78,7 +80,7 @@ class LogFit:
 
     file: LawFile
     curves: Curves
-    crossings: list[Crossing]
+    crossings: list[BatchCrossing]
     extraction: Extraction | None
     law: BatchLaw | RateLaw | SurfaceFit
     audits: list[Audit]
@@ -88,14 +90,15 @@ def points_of_logs(logs: RunTable, options: LogOptions | None = None) -> pl.Data
     """The (S, E) points that laws of tokens and steps are fitted to, as a table for `fit`.
 
     Returns:
-        Columns run, N (with unknown sizes empty), lr, target_loss, B, E, S, log_error, method.
+        Columns run, N (with unknown sizes empty), lr, target_loss, B, E, S, log_error.
 
     Raises:
-        FitError: as `fit_logs`.
+        DataError, FitError: as `fit_logs`.
     """
     options = options or LogOptions()
+    refuse_mixed(logs)
     sizes, _ = run_sizes(logs, options)
-    curves = curves_of(logs, options, sizes).constant_batch()
+    curves = require_constant_batch(curves_of(logs, options, sizes), logs)
     extraction, _ = extract_all(curves, options)
     return extraction.points.rename(
         {"n_params": "N", "batch_tokens": "B", "tokens": "E", "steps": "S"}
@@ -103,19 +106,24 @@ def points_of_logs(logs: RunTable, options: LogOptions | None = None) -> pl.Data
 
 
 def curves_of(logs: RunTable, options: LogOptions, sizes: dict[str, float | None]) -> Curves:
-    """The curves of the logs, of which at least one has a constant batch.
-
-    Raises:
-        FitError: there is none.
-    """
-    found = curves_from_table(
+    """The curves of the logs."""
+    return curves_from_table(
         logs.table,
         n_params=sizes,
         loss=options.losses,
         window=options.window,
         phase=options.phase,
     )
-    if not found.constant_batch():
+
+
+def require_constant_batch(found: Curves, logs: RunTable) -> list[Curve]:
+    """The curves of constant batch.
+
+    Raises:
+        FitError: there is none.
+    """
+    curves = found.constant_batch()
+    if not curves:
         said = sorted({dropped.reason for dropped in found.dropped})
         reasons = "; ".join(said[:3]) or "their batch changes during the run"
         nearest = None
@@ -124,7 +132,7 @@ def curves_of(logs: RunTable, options: LogOptions, sizes: dict[str, float | None
         raise FitError.of(
             "runs", len(logs.runs), f"none gives a curve of constant batch: {reasons}", nearest
         )
-    return found
+    return curves
 
 
 def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | None = None) -> LogFit:
@@ -137,14 +145,16 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
         options: how logs become points.
 
     Raises:
+        DataError: a log holds several runs that cannot be told apart.
         FitError: an unknown law, no run that gives a curve, or too few of them.
     """
     options = options or LogOptions()
     if law not in LOG_LAWS:
         raise FitError.of("law", law, "is not fitted to run logs", list(LOG_LAWS))
+    refuse_mixed(logs)
     sizes, n_kind = run_sizes(logs, options)
     found = curves_of(logs, options, sizes)
-    curves = found.constant_batch()
+    curves = require_constant_batch(found, logs)
     files = [input_of(file.path) for file in logs.files]
     naming = replace(naming, inputs=[*naming.inputs, *files], n_kind=n_kind)
     evidence = _evidence(found, options)
@@ -157,7 +167,6 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
     extraction, left_out = extract_all(curves, options)
     evidence["settings_left_out"] = left_out
     evidence["extraction"] = {
-        "method": options.method,
         "points": len(extraction.points),
         "missed": len(extraction.missed),
     }
@@ -226,13 +235,13 @@ def extract_all(curves: list[Curve], options: LogOptions) -> tuple[Extraction, l
         except FitError as error:
             left_out.append(f"{_setting(group[0])}: {error}")
             continue
-        parts.append(extract(group, targets, method=options.method))
+        parts.append(extract(group, targets))
     if not parts:
         raise _no_setting(curves, left_out)
     points = pl.concat([part.points for part in parts])
     missed = pl.concat([part.missed for part in parts])
     if points.is_empty():
-        lowest = min(float(curve.loss.min()) for curve in curves)
+        lowest = min(curve.lowest for curve in curves)
         highest = max(float(curve.loss[0]) for curve in curves)
         rule = f"no run passes any; the runs lie between losses of {highest:.4f} and {lowest:.4f}"
         raise FitError.of("--target-loss", ", ".join(map(str, targets)), rule, "--target-loss 8")
@@ -325,7 +334,7 @@ def _fit_rates(
 def _fit_surface(
     found: Curves,
     curves: list[Curve],
-    crossings: list[Crossing],
+    crossings: list[BatchCrossing],
     naming: Naming,
     options: LogOptions,
     evidence: dict[str, Any],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import stats
 
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 
 
 def replicate_interval(
     log_draws: Array, value: float, freedom: float, confidence: float
 ) -> tuple[float, float]:
-    """Percentiles of replicates about a value, widened by Student-t over normal.
+    """Return the percentiles of replicates about a value, widened by Student-t over normal.
 
     Parametric replicates take the size of their errors from the residuals; with few degrees of
     freedom that size is itself uncertain, and plain percentiles cover less than they state (80 %

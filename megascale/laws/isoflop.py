@@ -17,7 +17,7 @@ import polars as pl
 from scipy.interpolate import Akima1DInterpolator
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.status import Flag
 from megascale.laws.intervals import replicate_interval
@@ -66,7 +66,7 @@ class IsoFlop:
     confidence: float
 
     def law(self, quantity: str) -> PowerLaw:
-        """The law of "n_params" or "tokens".
+        """Return the law of "n_params" or "tokens".
 
         Raises:
             FitError: it could not be fitted, and why.
@@ -77,7 +77,7 @@ class IsoFlop:
 
 
 def isoflop_table(table: pl.DataFrame, budgets: Sequence[float] | None = None) -> pl.DataFrame:
-    """Runs with N, D, loss and the budget each belongs to.
+    """Return the runs with N, D, loss and the budget each belongs to.
 
     Args:
         table: loss and two or three of n_params, tokens and flops; the third is 6 N D = C.
@@ -136,7 +136,7 @@ def fit_isoflop(
     confidence: float = 0.9,
     seed: int = 0,
 ) -> IsoFlop:
-    """Minima of every budget and the laws through them.
+    """Return the minima of every budget and the laws through them.
 
     Args:
         table, budgets: as `isoflop_table` takes them; runs of one N and budget (seeds) are

@@ -62,18 +62,18 @@ def power_law_file(
         n_kind=naming.n_kind,
         d_kind=d_kind,
         range=Range(n=law.n_range, d=law.d_range),
-        diagnostics=plain(diagnostics | (evidence or {})),
+        diagnostics=json_types(diagnostics | (evidence or {})),
         inputs=list(naming.inputs),
         source=naming.source,
     )
 
 
-def plain(value: Any) -> Any:
+def json_types(value: Any) -> Any:
     """A value as JSON holds it: numpy numbers as Python's, NaN and infinities as null."""
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): json_types(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(item) for item in value]
+        return [json_types(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

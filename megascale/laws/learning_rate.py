@@ -17,9 +17,9 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
-from megascale.fitting.status import Flag, describe
+from megascale.fitting.status import Flag, status_words
 from megascale.laws.power import PowerLaw, fit_power
 
 CELL = ("n_params", "tokens")
@@ -115,7 +115,7 @@ def optimal_rates(
         if int(result.flags[i]) & Flag.NOT_CONVEX or not result["C"][i] > 0:
             reason = "not convex"
         elif not result.solved[i]:
-            reason = describe(result.solver_status[i])
+            reason = status_words(result.solver_status[i])
         elif not limits[i][0] <= best <= limits[i][1]:
             reason = "the optimum lies outside the rates that were run"
         rows.append(
@@ -167,7 +167,7 @@ def losses_at(table: pl.DataFrame, tokens: Sequence[float]) -> tuple[pl.DataFram
                 "lr": lr,
                 **{name: float(result[name][i]) for name in ("L0", "A", "gamma")},
                 "rms": float(result.rms[i]),
-                "status": describe(result.solver_status[i]),
+                "status": status_words(result.solver_status[i]),
             }
         )
         if result.solved[i]:

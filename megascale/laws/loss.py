@@ -12,9 +12,10 @@ import polars as pl
 from scipy import optimize, sparse
 
 from megascale import fitting
-from megascale.curves.curve import Array, Curve
+from megascale.arrays import Array
+from megascale.curves.curve import Curve
 from megascale.errors import FitError
-from megascale.fitting.status import describe
+from megascale.fitting.status import status_words
 from megascale.laws.learning_rate import need_columns
 
 Objective = Literal["huber", "squared", "absolute"]
@@ -40,11 +41,11 @@ class ChinchillaFit:
         return float(self.result[name][0])
 
     def loss(self, n_params: npt.ArrayLike, tokens: npt.ArrayLike) -> Array:
-        """L(N, D) in nats per token."""
+        """Return L(N, D) in nats per token."""
         return self.result.predict(n_params, tokens)
 
     def allocation(self, flops: npt.ArrayLike) -> tuple[Array, Array]:
-        """N and D of lowest loss at 6 N D = flops."""
+        """Return N and D of lowest loss at 6 N D = flops."""
         budget = np.asarray(flops, dtype=np.float64) / 6
         return self["G"] * budget ** self["a"], budget ** self["b"] / self["G"]
 
@@ -161,7 +162,7 @@ def _least_absolute(result: fitting.FitResult, n: Array, d: Array, loss: Array) 
 
 
 def fit_loss_curves(curves: Iterable[Curve], *, from_tokens: float = 0.0) -> pl.DataFrame:
-    """L(D) = L0 + A D^-gamma of every curve.
+    """Return L(D) = L0 + A D^-gamma of every curve.
 
     Args:
         curves: whose batch need not be constant.
@@ -191,6 +192,6 @@ def fit_loss_curves(curves: Iterable[Curve], *, from_tokens: float = 0.0) -> pl.
             **{name: result[name] for name in ("L0", "A", "gamma")},
             **{f"{name}_error": result.errors[name] for name in ("L0", "A", "gamma")},
             "rms": result.rms,
-            "status": [describe(status) for status in result.status],
+            "status": [status_words(status) for status in result.status],
         }
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.laws.power import PowerLaw
 
@@ -63,7 +63,7 @@ class Plan:
     sigma: float
 
 
-def plan_runs(
+def plan_next_runs(
     law: PowerLaw,
     measured: pl.DataFrame,
     candidates: Sequence[tuple[float, float]],

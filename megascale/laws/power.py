@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.formats.law_file import Parameter
 

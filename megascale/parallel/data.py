@@ -28,7 +28,7 @@ from megascale.parallel.tensor import sync_partial_gradients
 BUCKET_ELEMENTS = 25_000_000  # of one all-reduce of expert gradients (100 MB in fp32)
 
 
-class Block(Protocol):
+class ShardedBlock(Protocol):
     """A part of a model that is sharded as one."""
 
     def expert_module(self) -> nn.Module | None:
@@ -39,7 +39,7 @@ class BlockModel(Protocol):
     """What data parallelism asks of a model, besides being an `nn.Module`."""
 
     def blocks(self) -> Iterable[Any]:
-        """Its `Block`s, in order; each is an `nn.Module`."""
+        """Its `ShardedBlock`s, in order; each is an `nn.Module`."""
 
 
 class DataParallel:

@@ -29,7 +29,7 @@ def export(
     lr_coupling: Coupling = "constant",
     past: tuple[BatchPoint, ...] = (),
 ) -> str:
-    """The schedule as text for another program.
+    """Return the schedule as text for another program.
 
     Args:
         schedule: realised segments.
@@ -55,7 +55,7 @@ def export(
 def table_points(
     schedule: BatchSchedule, past: tuple[BatchPoint, ...] = ()
 ) -> tuple[BatchPoint, ...]:
-    """Batch points of realised sizes that lay out the same segments, exactly."""
+    """Return the batch points of realised sizes that lay out the same segments, exactly."""
     points = [point for point in past if point.start_tokens < max(schedule.start_tokens, 1)]
     usual = schedule.segments[0].sequence_length if schedule.segments else 0
     for segment in schedule.segments:
@@ -116,7 +116,13 @@ def _yaml(
     if source.get("sha256"):
         said.append(f"# From law {source['name']} version {source['version']}, SHA-256")
         said.append(f"# {source['sha256']}, N = {source['n_params']:.6g} ({source['n_kind']})")
-    return "\n".join(said) + "\n" + yaml.safe_dump(content, sort_keys=False, width=100)
+    return "\n".join(said) + "\n" + _dumped(content)
+
+
+def _dumped(content: dict[str, object]) -> str:
+    """YAML text; libyaml, where PyYAML has it, writes tables of 1e5 batches at once."""
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return yaml.dump(content, Dumper=dumper, sort_keys=False, width=100)
 
 
 def _olmo_core(schedule: BatchSchedule, lr_coupling: Coupling) -> str:

@@ -33,7 +33,8 @@ class CannotExport(ScheduleError):
 
 
 def step_schedule_arguments(schedule: BatchSchedule, lr: LRSchedule | None = None) -> list[str]:
-    """Arguments with `--step-batch-size-schedule` (Megatron core 0.18 on), comments included.
+    """Return the arguments with `--step-batch-size-schedule` (Megatron core 0.18 on), comments
+    included.
 
     Args:
         schedule: realised segments from token 0.
@@ -56,7 +57,8 @@ def step_schedule_arguments(schedule: BatchSchedule, lr: LRSchedule | None = Non
 
 
 def rampup_arguments(schedule: BatchSchedule, lr: LRSchedule | None = None) -> list[str]:
-    """Arguments with `--rampup-batch-size START INCREMENT SAMPLES` (Megatron core up to 0.17).
+    """Return the arguments with `--rampup-batch-size START INCREMENT SAMPLES` (Megatron core up to
+    0.17).
 
     Args and errors as `step_schedule_arguments`; sizes must grow by one increment at a time, at
     even distances.
@@ -121,7 +123,7 @@ def check_divisible(
         key: option, for messages.
 
     Raises:
-        ScheduleError: every entry that is not divisible, with the nearest sizes in samples.
+        ScheduleError: entries that are not divisible, with the nearest sizes in samples.
     """
     problems = []
     ends = [point.start_tokens for point in points[1:]]
@@ -141,7 +143,7 @@ def check_divisible(
             )
         )
     if problems:
-        raise ScheduleError("\n".join(map(str, problems)))
+        raise ScheduleError.together(problems)
 
 
 def _whole_steps(schedule: BatchSchedule, flag: str) -> list[Segment]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from megascale.formats.law_band import law_band
 from megascale.formats.law_file import LawFile
 from megascale.propose.replan import Standing, replanned_law_points, replanned_table
 from megascale.propose.savings import FixedBatch, TokenSaving, fixed_batch, token_saving
-from megascale.schedule.batch import BatchSchedule, build_batch_schedule
+from megascale.schedule.batch import BatchSchedule, Segment, build_batch_schedule
 from megascale.schedule.law_driven import law_driven_points, points_from_law
 from megascale.schedule.points import BatchPoint
 
@@ -63,7 +65,7 @@ class Proposal:
 
     Attributes:
         schedule: realised segments.
-        bands: by threshold, where the law file has intervals.
+        bands: by rising threshold, where the law file has intervals.
         fixed: steps against fixed batches.
         tokens: token savings by the law, or in words why there are none.
         at: where a re-planned run stands; None for a whole schedule.
@@ -77,16 +79,20 @@ class Proposal:
 
     def band_at(self, threshold: int) -> Band | None:
         """The band of the segment asked for at `threshold` tokens."""
-        return next((b for b in self.bands if b.requested_start_tokens == threshold), None)
+        at = bisect_left(self.bands, threshold, key=lambda band: band.requested_start_tokens)
+        found = self.bands[at] if at < len(self.bands) else None
+        return found if found and found.requested_start_tokens == threshold else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         schedule = self.schedule
         segments = []
+        names = tuple(Segment.__slots__)
         for segment in schedule.segments:
             band = self.band_at(segment.requested_start_tokens)
             limits = None if band is None else [band.low_tokens, band.high_tokens]
-            segments.append(asdict(segment) | {"batch_band_tokens": limits})
+            values = {name: getattr(segment, name) for name in names}
+            segments.append(values | {"batch_band_tokens": limits})
         return {
             "start_tokens": schedule.start_tokens,
             "start_step": schedule.start_step,
@@ -170,35 +176,29 @@ def _law_points(
         **common,
     )
     if at is not None:
-        points = replanned_law_points(_batch_at(law, 0), at, **common)
+        points = replanned_law_points(
+            lambda tokens: law.law.evaluate(law.n_params, tokens), at, **common
+        )
     return points, source
-
-
-def _batch_at(law: LawRequest, end: int) -> Callable[[int], float]:
-    """The law's batch at consumed tokens: itself (0), or its band's low (-1) or high (+1) end."""
-
-    def batch(tokens: int) -> float:
-        if end:
-            band = law_band(law.law, law.n_params, tokens)
-            if band is not None:
-                return band[0] if end < 0 else band[1]
-        return law.law.evaluate(law.n_params, tokens)
-
-    return batch
 
 
 def _bands(law: LawRequest, total_tokens: int, at: Standing | None) -> tuple[Band, ...]:
     if law_band(law.law, law.n_params, total_tokens) is None:
         return ()
-    ends, common = [], law.looks(total_tokens)
-    for end in (-1, 1):
+    common = law.looks(total_tokens)
+
+    @cache
+    def band_at(tokens: int) -> tuple[float, float]:
+        found = law_band(law.law, law.n_params, tokens)
+        return found or (law.law.evaluate(law.n_params, tokens),) * 2
+
+    def points_of(end: Callable[[int], float]) -> tuple[BatchPoint, ...]:
         if at is not None:
-            ends.append(replanned_law_points(_batch_at(law, end), at, **common))
-        else:
-            assert law.initial_tokens is not None
-            ends.append(
-                law_driven_points(_batch_at(law, end), initial_tokens=law.initial_tokens, **common)
-            )
+            return replanned_law_points(end, at, **common)
+        assert law.initial_tokens is not None
+        return law_driven_points(end, initial_tokens=law.initial_tokens, **common)
+
+    ends = [points_of(lambda t: band_at(t)[0]), points_of(lambda t: band_at(t)[1])]
     return tuple(
         Band(low.start_tokens, low.batch_tokens, high.batch_tokens)
         for low, high in zip(*ends, strict=True)

@@ -82,7 +82,7 @@ def standing(path: str | Path) -> Standing:
 def replanned_law_points(
     batch_at: Callable[[int], float], at: Standing, **rest: Any
 ) -> tuple[BatchPoint, ...]:
-    """`law_driven_points` from where the run stands: the looks beyond it, from its batch on.
+    """Return `law_driven_points` from where the run stands: the looks beyond it, from its batch on.
 
     Args:
         batch_at: the law's batch (tokens) at consumed tokens.
@@ -102,7 +102,7 @@ def replanned_law_points(
 
 
 def replanned_table(points: Sequence[BatchPoint], at: Standing) -> tuple[BatchPoint, ...]:
-    """A table's batches from where the run stands on; what was before it stays as it was.
+    """Return a table's batches from where the run stands on; what was before it stays as it was.
 
     Raises:
         ScheduleError: the table does not start at 0.

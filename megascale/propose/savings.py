@@ -65,7 +65,7 @@ class TokenSaving:
 
 
 def fixed_batch(schedule: BatchSchedule, batch_tokens: int, meaning: str) -> FixedBatch:
-    """Steps of the schedule's tokens at one batch, and the share the schedule saves."""
+    """Return the steps of the schedule's tokens at one batch, and the share the schedule saves."""
     tokens = schedule.total_tokens - schedule.start_tokens
     steps = -(-tokens // batch_tokens)
     taken = schedule.total_steps - schedule.start_step
@@ -73,7 +73,7 @@ def fixed_batch(schedule: BatchSchedule, batch_tokens: int, meaning: str) -> Fix
 
 
 def token_saving(schedule: BatchSchedule, family: TokensSteps) -> TokenSaving | str:
-    """The schedule's loss and tokens against the best fixed batch, or in words why not.
+    """Return the schedule's loss and tokens against the best fixed batch, or in words why not.
 
     Args:
         schedule: from token 0; a re-planned rest has no loss to start from.
@@ -87,8 +87,8 @@ def token_saving(schedule: BatchSchedule, family: TokensSteps) -> TokenSaving | 
         return f"by the law the schedule does not reach its first target, a loss of {targets[0]:g}"
     position, tokens = reached
 
-    sizes = [segment.batch_tokens for segment in schedule.segments]
-    low, high = math.log(min(sizes) / 16), math.log(max(sizes) * 16)
+    sizes = sorted({segment.batch_tokens for segment in schedule.segments})
+    low, high = math.log(sizes[0] / 16), math.log(sizes[-1] * 16)
     grid = [math.exp(low + (high - low) * i / (_GRID - 1)) for i in range(_GRID)]
     batches = [*grid, *map(float, sizes)]
     needed = [_at_position(needs, position) for needs in _needs(family, batches)]

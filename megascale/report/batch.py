@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from megascale.curves.crossings import by_batch, by_setting
-from megascale.curves.curve import Curve
-from megascale.errors import FitError, UserError
 from megascale.formats.law_band import law_band
-from megascale.formats.law_file import Input, LawFile
-from megascale.laws.batch.from_points import most_batches
-from megascale.laws.batch.law_file import batch_law_file
-from megascale.laws.batch.optimum import OptimalBatches, best_batch_at_tokens, optimal_batches
-from megascale.laws.batch.optimum import fit_batch_power as power_of
-from megascale.laws.batch.points import choose_targets, extract
-from megascale.laws.batch.select import Selection, refute_classic, select
-from megascale.laws.batch.tokens_steps import (
-    LAW_PARAMETERS,
-    LAWS,
-    TokensStepsFits,
-    enough_points,
-    fit_tokens_steps,
-)
-from megascale.laws.law_files import plain
-from megascale.laws.power import PowerLaw
+from megascale.formats.law_file import LawFile
+from megascale.laws.law_files import json_types
+
+if TYPE_CHECKING:
+    from megascale.laws.batch.optimum import OptimalBatches
+    from megascale.laws.batch.study import BatchStudy
+    from megascale.laws.batch.tokens_steps import TokensStepsFits
+    from megascale.laws.findings import BatchFindings
 
 CURVE_POINTS = 120
 BEYOND = 1.2
 """A drawn law goes on beyond its smallest and largest batch by this factor."""
 CLOUD_POINTS = 120
 """Replicates of a target that are drawn; all of them make the bands."""
-FURTHEST_B_MIN = 30
-"""A B_min this factor below every batch that was run, or as unsure as that, is not drawn."""
-WIDEST_BAND = 1e3
-"""A law of the best batches whose band is wider by more than this factor is not drawn."""
 NEEDS = (
     "It needs runs of at least four batch sizes at one learning rate and model size that pass the "
     "same losses, or a table of points with the columns target_loss, batch_tokens (or B_tokens) "
@@ -45,93 +30,23 @@ NEEDS = (
 )
 
 
-def points_of_curves(
-    curves: Sequence[Curve], targets: int | Sequence[float] | None
-) -> tuple[pl.DataFrame | None, list[str]]:
-    """(S, E) points of every setting with enough batch sizes, and why others gave none.
-
-    Args:
-        curves: smoothed, of constant batch.
-        targets: losses, or how many; None chooses them per setting.
-    """
-    parts, reasons = [], []
-    for (n_params, lr), group in by_setting(curves).items():
-        batches = len(by_batch(group))
-        if batches < min(LAW_PARAMETERS[law] for law in ("two_power", "noise_floor")):
-            if batches > 1:
-                reasons.append(f"{_setting(n_params, lr)}: {batches} batch sizes")
-            continue
-        needed = LAW_PARAMETERS["wsd"] if batches >= LAW_PARAMETERS["wsd"] else batches
-        try:
-            if targets is None:
-                chosen: Sequence[float] = choose_targets(group, min_batches=needed)
-            elif isinstance(targets, int):
-                chosen = choose_targets(group, targets, min_batches=needed)
-            else:
-                chosen = targets
-            parts.append(extract(group, chosen).points)
-        except FitError as error:
-            reasons.append(f"{_setting(n_params, lr)}: {error}")
-    return (pl.concat(parts) if parts else None), reasons
-
-
-def _setting(n_params: float | None, lr: float | None) -> str:
-    known = []
-    if n_params is not None:
-        known.append(f"N {n_params:.4g}")
-    if lr is not None:
-        known.append(f"learning rate {lr:.3g}")
-    return ", ".join(known) or "runs"
-
-
-def tokens_steps_section(
-    points: pl.DataFrame, *, law: str | None = None, replicates: int = 200
-) -> tuple[dict[str, Any], dict[str, TokensStepsFits], OptimalBatches]:
-    """E(S) groups with every law that fits them, the fits, and the best batches by one law.
-
-    Args:
-        points: as `tokens_steps.sort_points` takes them.
-        law: for the best batches; None takes the one of lowest pooled AICc that has one.
-        replicates: of the joint bootstrap.
-
-    Raises:
-        FitError: no group holds as many batch sizes as the smallest law has parameters.
-    """
-    points = points.drop([c for c in points.columns if points[c].null_count() == len(points)])
-    most = most_batches(points)
-    fits = {
-        name: fit_tokens_steps(enough_points(points, name), name)
-        for name in LAWS
-        if LAW_PARAMETERS[name] <= most
-    }
-    best = [name for name in fits if name != "classic"]
-    if not best:
-        raise FitError.of("points", len(points), "no target has four batch sizes")
-    selection = _selection(points, list(fits))
-    chosen = law or next(
-        (v.law for v in selection.verdicts if v.law in best) if selection else iter(best),
-        best[0],
+def tokens_steps_section(found: BatchFindings) -> dict[str, Any]:
+    """E(S) groups with every law that fits them."""
+    study = found.study
+    keys = sorted({_key(g) for f in study.fits.values() for g in f.groups}, key=_order)
+    return json_types(
+        {
+            "from": "a table of points" if found.from_points else "the loss curves",
+            "left_out": found.left_out,
+            "n_kind": found.n_kind,
+            "chosen": study.law,
+            "groups": [_group(key, study.fits) for key in keys],
+            "verdicts": study.selection.table().to_dicts(),
+            "refuted": [list(pair) for pair in study.selection.classic_refuted],
+            "confidence": study.optimal.confidence,
+            "tables": {name: fit.table().to_dicts() for name, fit in study.fits.items()},
+        }
     )
-    if chosen not in best:
-        raise FitError.of("--law", chosen, "has no best batch or too few points", best)
-    optimal = optimal_batches(fits[chosen], replicates=replicates)
-    keys = sorted({_key(g) for f in fits.values() for g in f.groups}, key=_order)
-    section = {
-        "chosen": chosen,
-        "groups": [_group(key, fits) for key in keys],
-        "verdicts": [] if selection is None else selection.table().to_dicts(),
-        "refuted": [] if selection is None else [list(pair) for pair in selection.classic_refuted],
-        "confidence": optimal.confidence,
-        "tables": {name: fit.table().to_dicts() for name, fit in fits.items()},
-    }
-    return plain(section), fits, optimal
-
-
-def _selection(points: pl.DataFrame, names: list[str]) -> Selection | None:
-    try:
-        return select(points, names)
-    except UserError:
-        return None
 
 
 def _key(group: Any) -> tuple[float | None, float | None, float]:
@@ -181,90 +96,63 @@ def _short(values: Any) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def best_batch_section(
-    fits: dict[str, TokensStepsFits],
-    optimal: OptimalBatches,
-    curves: Sequence[Curve],
-    inputs: Sequence[Input],
-) -> tuple[dict[str, Any], LawFile | None]:
+def best_batch_section(found: BatchFindings) -> dict[str, Any]:
     """B_min and B_opt against loss, B_opt against tokens with its law, and bootstrap clouds."""
-    rows = optimal.table.to_dicts()
-    classic = fits.get("classic")
-    refuted = refute_classic(classic.points, _rms(fits[optimal.law])) if classic else []
+    study, optimal = found.study, found.study.optimal
+    return json_types(
+        {
+            "law": optimal.law,
+            "rows": optimal.table.to_dicts(),
+            "least": study.least,
+            "critical": study.critical,
+            "clouds": _clouds(optimal),
+            "confidence": optimal.confidence,
+            "replicates": len(optimal.log_batch),
+            "power": _power(study),
+            "no_power": study.open_law,
+            "direct": found.direct,
+        }
+    )
+
+
+def _clouds(optimal: OptimalBatches) -> list[dict[str, list[float]]]:
+    """The replicates of every target's best batch, as many as are drawn."""
     clouds = []
-    for g, row in enumerate(rows):
-        both = np.isfinite(optimal.log_tokens[:, g]) & np.isfinite(optimal.log_batch[:, g])
-        if not row["used"]:
-            both[:] = False
+    for g, used in enumerate(optimal.used):
+        both = np.isfinite(optimal.log_tokens[:, g]) & np.isfinite(optimal.log_batch[:, g]) & used
         clouds.append(
             {
                 "tokens": _short(np.exp(optimal.log_tokens[both, g][:CLOUD_POINTS])),
                 "batch": _short(np.exp(optimal.log_batch[both, g][:CLOUD_POINTS])),
             }
         )
-    section: dict[str, Any] = {
-        "law": optimal.law,
-        "rows": rows,
-        "least": _least(fits, optimal.law),
-        "critical": [] if classic is None else _critical(classic, set(refuted)),
-        "clouds": clouds,
-        "confidence": optimal.confidence,
-        "replicates": len(optimal.log_batch),
-        "power": None,
-        "no_power": "",
-        "direct": _direct(optimal, curves),
+    return clouds
+
+
+def _power(study: BatchStudy) -> dict[str, Any] | None:
+    """B_opt(D) and its lines, where the best batches determine it."""
+    if study.power is None or study.open_law:
+        return None
+    law, optimal = study.power.law, study.optimal
+    sizes = optimal.table.filter(pl.col("used"))["n_params"].unique().sort().to_list()
+    d = np.geomspace(law.d_range[0] / 4, law.d_range[1] * 16, 60)
+    lines = []
+    for n in sizes if law.with_n else [None]:
+        low, high = law.band(n, d, optimal.confidence)
+        lines.append(
+            {"n_params": n, "value": _short(law.at(n, d)), "low": _short(low), "high": _short(high)}
+        )
+    return {
+        "coef": law.coef,
+        "a": law.a,
+        "b": law.b,
+        "b_error": float(np.sqrt(law.covariance[2, 2])),
+        "rms": law.rms,
+        "birge": study.power.birge,
+        "d": _short(d),
+        "d_range": law.d_range,
+        "lines": lines,
     }
-    law_file = None
-    try:
-        power = power_of(optimal)
-        law = power.law
-        sizes = optimal.table.filter(pl.col("used"))["n_params"].unique().sort().to_list()
-        _check_band(law, sizes, optimal.confidence)
-        d = np.geomspace(law.d_range[0] / 4, law.d_range[1] * 16, 60)
-        lines = []
-        for n in sizes if law.with_n else [None]:
-            low, high = law.band(n, d, optimal.confidence)
-            lines.append(
-                {"n_params": n, "value": _short(law.at(n, d)), "low": _short(low),
-                 "high": _short(high)}
-            )  # fmt: skip
-        section["power"] = {
-            "coef": law.coef,
-            "a": law.a,
-            "b": law.b,
-            "b_error": float(np.sqrt(law.covariance[2, 2])),
-            "rms": law.rms,
-            "birge": power.birge,
-            "d": _short(d),
-            "d_range": law.d_range,
-            "lines": lines,
-        }
-        law_file = batch_law_file(
-            fits[optimal.law],
-            optimal,
-            name="this report's B_opt(D)",
-            inputs=list(inputs),
-            source="this report",
-        )
-    except FitError as error:
-        section["no_power"] = str(error)
-    return plain(section), law_file
-
-
-def _check_band(law: PowerLaw, sizes: Sequence[float | None], confidence: float) -> None:
-    """Raises FitError where the optima leave the law open within their own range."""
-    error = max(
-        float(law.log_error(n, law.d_range).max()) for n in (sizes if law.with_n else [None])
-    )
-    widest = 2 * law.reach(confidence) * error
-    if widest > np.log(WIDEST_BAND):
-        raise FitError.of(
-            "B_opt(D)",
-            f"{law.points} optima",
-            f"they do not determine it: its band spans a factor of 10^{widest / np.log(10):.0f} "
-            "where they lie",
-            "more batch sizes, repeats or lower losses",
-        )
 
 
 def given_lines(laws: Sequence[LawFile]) -> list[dict[str, Any]]:
@@ -290,69 +178,4 @@ def given_lines(laws: Sequence[LawFile]) -> list[dict[str, Any]]:
                 "high": _short(high for _, high in known) if len(known) == len(d) else None,
             }
         )
-    return plain(lines)
-
-
-def _rms(fit: TokensStepsFits) -> float:
-    return float(np.sqrt(np.nanmean(fit.log_residuals() ** 2)))
-
-
-def _least(fits: dict[str, TokensStepsFits], chosen: str) -> list[dict[str, Any]]:
-    """B_min of every target, by the chosen law where it has one, else by the piecewise law.
-
-    One far below every batch that was run, or with a wide interval, says no more than that the
-    points do not determine it.
-    """
-    for name in (chosen, "wsd", "noise_floor"):
-        if name not in fits or name == "two_power":  # which has none
-            continue
-        values = fits[name].optimum()["B_min"]
-        low, high = fits[name].result.interval("B_min")
-        floor = fits[name].points["batch_tokens"].to_numpy().min() / FURTHEST_B_MIN
-        rows = [
-            {
-                "law": name,
-                "n_params": group.n_params,
-                "lr": group.lr,
-                "target_loss": group.target_loss,
-                "batch_min": float(value),
-                "low": float(low[g]),
-                "high": float(high[g]),
-            }
-            for g, (group, value) in enumerate(zip(fits[name].groups, values, strict=True))
-            if np.isfinite(value) and value > floor and high[g] < FURTHEST_B_MIN * low[g]
-        ]
-        if rows:
-            return rows
-    return []
-
-
-def _critical(
-    fit: TokensStepsFits, refuted: set[tuple[float | None, float]]
-) -> list[dict[str, Any]]:
-    """Critical batch E_min / S_min with its interval where the classic law is not refuted."""
-    low, high = fit.result.interval("B_crit")
-    return [
-        {
-            "n_params": group.n_params,
-            "lr": group.lr,
-            "target_loss": group.target_loss,
-            "batch_crit": float(fit.result["B_crit"][g]),
-            "low": float(low[g]),
-            "high": float(high[g]),
-        }
-        for g, group in enumerate(fit.groups)
-        if fit.result.converged[g]
-        and fit.result["B_crit"][g] > 0
-        and (group.n_params, group.target_loss) not in refuted
-    ]
-
-
-def _direct(optimal: OptimalBatches, curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    """Batches of lowest loss at the targets' own tokens, straight from the curves."""
-    tokens = [t for t in optimal.table.filter(pl.col("used"))["tokens"].to_list() if t]
-    usable = [c for g in by_setting(curves).values() for c in g if len(by_batch(g)) >= 4]
-    if not tokens or not usable:
-        return []
-    found = best_batch_at_tokens(usable, sorted(tokens))
-    return found.filter(pl.col("batch_tokens").is_not_null()).to_dicts()
+    return json_types(lines)

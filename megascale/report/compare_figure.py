@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from megascale.curves.compare import Comparison, Curve, smoothed
 from megascale.errors import DataError
 from megascale.units import short_count
+
+if TYPE_CHECKING:
+    from megascale.curves.compare import Comparison
+    from megascale.curves.curve import Curve
 
 COLOURS = ("#2a5d9f", "#c8553d", "#4f8a4c", "#8757a5", "#b08a2e", "#3c8f97", "#a3476f", "#6b6b6b")
 
@@ -19,7 +23,7 @@ def draw_comparison(curves: Sequence[Curve], found: Sequence[Comparison], path: 
 
     Args:
         curves: the baseline and the others.
-        found: comparisons of the others with the baseline, for window and crossings.
+        found: comparisons of the others with the baseline, for their crossings.
         path: file to write; its folder must exist.
 
     Raises:
@@ -36,35 +40,31 @@ def draw_comparison(curves: Sequence[Curve], found: Sequence[Comparison], path: 
     figure, (loss_axis, gap_axis, batch_axis) = plt.subplots(
         3, 1, sharex=True, figsize=(8, 7), height_ratios=[3, 1.3, 1], layout="constrained"
     )
-    window = found[0].window_tokens
     baseline = curves[0]
     for index, curve in enumerate(curves):
         colour = COLOURS[index % len(COLOURS)]
-        grid = np.linspace(curve.middle[0], curve.tokens[-1], 300)
-        loss_axis.plot(curve.middle, curve.loss, color=colour, alpha=0.25, linewidth=0.8)
-        smooth = smoothed(curve, grid, window)[0]
-        loss_axis.plot(grid, smooth, color=colour, linewidth=1.5, label=curve.name)
-        batch_axis.step(
-            np.append(0, curve.tokens),
-            np.append(curve.batch[:1], curve.batch),
-            where="pre",
-            color=colour,
-        )
+        grid = np.linspace(curve.tokens[0], curve.last, 300)
+        if curve.placed is not None:
+            raw = curve.placed
+            loss_axis.plot(raw.tokens, raw.loss, color=colour, alpha=0.25, linewidth=0.8)
+        loss_axis.plot(grid, curve.at(grid), color=colour, linewidth=1.5, label=curve.run)
+        if curve.clock is not None:
+            batch_axis.step(
+                np.append(0, curve.clock.tokens),
+                np.append(curve.clock.batch[:1], curve.clock.batch),
+                where="pre",
+                color=colour,
+            )
         if curve is baseline:
             continue
-        low, high = (
-            max(baseline.middle[0], curve.middle[0]),
-            min(baseline.tokens[-1], curve.tokens[-1]),
-        )
-        grid = np.linspace(low, high, 300)
-        (first, error_first), (second, error_second) = (
-            smoothed(one, grid, window) for one in (baseline, curve)
-        )
-        gap, error = second - first, 2 * np.hypot(error_first, error_second)
+        low = max(baseline.tokens[0], curve.tokens[0])
+        grid = np.linspace(low, min(baseline.last, curve.last), 300)
+        gap = curve.at(grid) - baseline.at(grid)
+        error = 2 * np.hypot(curve.error_at(grid), baseline.error_at(grid))
         gap_axis.fill_between(grid, gap - error, gap + error, color=colour, alpha=0.15, linewidth=0)
         gap_axis.plot(grid, gap, color=colour, linewidth=1.2)
     gap_axis.axhline(0, color="black", linewidth=0.6)
-    for tokens in (tokens for one in found for tokens in one.crossings):
+    for tokens in (crossing.tokens for one in found for crossing in one.crossings):
         for axis in (loss_axis, gap_axis):
             axis.axvline(tokens, color="grey", linestyle=":", linewidth=0.8)
     loss_axis.set_ylabel("loss (nats per token)")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from megascale.curves.crossings import by_setting, crossing_table, find_crossings
-from megascale.curves.curve import Array, Curves
-from megascale.runs.overview import overview
+from megascale.runs.overview import overviews
 from megascale.runs.readers.base import VALIDATION
 from megascale.runs.table import LoadedRun, RunTable
+
+if TYPE_CHECKING:
+    from megascale.arrays import Array
+    from megascale.curves.crossing import BatchCrossing
 
 POINTS_IN_ALL = 60_000
 POINTS_A_RUN = (16, 800)
 """Bins of records drawn in all, and the fewest and most a run gets."""
+SIZES_SHOWN = 4
+"""Batch sizes of a run that are named, besides the last; `runs show --json` has all of them."""
+STAIRS_DRAWN = 400
+"""Most batch changes of a run that are drawn."""
 LEAST_SHADED = 20
 """Runs with fewer bins than this do not keep their bins' lowest and highest losses."""
-PAIRS_SHOWN = 400
 IS_VALIDATION = pl.col("loss_kind").str.starts_with(VALIDATION).fill_null(False)
 HAS_LOSS = pl.col("loss").is_not_null()
 
@@ -28,12 +35,9 @@ def run_rows(loaded: RunTable) -> list[dict[str, Any]]:
     """One row a run: what its logs say."""
     rows = []
     parts = loaded.table.partition_by("run", as_dict=True, maintain_order=True)
-    for run in loaded.runs:
-        own = parts.get((run.run,), loaded.table.clear())
-        seen = overview(RunTable(own, [run], loaded.files), run)
-        drawn = _drawn_rows(own)
-        clock = _clock(drawn)
-        batches = drawn["batch_tokens"].drop_nulls().rle().struct.field("value").to_list()
+    for run, seen in zip(loaded.runs, overviews(loaded), strict=True):
+        clock = _clock(_drawn_rows(parts.get((run.run,), loaded.table.clear())))
+        batches = [part.batch_tokens for part in seen.segments if part.batch_tokens is not None]
         rows.append(
             {
                 "run": run.run,
@@ -41,7 +45,8 @@ def run_rows(loaded: RunTable) -> list[dict[str, Any]]:
                 "n_params": run.meta.n_params,
                 "steps": seen.steps,
                 "tokens": seen.tokens,
-                "batch_tokens": batches,
+                "batch_tokens": [*batches[:SIZES_SHOWN], *batches[SIZES_SHOWN:][-1:]],
+                "batch_sizes": len(batches),
                 "seconds": None if clock is None else round(float(clock[-1]), 3),
                 "loss": seen.loss,
                 "validation_loss": seen.validation_loss,
@@ -172,13 +177,15 @@ def _seconds_at(checks: pl.DataFrame, train: pl.DataFrame) -> list[float] | None
 
 
 def _batch_changes(rows: pl.DataFrame) -> list[list[int]]:
-    """[start tokens, batch tokens] wherever a run's batch changes."""
+    """[start tokens, batch tokens] where a run's batch changes, thinned if there are very many."""
     known = rows.filter(pl.col("batch_tokens").is_not_null() & pl.col("tokens").is_not_null())
     parts = known.group_by(pl.col("batch_tokens").rle_id().alias("part"), maintain_order=True).agg(
         pl.col("batch_tokens").first(), pl.col("tokens").last()
     )
     starts = [0, *parts["tokens"][:-1]]
-    return [[int(s), int(b)] for s, b in zip(starts, parts["batch_tokens"], strict=True)]
+    stairs = [[int(s), int(b)] for s, b in zip(starts, parts["batch_tokens"], strict=True)]
+    every = -(-len(stairs) // STAIRS_DRAWN)
+    return [*stairs[:-1:every], stairs[-1]]
 
 
 def _integers(rows: pl.DataFrame, column: str) -> list[int] | None:
@@ -194,13 +201,6 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def crossing_rows(curves: Curves) -> list[dict[str, Any]]:
-    """Crossings of neighbouring batch sizes of every setting."""
-    settings = by_setting(curves.curves)
-    usable = [c for group in settings.values() for c in group if _several_batches(group)]
-    found = find_crossings(usable)[:PAIRS_SHOWN]
-    return crossing_table(found).to_dicts() if found else []
-
-
-def _several_batches(group: list[Any]) -> bool:
-    return len({curve.batch_tokens for curve in group}) > 1
+def crossing_rows(crossings: Sequence[BatchCrossing]) -> list[dict[str, Any]]:
+    """Crossings of neighbouring batch sizes of every setting, in the order given."""
+    return [asdict(crossing) for crossing in crossings]

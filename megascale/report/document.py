@@ -5,25 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from megascale import __version__
-from megascale.curves.curve import Curve, Window, curves_from_table
-from megascale.errors import UserError
-from megascale.formats.law_file import Input, LawFile
-from megascale.laws.law_files import plain
+from megascale.formats.law_file import LawFile
+from megascale.laws.law_files import json_types
 from megascale.report import batch as batch_sections
 from megascale.report import grid as grid_sections
-from megascale.report.batch import (
-    best_batch_section,
-    given_lines,
-    points_of_curves,
-    tokens_steps_section,
-)
+from megascale.report.batch import best_batch_section, given_lines, tokens_steps_section
 from megascale.report.calculator import Defaults, calculator
 from megascale.report.curves import crossing_rows, drawn_curves, run_rows
-from megascale.report.grid import grid_of_runs, grid_section
+from megascale.report.grid import grid_section
 from megascale.report.inputs import Inputs
+
+if TYPE_CHECKING:
+    from megascale.laws.findings import Findings
 
 SCHEMA = "megascale.report/1"
 
@@ -34,139 +30,84 @@ class Settings:
 
     Attributes:
         title: of the page.
-        loss: which losses the laws are fitted to: auto, train, validation or validation:SET.
-        window: smoothing before the laws.
-        phase: "stable" leaves warmup and decay out of the laws.
-        targets: losses for E(S), or how many; None chooses them.
-        family: law of tokens and steps for the best batches; None takes the best by AICc.
-        replicates: bootstrap.
         laws: law files for the calculator.
         models: presets for the calculator.
         defaults: of the calculator's fields.
     """
 
     title: str = "megascale report"
-    loss: str = "auto"
-    window: Window = field(default_factory=Window)
-    phase: Literal["stable", "all"] = "stable"
-    targets: int | Sequence[float] | None = None
-    family: str | None = None
-    replicates: int = 200
     laws: Sequence[LawFile] = ()
     models: Sequence[Path] = ()
     defaults: Defaults = field(default_factory=Defaults)
 
 
-def build_document(inputs: Inputs, settings: Settings) -> dict[str, Any]:
+def build_document(inputs: Inputs, findings: Findings, settings: Settings) -> dict[str, Any]:
     """Everything the report says, section by section.
 
     A section without data is `{"empty": why, and what would fill it}`.
 
+    Args:
+        inputs: what was read.
+        findings: what `find_all` found in it.
+        settings: of the page.
+
     Raises:
-        UserError: a choice of the user's cannot be met (`settings.family`, a model's file).
+        UserError: a model's file cannot be read.
     """
+    steps, best = _batch(findings)
+    if "empty" not in best:
+        best["given"] = given_lines(settings.laws)
+    own = None if findings.batches is None else findings.batches.law
+    laws = [*settings.laws, *([] if own is None else [own])]
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "title": settings.title,
         "version": __version__,
         "notes": list(inputs.notes),
+        "studies": inputs.studies,
+        "curves": _curves(inputs, findings),
+        "tokens_steps": steps,
+        "best_batch": best,
+        "grids": _grids(findings),
+        "calculator": calculator(laws, settings.models, settings.defaults),
+        "own_law": None if own is None else own.name,
+        "provenance": {
+            "version": __version__,
+            "files": inputs.files,
+            "laws": [{"name": x.name, "sha256": x.sha256, "source": x.source} for x in laws],
+        },
     }
-    document["studies"] = inputs.studies
-    document["curves"], curves = _curves(inputs, settings)
-    document["tokens_steps"], document["best_batch"], own = _batch(inputs, settings, curves)
-    if "empty" not in document["best_batch"]:
-        document["best_batch"]["given"] = given_lines(settings.laws)
-    document["grids"] = _grids(inputs, settings)
-    laws = [*settings.laws, *([] if own is None else [own])]
-    document["calculator"] = calculator(laws, settings.models, settings.defaults)
-    document["own_law"] = None if own is None else own.name
-    document["provenance"] = {
-        "version": __version__,
-        "files": inputs.files,
-        "laws": [{"name": law.name, "sha256": law.sha256, "source": law.source} for law in laws],
+    return json_types(document)
+
+
+def _curves(inputs: Inputs, findings: Findings) -> dict[str, Any]:
+    if inputs.runs is None or findings.runs is None:
+        return {"empty": "No run log among the inputs: give run directories, logs or trees."}
+    return {
+        "runs": run_rows(inputs.runs),
+        "curves": drawn_curves(inputs.runs),
+        "crossings": crossing_rows(findings.runs.crossings),
+        "dropped": [{"run": d.run, "reason": d.reason} for d in findings.runs.dropped],
     }
-    return plain(document)
 
 
-def _curves(inputs: Inputs, settings: Settings) -> tuple[dict[str, Any], list[Curve]]:
-    if inputs.runs is None:
-        return {"empty": "No run log among the inputs: give run directories, logs or trees."}, []
-    loaded = inputs.runs
-    sizes = {run.run: run.meta.n_params for run in loaded.runs}
-    smooth = curves_from_table(
-        loaded.table,
-        n_params=sizes,
-        loss=settings.loss,
-        window=settings.window,
-        phase=settings.phase,
-    )
-    section = {
-        "runs": run_rows(loaded),
-        "curves": drawn_curves(loaded),
-        "crossings": crossing_rows(smooth),
-        "dropped": [{"run": d.run, "reason": d.reason} for d in smooth.dropped],
-    }
-    return section, smooth.constant_batch()
+def _batch(findings: Findings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """E(S) and the best batch."""
+    if findings.batches is None:
+        empty = {"empty": f"Nothing to fit: {findings.no_batches} {batch_sections.NEEDS}"}
+        return empty, dict(empty)
+    return tokens_steps_section(findings.batches), best_batch_section(findings.batches)
 
 
-def _batch(
-    inputs: Inputs, settings: Settings, curves: list[Curve]
-) -> tuple[dict[str, Any], dict[str, Any], LawFile | None]:
-    """E(S) and the best batch: from tables of points where there are any, else from the curves."""
-    files = [Input(path=f["path"], sha256=f["sha256"]) for f in inputs.files]
-    reasons: list[str] = []
-    sources = list(inputs.points.values())
-    if sources:
-        points = sources[0] if len(sources) == 1 else _stacked(sources)
-        files = [i for i in files if i.path in inputs.points]
-    else:
-        found, reasons = points_of_curves(curves, settings.targets)
-        if found is None:
-            why = "; ".join(reasons) or "no two runs differ in their batch alone"
-            empty = {"empty": f"Nothing to fit: {why}. {batch_sections.NEEDS}"}
-            return empty, empty, None
-        points = found
-    try:
-        section, fits, optimal = tokens_steps_section(
-            points, law=settings.family, replicates=settings.replicates
-        )
-    except UserError as error:
-        if settings.family is not None:
-            raise
-        empty = {"empty": f"Nothing to fit: {error} {batch_sections.NEEDS}"}
-        return empty, empty, None
-    section["from"] = "a table of points" if sources else "the loss curves"
-    section["left_out"] = reasons
-    best, own = best_batch_section(fits, optimal, [] if sources else curves, files)
-    return section, best, own
+def _grids(findings: Findings) -> dict[str, Any]:
+    if not findings.grids:
+        why = " ".join(findings.no_grids) or "No grid of finished runs among the inputs."
+        return {"empty": f"{why} {grid_sections.NEEDS}"}
+    grids = [{"path": path, **grid_section(grid)} for path, grid in findings.grids.items()]
+    return {"grids": grids, "left_out": findings.no_grids}
 
 
-def _stacked(frames: list[Any]) -> Any:
-    import polars as pl
-
-    return pl.concat(frames, how="diagonal")
-
-
-def _grids(inputs: Inputs, settings: Settings) -> dict[str, Any]:
-    """Tables of finished runs; without one, the runs of the logs where these make a grid."""
-    tables = dict(inputs.grids)
-    if not tables and inputs.runs is not None:
-        table = grid_of_runs(inputs.runs, settings.loss, settings.window)
-        tables = {} if table is None else {"the runs' logs": table}
-    if not tables:
-        return {"empty": f"No grid of finished runs among the inputs. {grid_sections.NEEDS}"}
-    grids, reasons = [], []
-    for path, table in tables.items():
-        try:
-            grids.append({"path": path, **grid_section(table)})
-        except UserError as error:
-            reasons.append(f"{path}: {error}")
-    if not grids:
-        return {"empty": f"{'; '.join(reasons)} {grid_sections.NEEDS}"}
-    return {"grids": grids, "left_out": reasons}
-
-
-def summary(document: dict[str, Any]) -> dict[str, Any]:
+def document_summary(document: dict[str, Any]) -> dict[str, Any]:
     """What was found, without the drawn points: for --json."""
     curves, steps = document["curves"], document["tokens_steps"]
     best, grids = document["best_batch"], document["grids"]

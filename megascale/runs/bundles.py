@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from megascale.runs.cache import Replacing, described, restored
+from megascale.runs.cache import Replacing, file_of_report, report_of_file
 from megascale.runs.readers.base import READER_VERSION, SCHEMA, FileRead
 
 MOST_BUNDLES = 8
@@ -38,7 +38,7 @@ class Bundles:
                 continue
 
     def load(self, key: str, path: Path) -> FileRead | None:
-        """What was read from such a file before; None if nothing usable is there."""
+        """Return what was read from such a file before; None if nothing usable is there."""
         index, report = self._places.get(key, (None, {}))
         if index is None:
             return None
@@ -47,7 +47,7 @@ class Bundles:
             start, height = report["rows"]
             if table is None or start + height > table.height:
                 return None
-            return restored(report, table.slice(start, height), path)
+            return file_of_report(report, table.slice(start, height), path)
         except (KeyError, TypeError, ValueError):
             return None
 
@@ -73,7 +73,7 @@ class Bundles:
         kept = {**used, **new} if crowded else dict(new)
         index, start = {}, 0
         for key, read in kept.items():
-            index[key] = described(read) | {"rows": (start, read.table.height)}
+            index[key] = report_of_file(read) | {"rows": (start, read.table.height)}
             start += read.table.height
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from megascale.runs.readers.base import (
     READER_VERSION,
     SCHEMA,
     FileRead,
-    Malformed,
+    MalformedRecord,
     Note,
     ReadOptions,
     RunMeta,
@@ -31,7 +31,7 @@ SMALLEST_BYTES = 256 * 2**10
 
 
 def default_directory() -> Path:
-    """`$MEGASCALE_CACHE`, or `megascale` in the user's cache directory."""
+    """Return `$MEGASCALE_CACHE`, or `megascale` in the user's cache directory."""
     named = os.environ.get("MEGASCALE_CACHE")
     if named:
         return Path(named)
@@ -46,25 +46,25 @@ class ReadCache:
         self.directory = directory / "runs"
 
     def key(self, sha256: str, format_name: str, options: ReadOptions) -> str:
-        """The name of the entry for a file's content read in this way."""
+        """Return the name of the entry for a file's content read in this way."""
         text = f"{READER_VERSION}\n{sha256}\n{format_name}\n{options.key()}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def load(self, key: str, path: Path) -> FileRead | None:
-        """What was read from such a file before; None if nothing usable is there."""
+        """Return what was read from such a file before; None if nothing usable is there."""
         try:
             with (self.directory / f"{key}.json").open("rb") as file:
                 report = json.load(file)
             table = pl.read_ipc(self.directory / f"{key}.arrow")
             if dict(table.schema) != SCHEMA:
                 return None
-            return restored(report, table, path)
+            return file_of_report(report, table, path)
         except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError):
             return None
 
     def store(self, key: str, read: FileRead) -> None:
         """Keep what was read; without effect where the folder cannot be written."""
-        report = described(read)
+        report = report_of_file(read)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with Replacing(self.directory / f"{key}.arrow") as name:
@@ -75,8 +75,8 @@ class ReadCache:
             return
 
 
-def described(read: FileRead) -> dict[str, Any]:
-    """What a file gave besides its table, as JSON types."""
+def report_of_file(read: FileRead) -> dict[str, Any]:
+    """Return what a file gave besides its table, as JSON types."""
     return {
         "format": read.format,
         "sha256": read.sha256,
@@ -88,8 +88,8 @@ def described(read: FileRead) -> dict[str, Any]:
     }
 
 
-def restored(report: dict[str, Any], table: pl.DataFrame, path: Path) -> FileRead:
-    """The inverse of `described`, for a file of that content at `path`.
+def file_of_report(report: dict[str, Any], table: pl.DataFrame, path: Path) -> FileRead:
+    """Return the inverse of `report_of_file`, for a file of that content at `path`.
 
     Raises:
         KeyError, TypeError: the report is of another kind.
@@ -100,7 +100,7 @@ def restored(report: dict[str, Any], table: pl.DataFrame, path: Path) -> FileRea
         sha256=report["sha256"],
         table=table,
         runs=[RunMeta(**run) for run in report["runs"]],
-        malformed=[Malformed(**line) for line in report["malformed"]],
+        malformed=[MalformedRecord(**line) for line in report["malformed"]],
         malformed_count=report["malformed_count"],
         notes=[Note(**note) for note in report["notes"]],
         superseded=report["superseded"],

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from megascale.errors import DataError
 from megascale.runs.readers.base import VALIDATION, FileRead
 from megascale.runs.table import LoadedRun, RunTable
 
@@ -27,7 +28,10 @@ COARSE_STEP = 5e-3
 COARSE_LEAST_ROWS = 8
 LINES_SHOWN = 5
 
-_PROBLEM_NOTES = frozenset({"coarse_precision", "damaged", "sampled"})
+MIXED = "mixed_runs"
+"""The kind of a note that says that rows under one name are of several runs."""
+
+_PROBLEM_NOTES = frozenset({"coarse_precision", "damaged", "sampled", MIXED, "unknown_unit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,9 @@ class Finding:
         run: the run's id.
         severity: `problem` (a fit on this would be wrong or impossible) or `note`.
         kind: `malformed`, `no_rows`, `missing_tokens`, `missing_field`, `coarse_precision`,
-            `non_monotone`, `restart`, `duplicate`, `batch_change`, `spike`, `nonfinite_loss`,
-            `skipped`, `torn`, `damaged`, `sampled` or `derived`.
+            `non_monotone`, `restart`, `separate_runs`, `mixed_runs`, `unknown_unit`, `duplicate`,
+            `batch_change`, `spike`, `nonfinite_loss`, `skipped`, `torn`, `damaged`, `sampled` or
+            `derived`.
         message: one sentence.
         source, line: where; 0 when it concerns the file as a whole.
     """
@@ -56,12 +61,12 @@ class Finding:
         return f"{place}: {self.severity}: {self.message}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as plain JSON types."""
+        """Return the finding as plain JSON types."""
         return asdict(self)
 
 
 def check_runs(loaded: RunTable) -> list[Finding]:
-    """Everything odd about the loaded runs, run by run, problems first."""
+    """Return everything odd about the loaded runs, run by run, problems first."""
     findings: list[Finding] = []
     seen: set[int] = set()
     for run in loaded.runs:
@@ -72,6 +77,22 @@ def check_runs(loaded: RunTable) -> list[Finding]:
                 seen.add(index)
         findings += sorted(found, key=lambda finding: finding.severity == NOTE)
     return findings
+
+
+def refuse_mixed(loaded: RunTable) -> None:
+    """Refuse logs that hold several runs under one name: what is fitted to them means nothing.
+
+    Raises:
+        DataError: there is one; `runs check` shows all of them.
+    """
+    found = [(read, note) for read in loaded.files for note in read.notes if note.kind == MIXED]
+    if not found:
+        return
+    read, note = found[0]
+    place = f"{read.path}:{note.line}" if note.line else str(read.path)
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    rule = f"{note.message}{more}; leave it out, or divide it (megascale runs check shows all)"
+    raise DataError.of("log", place, rule)
 
 
 def _of_file(run: str, read: FileRead) -> Iterator[Finding]:
@@ -149,12 +170,19 @@ def _batch_changes(train: pl.DataFrame) -> Iterator[Part]:
             continue
         before = pl.col(name).shift()
         changes = known.with_columns(before=before).filter(pl.col(name) != pl.col("before"))
-        for row in changes.head(50).iter_rows(named=True):
+        for row in changes.head(LINES_SHOWN).iter_rows(named=True):
             at = f"step {row['step']:,}" if row["step"] is not None else "an unknown step"
             if row["tokens"] is not None:
                 at += f", {row['tokens']:,} tokens"
             message = f"the batch goes from {row['before']:,} to {row[name]:,} {unit} by {at}"
             yield NOTE, "batch_change", message, row["source"], row["line"]
+        if changes.height > LINES_SHOWN:
+            sizes = changes[name].to_list()
+            message = (
+                f"{changes.height:,} batch changes in all, to between {min(sizes):,} and "
+                f"{max(sizes):,} {unit}"
+            )
+            yield NOTE, "batch_change", message, None, None
         return
 
 

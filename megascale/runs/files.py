@@ -23,6 +23,8 @@ SUFFIXES = frozenset(
 STUDY_FOLDER, STUDY_LOCK, STUDY_RESULTS = "sweep", "run.lock", "results.json"
 """Where a study keeps its results and what its runs printed, beside their directories."""
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
+_LAUNCH = re.compile(r"\d{8}-\d{4,6}")
+"""torchtitan's folder of event files: one a launch, named by its time."""
 _NUMBERS = re.compile(r"(\d+)")
 
 
@@ -40,7 +42,7 @@ class LogFile:
 
 
 def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
-    """Every log meant by `paths`: files, run directories, trees, globs.
+    """Return every log meant by `paths`: files, run directories, trees, globs.
 
     In a tree a directory with our own `metrics.jsonl` is that one log: what lies below it
     (TensorBoard files, checkpoints) says nothing more. Hidden directories, law files and files that
@@ -72,7 +74,7 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
 
 
 def natural(text: str) -> list[str | tuple[int, str]]:
-    """A sort key under which checkpoint-1000 comes after checkpoint-500."""
+    """Return a sort key under which checkpoint-1000 comes after checkpoint-500."""
     pieces = _NUMBERS.split(text)
     return [f"{int(piece):020d}" if index % 2 else piece for index, piece in enumerate(pieces)]
 
@@ -114,7 +116,7 @@ def _is_own(metrics: Path) -> bool:
 
 
 def is_law_file(path: Path) -> bool:
-    """A law file of ours, which may lie among the runs that it was fitted to."""
+    """Return whether it is a law file of ours, which may lie among the runs of its fit."""
     if path.suffix != ".json":
         return False
     try:
@@ -131,7 +133,7 @@ def _is_candidate(name: str) -> bool:
 
 
 def bare(name: str) -> str:
-    """A file's name without the suffix of its compression."""
+    """Return a file's name without the suffix of its compression."""
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in PACKED else name
 
 
@@ -143,24 +145,27 @@ def _names(folder: Path) -> list[str]:
 
 
 def group_of(path: Path, format_name: str, *, join: bool) -> Path:
-    """What the files of one run have in common.
+    """Return what the files of one run have in common.
 
     Our own log, TensorBoard files and Hugging Face states belong to their directory (that of the
-    run, not of a checkpoint in it); every other file is a run of its own, unless `join`.
+    run, not of a checkpoint in it); every other file is a run of its own, unless `join`. With it
+    the event files of torchtitan's launches belong together too, one folder a launch.
     """
     parent = path.parent
     if format_name == "hf":
         while _CHECKPOINT.fullmatch(parent.name):
             parent = parent.parent
         return parent
+    if join and format_name == "tensorboard" and _LAUNCH.fullmatch(parent.name):
+        return parent.parent
     if join or format_name == "tensorboard" or path.name == METRICS_FILE:
         return parent
     return path
 
 
 def run_names(groups: Sequence[Path]) -> dict[Path, str]:
-    """A short name for every group: its last part where those differ, else its path below what
-    all have in common, without the suffix of a file unless two differ in nothing else.
+    """Return a short name for every group: its last part where those differ, else its path below
+    what all have in common, without the suffix of a file unless two differ in nothing else.
     """
     whole = {group: Path(os.path.abspath(group)) for group in groups}
     unique = list(dict.fromkeys(whole.values()))

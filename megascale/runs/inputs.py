@@ -14,9 +14,9 @@ from typing import Literal
 
 import polars as pl
 
-from megascale.errors import UserError
+from megascale.errors import DataError, UserError
 from megascale.runs.files import STUDY_FOLDER, STUDY_RESULTS, bare, is_law_file
-from megascale.runs.readers import csv, detect, jsonl, opening
+from megascale.runs.readers import csv, detect, fields, jsonl, opening, wandb
 from megascale.runs.table_file import TABLES, table_of
 from megascale.runs.vocabulary import (
     GRID,
@@ -24,7 +24,7 @@ from megascale.runs.vocabulary import (
     POINTS,
     UNSTATED,
     Kind,
-    described,
+    column_words,
     find_column,
     find_columns,
     our_name,
@@ -47,6 +47,7 @@ WORDS: dict[Holds, str] = {
 
 _ANY_TABLE = (csv, jsonl)
 """Readers that take a table by the names of its columns alone."""
+_HEAD_BYTES = 2**19
 _HEAD_ROWS = 64
 """Rows that tell most logs; only what may be points or a grid is read whole."""
 
@@ -83,7 +84,7 @@ def recognise(
     format: str | None = None,
     wanted: Kind | None = None,
 ) -> Recognised:
-    """What a path holds.
+    """Return what a path holds.
 
     Args:
         path: a file, directory, tree or glob.
@@ -114,18 +115,18 @@ def recognise(
             path, wanted, "it is to be read as such", frame,
             find_columns(frame.columns, wanted, stated),
         )  # fmt: skip
-    if Path(bare(path.name)).suffix.lower() not in TABLES:
+    suffix = Path(bare(path.name)).suffix.lower()
+    if suffix not in TABLES:
         return Recognised(path, LOGS, "it is no table by its name")
-    data, _ = opening.decompressed(path, opening.raw_bytes(path))
-    reader = detect.reader_of(data, str(path))
-    table = path.suffix.lower() == ".parquet" or reader in (None, *_ANY_TABLE)
-    if not table and reader is not None:
+    head = _head(path, whole=suffix == ".parquet")
+    reader = detect.reader_of(head, str(path))
+    if reader is not None and reader not in (wandb, *_ANY_TABLE):
         return Recognised(path, LOGS, f"records in the format {reader.NAME}")
     try:
-        kind, reason = kind_of_table(table_of(path, data, rows=_HEAD_ROWS), stated, constant)
+        kind, reason = kind_of_table(table_of(path, head, rows=_HEAD_ROWS), stated, constant)
         if kind == LOGS:
             return Recognised(path, LOGS, reason)
-        frame = table_of(path, data)
+        frame = table_of(path)
     except UserError:
         if reader is None:
             raise
@@ -136,7 +137,22 @@ def recognise(
     if kind is not None:
         columns = find_columns(frame.columns, kind, stated)
         return Recognised(path, kind, reason, frame, columns)
+    if reader is wandb and not find_column("run", frame.columns, GRID) and suffix != ".parquet":
+        return Recognised(path, LOGS, f"records in the format {reader.NAME}")
     return Recognised(path, TABLE, "; ".join(_nearly(frame, stated, constant)), frame)
+
+
+def _head(path: Path, *, whole: bool) -> bytes:
+    """The beginning of a file, decompressed, up to the end of a line; all of it where wanted."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read() if whole else file.read(_HEAD_BYTES)
+    except OSError as failure:
+        raise DataError.of("path", str(path), f"cannot be read: {failure.strerror}") from None
+    data, _ = opening.decompressed(path, raw)
+    if whole or len(raw) < _HEAD_BYTES:
+        return data
+    return data[: data.rfind(b"\n") + 1] or data
 
 
 def kind_of_table(
@@ -144,7 +160,7 @@ def kind_of_table(
     stated: Sequence[tuple[str, str]] = (),
     constant: Collection[str] = (),
 ) -> tuple[Kind | None, str]:
-    """Which kind of table this is, by its columns, and why; None where it is none.
+    """Return which kind of table this is, by its columns, and why; None where it is none.
 
     Points have two of tokens, steps and batch, and say that they are counted to a loss: by a
     column of target losses, or by the field's letters S and E. A grid has N, D, a loss, and a
@@ -153,8 +169,7 @@ def kind_of_table(
     """
     names = frame.columns
     points = find_columns(names, POINTS, stated)
-    measured = sum(any(name in points for name in group) for group in _MEASURES)
-    if measured >= 2 and _counts_to_a_loss(points, stated):
+    if not missing(points, POINTS) and _counts_to_a_loss(points, stated):
         shown = ", ".join(
             points[name] for name in ("target_loss", "tokens", "steps") if name in points
         )
@@ -162,24 +177,30 @@ def kind_of_table(
     grid = find_columns(names, GRID, stated)
     series = _is_series(frame, names, grid)
     if not missing({*grid, *constant}, GRID) and not series:
-        shown = ", ".join(grid[name] for name in grid if name in _GRID_SHOWN)
+        shown = ", ".join(grid[name] for name in _GRID_SHOWN if name in grid)
         return GRID, f"its columns {shown} are one finished run a row"
     logs = find_columns(names, LOGS, stated)
     counter = next((logs[name] for name in ("step", "tokens", "samples") if name in logs), None)
-    loss = logs.get("loss", logs.get("validation"))
-    finished = not series and bool({"run", "n_params"} & {*grid})
-    if loss is not None and counter is not None and not finished:
+    loss = logs.get("loss", next((name for name, _ in fields.validations(names)), None))
+    if loss is not None and counter is not None and (series or not {"run", "n_params"} & {*grid}):
         return LOGS, f"its column {loss} goes along {counter}"
     return None, ""
 
 
 def missing(columns: Collection[str], kind: Kind) -> list[list[str]]:
-    """What a table lacks to be of a kind: groups of our columns, of which one each is needed."""
-    return [group for group in NEEDED[kind] if not any(name in columns for name in group)]
+    """Return what a table lacks to be of a kind: groups of our columns, of which one each is
+    needed.
+    """
+    if kind == POINTS:
+        gone = [group for group in _MEASURES if not any(name in columns for name in group)]
+        if len(gone) == 2:
+            return [[name for group in gone for name in group]]
+        return list(_MEASURES[:2]) if len(gone) == 3 else []
+    return [group for group in _NEEDED[kind] if not any(name in columns for name in group)]
 
 
 def lacks(names: Sequence[str], gone: Sequence[Sequence[str]], kind: Kind, what: str = "") -> str:
-    """One sentence on what a table lacks.
+    """Return one sentence on what a table lacks.
 
     Args:
         names: of its columns.
@@ -187,7 +208,7 @@ def lacks(names: Sequence[str], gone: Sequence[Sequence[str]], kind: Kind, what:
         kind: that it was to be.
         what: for what it was to be used; else the kind in words.
     """
-    listed = "; ".join(" or ".join(described(name, kind) for name in group) for group in gone)
+    listed = "; ".join(" or ".join(column_words(name, kind) for name in group) for group in gone)
     unclear = [
         f"{name} says no unit: --columns {' or '.join(f'{ours}={name}' for ours in meant)}"
         for name, meant in UNSTATED.items()
@@ -198,19 +219,30 @@ def lacks(names: Sequence[str], gone: Sequence[Sequence[str]], kind: Kind, what:
     return "; ".join(parts) + f"; found: {found}"
 
 
-NEEDED: dict[Kind, list[list[str]]] = {
-    LOGS: [["loss", "validation"], ["step", "tokens", "samples"]],
-    POINTS: [["tokens", "batch_tokens"], ["steps", "batch_tokens"]],
+_NEEDED: dict[Kind, list[list[str]]] = {
     GRID: [
         ["n_params", "active_params"],
         ["tokens"],
         ["loss", "validation"],
         ["lr", "batch_tokens", "batch_samples"],
     ],
+    LOGS: [["loss", "validation"], ["step", "tokens", "samples"]],
+    POINTS: [],
 }
-"""Groups of columns of every kind of table, of which it has one each."""
-_MEASURES = (("tokens",), ("steps",), ("batch_tokens", "batch_samples"))
-_GRID_SHOWN = ("n_params", "tokens", "loss", "validation", "lr", "batch_tokens", "batch_samples")
+"""Groups of columns of every kind of table, of which it has one each; points have `_MEASURES`."""
+_MEASURES = [["steps"], ["tokens"], ["batch_tokens", "batch_samples"]]
+"""Of these points have two."""
+_SETTINGS = ("n_params", "active_params", "lr", "batch_tokens", "batch_samples")
+_GRID_SHOWN = (
+    "n_params",
+    "active_params",
+    "tokens",
+    "loss",
+    "validation",
+    "lr",
+    "batch_tokens",
+    "batch_samples",
+)
 _LETTERS = {"S", "E", "E_tokens", "steps_to_loss", "steps_to_target", "tokens_to_loss",
             "tokens_to_target"}  # fmt: skip
 """Names that say that tokens or steps are counted to a loss."""
@@ -220,18 +252,16 @@ def _nearly(
     frame: pl.DataFrame, stated: Sequence[tuple[str, str]], constant: Collection[str]
 ) -> list[str]:
     """What a table lacks for each kind, the nearest first."""
-    found = {
-        kind: find_columns(frame.columns, kind, stated) | dict.fromkeys(constant, "")
-        for kind in NEEDED
-    }
-    order = sorted(NEEDED, key=lambda kind: len(missing(found[kind], kind)))
     said = []
-    for kind in order:
-        gone = missing(found[kind], kind)
+    for kind in _NEEDED:
+        found = find_columns(frame.columns, kind, stated)
+        gone = missing({*found, *constant}, kind)
+        if kind == POINTS and not _counts_to_a_loss(found, stated):
+            gone.append(["target_loss"])
         if gone:
             listed = ", ".join(" or ".join(group) for group in gone)
-            said.append(f"for {WORDS[kind]} it lacks {listed}")
-    return said or ["it does not say what its rows are"]
+            said.append((len(gone), f"for {WORDS[kind]} it lacks {listed}"))
+    return [text for _, text in sorted(said, key=lambda one: one[0])]
 
 
 def _counts_to_a_loss(points: Mapping[str, str], stated: Sequence[tuple[str, str]]) -> bool:
@@ -246,8 +276,15 @@ def _counts_to_a_loss(points: Mapping[str, str], stated: Sequence[tuple[str, str
 
 
 def _is_series(frame: pl.DataFrame, names: Sequence[str], grid: Mapping[str, str]) -> bool:
-    """Whether several rows belong to one run: rows have a step, or runs repeat."""
+    """Whether several rows belong to one run: rows have a step, runs repeat, or only the tokens
+    differ from row to row."""
     run = grid.get("run")
     if run is not None and len(frame) > 1:
         return bool(frame[run].n_unique() < len(frame))
-    return find_column("step", names) is not None
+    if find_column("step", names) is not None:
+        return True
+    tokens = grid.get("tokens")
+    settings = [grid[name] for name in _SETTINGS if name in grid]
+    if tokens is None or len(frame) < 3 or frame[tokens].n_unique() < len(frame):
+        return False
+    return all(frame[name].n_unique() == 1 for name in settings)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 import polars as pl
 
 from megascale.errors import FitError, UserError
-from megascale.runs.inputs import NEEDED, WORDS, lacks
+from megascale.runs.inputs import WORDS, lacks, missing
 from megascale.runs.vocabulary import (
     GRID,
     MOST_SEQUENCES,
@@ -30,6 +30,8 @@ STEP_LAW_BATCH, STEP_LAW_SEQUENCE = "bs", 2048
 """What the Step Law's tables call a batch in sequences, and their tokens."""
 LEAST_COUNT = 10_000
 """Smaller sizes and budgets than this are taken for counts of millions or billions."""
+STATE, FINISHED = "State", "finished"
+"""What W&B's tables of runs say about each."""
 _LARGE = ("n_params", "active_params", "tokens")
 _TEXTS = ("run",)
 
@@ -37,7 +39,7 @@ _TEXTS = ("run",)
 def name_columns(
     names: Sequence[str], kind: Kind, stated: Sequence[tuple[str, str]] = ()
 ) -> dict[str, str]:
-    """Our columns of a table of a kind -> the table's.
+    """Return our columns of a table of a kind -> the table's.
 
     Args:
         names: of the table's columns.
@@ -67,7 +69,7 @@ def grid_rows(
     constant: Mapping[str, float] | None = None,
     needs: Collection[str] = ("lr", "batch_tokens"),
 ) -> tuple[pl.DataFrame, list[str]]:
-    """A table of finished runs under our names.
+    """Return a table of finished runs under our names.
 
     Args:
         frame: one row a run.
@@ -87,6 +89,7 @@ def grid_rows(
     """
     names = name_columns(frame.columns, GRID, stated)
     notes: list[str] = []
+    frame = _finished(frame, name, notes)
     given = dict(constant or {})
     plain = ("n_params", "active_params", "tokens", "lr")
     kept = {ours: names[ours] for ours in plain if ours in names}
@@ -125,7 +128,8 @@ def loss_rows(
     keep: Sequence[str] = (),
     whole: bool = False,
 ) -> tuple[pl.DataFrame, list[str]]:
-    """A table of finished runs of any learning rate and batch: sizes, data, compute and loss.
+    """Return a table of finished runs of any learning rate and batch: sizes, data, compute and
+    loss.
 
     Args:
         frame, name, stated, loss, constant: as `grid_rows` takes them.
@@ -142,6 +146,7 @@ def loss_rows(
     """
     names = name_columns(frame.columns, GRID, stated)
     notes: list[str] = []
+    frame = _finished(frame, name, notes)
     sizes = ("n_params", "tokens", "flops")
     made = {ours: _column(frame, names, ours, GRID, name) for ours in sizes if ours in names}
     made |= {
@@ -207,7 +212,8 @@ def point_rows(
     stated: Sequence[tuple[str, str]] = (),
     seq_length: int | None = None,
 ) -> tuple[pl.DataFrame, list[str]]:
-    """A table of points under our names: of tokens, steps and batch the third follows from two.
+    """Return a table of points under our names: of tokens, steps and batch the third follows from
+    two.
 
     Args:
         frame: one row a point.
@@ -236,7 +242,7 @@ def point_rows(
             raise FitError.of("points", name, batch)
         if batch is not None:
             made["batch_tokens"] = batch
-    gone = [group for group in NEEDED[POINTS] if not any(ours in made for ours in group)]
+    gone = missing(made, POINTS)
     if gone:
         raise FitError.of("points", name, lacks(frame.columns, gone, POINTS))
     if "batch_tokens" not in made:
@@ -246,6 +252,19 @@ def point_rows(
     else:
         made["tokens"] = made["steps"] * made["batch_tokens"]
     return pl.DataFrame([series.alias(ours) for ours, series in made.items()]), notes
+
+
+def _finished(frame: pl.DataFrame, table: str, notes: list[str]) -> pl.DataFrame:
+    """The rows of finished runs, where the table says which are: the last loss of others is none
+    of a whole run."""
+    if STATE not in frame.columns or frame[STATE].dtype != pl.String:
+        return frame
+    kept = frame.filter((pl.col(STATE) == FINISHED) | pl.col(STATE).is_null())
+    if len(kept) < len(frame):
+        others = sorted({str(state) for state in frame[STATE].drop_nulls()} - {FINISHED})
+        gone = len(frame) - len(kept)
+        notes.append(f"{table}: {gone} runs left out that are {' or '.join(others)}")
+    return kept
 
 
 def _column(

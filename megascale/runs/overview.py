@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from megascale.runs.readers.base import VALIDATION
+from megascale.runs.readers.base import BEGAN, SEGMENT_LOSSES, VALIDATION
 from megascale.runs.table import LoadedRun, RunTable
 
 MISSING = -(2**62)
 """Stands for an empty count; none is negative."""
+_RECORD_COUNTS = ("step", "tokens", "batch_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,12 @@ class OverviewSegment:
         start_tokens, end_tokens: consumed tokens before its first and after its last row.
         batch_tokens: global batch; None where the log does not say.
         steps: finished steps.
-        loss: mean of its training losses, each weighted by the tokens since the row before where
-            they are known, in nats per token; None where it has none.
+        loss: mean of its training losses, each weighted by the tokens that it is a mean of, where
+            the log says, else by those since the row before, in nats per token; None where it has
+            none.
+        last_loss: of its last row that has one.
+        lr: learning rate of its last row.
+        seconds: wall clock of its rows; None where one of them has none.
     """
 
     start_tokens: int | None
@@ -35,6 +40,9 @@ class OverviewSegment:
     batch_tokens: int | None
     steps: int | None
     loss: float | None
+    last_loss: float | None = None
+    lr: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,8 @@ class RunOverview:
         path: its first file.
         steps, tokens: finished steps and consumed tokens after the last row.
         segments: batch sizes in order.
-        loss, validation_loss: the last of each kind, in nats per token.
+        loss, validation_loss: the last of each kind, in nats per token; where there are several
+            validation sets, of the main one if there is one.
         attempts: starts of the process, as far as the logs show them.
         skipped: steps without an update.
         malformed: lines that are no records.
@@ -71,7 +80,7 @@ class RunOverview:
     exit_code: int | None
 
     def to_dict(self) -> dict[str, Any]:
-        """The overview as plain JSON types."""
+        """Return the overview as plain JSON types."""
         return asdict(self) | {"segments": [asdict(segment) for segment in self.segments]}
 
 
@@ -82,17 +91,23 @@ class _Columns:
     step: npt.NDArray[np.int64]
     tokens: npt.NDArray[np.int64]
     batch_tokens: npt.NDArray[np.int64]
+    lr: npt.NDArray[np.float64]
+    seconds: npt.NDArray[np.float64]
     loss: npt.NDArray[np.float64]
     validation: npt.NDArray[np.bool_]
+    main: npt.NDArray[np.bool_]
 
     @classmethod
     def of(cls, table: pl.DataFrame) -> _Columns:
         step, tokens, batch = (
             table[name].fill_null(MISSING).to_numpy() for name in ("step", "tokens", "batch_tokens")
         )
-        loss = table["loss"].fill_null(float("nan")).to_numpy()
-        kinds = table["loss_kind"].fill_null("").str.starts_with(VALIDATION)
-        return cls(step, tokens, batch, loss, kinds.to_numpy())
+        lr, seconds, loss = (
+            table[name].fill_null(float("nan")).to_numpy() for name in ("lr", "seconds", "loss")
+        )
+        kinds = table["loss_kind"].fill_null("")
+        validation, main = kinds.str.starts_with(VALIDATION), kinds == VALIDATION
+        return cls(step, tokens, batch, lr, seconds, loss, validation.to_numpy(), main.to_numpy())
 
     def without_losses(self) -> _Columns:
         return replace(self, loss=np.full(len(self.loss), np.nan))
@@ -102,13 +117,16 @@ class _Columns:
             self.step[which],
             self.tokens[which],
             self.batch_tokens[which],
+            self.lr[which],
+            self.seconds[which],
             self.loss[which],
             self.validation[which],
+            self.main[which],
         )
 
 
 def overviews(loaded: RunTable) -> list[RunOverview]:
-    """The overview of every loaded run, in their order; time grows with the table alone."""
+    """Return the overview of every loaded run, in their order; time grows with the table alone."""
     columns = _Columns.of(loaded.table)
     lengths = loaded.table["run"].rle().struct.unnest()
     ends = np.cumsum(lengths["len"].to_numpy())
@@ -120,7 +138,7 @@ def overviews(loaded: RunTable) -> list[RunOverview]:
 
 
 def overview(loaded: RunTable, run: LoadedRun) -> RunOverview:
-    """The overview of one loaded run; `overviews` for all of them."""
+    """Return the overview of one loaded run; `overviews` for all of them."""
     return _overview(loaded, run, _Columns.of(loaded.rows(run.run)))
 
 
@@ -135,9 +153,15 @@ def _overview(loaded: RunTable, run: LoadedRun, rows: _Columns) -> RunOverview:
         path=str(files[0].path),
         steps=_last(rows.step),
         tokens=_last(rows.tokens),
-        segments=tuple(_segments(train if len(train.step) else valid.without_losses())),
-        loss=_last_loss(train.loss),
-        validation_loss=_last_loss(valid.loss),
+        segments=tuple(
+            _segments(
+                train if len(train.step) else valid.without_losses(),
+                extra.get(BEGAN, (0, 0)),
+                extra.get(SEGMENT_LOSSES) if len(files) == 1 else None,
+            )
+        ),
+        loss=_last_real(train.loss),
+        validation_loss=_last_real(valid.loss[valid.main if valid.main.any() else slice(None)]),
         attempts=extra.get("attempts", restarts + 1),
         skipped=extra.get("skipped"),
         malformed=sum(file.malformed_count for file in files),
@@ -151,31 +175,73 @@ def _last(counts: npt.NDArray[np.int64]) -> int | None:
     return int(counts[known[-1]]) if len(known) else None
 
 
-def _last_loss(loss: npt.NDArray[np.float64]) -> float | None:
-    known = np.flatnonzero(~np.isnan(loss))
-    return float(loss[known[-1]]) if len(known) else None
+def _last_real(values: npt.NDArray[np.float64]) -> float | None:
+    known = np.flatnonzero(~np.isnan(values))
+    return float(values[known[-1]]) if len(known) else None
 
 
-def _segments(train: _Columns) -> Iterator[OverviewSegment]:
+def record_segments(records: Sequence[Mapping[str, Any]]) -> list[OverviewSegment]:
+    """The batch sizes of our own log, from its metrics records in the order of their steps.
+
+    Args:
+        records: `read_run(...).records`.
+    """
+    if not records:
+        return []
+    counts = {name: np.array([row[name] for row in records]) for name in _RECORD_COUNTS}
+    reals = {
+        name: np.array([np.nan if row.get(name) is None else float(row[name]) for row in records])
+        for name in ("lr", "seconds", "loss")
+    }
+    validation = np.zeros(len(records), dtype=bool)
+    first = records[0]
+    began = first["step"] - first["steps"], first["tokens"] - first["interval_tokens"]
+    weight = np.array([row["loss_tokens"] for row in records], dtype=np.float64)
+    rows = _Columns(**counts, **reals, validation=validation, main=validation)
+    return list(_segments(rows, began, weight=weight))
+
+
+def _segments(
+    train: _Columns,
+    began: Sequence[int],
+    losses: Sequence[float | None] | None = None,
+    weight: npt.NDArray[np.float64] | None = None,
+) -> Iterator[OverviewSegment]:
+    """Stretches of one batch.
+
+    Args:
+        train: rows in order.
+        began: finished steps and consumed tokens before the first.
+        losses: mean loss of each stretch, where it is known exactly.
+        weight: tokens that each row's loss is a mean of; None takes those since the row before.
+    """
     if len(train.step) == 0:
         return
-    weight = np.ones(len(train.step))
-    if (train.tokens != MISSING).all():
-        weight = np.diff(train.tokens, prepend=0).astype(np.float64)
+    start_step, start_tokens = began
+    if weight is None:
+        weight = np.ones(len(train.step))
+        if (train.tokens != MISSING).all():
+            weight = np.diff(train.tokens, prepend=start_tokens).astype(np.float64)
     starts = np.flatnonzero(np.diff(train.batch_tokens, prepend=MISSING + 1) != 0)
-    start_step, start_tokens = 0, 0
-    for begin, end in pairwise([*starts.tolist(), len(train.step)]):
+    if losses is not None and len(losses) != len(starts):
+        losses = None
+    for place, (begin, end) in enumerate(pairwise([*starts.tolist(), len(train.step)])):
         part = slice(begin, end)
         counted = ~np.isnan(train.loss[part]) & (weight[part] > 0)
-        weights, losses = weight[part][counted], train.loss[part][counted]
+        weights, values = weight[part][counted], train.loss[part][counted]
+        mean = float(weights @ values / weights.sum()) if len(values) else None
         end_step, end_tokens = _last(train.step[part]), _last(train.tokens[part])
         batch = int(train.batch_tokens[begin])
+        seconds = float(train.seconds[part].sum())
         yield OverviewSegment(
             start_tokens=None if end_tokens is None else start_tokens,
             end_tokens=end_tokens,
             batch_tokens=None if batch == MISSING else batch,
             steps=None if end_step is None else end_step - start_step,
-            loss=float(weights @ losses / weights.sum()) if len(losses) else None,
+            loss=mean if losses is None else losses[place],
+            last_loss=_last_real(train.loss[part]),
+            lr=_last_real(train.lr[part]),
+            seconds=None if np.isnan(seconds) else seconds,
         )
         start_step = start_step if end_step is None else end_step
         start_tokens = start_tokens if end_tokens is None else end_tokens

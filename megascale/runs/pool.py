@@ -20,7 +20,7 @@ def one_thread_each() -> None:
 def in_order(
     work: Callable[[Task], Result], tasks: Sequence[Task], workers: int
 ) -> Iterator[Result]:
-    """The results of `work` on every task, in the order of the tasks.
+    """Return the results of `work` on every task, in the order of the tasks.
 
     Workers are started afresh (not forked: the table engine has threads), so with more than one a
     script that calls this must be importable, its own calls under `if __name__ == "__main__"`.

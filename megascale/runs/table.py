@@ -15,9 +15,10 @@ import polars as pl
 from megascale.errors import DataError
 from megascale.runs.bundles import Bundles
 from megascale.runs.cache import SMALLEST_BYTES, ReadCache, default_directory
-from megascale.runs.files import LogFile, find_logs, group_of, run_names
+from megascale.runs.files import LogFile, find_logs, run_names
+from megascale.runs.joining import groups_of, joined_table
 from megascale.runs.pool import in_order
-from megascale.runs.readers import csv, detect, opening
+from megascale.runs.readers import detect, opening
 from megascale.runs.readers.base import (
     READER_VERSION,
     SCHEMA,
@@ -26,7 +27,7 @@ from megascale.runs.readers.base import (
     ReadOptions,
     RunMeta,
     Source,
-    empty_table,
+    empty_rows,
     filled,
 )
 from megascale.runs.readers.restarts import keep_last
@@ -79,11 +80,11 @@ class RunTable:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
 
     def rows(self, run: str) -> pl.DataFrame:
-        """The rows of one run."""
+        """Return the rows of one run."""
         return self.table.filter(pl.col("run") == run)
 
     def provenance(self, run: LoadedRun) -> list[dict[str, Any]]:
-        """Path, sha256, format and reader version of every file of a run."""
+        """Return the path, sha256, format and reader version of every file of a run."""
         return [
             {
                 "path": str(self.files[index].path),
@@ -95,7 +96,7 @@ class RunTable:
         ]
 
     def run_frame(self) -> pl.DataFrame:
-        """One row per run: id, format, N, planned D, sequence length, hashes of its files."""
+        """Return a row per run: id, format, N, planned D, sequence length, hashes of its files."""
         return pl.DataFrame(
             {
                 "run": [run.run for run in self.runs],
@@ -242,8 +243,8 @@ def _read(task: ReadTask) -> FileRead:
     raw = opening.raw_bytes(path)
     data, complete = opening.decompressed(path, raw)
     reader = detect.reader_of(data, str(path), task.format)
-    if reader is None and task.options.columns and csv.header_of(data):
-        reader = csv
+    if reader is None and task.options.columns:
+        reader = detect.tabular_reader_of(data)
     if reader is None:
         rule = f"{NO_FORMAT}; name one with --format"
         raise DataError.of("log", str(path), rule, list(detect.READERS))
@@ -278,14 +279,19 @@ def _settle(found: FileRead, ordered: bool) -> None:
     found.superseded += kept.superseded
     for line in kept.restarts:
         found.note("restart", "the step goes back: the run was restarted", line)
+    for line, message in kept.mixed:
+        found.note("mixed_runs", message, line)
+    if (
+        len(found.runs) > 1 and kept.restarts
+    ):  # a note is of the file; its runs were started as often as each shows
+        for meta in found.runs:
+            meta.extra.setdefault("attempts", 1 + kept.by_run.get(meta.run, 0))
     if kept.duplicates:
         found.note("duplicate", f"{kept.duplicates} rows repeat a step; the last one counts")
 
 
 def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool) -> RunTable:
-    groups: dict[Path, list[int]] = {}
-    for index, found in enumerate(files):
-        groups.setdefault(group_of(found.path, found.format, join=join), []).append(index)
+    groups = groups_of(files, join=join)
     names = run_names(list(groups))
     runs: list[LoadedRun] = []
     tables: list[pl.DataFrame] = []
@@ -296,22 +302,11 @@ def _combined(files: list[FileRead], skipped: list[tuple[Path, str]], join: bool
             runs.append(LoadedRun(replace(first.runs[0], run=names[group]), first.format, members))
             tables.append(first.table)
             labels.append((names[group], str(first.path)))
-            first.table = empty_table()
+            first.table = empty_rows()
             continue
-        parts = []
-        metas: dict[str, RunMeta] = {}
+        table, metas = joined_table([files[index] for index in members])
         for index in members:
-            found = files[index]
-            parts.append(found.table.with_columns(source=pl.lit(str(found.path))))
-            for meta in found.runs:
-                metas[meta.run] = _merged(metas.get(meta.run), meta)
-            found.table = empty_table()
-        table = pl.concat(parts)
-        if len(members) > 1:
-            ordered = detect.READERS[files[members[0]].format].ORDERED
-            kept = keep_last(table, ordered=ordered)
-            table = kept.table
-            files[members[-1]].superseded += kept.superseded
+            files[index].table = empty_rows()
         # One pass over the rows, however many runs a file holds.
         parts_of = table.partition_by("run", as_dict=True, maintain_order=True)
         own = {key[0] or "": part for key, part in parts_of.items()}
@@ -336,18 +331,6 @@ def _labelled(
         pl.concat(tables, rechunk=True)
         .with_columns(run=pl.coalesce(run, "run"), source=pl.coalesce(source, "source"))
         .select(list(SCHEMA))
-    )
-
-
-def _merged(first: RunMeta | None, second: RunMeta) -> RunMeta:
-    if first is None:
-        return second
-    return RunMeta(
-        run=first.run,
-        n_params=first.n_params or second.n_params,
-        d_tokens=second.d_tokens or first.d_tokens,
-        seq_length=first.seq_length or second.seq_length,
-        extra={**first.extra, **second.extra},
     )
 
 

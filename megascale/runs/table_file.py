@@ -16,7 +16,7 @@ TABLES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 
 
 def table_of(path: Path, data: bytes | None = None, *, rows: int | None = None) -> pl.DataFrame:
-    """A CSV, TSV, Parquet or JSON-lines table, compressed or not.
+    """Return a CSV, TSV, Parquet or JSON-lines table, compressed or not.
 
     Texts may be separated by commas, tabs or semicolons, whatever the suffix.
 

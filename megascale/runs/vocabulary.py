@@ -46,7 +46,7 @@ COLUMNS: dict[str, Column] = {
         "",
         "id of the run",
         ("run", "run_id", "run_name"),
-        also={POINTS: ("run", "Name"), GRID: ("run", "Name")},
+        also={POINTS: ("run", "ID", "Name"), GRID: ("run", "ID", "Name")},
         kinds=(LOGS, POINTS, GRID),
     ),
     "step": Column(
@@ -54,7 +54,7 @@ COLUMNS: dict[str, Column] = {
         "finished steps",
         (
             *("step", "iteration", "iter", "global_step", "train/global_step"),
-            *("trainer/global_step", "iterations", "steps", "_step"),
+            *("trainer/global_step", "iterations", "steps", "current_steps", "_step"),
         ),
     ),
     "steps": Column(
@@ -132,6 +132,7 @@ COLUMNS: dict[str, Column] = {
             *("loss", "train/loss", "train_loss", "lm loss", "lm-loss", "lm_loss"),
             *("loss_metrics/global_avg_loss", "train/CE loss", "loss/out", "training_loss"),
             *("reduced_train_loss", "train/lm loss", "training/loss", "train/train_loss"),
+            *("train_loss_step", "train/loss_step", "loss_step"),
         ),
         also={GRID: ("smooth loss", "smooth_loss", "final_loss", "final_train_loss")},
         kinds=(LOGS, GRID),
@@ -231,18 +232,18 @@ _COUNTS = ("tokens", "parameters")
 
 
 def names_of(ours: str, kind: Kind) -> tuple[str, ...]:
-    """What our column is called in tables of a kind, the most telling name first."""
+    """Return what our column is called in tables of a kind, the most telling name first."""
     column = COLUMNS[ours]
     return (*column.also.get(kind, ()), *column.names)
 
 
 def columns_of(kind: Kind) -> tuple[str, ...]:
-    """Our columns of tables of a kind."""
+    """Return our columns of tables of a kind."""
     return tuple(name for name, column in COLUMNS.items() if kind in column.kinds)
 
 
 def find_column(ours: str, present: Collection[str], kind: Kind = LOGS) -> str | None:
-    """Which of the present names is our column; None where none is known to be."""
+    """Return which of the present names is our column; None where none is known to be."""
     names = names_of(ours, kind)
     for name in names:
         if name in present:
@@ -255,7 +256,7 @@ def find_column(ours: str, present: Collection[str], kind: Kind = LOGS) -> str |
 
 
 def scale_of(name: str, ours: str, kind: Kind) -> int | None:
-    """How much one is in a column of counts whose name says so: 10^6 for `params_m` or `N (M)`.
+    """Say how much one is in a column of counts whose name says so: 10^6 for `params_m` or `N (M)`.
 
     Returns:
         None where the name is not such a one.
@@ -271,7 +272,7 @@ def scale_of(name: str, ours: str, kind: Kind) -> int | None:
 def find_columns(
     present: Sequence[str], kind: Kind, stated: Iterable[tuple[str, str]] = ()
 ) -> dict[str, str]:
-    """Our columns of a kind -> the table's, for those that are there.
+    """Return our columns of a kind -> the table's, for those that are there.
 
     Args:
         present: names of the table's columns.
@@ -299,7 +300,7 @@ def find_columns(
 
 
 def our_name(name: str, kind: Kind) -> str | None:
-    """Our column that a user means in `OUR=THEIRS`, by any of its names; None where none is."""
+    """Return our column that a user means in `OUR=THEIRS`, by any of its names, or None."""
     if name in COLUMNS and kind in COLUMNS[name].kinds:
         return name
     if STATED_AS.get(name) in columns_of(kind):
@@ -307,8 +308,8 @@ def our_name(name: str, kind: Kind) -> str | None:
     return next((ours for ours in columns_of(kind) if find_column(ours, [name], kind)), None)
 
 
-def described(ours: str, kind: Kind) -> str:
-    """A column for messages: its name, unit and two of the names it goes by."""
+def column_words(ours: str, kind: Kind) -> str:
+    """Return a column for messages: its name, unit and two of the names it goes by."""
     others = [name for name in names_of(ours, kind) if name != ours][:2]
     unit = COLUMNS[ours].unit
     inside = [f"in {unit}"] if unit in (*_COUNTS, "sequences") else []

@@ -197,11 +197,12 @@ def build_batch_schedule(
 
     Raises:
         ScheduleError: not increasing, beyond the budget, or illegal for the layout anywhere from
-            `start` on; every illegal segment is named with the nearest legal sizes.
+            `start` on; illegal segments are named with the nearest legal sizes, of many alike the
+            first and the last.
     """
     problems = point_problems(spec, total_tokens, key)
     if problems:
-        raise _together(problems)
+        raise ScheduleError.together(problems)
     tokens, step = start
     if not 0 <= tokens <= total_tokens:
         raise ScheduleError.of(
@@ -249,7 +250,7 @@ def build_batch_schedule(
         )
         tokens, step = end, step + steps
     if problems:
-        raise _together(problems)
+        raise ScheduleError.together(problems)
     return BatchSchedule(
         segments=tuple(segments),
         total_tokens=total_tokens,
@@ -313,7 +314,7 @@ def _realise(
         except ScheduleError as error:
             problems.append(error)
     if problems:
-        raise _together(problems)
+        raise ScheduleError.together(problems)
     return sizes
 
 
@@ -328,7 +329,3 @@ def _never_runs(
         f"ends at {format_count(tokens)}, where its turn, up to {format_count(limit)}, is over",
         f"a start of {format_count(last_boundary)} or less",
     )
-
-
-def _together(problems: Sequence[ScheduleError]) -> ScheduleError:
-    return ScheduleError("\n".join(str(problem) for problem in problems))

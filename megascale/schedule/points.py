@@ -115,41 +115,33 @@ def point_problems(
         total_tokens: the run's budget.
         key: config key, for messages.
     """
-    problems = []
+    problems: list[ScheduleError] = []
+
+    def refuse(point: BatchPoint, rule: str, nearest: object) -> None:
+        problems.append(ScheduleError.of(key, format_table([point]), rule, nearest))
+
     previous = -1
     for index, point in enumerate(points):
         start = point.start_tokens
-        shown = format_table([point])
         if index == 0 and start != 0:
-            problems.append(
-                ScheduleError.of(key, shown, "the first batch must start at 0 tokens", 0)
-            )
+            refuse(point, "the first batch must start at 0 tokens", 0)
         elif start <= previous:
-            problems.append(
-                ScheduleError.of(
-                    key,
-                    shown,
-                    f"starts must increase: the one before is {format_count(previous)}",
-                    f"a start of {format_count(previous + 1)} or more",
-                )
+            refuse(
+                point,
+                f"starts must increase: the one before is {format_count(previous)}",
+                f"a start of {format_count(previous + 1)} or more",
             )
         if start >= total_tokens:
-            problems.append(
-                ScheduleError.of(
-                    key,
-                    shown,
-                    f"starts at or after the end of the run, {format_count(total_tokens)} tokens",
-                    f"a start of {format_count(total_tokens - 1)} or less",
-                )
+            refuse(
+                point,
+                f"starts at or after the end of the run, {format_count(total_tokens)} tokens",
+                f"a start of {format_count(total_tokens - 1)} or less",
             )
         if point.batch_tokens > total_tokens:
-            problems.append(
-                ScheduleError.of(
-                    key,
-                    shown,
-                    f"one batch is larger than the run of {format_count(total_tokens)} tokens",
-                    format_count(total_tokens),
-                )
+            refuse(
+                point,
+                f"one batch is larger than the run of {format_count(total_tokens)} tokens",
+                format_count(total_tokens),
             )
         previous = max(previous, start)
     return problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,16 +60,22 @@ class BatchRule:
         sequence = point.sequence_length or self.sequence_length
         pass_sequences = self.micro_batch_size * self.data_parallel
         sequences = math.lcm(pass_sequences, self.batch_multiple)
-        unit = sequences * sequence
+        batch = self._multiple(point, sequences * sequence, lambda: self._pass_words(sequence))
+        return RealisedBatch(batch, sequence, batch // (pass_sequences * sequence))
+
+    def _pass_words(self, sequence: int) -> str:
+        """What a batch of sequences this long must be a multiple of, in words."""
+        pass_sequences = self.micro_batch_size * self.data_parallel
+        sequences = math.lcm(pass_sequences, self.batch_multiple)
         words = (
             f"micro_batch_size {self.micro_batch_size} x sequence_length {sequence} x "
             f"data-parallel degree {self.data_parallel} = {format_count(pass_sequences * sequence)}"
             " tokens"
         )
-        if unit != pass_sequences * sequence:
-            words += f", and of {self.batch_multiple} sequences: {format_count(unit)} tokens"
-        batch = self._multiple(point, unit, words)
-        return RealisedBatch(batch, sequence, batch // (pass_sequences * sequence))
+        if sequences != pass_sequences:
+            unit = format_count(sequences * sequence)
+            words += f", and of {self.batch_multiple} sequences: {unit} tokens"
+        return words
 
     def by_sequence_length(self, point: BatchPoint, first: RealisedBatch) -> RealisedBatch:
         """Keep the sequences and micro-batches of `first`; the sequence length carries the batch.
@@ -86,8 +93,13 @@ class BatchRule:
             )
         sequences = first.batch_tokens // first.sequence_length
         unit = sequences * self.sequence_multiple
-        words = f"{sequences} sequences x {self.sequence_multiple} = {format_count(unit)} tokens"
-        batch = self._multiple(point, unit, words)
+        batch = self._multiple(
+            point,
+            unit,
+            lambda: (
+                f"{sequences} sequences x {self.sequence_multiple} = {format_count(unit)} tokens"
+            ),
+        )
         length = batch // sequences
         if self.max_sequence_length is not None and length > self.max_sequence_length:
             longest = self.max_sequence_length // self.sequence_multiple * unit
@@ -100,25 +112,20 @@ class BatchRule:
             )
         return RealisedBatch(batch, length, first.micro_batches)
 
-    def _multiple(self, point: BatchPoint, unit: int, words: str) -> int:
+    def _multiple(self, point: BatchPoint, unit: int, words: Callable[[], str]) -> int:
         asked = point.batch_tokens
         below = asked // unit * unit
         above = below if below == asked else below + unit
         nearest = below if below and asked - below < above - asked else above
+        exact = self.rounding == "exact"
+        if nearest == asked or (not exact and abs(nearest - asked) <= self.max_rounding * asked):
+            return nearest
+        rule = "under rounding: exact a batch must be"
+        if not exact:
+            rule = (
+                f"a batch must be within {self.max_rounding:.3g} (batch.max_rounding, relative) of"
+            )
         legal = [format_count(size) for size in dict.fromkeys((below, above)) if size]
-        if self.rounding == "exact" and nearest != asked:
-            raise ScheduleError.of(
-                self.key,
-                format_table([point]),
-                f"under rounding: exact a batch must be a multiple of {words}",
-                legal,
-            )
-        if abs(nearest - asked) > self.max_rounding * asked:
-            raise ScheduleError.of(
-                self.key,
-                format_table([point]),
-                f"a batch must be within {self.max_rounding:.3g} (batch.max_rounding, relative) of "
-                f"a multiple of {words}",
-                legal,
-            )
-        return nearest
+        raise ScheduleError.of(
+            self.key, format_table([point]), f"{rule} a multiple of {words()}", legal
+        )

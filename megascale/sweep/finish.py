@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from megascale.curves.crossing import SURE, crossings, difference
+from megascale.curves.curve import Curve, mean_curve
 from megascale.sweep.answer import Answer
-from megascale.sweep.results import RunResult, Spread, compare
+from megascale.sweep.results import RunResult, Spread, compare_groups
 from megascale.sweep.study import Finish
 from megascale.units import CountError, duration, read_count, short_count
 
@@ -18,21 +21,21 @@ def answers(results: Sequence[RunResult], finish: Finish) -> list[Answer]:
     """Everything the study asks for, the table of all groups first."""
     found = [comparison(results, finish)]
     if finish.crossings is not None:
-        found.append(crossings(results, finish.crossings))
+        found.append(crossing_answer(results, finish.crossings))
     if finish.optimum is not None:
         found.append(optimum(results, finish.optimum))
     if finish.grid is not None:
         found.append(grid(results, *finish.grid))
     if finish.fit is not None:
-        from megascale.sweep.tokens_steps import fit_tokens_steps
+        from megascale.sweep.tokens_steps import tokens_steps_answers
 
-        found += fit_tokens_steps(results, finish.fit)
+        found += tokens_steps_answers(results, finish.fit)
     return found
 
 
 def comparison(results: Sequence[RunResult], finish: Finish) -> Answer:
     """Each group: loss at the end and at equal tokens, against the baseline; tokens to a loss."""
-    groups = compare(results, targets=finish.targets, baseline=finish.baseline)
+    groups = compare_groups(results, targets=finish.targets, baseline=finish.baseline)
     targets = list(groups[0].tokens_to)
     columns = ["run", "tokens", "steps", "time", "final loss", "at equal tokens"]
     compared = any(group.against is not None for group in groups)
@@ -56,7 +59,7 @@ def comparison(results: Sequence[RunResult], finish: Finish) -> Answer:
             for target, spread in group.tokens_to.items()
         ]
         rows.append(tuple(row))
-    kind = "/".join(sorted({result.curve.kind for result in results}))
+    kind = "/".join(sorted({result.curve.loss_kind for result in results}))
     equal = sorted({group.equal_tokens for group in groups})
     notes = [
         f"loss: {kind}, nats per token; ± is the standard deviation over "
@@ -72,23 +75,36 @@ def comparison(results: Sequence[RunResult], finish: Finish) -> Answer:
     return Answer("Runs compared", tuple(columns), rows, notes, data)
 
 
-def crossings(results: Sequence[RunResult], axis: str) -> Answer:
+def crossing_answer(results: Sequence[RunResult], axis: str) -> Answer:
     """Where the curve of the next point of an axis comes down through that of the one before."""
     rows, data = [], []
     for others, members in _along(results, axis).items():
         for (small, low), (large, high) in pairwise(members.items()):
-            found = _crossing(low, high)
-            tokens, loss = found if found is not None else (None, None)
-            where = "never" if tokens is None else short_count(round(tokens))
-            if tokens is None and _leads(high, low):
+            first, second = (mean_curve([one.curve for one in group]) for group in (low, high))
+            found = crossings(first, second)
+            last = found[-1] if found and found[-1].second_leads else None
+            where, loss = "never", "-"
+            if last is not None:
+                spread = "" if last.log_error is None else f" ± {100 * last.log_error:.0f} %"
+                where, loss = f"{short_count(round(last.tokens))}{spread}", f"{last.loss:.3f}"
+            elif not found and _leads(second, first):
                 where = "before the first point"
-            rows.append(
-                (others or "all", small, large, where, "-" if loss is None else f"{loss:.3f}")
-            )
-            data.append({"of": others, "from": small, "to": large, "tokens": tokens, "loss": loss})
-    notes = ["tokens: from there to the end the second is lower; means over seeds"]
+            rows.append((others or "all", small, large, where, loss))
+            known = {} if last is None else asdict(last)
+            facts = {key: known.get(key) for key in ("tokens", "log_error", "loss", "significance")}
+            data.append({"of": others, "from": small, "to": large} | facts)
+    notes = [
+        "tokens: from there to the end the second is lower; means over seeds; a crossing counts "
+        f"where each leads by {SURE:g} standard errors on its side"
+    ]
     columns = ("runs", "first", "second", "tokens", "loss")
     return Answer(f"Crossings along {axis}", columns, rows, notes, data)
+
+
+def _leads(one: Curve, other: Curve) -> bool:
+    """Whether a curve is the lower one at every common point."""
+    lead = difference(other, one)
+    return lead is not None and bool((lead.loss > 0).all())
 
 
 def optimum(results: Sequence[RunResult], axis: str) -> Answer:
@@ -180,41 +196,6 @@ def _along(results: Sequence[RunResult], axis: str) -> dict[str, dict[str, list[
         members = found.setdefault(_others(result, {axis}), {})
         members.setdefault(result.point[axis], []).append(result)
     return found
-
-
-def _mean_curve(members: Sequence[RunResult], at: np.ndarray) -> np.ndarray:
-    curves = [np.interp(np.log(at), np.log(one.curve.tokens), one.curve.loss) for one in members]
-    return np.mean(curves, axis=0)
-
-
-def _lead(
-    low: Sequence[RunResult], high: Sequence[RunResult]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Common token counts, how far `high` is below `low` there, and the loss of `low`."""
-    members = [*low, *high]
-    first = max(one.curve.tokens[0] for one in members)
-    last = min(one.curve.tokens[-1] for one in members)
-    tokens = np.unique(np.concatenate([one.curve.tokens for one in members]))
-    tokens = tokens[(tokens >= first) & (tokens <= last)]
-    loss = _mean_curve(low, tokens)
-    return tokens, loss - _mean_curve(high, tokens), loss
-
-
-def _crossing(low: Sequence[RunResult], high: Sequence[RunResult]) -> tuple[float, float] | None:
-    """Tokens and loss from which on `high` stays below `low`; None where it never was above."""
-    tokens, lead, loss = _lead(low, high)
-    above = np.flatnonzero(lead <= 0)
-    if len(above) == 0 or above[-1] == len(lead) - 1:
-        return None
-    at = int(above[-1])
-    share = lead[at] / (lead[at] - lead[at + 1])
-    x = np.log(tokens)
-    place = x[at] + share * (x[at + 1] - x[at])
-    return float(np.exp(place)), float(np.interp(place, x, loss))
-
-
-def _leads(high: Sequence[RunResult], low: Sequence[RunResult]) -> bool:
-    return bool((_lead(low, high)[1] > 0).all())
 
 
 def _number(value: Any) -> float:

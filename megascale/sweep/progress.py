@@ -10,17 +10,16 @@ from typing import Any
 
 from megascale.config import RunConfig
 from megascale.errors import RunError
-from megascale.formats.run_log import METRICS_FILE, read_run
-from megascale.runs.summary import summarize
+from megascale.formats.run_log import METRICS_FILE, attempts_of, read_run
 from megascale.train.checks import run_path
-from megascale.train.rundir import CONFIG_DATA_FILE, completed, flatten, run_began, saved_form
+from megascale.train.rundir import CONFIG_DATA_FILE, flatten, run_began, saved_form, with_later_keys
 
 TAIL_BYTES = 16384
 PLACES = ("name", "output_dir")
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class LoggedProgress:
     """The last record of a run's log.
 
     Attributes:
@@ -34,14 +33,14 @@ class Progress:
     tokens_per_second: float | None = None
 
 
-def read_progress(path: Path) -> Progress:
+def read_progress(path: Path) -> LoggedProgress:
     """Where the run in a directory is, by reading only the end of its log."""
     try:
         with open(path / METRICS_FILE, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES))
             lines = file.read().split(b"\n")
     except OSError:
-        return Progress()
+        return LoggedProgress()
     for line in reversed(lines):
         try:
             record = json.loads(line)
@@ -49,12 +48,12 @@ def read_progress(path: Path) -> Progress:
             continue
         if isinstance(record, dict) and "tokens" in record and "loss" in record:
             loss = record["loss"]
-            return Progress(
+            return LoggedProgress(
                 record["tokens"],
                 None if loss is None else float(loss),
                 record.get("tokens_per_second"),
             )
-    return Progress()
+    return LoggedProgress()
 
 
 def is_finished(config: RunConfig) -> bool:
@@ -62,8 +61,9 @@ def is_finished(config: RunConfig) -> bool:
     path = run_path(config)
     if not (path / METRICS_FILE).is_file():
         return False
-    summary = summarize(read_run(path))
-    return summary.exit_code == 0 and summary.tokens == config.train.total_tokens
+    log = read_run(path)
+    tokens = log.records[-1]["tokens"] if log.records else 0
+    return attempts_of(log.events).exit_code == 0 and tokens == config.train.total_tokens
 
 
 def check_same_run(config: RunConfig) -> None:
@@ -81,7 +81,7 @@ def check_same_run(config: RunConfig) -> None:
         saved: Any = json.loads((path / CONFIG_DATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError.of("run directory", str(path), f"cannot be read: {error}") from None
-    old, new = flatten(completed(saved)), flatten(completed(saved_form(config)))
+    old, new = flatten(with_later_keys(saved)), flatten(with_later_keys(saved_form(config)))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in sorted(old.keys() | new.keys())

@@ -3,51 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from megascale.curves.choice import AUTO, ENOUGH_EVALUATIONS, choose_loss
+from megascale.curves.curve import Curve
+from megascale.curves.reach import reach
+from megascale.curves.records import split_runs
+from megascale.curves.smoothing import Window
+from megascale.curves.table import curve_of
+from megascale.errors import RunError
 from megascale.formats.run_log import RunData, read_run
+from megascale.runs.table import load_runs
 from megascale.sweep.expand import PlannedRun
 from megascale.train.checks import run_path
-
-Array = npt.NDArray[np.float64]
-WINDOW = 0.05
-"""Share of the curve's tokens over which training losses are averaged."""
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """One run's loss against consumed tokens.
-
-    Attributes:
-        tokens: positions, rising.
-        loss: nats per token; of all held-out sources alike where the run was evaluated, else of
-            the training tokens, averaged over the 5 % of the run before each position.
-        kind: `validation` or `training`.
-    """
-
-    tokens: Array
-    loss: Array
-    kind: str
-
-    def at(self, tokens: float) -> float | None:
-        """Loss at a token count, by a straight line in log tokens; None outside the curve."""
-        if not len(self.tokens) or not self.tokens[0] <= tokens <= self.tokens[-1]:
-            return None
-        return float(np.interp(np.log(tokens), np.log(self.tokens), self.loss))
-
-    def reaches(self, loss: float) -> float | None:
-        """Tokens at which the curve first comes down to a loss; None where it does not."""
-        below = np.flatnonzero(self.loss <= loss)
-        if len(below) == 0 or below[0] == 0:
-            return None
-        at = int(below[0])
-        x, y = np.log(self.tokens[at - 1 : at + 1]), self.loss[at - 1 : at + 1]
-        return float(np.exp(x[0] + (y[0] - loss) / (y[0] - y[1]) * (x[1] - x[0])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +32,10 @@ class RunResult:
         tokens, steps: at its end.
         started_at: tokens it began with (a branch's parent's).
         batch: its global batches (tokens) in order.
-        loss: the curve's last value.
+        loss: smoothed, at the curve's end.
         seconds: time in training steps, all attempts that count.
-        curve: loss against tokens.
+        curve: loss against tokens, of held-out sources where all runs were evaluated, see
+            `choose_loss`.
     """
 
     run: str
@@ -159,29 +132,49 @@ class GroupResult:
 def read_results(runs: Sequence[PlannedRun]) -> list[RunResult]:
     """Read the logs of finished runs.
 
+    Runs from the start and branches are compared among each other; each kind is read by one kind
+    of loss, which branches need to have been evaluated for once.
+
     Raises:
         RunError: a log is missing or not readable.
     """
-    return [_result(run) for run in runs]
+    paths = {run.name: run_path(run.config) for run in runs}
+    logs = {run.name: read_run(paths[run.name]) for run in runs}
+    starts = {name: _started_at(log) for name, log in logs.items()}
+    curves: dict[str, Curve] = {}
+    for enough, names in (
+        (ENOUGH_EVALUATIONS, [name for name, start in starts.items() if start == 0]),
+        (1, [name for name, start in starts.items() if start > 0]),
+    ):
+        curves |= _curves({name: paths[name] for name in names}, enough)
+    return [_result(run, logs[run.name], paths[run.name], curves[run.name]) for run in runs]
 
 
-def curve_of(run: RunData) -> Curve:
-    """The loss curve of a log."""
-    held_out: dict[int, list[float]] = {}
-    last: dict[tuple[int, str], float] = {}
-    for event in run.events:
-        if event["kind"] == "evaluation":
-            last[event["tokens"], str(event.get("source"))] = float(event["loss"])
-    for (tokens, _), loss in sorted(last.items()):
-        held_out.setdefault(tokens, []).append(loss)
-    held_out.pop(0, None)
-    if held_out:
-        means = [float(np.mean(losses)) for losses in held_out.values()]
-        return Curve(np.array(list(held_out), dtype=np.float64), np.array(means), "validation")
-    return _training_curve(run)
+def _curves(paths: dict[str, Path], enough: int) -> dict[str, Curve]:
+    """The curves of run directories, by one kind of loss.
+
+    Raises:
+        RunError: a log without losses.
+    """
+    if not paths:
+        return {}
+    records = {}
+    for name, path in paths.items():
+        found = list(split_runs(load_runs(path, cache=False).table))
+        if len(found) != 1:
+            raise RunError(f"{path}: {len(found)} runs with records, where there is one.")
+        records[name] = found[0]
+    wanted = choose_loss(list(records.values()), AUTO, enough)
+    curves = {}
+    for name, own in records.items():
+        curve = curve_of(own, wanted, Window())
+        if curve is None:
+            raise RunError(f"{paths[name]}: no {wanted} loss in its log.")
+        curves[name] = curve
+    return curves
 
 
-def compare(
+def compare_groups(
     results: Sequence[RunResult],
     *,
     targets: Sequence[float] | None = None,
@@ -203,13 +196,13 @@ def compare(
         groups.setdefault(result.group, []).append(result)
     if targets is None:
         stable = [result for result in results if result.started_at == 0]
-        highest = max(float(result.curve.loss.min()) for result in stable or results)
+        highest = max(result.curve.lowest for result in stable or results)
         targets = [float(np.ceil(highest * 100) / 100)]
     compared = []
     for name, members in groups.items():
         branch = members[0].started_at > 0
         alike = [result for result in results if (result.started_at > 0) == branch]
-        equal = min(int(result.curve.tokens[-1]) for result in alike)
+        equal = min(int(result.curve.last) for result in alike)
         rival = _baseline(members[0], groups, baseline)
         against = None
         if rival is not None:
@@ -227,15 +220,15 @@ def compare(
                 seconds=float(np.mean([member.seconds for member in members])),
                 loss=loss,
                 equal_tokens=equal,
-                loss_at_equal=Spread.of([member.curve.at(equal) for member in members]),
+                loss_at_equal=Spread.of([_loss_at(member, equal) for member in members]),
                 tokens_to={
-                    target: Spread.of([member.curve.reaches(target) for member in members])
+                    target: Spread.of([_tokens_to(member, target) for member in members])
                     for target in targets
                 },
                 first_tokens={
                     target: max(int(member.curve.tokens[0]) for member in members)
                     for target in targets
-                    if all(member.curve.loss[0] <= target for member in members)
+                    if all(member.curve.trend.loss[0] <= target for member in members)
                 },
                 against=against,
                 baseline=rival,
@@ -244,10 +237,20 @@ def compare(
     return compared
 
 
+def _loss_at(result: RunResult, tokens: float) -> float | None:
+    loss = float(result.curve.at(tokens))
+    return loss if np.isfinite(loss) else None
+
+
+def _tokens_to(result: RunResult, loss: float) -> float | None:
+    found = reach(result.curve, loss)
+    return None if isinstance(found, str) else found.tokens
+
+
 def _difference(one: RunResult, other: RunResult | None, tokens: int) -> float | None:
     if other is None:
         return None
-    mine, theirs = one.curve.at(tokens), other.curve.at(tokens)
+    mine, theirs = _loss_at(one, tokens), _loss_at(other, tokens)
     return None if mine is None or theirs is None else mine - theirs
 
 
@@ -268,12 +271,13 @@ def _baseline(
     return None
 
 
-def _result(run: PlannedRun) -> RunResult:
-    path = run_path(run.config)
-    data = read_run(path)
-    curve = curve_of(data)
-    last = data.records[-1]
+def _started_at(data: RunData) -> int:
     first = data.records[0]
+    return int(first["tokens"] - first["interval_tokens"])
+
+
+def _result(run: PlannedRun, data: RunData, path: Path, curve: Curve) -> RunResult:
+    last, peak_lr, parameters = data.records[-1], run.config.lr.peak, _parameters(run)
     return RunResult(
         run=run.name,
         group=run.group,
@@ -284,13 +288,13 @@ def _result(run: PlannedRun) -> RunResult:
         path=path,
         tokens=last["tokens"],
         steps=last["step"],
-        started_at=first["tokens"] - first["interval_tokens"],
+        started_at=_started_at(data),
         batch=tuple(dict.fromkeys(record["batch_tokens"] for record in data.records)),
-        loss=float(curve.loss[-1]),
+        loss=curve.final,
         seconds=sum(record["seconds"] for record in data.records),
-        curve=curve,
-        peak_lr=run.config.lr.peak,
-        parameters=_parameters(run),
+        curve=replace(curve, run=run.name, n_params=float(parameters), lr=peak_lr),
+        peak_lr=peak_lr,
+        parameters=parameters,
     )
 
 
@@ -298,22 +302,3 @@ def _parameters(run: PlannedRun) -> int:
     from megascale.model.count import count_parameters
 
     return count_parameters(run.config.model).non_embedding
-
-
-def _training_curve(run: RunData) -> Curve:
-    rows = [
-        (record["tokens"], record["loss_sum"], record["loss_tokens"])
-        for record in run.records
-        if record.get("loss") is not None and record["loss_tokens"]
-    ]
-    table = np.array(rows, dtype=np.float64).reshape(-1, 3)
-    tokens, sums, counts = table.T
-    if not len(tokens):
-        return Curve(tokens, tokens, "training")
-    width = WINDOW * tokens[-1]
-    total_sum = np.concatenate([[0.0], np.cumsum(sums)])
-    total_count = np.concatenate([[0.0], np.cumsum(counts)])
-    start = np.searchsorted(tokens, tokens - width, side="right")
-    stop = np.arange(len(tokens)) + 1
-    loss = (total_sum[stop] - total_sum[start]) / (total_count[stop] - total_count[start])
-    return Curve(tokens, loss, "training")

@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 from megascale.config import dump_yaml
 from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
 from megascale.sweep.plan import RunPlan
-from megascale.sweep.progress import Progress, is_finished, read_progress
+from megascale.sweep.progress import LoggedProgress, is_finished, read_progress
 from megascale.train.checks import run_path
 from megascale.train.rundir import in_use_by, write_durably
 
@@ -48,7 +48,7 @@ class RunState:
 
     plan: RunPlan
     state: State = "waiting"
-    progress: Progress = field(default_factory=Progress)
+    progress: LoggedProgress = field(default_factory=LoggedProgress)
     attempts: int = 0
     exit_code: int | None = None
     note: str = ""

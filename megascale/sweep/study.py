@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from megascale.config.fields import PositiveCount, PositiveFloat, Section, rule_broken
-from megascale.config.messages import describe
+from megascale.config.messages import error_line
 from megascale.errors import ConfigError
 from megascale.formats.yaml_text import parse_yaml
 from megascale.shipped import CONFIG_ROOT, locate
@@ -328,7 +328,7 @@ def _checked(finish: Finish, axes: dict[str, Axis], scale: str) -> Finish:
 
 
 def _together(origin: str, error: ValidationError, root: type[Section]) -> ConfigError:
-    lines = [describe(item, root) for item in error.errors(include_url=False)]
+    lines = [error_line(item, root) for item in error.errors(include_url=False)]
     lines = list(dict.fromkeys(lines))
     if len(lines) == 1:
         return ConfigError(f"{origin}: {lines[0]}")

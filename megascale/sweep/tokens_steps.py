@@ -17,7 +17,7 @@ NOTE = "B_min, B_opt and E_min in tokens, S_min in steps; rms log: of the fit in
 COLUMNS = ("target", "law", "B_min", "B_opt", "E_min", "S_min", "rms log", "")
 
 
-def fit_tokens_steps(results: Sequence[RunResult], wanted: Fit) -> list[Answer]:
+def tokens_steps_answers(results: Sequence[RunResult], wanted: Fit) -> list[Answer]:
     """Points (S, E) at several target losses, and the laws E(S) fitted to them.
 
     Runs of one arm, model size and learning rate are fitted together, their seeds too. A failure is
@@ -38,10 +38,10 @@ def fit_tokens_steps(results: Sequence[RunResult], wanted: Fit) -> list[Answer]:
     for (arm, parameters, peak_lr), members in settings.items():
         name = f"{arm} " if arm else ""
         of = f"{name}{short_count(parameters)} parameters without embeddings, LR {peak_lr:g}"
-        curves = [_curve(member) for member in members]
+        curves = [member.curve for member in members]
         try:
             targets = choose_targets(curves, wanted.targets, min_batches=wanted.min_batches)
-            points = extract(curves, targets, method="first").points
+            points = extract(curves, targets).points
         except FitError as error:
             found.append(Answer(f"E(S) of {of}", COLUMNS, [], [f"not fitted: {error}"]))
             continue
@@ -56,22 +56,6 @@ def fit_tokens_steps(results: Sequence[RunResult], wanted: Fit) -> list[Answer]:
                 data.append(facts)
         found.append(Answer(f"E(S) of {of}", COLUMNS, rows, [NOTE], data))
     return found
-
-
-def _curve(result: RunResult) -> Any:
-    """A run's curve in the form the analysis reads; the scatter within a run is not known here."""
-    from megascale.curves.curve import Curve
-
-    return Curve(
-        run=result.run,
-        tokens=result.curve.tokens,
-        loss=result.curve.loss,
-        error=np.full(len(result.curve.loss), np.nan),
-        batch_tokens=float(result.batch[0]),
-        n_params=float(result.parameters),
-        lr=result.peak_lr,
-        loss_kind=result.curve.kind,
-    )
 
 
 def _points(of: str, points: Any) -> Answer:

@@ -21,7 +21,15 @@ from megascale.formats.run_log import read_run
 from megascale.parallel.layout import Layout
 from megascale.plan.layout import validate_layout
 from megascale.schedule.batch import BatchSchedule
-from megascale.train.rundir import compare_with_saved, in_use, in_use_by, run_began, saved_form
+from megascale.train.rundir import (
+    PAST,
+    compare_with_saved,
+    in_use,
+    in_use_by,
+    run_began,
+    saved_config,
+    saved_form,
+)
 from megascale.train.telemetry.sinks import require_tensorboard, require_wandb
 
 
@@ -127,11 +135,74 @@ def check_free(config: RunConfig) -> None:
 
 
 def identity_of(stream: Stream) -> dict[str, str]:
-    """Fingerprints of what a config only points at."""
-    return {
-        "tokenizer": stream.spec.tokenizer_sha256 or "",
-        "corpus": stream.fingerprint(),
-    }
+    """Fingerprints of what a config only points at, and that no checkpoint has."""
+    return {"tokenizer": stream.spec.tokenizer_sha256 or ""}
+
+
+def check_same_past(
+    path: Path, state: Mapping[str, Any], stream: Stream, allow_changed: tuple[str, ...]
+) -> list[str]:
+    """Check that a stream gives the tokens that a checkpoint's run has consumed.
+
+    Args:
+        path: the checkpoint, for the message.
+        state: its `state.json`.
+        stream: of the config that is to go on.
+        allow_changed: `PAST` goes on all the same.
+
+    Returns:
+        A warning where it goes on all the same.
+
+    Raises:
+        CheckpointError: it gives others.
+    """
+    tokens, saved = int(state["consumed_tokens"]), str(state["stream"])
+    now = stream.fingerprint(before=tokens)
+    if now == saved:
+        return []
+    what = (
+        f"the data of this config gives other tokens ({now[:12]}) at the {tokens} positions "
+        "already consumed: sources, tokenizer, mixture, chunk length or seed changed"
+    )
+    if PAST in allow_changed:
+        return [f"WARNING: {what}; the run repeats and skips documents from here on"]
+    raise CheckpointError.of(
+        f"checkpoint {path}",
+        f"stream {saved[:12]}",
+        f"{what}. What lies ahead may change, what is past may not: undo that, or go on all the "
+        f"same with --allow-changed {PAST}",
+    )
+
+
+def schedule_jumps(path: Path, config: RunConfig, tokens: int) -> list[str]:
+    """Warnings where a resumed run's learning rate or weight decay jumps, one each.
+
+    Another budget moves the decay: what was decaying may rise again, or the stable phase end.
+
+    Args:
+        path: the run directory, with the config that the run had so far.
+        config: the one that is to go on.
+        tokens: consumed so far.
+    """
+    saved = saved_config(path)
+    if saved is None or tokens == 0:
+        return []
+    found = []
+    for name, of in (
+        ("learning rate", lr_schedule_from_config),
+        ("weight decay", weight_decay_from_config),
+    ):
+        before, after = of(saved), of(config)
+        if tokens > before.total_tokens:
+            continue
+        old, new = before.at(tokens), after.at(tokens)
+        if abs(new - old) > 1e-6 * max(abs(new), abs(old)):
+            found.append(
+                f"WARNING: the {name} jumps from {old:.6g} to {new:.6g} at {tokens} tokens, "
+                "because its schedule changed; a branch from a checkpoint of the stable phase "
+                "would not"
+            )
+    return found
 
 
 def _check_directory(
@@ -152,7 +223,7 @@ def _check_directory(
     if run_began(path):
         compare_with_saved(path, saved_form(config), identity_of(stream), allow_changed)
         _check_not_lost(path)
-    _check_checkpoint(config, path / "checkpoints", branch_from)
+    _check_checkpoint(config, path / "checkpoints", branch_from, stream, allow_changed)
 
 
 def _check_not_lost(path: Path) -> None:
@@ -178,7 +249,13 @@ def _check_not_lost(path: Path) -> None:
     )
 
 
-def _check_checkpoint(config: RunConfig, folder: Path, branch_from: Path | None) -> None:
+def _check_checkpoint(
+    config: RunConfig,
+    folder: Path,
+    branch_from: Path | None,
+    stream: Stream,
+    allow_changed: tuple[str, ...],
+) -> None:
     weights = config.train.initial_weights
     if not folder.is_dir() and branch_from is None:
         if weights is not None:
@@ -199,6 +276,7 @@ def _check_checkpoint(config: RunConfig, folder: Path, branch_from: Path | None)
                 return
             raise
         check_same_model(path, state["model"], config.model.model_dump(mode="json"))
+        check_same_past(path, state, stream, allow_changed)
 
 
 def _reached(path: Path) -> tuple[int, int]:

@@ -49,6 +49,11 @@ class Landmark:
     weight_decay: float
     batch_tokens: int
 
+    @property
+    def batch_alone(self) -> bool:
+        """Whether nothing but the batch changes there."""
+        return all(reason.startswith("batch ") for reason in self.name.split(", "))
+
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:

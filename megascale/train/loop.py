@@ -23,7 +23,7 @@ from megascale.train.checkpoint import Checkpointer, SaveResult, rng_state
 from megascale.train.evaluate import evaluate
 from megascale.train.guard import Decision, Guard
 from megascale.train.signals import SignalFlags
-from megascale.train.state import Progress, pack_state
+from megascale.train.state import RunCounters, pack_state
 from megascale.train.step import StepStatistics, accumulate_gradients
 from megascale.train.telemetry.interval import IntervalAccumulator, StepResult
 from megascale.train.telemetry.reporter import Reporter
@@ -37,7 +37,7 @@ class Loop:
         config: RunConfig,
         parts: Parts,
         schedule: BatchSchedule,
-        progress: Progress,
+        progress: RunCounters,
         *,
         guard: Guard,
         interval: IntervalAccumulator,

@@ -36,7 +36,7 @@ class LocalParameter:
     decays: bool
 
 
-def plain(tensor: torch.Tensor) -> torch.Tensor:
+def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The local tensor behind a `DTensor`, or the tensor itself."""
     return getattr(tensor, "_local_tensor", tensor)
 
@@ -77,7 +77,7 @@ class ShardedAdamW:
                 LocalParameter(
                     name=name,
                     owner=parameter,
-                    local=nn.Parameter(plain(parameter.detach())),
+                    local=nn.Parameter(local_tensor(parameter.detach())),
                     weight=1.0 / chunk.replicas,
                     decays=decays[name],
                 )
@@ -97,7 +97,7 @@ class ShardedAdamW:
             if gradient is None:
                 parameter.owner.grad = torch.zeros_like(parameter.owner)
                 gradient = parameter.owner.grad
-            found.append(plain(gradient))
+            found.append(local_tensor(gradient))
         return found
 
     def local_square_sum(self, gradients: list[torch.Tensor]) -> torch.Tensor:

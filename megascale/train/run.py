@@ -29,6 +29,7 @@ from megascale.train.checks import (
     check_sequence_lengths,
     identity_of,
     run_path,
+    schedule_jumps,
 )
 from megascale.train.distributed import (
     Process,
@@ -43,7 +44,7 @@ from megascale.train.loop import Loop
 from megascale.train.peak import measure_gemm
 from megascale.train.rundir import RunDirectory, saved_form
 from megascale.train.signals import SignalFlags
-from megascale.train.state import Progress, restore
+from megascale.train.state import RunCounters, restore
 from megascale.train.telemetry.interval import IntervalAccumulator
 from megascale.train.telemetry.reporter import MakesDisplay, Reporter
 from megascale.train.telemetry.sinks import Sink, TensorBoardSink, WandbSink
@@ -62,7 +63,7 @@ def run(
         config: checked by `check_run`.
         display: makes what rank 0 shows.
         branch_from: checkpoint of another run that a new run starts from (a decay branch).
-        allow_changed: config keys, `tokenizer` or `corpus`, that a resumed run may change.
+        allow_changed: config keys, `tokenizer` or `past`, that a resumed run may change.
 
     Returns:
         The process's exit code.
@@ -104,7 +105,7 @@ def _run(
     interval = IntervalAccumulator(peak_flops=_peak_flops(config, process))
     with found_alike("run"):
         found = latest_checkpoint(checkpoints, move_damaged=True)
-        progress, notes = Progress(), []
+        progress, notes = RunCounters(), []
         source = found.path if found is not None else branch_from
         if source is None and config.train.initial_weights is not None:
             import_model(parts.model, parts.mesh, Path(config.train.initial_weights))
@@ -128,6 +129,9 @@ def _run(
         start = (progress.tokens, progress.step)
         schedule = batch_schedule_of(config, parts.mesh.dp_size, start)
         check_sequence_lengths(config, process.world_size, schedule)
+    path = run_path(config)
+    if found is not None:
+        notes += on_first(process, lambda: schedule_jumps(path, config, progress.tokens)) or []
     # Only now, with everything accepted, does the run directory take on this config.
     notes += on_first(process, lambda: _begin(directory, config, parts, allow_changed)) or []
     reporter = on_first(
@@ -249,7 +253,7 @@ def _report_start(
     reporter: Reporter,
     config: RunConfig,
     schedule: BatchSchedule,
-    progress: Progress,
+    progress: RunCounters,
     source: Path | None,
     fresh: bool,
     notes: list[str],
@@ -264,7 +268,11 @@ def _report_start(
         }
         for segment in schedule.segments
     ]
-    fields: dict[str, Any] = {"config_digest": config.digest(), "segments": segments}
+    fields: dict[str, Any] = {
+        "config_digest": config.digest(),
+        "total_tokens": config.train.total_tokens,
+        "segments": segments,
+    }
     if source is None:
         reporter.log.start(**fields)
         reporter.console.line(
@@ -291,7 +299,7 @@ def _report_start(
 
 
 def _report_end(
-    reporter: Reporter, directory: RunDirectory | None, progress: Progress, code: int
+    reporter: Reporter, directory: RunDirectory | None, progress: RunCounters, code: int
 ) -> None:
     reporter.event(
         "end",

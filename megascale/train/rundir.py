@@ -51,8 +51,17 @@ MAY_CHANGE = (
     "train.eval_tokens",
     "train.eval_sequence_length",
     "data.validation_seed",
+    "data.validation",
+    "data.sources",
+    "data.phases",
 )
-"""Config keys, with all below them, that a resumed run may change without being another run."""
+"""Config keys, with all below them, that a resumed run may change without being another run.
+
+Sources and phases are among them because what makes the same run is what it consumed so far: the
+checkpoint knows the fingerprint of that.
+"""
+PAST = "past"
+"""Allows a resumed run whose consumed tokens would be others now; `all` does not."""
 
 
 def disk_error(key: str, path: Path, failure: OSError) -> RunError:
@@ -156,8 +165,7 @@ class RunDirectory:
             config: the resolved config as plain data.
             config_yaml: the same for people to read.
             digest: sha256 of the canonical config.
-            identity: fingerprints of what the config only points at, for example "tokenizer"
-                and "corpus".
+            identity: fingerprints of what the config only points at, such as "tokenizer".
             allow_changed: dotted keys (with all below them) or names of `identity` that may
                 differ all the same; "all" allows everything.
 
@@ -230,11 +238,14 @@ def compare_with_saved(
     Args, result and errors as `RunDirectory.begin` for a resumed run.
     """
     allowed = tuple(allow_changed)
-    old_config = completed(_saved_mapping(path / CONFIG_DATA_FILE))
+    old_config = with_later_keys(_saved_mapping(path / CONFIG_DATA_FILE))
     old_identity = {}
     if (path / IDENTITY_FILE).is_file():
         old_identity = _saved_mapping(path / IDENTITY_FILE)
-    old_flat, new_flat = flatten(old_config), flatten(completed(json.loads(json.dumps(config))))
+    old_flat, new_flat = (
+        flatten(old_config),
+        flatten(with_later_keys(json.loads(json.dumps(config)))),
+    )
     changed = {
         key: (old_flat.get(key), new_flat.get(key))
         for key in sorted(old_flat.keys() | new_flat.keys())
@@ -259,7 +270,7 @@ def compare_with_saved(
     return [f"{key}: {old!r} -> {new!r}" for key, (old, new) in changed.items()]
 
 
-def completed(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_later_keys(saved: Mapping[str, Any]) -> Mapping[str, Any]:
     """A saved config with the keys that came later at their defaults, and counts as numbers.
 
     One that no longer makes a config, because a key was renamed or taken away, stays as it is: the
@@ -270,6 +281,14 @@ def completed(saved: Mapping[str, Any]) -> Mapping[str, Any]:
     except ValidationError:
         return saved
     return config.model_dump(mode="json")
+
+
+def saved_config(path: Path) -> RunConfig | None:
+    """The config that a run directory holds; None where there is none that this version reads."""
+    try:
+        return RunConfig.model_validate(_saved_mapping(path / CONFIG_DATA_FILE))
+    except (ValidationError, RunError):
+        return None
 
 
 def saved_form(config: RunConfig) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from megascale.config import RunConfig
-from megascale.errors import CheckpointError
 from megascale.train.build import Parts
 from megascale.train.checkpoint import check_same_model, load_checkpoint, set_rng_state
+from megascale.train.checks import check_same_past
 from megascale.train.guard import Guard
 from megascale.train.telemetry.interval import IntervalAccumulator
 
 
 @dataclass
-class Progress:
+class RunCounters:
     """The counters of a run.
 
     Attributes:
@@ -37,7 +37,7 @@ class Progress:
 def pack_state(
     config: RunConfig,
     parts: Parts,
-    progress: Progress,
+    progress: RunCounters,
     guard: Guard,
     interval: IntervalAccumulator,
     *,
@@ -76,38 +76,29 @@ def restore(
     interval: IntervalAccumulator,
     *,
     allow_changed: tuple[str, ...] = (),
-) -> tuple[Progress, list[str]]:
+) -> tuple[RunCounters, list[str]]:
     """Load a verified checkpoint into this rank's parts; collective.
 
     Args:
         path: the checkpoint folder.
         state: its `state.json`, from `read_state`.
-        allow_changed: `corpus` goes on although the tokens consumed so far would be others now.
+        allow_changed: as `check_same_past` takes it.
 
     Returns:
         Where the run stands, and what could not be bitwise the same (one line each).
 
     Raises:
-        CheckpointError: of another model, or of another corpus; tensors do not fit.
+        CheckpointError: of another model, or of other tokens; tensors do not fit.
     """
     check_same_model(path, state["model"], config.model.model_dump(mode="json"))
     tokens = int(state["consumed_tokens"])
-    now = parts.stream.fingerprint(before=tokens)
-    if now != state["stream"] and not {"corpus", "all"} & set(allow_changed):
-        raise CheckpointError.of(
-            f"checkpoint {path}",
-            f"stream {state['stream'][:12]}",
-            f"the data of this config gives other tokens ({now[:12]}) at the {tokens} positions "
-            "already consumed: sources, tokenizer, mixture, chunk length or seed changed. Undo "
-            "that, or go on all the same with --allow-changed corpus",
-        )
+    notes = check_same_past(path, state, parts.stream, allow_changed)
     load_checkpoint(path, parts.chunks())
     parts.optimizer.updates = int(state["updates"])
     guard.load_state_dict(state["guard"])
     interval.load_state_dict(state["interval"])
     if parts.balance is not None:
         parts.balance.load_state_dict(state["balance"])
-    notes = []
     ranks = state["ranks"]
     if len(ranks) == parts.mesh.world_size:
         set_rng_state(ranks[parts.mesh.rank], parts.mesh.device)
@@ -122,7 +113,7 @@ def restore(
             "was saved: losses agree to rounding, not bitwise"
         )
     return (
-        Progress(
+        RunCounters(
             step=int(state["step"]),
             tokens=tokens,
             samples=int(state["samples"]),

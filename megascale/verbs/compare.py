@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,15 +27,18 @@ from megascale.verbs.options import (
     Smooth,
     TargetLoss,
     Workers,
+    parse_columns,
     parse_loss,
     parse_smooth,
     parse_target_loss,
     read_options,
 )
-from megascale.verbs.reading import load_logs
+from megascale.verbs.reading import load_logs, require_logs
 
 if TYPE_CHECKING:
-    from megascale.curves.compare import Comparison, Curve
+    from megascale.curves.compare import Comparison
+    from megascale.curves.curve import Curve
+    from megascale.curves.smoothing import Window
     from megascale.runs.readers.base import ReadOptions
     from megascale.runs.table import RunTable
 
@@ -44,7 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SCHEMA = "megascale.compare/1"
+SCHEMA = "megascale.compare/2"
 
 
 @app.command(
@@ -74,9 +78,11 @@ def compare(
         typer.Option(help="Take these runs alone, in this order; names or patterns. Repeat."),
     ] = None,
     loss: Loss = "auto",
-    smooth: Smooth = None,
+    smooth: Smooth = "5%",
     target_loss: TargetLoss = None,
-    rows: Annotated[int, typer.Option(min=1, help="Lines of each table.")] = 8,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Lines of each table of two runs, and of a run in JSON.")
+    ] = 8,
     plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
     as_json: AsJson = False,
     format: Format = None,
@@ -91,15 +97,17 @@ def compare(
 ) -> None:
     """Loss at equal tokens, tokens at equal loss, steps and wall clock of two runs or more.
 
-    Runs are put beside the first one. A training loss stands where its step began, so that large
-    batches do not look half a batch late; wall clock is there where the log has it.
+    Runs are put beside the first one; more than two are a line each. A training loss stands where
+    its step began, so that large batches do not look half a batch late; wall clock is there where
+    the log has it.
     """
-    from megascale.curves.compare import common_window
-    from megascale.curves.compare import compare as put_beside
-    from megascale.curves.compare_input import curves_of_logs
+    from megascale.curves.compare import compare_curves
+    from megascale.curves.table import curves_of_logs
     from megascale.errors import ConfigError
 
+    window = parse_smooth(smooth or "5%")
     options = _options(len(paths), columns, seq_length, batch_tokens, batch_samples, loss_kind)
+    require_logs(paths, "compare", parse_columns(columns), format)
     logs = [
         load_logs([path], format, stated, join, workers, cache)
         for path, stated in zip(paths, options, strict=True)
@@ -111,36 +119,26 @@ def compare(
     if len(names) < 2:
         shown = ", ".join(names) or "none"
         raise ConfigError.of("runs", shown, "a comparison needs two runs at least", "RUN_A RUN_B")
-    taken, curves = curves_of_logs(logs, parse_loss(loss))
+    taken, curves = curves_of_logs(logs, parse_loss(loss), window)
     if run:
         ranks = [_rank(name, run) for name in names]
         curves = [curves[at] for at in sorted(range(len(curves)), key=ranks.__getitem__)]
-    width = common_window(curves) if smooth is None else _width(smooth, curves)
     targets = None if target_loss is None else parse_target_loss(target_loss)
     baseline, *others = curves
-    found = [
-        put_beside(baseline, other, window_tokens=width, losses=targets, rows=rows)
-        for other in others
-    ]
+    if len(others) > 1 and not as_json:
+        rows = 1
+    found = [compare_curves(baseline, other, losses=targets, rows=rows) for other in others]
     if plot is not None:
         from megascale.report.compare_figure import draw_comparison
 
         draw_comparison(curves, found, plot)
     if as_json:
-        typer.echo(json.dumps(_document(taken, width, curves, found), indent=2))
+        typer.echo(json.dumps(_document(taken, window, curves, found), indent=2))
         return
-    from megascale.verbs.compare_tables import render
+    from megascale.verbs.compare_tables import print_comparison
     from megascale.verbs.tables import wide_console
 
-    render(taken, width, curves, found, wide_console(), stated=isinstance(targets, list))
-
-
-def _width(smooth: str, curves: Sequence[Curve]) -> float:
-    """The smoothing window in tokens; a share is one of what all runs have consumed."""
-    window = parse_smooth(smooth)
-    if window.kind == "log":
-        return window.size * min(float(curve.tokens[-1]) for curve in curves)
-    return 0.0 if window.kind == "none" else window.size
+    print_comparison(taken, curves, found, wide_console(), stated=targets is not None)
 
 
 def _options(
@@ -207,19 +205,20 @@ def _rank(name: str, wanted: list[str]) -> int:
 
 
 def _document(
-    taken: str, width: float, curves: list[Curve], found: list[Comparison]
+    taken: str, window: Window, curves: list[Curve], found: list[Comparison]
 ) -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "loss": taken,
-        "window_tokens": width,
+        "smoothing": asdict(window),
         "runs": [
             {
-                "name": curve.name,
-                "source": curve.source,
-                "loss_kind": curve.kind,
-                "records": len(curve.tokens),
-                "tokens": int(curve.tokens[-1]),
+                "name": curve.run,
+                "source": curve.sources[0] if curve.sources else "",
+                "loss_kind": curve.loss_kind,
+                "records": len(curve.tokens if curve.placed is None else curve.placed),
+                "tokens": int(curve.last),
+                "final_loss": curve.final,
             }
             for curve in curves
         ],

@@ -65,7 +65,7 @@ def prepare(
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
-    from megascale.data.prepare import Progress
+    from megascale.data.prepare import PrepareProgress
     from megascale.data.prepare import prepare as run
 
     console = Console(stderr=True)
@@ -76,7 +76,7 @@ def prepare(
     with ExitStack() as drawn:
         task = bar.add_task("tokenizing", total=None, tokens=0)
 
-        def show(at: Progress) -> None:
+        def show(at: PrepareProgress) -> None:
             if not bar.live.is_started:  # no bar above the message of an input refused at once
                 drawn.enter_context(bar)
             bar.update(task, completed=at.input_bytes, total=at.total_input_bytes, tokens=at.tokens)

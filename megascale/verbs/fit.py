@@ -80,7 +80,6 @@ def fit_command(
     target_loss: said.TargetLoss = "8",
     smooth: said.Smooth = "5%",
     phase: said.PhaseOf = said.Phase.stable,
-    method: said.MethodOf = said.Method.local,
     form: Annotated[
         Form, typer.Option(help="Of the batch law in the file.", rich_help_panel=LOGS)
     ] = Form.power,
@@ -343,7 +342,6 @@ def fit_command(
 
     how = LogOptions(
         targets=said.parse_target_loss(target_loss or "8"),
-        method=method.value,
         window=said.parse_smooth(smooth or "5%"),
         phase=phase.value,
         losses=losses,

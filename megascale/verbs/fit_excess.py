@@ -184,7 +184,7 @@ def _plain(
     options: ExcessOptions,
 ) -> dict[str, Any]:
     """Everything as JSON holds it."""
-    from megascale.laws.law_files import plain
+    from megascale.laws.law_files import json_types
 
     laws = []
     for each in found:
@@ -203,7 +203,7 @@ def _plain(
                 for key, ours in (("coefficient", "coef"), ("exponent", "b"))
             }
         laws.append(row)
-    return plain(
+    return json_types(
         {
             "overhead": options.overhead,
             "reference_batch": options.reference,

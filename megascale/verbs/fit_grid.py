@@ -79,7 +79,7 @@ def fit_grid_table(
     from megascale.formats.law_file import input_of
     from megascale.laws.grid.fit import fit_grid, grid_law_file
     from megascale.laws.grid.table import grid_table
-    from megascale.laws.law_files import plain
+    from megascale.laws.law_files import json_types
 
     if output is not None and output.suffix != ".json":
         raise FitError.of("--output", str(output), "a law from a grid is written as .json")
@@ -107,7 +107,7 @@ def fit_grid_table(
     )
     plan, why = _plan(fit, options.budget, target)
     if not as_json:
-        typer.echo("\n".join(summary(fit, plan, why, options.confidence)))
+        typer.echo("\n".join(grid_fit_lines(fit, plan, why, options.confidence)))
     warn(fit.doubts)
     method = options.method
     if method not in fit.methods:
@@ -117,7 +117,7 @@ def fit_grid_table(
     file = grid_law_file(fit, column, method, naming, confidence=options.confidence, plan=plan)
     if sized.other or sized.held:
         sizes = {"other_size": sized.other, "held": sized.held}
-        file = file.model_copy(update={"diagnostics": file.diagnostics | plain(sizes)})
+        file = file.model_copy(update={"diagnostics": file.diagnostics | json_types(sizes)})
     if as_json:
         typer.echo(file.to_json(), nl=False)
     if output is not None:
@@ -159,7 +159,7 @@ def _plan(
         return None, str(error)
 
 
-def summary(fit: GridFit, plan: Plan | None, why: str, confidence: float) -> list[str]:
+def grid_fit_lines(fit: GridFit, plan: Plan | None, why: str, confidence: float) -> list[str]:
     """What a grid says, to read."""
     runs, cells = len(fit.table), len(fit.cells)
     lines = [f"{runs:,} runs at {cells} (N, D); the best of each:"]

@@ -51,7 +51,6 @@ def recognise_all(
     from megascale.runs.inputs import GRID as A_GRID
     from megascale.runs.inputs import (
         LAW_FILE,
-        NEEDED,
         STUDY,
         TABLE,
         WORDS,
@@ -78,9 +77,9 @@ def recognise_all(
             kind = A_GRID if law in GRID_LAWS else ARE_POINTS
             names = one.frame.columns
             gone = missing({*find_columns(names, kind, columns), *constant}, kind)
-            shown = gone or NEEDED[kind]
+            gone = gone or [["target_loss"]]
             raise FitError.of(
-                "PATH", str(one.path), lacks(names, shown, kind, f"--law {law} from {WORDS[kind]}")
+                "PATH", str(one.path), lacks(names, gone, kind, f"--law {law} from {WORDS[kind]}")
             )
     tables = [one for one in held if one.holds not in (ARE_LOGS, STUDY)]
     if tables and len(held) > 1:

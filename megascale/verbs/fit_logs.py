@@ -41,7 +41,7 @@ def fit_run_logs(
     if output is not None and output.suffix != ".json":
         raise FitError.of("--output", str(output), "a law from logs is written as .json")
     fit = fit_logs(logs, law, naming, options)
-    typer.echo(fit.file.to_json() if as_json else summary(fit), nl=not as_json)
+    typer.echo(fit.file.to_json() if as_json else log_fit_lines(fit), nl=not as_json)
     warn(getattr(fit.law, "warnings", []))
     if output is not None:
         write(fit.file, output)
@@ -92,7 +92,7 @@ def excess_of_logs(
     return fit_excess(points, law or ALL, excess, naming, output, as_json)
 
 
-def summary(fit: LogFit) -> str:
+def log_fit_lines(fit: LogFit) -> str:
     """What a fit of logs found, to read."""
     from megascale.laws.batch.from_points import BatchLaw
     from megascale.laws.rate_law import RateLaw
@@ -112,10 +112,11 @@ def summary(fit: LogFit) -> str:
     for setting in file.diagnostics.get("settings_left_out", []):
         lines.append(f"  left out: {setting}")
     for crossing in fit.crossings:
+        spread = "" if crossing.log_error is None else f" (±{100 * crossing.log_error:.0f} %)"
+        loss_error = "" if crossing.loss_error is None else f" ± {crossing.loss_error:.3f}"
         lines.append(
             f"  {crossing.batch_large:,.0f} overtakes {crossing.batch_small:,.0f} at "
-            f"{crossing.tokens:.4g} tokens (±{100 * crossing.log_error:.0f} %), "
-            f"loss {crossing.loss:.3f} ± {crossing.loss_error:.3f}"
+            f"{crossing.tokens:.4g} tokens{spread}, loss {crossing.loss:.3f}{loss_error}"
         )
     if isinstance(fit.law, BatchLaw):
         lines += ["", "best batch by target loss (tokens):"]

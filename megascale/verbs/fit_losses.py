@@ -197,7 +197,7 @@ def _words(law: PowerLaw, symbol: str, fit: IsoFlop) -> str:
 
 
 def _isoflop_plain(fit: IsoFlop, group: dict[str, Any]) -> dict[str, Any]:
-    from megascale.laws.law_files import plain
+    from megascale.laws.law_files import json_types
 
     laws: dict[str, Any] = {}
     for name in ("n_params", "tokens"):
@@ -210,7 +210,7 @@ def _isoflop_plain(fit: IsoFlop, group: dict[str, Any]) -> dict[str, Any]:
             key: {"value": limits[ours].value, "low": limits[ours].low, "high": limits[ours].high}
             for key, ours in (("coefficient", "coef"), ("exponent", "b"))
         } | {"budgets": law.points}
-    return plain(
+    return json_types(
         {
             "group": group,
             "minimum": fit.minimum,

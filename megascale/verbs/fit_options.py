@@ -23,7 +23,7 @@ _MEANT_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("overhead", "reference_batch", "by"), (POINTS, LOGS)),
     **dict.fromkeys(("budgets", "minimum", "reach", "drop_highest"), (LOSSES,)),
     **dict.fromkeys(
-        ("target_loss", "points", "method", "smooth", "phase", "form", "format", "batch_tokens",
+        ("target_loss", "points", "smooth", "phase", "form", "format", "batch_tokens",
          "batch_samples", "loss_kind", "join", "workers", "cache"),
         (LOGS,),
     ),

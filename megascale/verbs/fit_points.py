@@ -73,8 +73,8 @@ def fit_points(
         FitError: a column is missing, or the points cannot be fitted.
     """
     from megascale import fitting
-    from megascale.laws.law_files import plain
-    from megascale.verbs.progress import Progress
+    from megascale.laws.law_files import json_types
+    from megascale.verbs.progress import FitProgressBar
 
     frame, x, y = points_to_fit(held, options)
     if options.objective == "absolute":
@@ -83,7 +83,7 @@ def fit_points(
     rivals = None
     if law == AUTO:
         law, options, rivals = choose_law(frame, x, y, held, options)
-    with Progress(quiet=as_json) as progress:
+    with FitProgressBar(quiet=as_json) as progress:
         result = fitting.fit_frame(
             law,
             frame,
@@ -116,7 +116,7 @@ def fit_points(
         else:
             write_result(result, output)
     if as_json:
-        compared = {} if rivals is None else {"rivals": plain(rivals.to_dicts())}
+        compared = {} if rivals is None else {"rivals": json_types(rivals.to_dicts())}
         typer.echo(json.dumps(result.to_dict() | compared, indent=2))
     else:
         if rivals is not None:

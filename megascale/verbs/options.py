@@ -19,7 +19,7 @@ import typer
 from megascale.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
-    from megascale.curves.curve import Window
+    from megascale.curves.smoothing import Window
     from megascale.runs.readers.base import Batches, ReadOptions
 
 READING = "What the logs and tables do not say"
@@ -36,13 +36,6 @@ class NKind(StrEnum):
     active = "active"
     non_embedding = "non_embedding"
     active_non_embedding = "active_non_embedding"
-
-
-class Method(StrEnum):
-    """How tokens to a loss are cut from a curve."""
-
-    local = "local"
-    first = "first"
 
 
 class Phase(StrEnum):
@@ -63,7 +56,7 @@ class Resample(StrEnum):
     runs = "runs"
 
 
-class Objective(StrEnum):
+class FitObjective(StrEnum):
     """What a fit makes small."""
 
     squared = "squared"
@@ -194,14 +187,6 @@ PhaseOf = Annotated[
         rich_help_panel=CURVES,
     ),
 ]
-MethodOf = Annotated[
-    Method,
-    typer.Option(
-        "--method",
-        help="Tokens to a loss: a local power law, or the first crossing.",
-        rich_help_panel=CURVES,
-    ),
-]
 
 # Fitting ---------------------------------------------------------------------------------------
 
@@ -216,7 +201,7 @@ ResampleOf = Annotated[
     typer.Option("--resample", help="Kind of bootstrap.", rich_help_panel=FITTING),
 ]
 ObjectiveOf = Annotated[
-    Objective | None,
+    FitObjective | None,
     typer.Option(
         "--objective",
         help="What a fit makes small: squared residuals (default), Huber's loss of them (default "
@@ -350,7 +335,7 @@ def parse_smooth(text: str) -> Window:
     Raises:
         ConfigError: none of these, or a share that is not above 0 and at most 100 %.
     """
-    from megascale.curves.curve import Window
+    from megascale.curves.smoothing import Window
     from megascale.units import parse_count
 
     if text == "none":

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 
-class Progress:
+class FitProgressBar:
     """A progress bar on standard error, only on a terminal."""
 
     def __init__(self, quiet: bool) -> None:
@@ -14,7 +14,7 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> FitProgressBar:
         return self
 
     def update(self, done: int, total: int) -> None:

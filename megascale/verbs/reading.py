@@ -49,6 +49,30 @@ def load_logs(
     return loaded
 
 
+def require_logs(
+    paths: Sequence[Path], verb: str, columns: Sequence[tuple[str, str]], format: str | None
+) -> None:
+    """Refuse tables of points, of final losses and law files where a verb takes run logs alone.
+
+    Args:
+        paths: of the command line.
+        verb: its name, for the message.
+        columns, format: as the user states them.
+
+    Raises:
+        DataError: naming the path, what it holds and why, and the verbs that take it.
+    """
+    from megascale.errors import DataError
+    from megascale.runs.inputs import GRID, LAW_FILE, POINTS, WORDS, recognise
+
+    for path in paths:
+        held = recognise(path, stated=columns, format=format)
+        if held.holds in (POINTS, GRID, LAW_FILE):
+            rule = f"holds {WORDS[held.holds]} ({held.reason}); {verb} takes run logs"
+            other = "report" if held.holds == LAW_FILE else "fit or report"
+            raise DataError.of("PATH", str(path), rule, f"megascale {other}")
+
+
 def _passed_over(skipped: list[tuple[Path, str]]) -> Iterator[str]:
     """How many files are no logs, with some names; and which ones cannot be read, and why."""
     from megascale.runs.table import NO_FORMAT

@@ -115,10 +115,10 @@ def recommend(
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return
-    from megascale.verbs.recommend_tables import render
+    from megascale.verbs.recommend_tables import print_recommendation
     from megascale.verbs.tables import wide_console
 
-    render(found, wide_console())
+    print_recommendation(found, wide_console())
 
 
 def _reference(

@@ -7,11 +7,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from megascale.laws.published.law import CERTAINTY
-from megascale.laws.published.recommend import TITLES, Answer, Recommendation, Row
+from megascale.laws.published.recommend import TITLES, QuantityTable, Recommendation, Row
 from megascale.verbs.tables import empty_table
 
 
-def render(found: Recommendation, console: Console) -> None:
+def print_recommendation(found: Recommendation, console: Console) -> None:
     """Print one table a quantity, medians beneath it, then what stands behind each law."""
     target = found.target
     console.print(
@@ -40,7 +40,7 @@ def render(found: Recommendation, console: Console) -> None:
         console.print(f"  {key}: {text}", highlight=False)
 
 
-def _table(answer: Answer) -> Table:
+def _table(answer: QuantityTable) -> Table:
     made = empty_table(TITLES[answer.quantity])
     batch = answer.quantity == "batch"
     for column in ("law", "regime"):

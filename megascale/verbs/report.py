@@ -103,8 +103,11 @@ def report(
     them.
     """
     from megascale.fitting import use_threads
-    from megascale.formats.law_file import read_law_file
-    from megascale.report.document import Settings, build_document, summary
+    from megascale.formats.law_file import Input, read_law_file
+    from megascale.laws.findings import find_all
+    from megascale.laws.from_logs import LogOptions
+    from megascale.laws.law_files import Naming
+    from megascale.report.document import Settings, build_document, document_summary
     from megascale.report.inputs import read_inputs
     from megascale.report.options import calculator_defaults
     from megascale.report.page import write_page
@@ -122,19 +125,33 @@ def report(
         cache=cache,
         progress=sys.stderr.isatty(),
     )
+    findings = find_all(
+        inputs.runs,
+        inputs.points,
+        inputs.grids,
+        law="auto" if law is None else law.value,
+        options=LogOptions(
+            targets=LogOptions.targets
+            if target_loss is None
+            else said.parse_target_loss(target_loss),
+            window=said.parse_smooth(smooth or "5%"),
+            phase=phase.value,
+            losses=losses,
+            replicates=bootstrap,
+        ),
+        naming=Naming(
+            "this report's B_opt(D)",
+            inputs=[Input(path=file["path"], sha256=file["sha256"]) for file in inputs.files],
+            source="this report",
+        ),
+    )
     settings = Settings(
         title=title,
-        loss=losses,
-        window=said.parse_smooth(smooth or "5%"),
-        phase=phase.value,
-        targets=None if target_loss is None else said.parse_target_loss(target_loss),
-        family=None if law is None else law.value,
-        replicates=bootstrap,
         laws=[*(read_law_file(path) for path in law_file or ()), *inputs.laws],
         models=list(model or []),
         defaults=calculator_defaults(params, active_params, tokens, seq_length),
     )
-    document = build_document(inputs, settings)
+    document = build_document(inputs, findings, settings)
     path = write_page(document, output)
     drawn: list[Path] = []
     if figures is not None:
@@ -142,7 +159,7 @@ def report(
 
         drawn = draw_figures(document, figures)
     if as_json:
-        found = summary(document) | {"page": str(path), "figures": [str(p) for p in drawn]}
+        found = document_summary(document) | {"page": str(path), "figures": [str(p) for p in drawn]}
         typer.echo(json.dumps(found, indent=2))
         return
     for note in inputs.notes[:NOTES_SHOWN]:

@@ -86,8 +86,13 @@ class RunConsole:
             self._progress = None
 
     def summary(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Print a run so far as a table, one row per stretch of one batch size."""
-        self.table("summary", SUMMARY_COLUMNS, summary_rows(records))
+        """Print a run so far as a table, one row per stretch of one batch size.
+
+        The middle of a long table is left out; the log has it, and `runs show --json` prints it.
+        """
+        from megascale.verbs.tables import folded_rows
+
+        self.table("summary", SUMMARY_COLUMNS, folded_rows(summary_rows(records), list))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; the first column is left-aligned, the others right-aligned."""
@@ -126,55 +131,48 @@ def interval_line(record: Mapping[str, Any], total_tokens: int) -> str:
     return "  ".join(parts)
 
 
+SUMMARY_COLUMNS = (
+    *("tokens", "steps", "batch", "mean loss", "last loss"),
+    *("lr", "tokens/s", "skipped"),
+)
+
+
 def summary_rows(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """A finished run by stretches of one batch size, as rows under `SUMMARY_COLUMNS`.
 
     Args:
         records: a run's metrics records in step order (`read_run(...).records`).
     """
-    rows: list[list[str]] = []
-    stretch: list[Mapping[str, Any]] = []
-    for record in (*records, None):
-        if stretch and (record is None or record["batch_tokens"] != stretch[-1]["batch_tokens"]):
-            rows.append(_summary_row(stretch))
-            stretch = []
-        if record is not None:
-            stretch.append(record)
+    from megascale.runs.overview import OverviewSegment, record_segments
+
+    def row(segment: OverviewSegment, members: Sequence[Mapping[str, Any]]) -> list[str]:
+        begin, end = segment.start_tokens or 0, segment.end_tokens or 0
+        seconds = segment.seconds or 0.0
+        return [
+            f"{short_count(begin)} - {short_count(end)}",
+            f"{segment.steps or 0:,}",
+            f"{segment.batch_tokens or 0:,}",
+            _number(segment.loss, ".4f"),
+            _number(segment.last_loss, ".4f"),
+            _number(segment.lr, ".2e"),
+            f"{(end - begin) / seconds:,.0f}" if seconds > 0 else "-",
+            f"{sum(record['skipped'] for record in members):,}",
+        ]
+
+    segments = record_segments(records)
+    ends = [segment.end_tokens or 0 for segment in segments]
+    rows, at = [], 0
+    for segment, end in zip(segments, ends, strict=True):
+        until = at
+        while until < len(records) and records[until]["tokens"] <= end:
+            until += 1
+        rows.append(row(segment, records[at:until]))
+        at = until
     if len(rows) > 1:
-        whole = _summary_row(records)
-        rows.append(["all", whole[1], "", *whole[3:]])
+        alike = [{**record, "batch_tokens": 0} for record in records]
+        (all_of_it,) = record_segments(alike)
+        rows.append(["all", *row(all_of_it, records)[1:2], "", *row(all_of_it, records)[3:]])
     return rows
-
-
-SUMMARY_COLUMNS = (
-    "tokens",
-    "steps",
-    "batch",
-    "mean loss",
-    "last loss",
-    "lr",
-    "tokens/s",
-    "skipped",
-)
-
-
-def _summary_row(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    first, last = records[0], records[-1]
-    loss_tokens = sum(record["loss_tokens"] for record in records)
-    seconds = sum(record["seconds"] for record in records)
-    tokens = sum(record["interval_tokens"] for record in records)
-    mean = sum(record["loss_sum"] for record in records) / loss_tokens if loss_tokens else None
-    begin = first["tokens"] - first["interval_tokens"]
-    return [
-        f"{short_count(begin)} - {short_count(last['tokens'])}",
-        f"{sum(record['steps'] for record in records):,}",
-        f"{last['batch_tokens']:,}",
-        _number(mean, ".4f"),
-        _number(last["loss"], ".4f"),
-        f"{last['lr']:.2e}",
-        f"{tokens / seconds:,.0f}" if seconds > 0 else "-",
-        f"{sum(record['skipped'] for record in records):,}",
-    ]
 
 
 def _number(value: float | None, form: str) -> str:

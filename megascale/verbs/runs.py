@@ -27,7 +27,7 @@ from megascale.verbs.reading import load_logs
 from megascale.verbs.tables import print_lines
 
 if TYPE_CHECKING:
-    from megascale.runs.overview import RunOverview
+    from megascale.runs.overview import OverviewSegment, RunOverview
 
 app = typer.Typer(
     name="runs",
@@ -102,7 +102,7 @@ def show(
 ) -> None:
     """Show a run: its counters, its batch sizes with their losses, and its malformed lines."""
     from megascale.runs.overview import overviews
-    from megascale.units import short_count
+    from megascale.verbs.tables import folded_rows
 
     options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
     loaded = load_logs([run], format, options, False, 1, cache)
@@ -134,16 +134,7 @@ def show(
         typer.echo()
         print_lines(
             ("from tokens", "to tokens", "batch (tokens)", "steps", "mean loss"),
-            [
-                (
-                    _count(segment.start_tokens, short_count),
-                    _count(segment.end_tokens, short_count),
-                    _count(segment.batch_tokens, "{:,}".format),
-                    _count(segment.steps, "{:,}".format),
-                    "-" if segment.loss is None else f"{segment.loss:.4f}",
-                )
-                for segment in summary.segments
-            ],
+            folded_rows(summary.segments, _segment_row),
         )
     if as_json:
         typer.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=2, default=str))
@@ -240,6 +231,7 @@ def _count(value: int | None, shown: Callable[[int], str]) -> str:
 
 def _row(summary: RunOverview) -> tuple[str, ...]:
     from megascale.units import short_count
+    from megascale.verbs.tables import folded_names
 
     batches = [_count(segment.batch_tokens, short_count) for segment in summary.segments]
     return (
@@ -247,11 +239,23 @@ def _row(summary: RunOverview) -> tuple[str, ...]:
         summary.format,
         _count(summary.steps, "{:,}".format),
         _count(summary.tokens, short_count),
-        " > ".join(batches) or "-",
+        folded_names(batches, " > ") or "-",
         "-" if summary.loss is None else f"{summary.loss:.4f}",
         "-" if summary.validation_loss is None else f"{summary.validation_loss:.4f}",
         str(summary.attempts),
         _count(summary.skipped, str),
         str(summary.malformed),
         _count(summary.exit_code, str),
+    )
+
+
+def _segment_row(segment: OverviewSegment) -> tuple[str, ...]:
+    from megascale.units import short_count
+
+    return (
+        _count(segment.start_tokens, short_count),
+        _count(segment.end_tokens, short_count),
+        _count(segment.batch_tokens, "{:,}".format),
+        _count(segment.steps, "{:,}".format),
+        "-" if segment.loss is None else f"{segment.loss:.4f}",
     )

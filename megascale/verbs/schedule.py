@@ -219,16 +219,23 @@ def schedule(
     elif output is not None:
         raise ConfigError.of("--output", str(output), "says where an export goes; give --export")
     if as_json:
-        typer.echo(json.dumps(found.to_dict() | {"export": text}, indent=2))
+        typer.echo(_json(found.to_dict() | {"export": text}))
     elif text is None or output is not None:
-        from megascale.verbs.schedule_tables import render
+        from megascale.verbs.schedule_tables import print_proposal
         from megascale.verbs.tables import wide_console
 
-        render(found, wide_console())
+        print_proposal(found, wide_console())
     if text is not None and output is not None:
         _write(output, text)
     elif text is not None and not as_json:
         typer.echo(text, nl=False)
+
+
+def _json(content: dict[str, Any]) -> str:
+    """JSON with one segment a line."""
+    whole = json.dumps(content | {"segments": []}, indent=2)
+    lines = ",\n    ".join(json.dumps(segment) for segment in content["segments"])
+    return whole.replace('"segments": []', f'"segments": [\n    {lines}\n  ]', 1)
 
 
 def _total(tokens: str | None, at: Standing | None) -> int:
@@ -325,7 +332,7 @@ def _learning_rate(
 ) -> LRSchedule | None:
     from pydantic import ValidationError
 
-    from megascale.config.messages import describe
+    from megascale.config.messages import error_line
     from megascale.config.rates import build_lr_schedule
     from megascale.config.schedule_sections import LRConfig
 
@@ -344,7 +351,7 @@ def _learning_rate(
     try:
         section = LRConfig.model_validate(content)
     except ValidationError as error:
-        lines = [describe(item, LRConfig) for item in error.errors(include_url=False)]
+        lines = [error_line(item, LRConfig) for item in error.errors(include_url=False)]
         raise ConfigError("learning rate: " + "; ".join(lines)) from None
     return build_lr_schedule(section, total)
 

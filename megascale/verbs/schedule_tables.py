@@ -6,11 +6,13 @@ from rich.console import Console
 from rich.table import Table
 
 from megascale.propose.proposal import Proposal
+from megascale.schedule.batch import Segment
 from megascale.units import format_count
-from megascale.verbs.tables import empty_table
+from megascale.verbs.segment_tables import segments_between
+from megascale.verbs.tables import empty_table, folded_rows
 
 
-def render(found: Proposal, console: Console) -> None:
+def print_proposal(found: Proposal, console: Console) -> None:
     """Print segments, savings, and what the plan rests on."""
     if found.at is not None:
         console.print(
@@ -19,6 +21,8 @@ def render(found: Proposal, console: Console) -> None:
             highlight=False,
         )
     console.print(_segments(found), highlight=False)
+    for line in segments_between(found.schedule.segments):
+        console.print(f"  {line}", highlight=False)
     for fixed in found.fixed:
         less = "fewer" if fixed.step_saving >= 0 else "more"
         console.print(
@@ -61,11 +65,12 @@ def _segments(found: Proposal) -> Table:
         f"{format_count(schedule.total_tokens - schedule.start_tokens)} tokens",
         *columns,
     )
-    for segment in schedule.segments:
+
+    def cells(segment: Segment) -> list[str]:
         moved = segment.batch_tokens / segment.requested_batch_tokens - 1
         band = found.band_at(segment.requested_start_tokens)
         limits = "" if band is None else f"{_short(band.low_tokens)} to {_short(band.high_tokens)}"
-        made.add_row(
+        return [
             format_count(segment.start_tokens),
             format_count(segment.requested_start_tokens),
             format_count(segment.requested_batch_tokens),
@@ -76,7 +81,10 @@ def _segments(found: Proposal) -> Table:
             f"{segment.micro_batches} x {segment.micro_batch_size}",
             f"{segment.first_step:,}",
             f"{segment.steps:,}",
-        )
+        ]
+
+    for row in folded_rows(schedule.segments, cells):
+        made.add_row(*row)
     return made
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from megascale.sweep.plan import RunPlan
     from megascale.sweep.runner import Runner
     from megascale.sweep.study import StudyAt
-    from megascale.verbs.sweep_display import Display
+    from megascale.verbs.sweep_display import StudyDisplay
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -106,10 +106,10 @@ def _run(
     from megascale.sweep.results import read_results
     from megascale.sweep.runner import Runner
     from megascale.train.rundir import RunDirectory
-    from megascale.verbs.sweep_display import Display
+    from megascale.verbs.sweep_display import StudyDisplay
 
     count = check_machine(at, jobs, len(plans))
-    with Display(quiet=as_json) as display, RunDirectory(folder / STUDY_FOLDER):
+    with StudyDisplay(quiet=as_json) as display, RunDirectory(folder / STUDY_FOLDER):
         prepare_runs(at, plans, display.line)
         display.line(f"{at.study.name} at {at.scale} scale: {len(plans)} runs, {count} at a time")
         runner = Runner(plans, folder, ranks=at.block.ranks, jobs=count, report=display.report)
@@ -133,7 +133,7 @@ def _run(
     return code
 
 
-def _show_failures(runner: Runner, display: Display) -> None:
+def _show_failures(runner: Runner, display: StudyDisplay) -> None:
     for state in runner.states:
         if state.state == "failed":
             display.line(f"\n{state.name} failed ({state.note}); {runner.log_of(state)} ends:")

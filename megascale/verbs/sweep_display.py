@@ -16,7 +16,7 @@ PLAIN_SECONDS = 20.0
 ROWS = 30
 
 
-class Display:
+class StudyDisplay:
     """Shows the states of a sweep's runs; `report` is what the runner calls."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:

@@ -62,7 +62,10 @@ def train(
     ] = None,
     allow_changed: Annotated[
         list[str] | None,
-        typer.Option(help="Resume although this key (or `tokenizer`, `corpus`) changed."),
+        typer.Option(
+            help="Resume although this key (or `tokenizer`) changed; `past`: although the tokens "
+            "consumed so far would be others now."
+        ),
     ] = None,
 ) -> None:
     """Train a model, or resume the run that this config began.
@@ -120,7 +123,8 @@ def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int 
 def _config(path: Path, overrides: list[str], branch_decay: Path | None) -> RunConfig:
     from megascale.config import load_config
 
-    config = load_config(path, overrides)
+    # What a branch adds after the stable run's end is legal once the branch has its own budget.
+    config = load_config(path, overrides, rules=branch_decay is None)
     if branch_decay is None:
         return config
     from megascale.train.branch import branch_config
@@ -135,6 +139,6 @@ def _explain(config: RunConfig, ranks: int, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:
-        from megascale.verbs.train_tables import render
+        from megascale.verbs.train_tables import print_explanation
 
-        render(report)
+        print_explanation(report)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
-from megascale.config import dump_yaml
+from megascale.config.dump import dump_yaml
 from megascale.units import format_count
-from megascale.verbs.tables import empty_table, wide_console
+from megascale.verbs.segment_tables import segments_between
+from megascale.verbs.tables import empty_table, folded_names, folded_rows, wide_console
 
 if TYPE_CHECKING:
-    from megascale.train.explain import ExplainReport
+    from megascale.config.schedules import DataPhase
+    from megascale.schedule.batch import Segment
+    from megascale.train.explain import ExplainReport, Landmark
 
 
-def render(report: ExplainReport, console: Console | None = None) -> None:
+def print_explanation(report: ExplainReport, console: Console | None = None) -> None:
     """Print every part of a report as tables.
 
     Args:
@@ -23,10 +27,13 @@ def render(report: ExplainReport, console: Console | None = None) -> None:
         console: where to; where None standard output, 120 columns wide unless a terminal.
     """
     console = console or wide_console()
-    console.print(dump_yaml(report.config), markup=False, highlight=False)
+    resolved = dump_yaml(report.config, batch_table=_short_batch_table)
+    console.print(resolved, markup=False, highlight=False)
+    console.print(_layout(report))
+    console.print(_segments(report))
+    for line in segments_between(report.schedule.segments):
+        console.print(f"  {line}", highlight=False)
     for table in (
-        _layout(report),
-        _segments(report),
         _landmarks(report),
         _phases(report),
         _parameters(report),
@@ -35,6 +42,12 @@ def render(report: ExplainReport, console: Console | None = None) -> None:
         _work(report),
     ):
         console.print(table)
+
+
+def _short_batch_table(text: str) -> str:
+    """A batch table to read; `megascale config show` prints a long one whole."""
+    separator = ", " if ", " in text else " "
+    return folded_names(text.split(separator), separator)
 
 
 def show_bytes(size: float) -> str:
@@ -78,8 +91,9 @@ def _segments(report: ExplainReport) -> Table:
         "LR\nscale",
         left=0,
     )
-    for segment in schedule.segments:
-        made.add_row(
+
+    def cells(segment: Segment) -> list[str]:
+        return [
             format_count(segment.start_tokens),
             format_count(segment.requested_start_tokens),
             format_count(segment.requested_batch_tokens),
@@ -89,29 +103,42 @@ def _segments(report: ExplainReport) -> Table:
             f"{segment.first_step:,}",
             f"{segment.steps:,}",
             f"{segment.lr_scale:.3g}",
-        )
+        ]
+
+    for row in folded_rows(schedule.segments, cells):
+        made.add_row(*row)
     return made
 
 
 def _landmarks(report: ExplainReport) -> Table:
     made = _table("Key tokens", "what", "tokens", "step", "learning rate", "weight decay", "batch")
-    for mark in report.landmarks:
-        made.add_row(
+
+    def cells(mark: Landmark) -> list[str]:
+        return [
             mark.name,
             format_count(mark.tokens),
             f"{mark.step:,}",
             f"{mark.lr:.6g}",
             f"{mark.weight_decay:.6g}",
             format_count(mark.batch_tokens),
-        )
+        ]
+
+    for batch_alone, marks in groupby(report.landmarks, lambda mark: mark.batch_alone):
+        own = list(marks)
+        for row in folded_rows(own, cells) if batch_alone else map(cells, own):
+            made.add_row(*row)
     return made
 
 
 def _phases(report: ExplainReport) -> Table:
     made = _table("Data", "mixture", "from tokens", "to tokens")
-    for phase in report.phases:
+
+    def cells(phase: DataPhase) -> list[str]:
         mixture = ", ".join(f"{name} {weight:.4g}" for name, weight in phase.mixture.items())
-        made.add_row(mixture, format_count(phase.start_tokens), format_count(phase.end_tokens))
+        return [mixture, format_count(phase.start_tokens), format_count(phase.end_tokens)]
+
+    for row in folded_rows(report.phases, cells):
+        made.add_row(*row)
     return made
 
 

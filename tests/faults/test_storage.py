@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from megascale.config import build_config
 from megascale.train import loop
 from megascale.train.checkpoint import list_checkpoints
 from tests.tiny_run import (
@@ -217,9 +218,11 @@ def test_another_corpus_is_refused_unless_allowed(tmp_path, undisturbed, capfd):
     shutil.copytree(Path(config.output_dir), kept)
     write_source(tmp_path / "web", seed=5)
     assert run_ranks(config) == [4]
-    assert "--allow-changed corpus" in capfd.readouterr().err
+    assert "--allow-changed past" in capfd.readouterr().err
     assert tree(Path(config.output_dir)) == tree(kept)
-    assert run_ranks(config, allow_changed=("corpus",)) == [0]
+    assert run_ranks(config, allow_changed=("all",)) == [4]
+    assert run_ranks(config, allow_changed=("past",)) == [0]
+    assert any("WARNING: the data" in e.get("message", "") for e in log_of(config).events)
     assert trajectory(config)[:9] == undisturbed[:9]
     assert trajectory(config)[9:] != undisturbed[9:]
 
@@ -254,9 +257,9 @@ def test_another_tokenizer_is_refused_unless_allowed(tmp_path, undisturbed, capf
     config = config_with("second")
     assert run_ranks(config) == [4]
     assert "tokenizer" in capfd.readouterr().err
-    assert run_ranks(config, allow_changed=("corpus",)) == [5]
+    assert run_ranks(config, allow_changed=("past",)) == [5]
     assert "tokenizer fingerprint" in capfd.readouterr().err
-    assert run_ranks(config, allow_changed=("tokenizer", "corpus")) == [0]
+    assert run_ranks(config, allow_changed=("tokenizer", "past")) == [0]
     assert trajectory(config) == undisturbed
 
 
@@ -267,3 +270,36 @@ def tree(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "run.lock"
     }
+
+
+def test_what_lies_ahead_may_change_and_the_data_may_move(tmp_path, undisturbed):
+    """A future mixture, another place of the same files and a validation set need no switch."""
+    config = own_data(tmp_path)
+    assert run_ranks(config, prepare=signal_at(8, signal.SIGTERM)) == [75]
+    (tmp_path / "moved").mkdir()
+    for file in tmp_path.glob("web.*"):
+        file.rename(tmp_path / "moved" / file.name)
+    content = config.model_dump(mode="json")
+    content["data"]["sources"]["web"]["path"] = [str(tmp_path / "moved" / "web")]
+    [begin, *_] = [p["start_tokens"] for p in content["data"]["phases"] if p["start_tokens"]]
+    content["data"]["phases"][1]["mixture"] = {"web": 1.0}
+    held = write_source(tmp_path / "held", seed=9)
+    content["data"]["validation"] = {"held": {"path": [str(held)]}}
+    assert run_ranks(build_config(content)) == [0]
+    steps = [entry for entry in undisturbed if entry[1] <= begin]
+    assert 9 < len(steps) < len(undisturbed)
+    assert trajectory(config)[: len(steps)] == steps
+    assert trajectory(config)[len(steps) :] != undisturbed[len(steps) :]
+
+
+def test_a_learning_rate_that_jumps_on_a_resume_is_told(tmp_path):
+    """In the decay, a longer budget would raise the learning rate again and decay twice."""
+    config = own_data(tmp_path)
+    assert run_ranks(config, prepare=signal_at(17, signal.SIGTERM)) == [75]
+    content = config.model_dump(mode="json")
+    content["train"]["total_tokens"] = 2 * config.train.total_tokens
+    longer = build_config(content)
+    assert run_ranks(longer, allow_changed=("train.total_tokens",)) == [0]
+    said = [e["message"] for e in log_of(config).events if "jumps from" in e.get("message", "")]
+    assert len(said) == 1
+    assert "the learning rate jumps from" in said[0]

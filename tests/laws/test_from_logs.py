@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from megascale.cli import main
-from megascale.curves.curve import curves_from_table
+from megascale.curves.table import curves_from_table
 from megascale.errors import FitError
 from megascale.formats.law_file import read_law_file
 from megascale.formats.run_log import RunLog

@@ -21,7 +21,7 @@ from megascale.laws.learning_rate import (
     search_factor,
 )
 from megascale.laws.loss import fit_chinchilla, fit_loss_curves
-from megascale.laws.planner import plan_runs
+from megascale.laws.planner import plan_next_runs
 from megascale.laws.power import PowerLaw, fit_power
 from megascale.laws.rate_law import rate_law_from_optima
 
@@ -195,7 +195,7 @@ def test_planned_runs_are_the_best_for_the_money(target: tuple[float, float] | N
     optima, law = measured()
     candidates = list(itertools.product((1e8, 4e8, 1.6e9), (2e9, 8e9, 32e9)))
     budget = 6 * 1.6e9 * 32e9 * 5 * 1.3
-    plan = plan_runs(law, optima, candidates, budget_flops=budget, target=target, most=3)
+    plan = plan_next_runs(law, optima, candidates, budget_flops=budget, target=target, most=3)
     assert plan.flops <= budget
     assert plan.after < plan.before
     errors = [cell.log_error for cell in plan.cells]
@@ -235,6 +235,6 @@ def test_plans_are_refused_with_a_reason() -> None:
         ({"budget_flops": 1e24, "step": 1.0}, "step"),
     ):
         with pytest.raises(FitError, match=said):
-            plan_runs(law, optima, cells, **options)
+            plan_next_runs(law, optima, cells, **options)
     with pytest.raises(FitError, match="candidates"):
-        plan_runs(law, optima, [], budget_flops=1e24)
+        plan_next_runs(law, optima, [], budget_flops=1e24)

@@ -11,7 +11,7 @@ from megascale.kernels import matmul
 from megascale.model.experts import Experts, can_group, expert_grouped, expert_loop
 from megascale.model.moe import MoE, balance_loss, count_slots, update_expert_bias
 from megascale.parallel.mesh import Mesh
-from tests.model.test_parity import MOE, batch, build
+from tests.model.test_qwen3_parity import MOE, batch, build
 
 WINDOW = 8
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from megascale.formats.run_log import RunLog
+from megascale.laws.findings import find_all
+from megascale.laws.from_logs import LogOptions
+from megascale.laws.law_files import Naming
+from megascale.report.document import Settings, build_document
+from megascale.report.inputs import read_inputs
 from tests.curves.simulated import Truth, run_table
 
 BEST_LR, BEST_BATCH = 2e-3, 3e5
@@ -71,3 +78,19 @@ def write_study(folder: Path) -> Path:
               "answers": [compared, best]}  # fmt: skip
     path.write_text(json.dumps(result))
     return path
+
+
+def documented(
+    paths: Sequence[str | Path], settings: Settings | None = None, law: str = "auto", **options: Any
+) -> dict[str, Any]:
+    """The document of some paths, found as the verb does it; `options` are those of the logs."""
+    inputs = read_inputs(paths, cache=False)
+    found = find_all(
+        inputs.runs,
+        inputs.points,
+        inputs.grids,
+        law=law,
+        options=LogOptions(**options),
+        naming=Naming("this report's B_opt(D)"),
+    )
+    return build_document(inputs, found, settings or Settings())

@@ -66,6 +66,20 @@ def test_batch_changes_stand_where_they_began():
     assert drawn_curves(table)[0]["batches"] == [[0, 8], [20, 16], [30, 8]]
 
 
+def test_a_thousand_batch_changes_are_thinned():
+    count = 1000
+    table = loaded(
+        step=list(range(1, count + 1)), loss=[3.0] * count, loss_kind=["interval_mean"] * count,
+        batch_tokens=[100 + step for step in range(count)],
+    )  # fmt: skip
+    (row,) = run_rows(table)
+    assert row["batch_tokens"] == [100, 101, 102, 103, 1099]
+    assert row["batch_sizes"] == count
+    stairs = drawn_curves(table)[0]["batches"]
+    assert 300 < len(stairs) <= 401
+    assert (stairs[0][1], stairs[-1][1]) == (100, 1099)
+
+
 def test_our_own_log_has_its_time(tmp_path):
     table = load_runs(write_log(tmp_path / "run"), cache=False)
     (curve,) = drawn_curves(table)

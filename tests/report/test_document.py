@@ -6,35 +6,38 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict
 
 import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from megascale.curves.curve import Window
+from megascale.curves.smoothing import Window
 from megascale.errors import ConfigError, DataError, FitError
 from megascale.formats.law_file import read_law_file
-from megascale.laws.power import PowerLaw
+from megascale.laws.from_logs import LogOptions, fit_logs, points_of_logs
+from megascale.laws.grid.fit import fit_grid
+from megascale.laws.grid.table import grid_table
+from megascale.laws.law_files import Naming, json_types
 from megascale.report import page as page_module
-from megascale.report.batch import _check_band
-from megascale.report.document import Settings, build_document, summary
+from megascale.report.document import Settings, document_summary
 from megascale.report.figures import draw_figures
 from megascale.report.inputs import read_inputs
 from megascale.report.options import calculator_defaults
 from megascale.report.page import render_page
+from megascale.runs.table import load_runs
 from megascale.verbs.report import app
 from tests.conftest import REPOSITORY
 from tests.curves.simulated import Truth
-from tests.report.samples import BEST_BATCH, BEST_LR, write_grid, write_runs
+from tests.report.samples import BEST_BATCH, BEST_LR, documented, write_grid, write_runs
+from tests.verbs.scene import call
 
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
-    inputs = read_inputs([write_runs(folder), write_grid(folder)], cache=False)
-    return build_document(inputs, Settings(replicates=60))
+    return documented([write_runs(folder), write_grid(folder)], replicates=60)
 
 
 def test_tables_are_told_apart_by_their_columns(tmp_path, shared_data):
@@ -118,7 +121,7 @@ def test_a_saddle_is_not_called_convex(tmp_path):
     ]  # fmt: skip
     path = tmp_path / "grid.csv"
     pl.DataFrame(rows).write_csv(path)
-    found = build_document(read_inputs([path]), Settings())
+    found = documented([path])
     (cell,) = found["grids"]["grids"][0]["cells"]
     assert cell["edge"]
     assert cell["quadratic"] is None or not cell["quadratic"]["convex"]
@@ -128,7 +131,7 @@ def test_a_saddle_is_not_called_convex(tmp_path):
 
 def test_published_grid_gives_the_known_refit_and_regret(shared_data):
     path = shared_data / "steplaw" / "dense_lr_bs_loss.csv"
-    found = build_document(read_inputs([path]), Settings())
+    found = documented([path])
     (grid,) = found["grids"]["grids"]
     assert len(grid["cells"]) == 17
     lr, batch = grid["refit"]["lr"], grid["refit"]["batch"]
@@ -140,7 +143,7 @@ def test_published_grid_gives_the_known_refit_and_regret(shared_data):
 
 
 def test_without_data_every_section_says_what_would_fill_it():
-    found = build_document(read_inputs([]), Settings())
+    found = documented([])
     for name in ("curves", "tokens_steps", "best_batch", "grids"):
         assert len(found[name]["empty"]) > 40
     assert found["calculator"]["laws"]
@@ -152,8 +155,7 @@ def test_few_seeds_of_few_batches_still_give_what_they_can(tmp_path):
 
     path = tmp_path / "runs.csv"
     run_table(Truth(), (2**17, 2**18, 2**19, 2**20), records=80, noise=0.002).write_csv(path)
-    inputs = read_inputs([path], cache=False)
-    found = build_document(inputs, Settings(replicates=40, targets=[2.9, 2.7, 2.5]))
+    found = documented([path], replicates=40, targets=[2.9, 2.7, 2.5])
     assert "wsd" not in found["tokens_steps"]["tables"]
     assert set(found["tokens_steps"]["tables"]) == {"two_power", "noise_floor", "classic"}
     assert found["best_batch"]["no_power"]
@@ -164,8 +166,7 @@ def test_few_seeds_of_few_batches_still_give_what_they_can(tmp_path):
 
 def test_a_law_that_is_given_is_drawn_over_its_range_and_beyond(tmp_path):
     step_law = read_law_file(REPOSITORY / "configs/laws/step-law.json")
-    inputs = read_inputs([write_runs(tmp_path)], cache=False)
-    found = build_document(inputs, Settings(replicates=40, laws=[step_law]))
+    found = documented([write_runs(tmp_path)], Settings(laws=[step_law]), replicates=40)
     (line,) = found["best_batch"]["given"]
     assert line["name"] == step_law.name
     assert line["value"] == pytest.approx([step_law.evaluate(1e9, d) for d in line["d"]], rel=1e-5)
@@ -173,18 +174,9 @@ def test_a_law_that_is_given_is_drawn_over_its_range_and_beyond(tmp_path):
     assert draw_figures(found, tmp_path / "figures")
 
 
-def test_optima_that_leave_their_law_open_give_none():
-    two = PowerLaw(1.0, 0.0, 0.8, np.diag([400.0, 0.0, 1.0]), 0.1, 0.9, 2, False, None, (1e5, 4e5))
-    with pytest.raises(FitError, match="do not determine it"):
-        _check_band(two, [None], 0.9)
-    sure = replace(two, covariance=np.diag([0.0, 0.0, 1e-6]), points=9)
-    _check_band(sure, [None], 0.9)
-
-
 def test_a_family_without_a_best_batch_is_refused(tmp_path):
-    inputs = read_inputs([write_runs(tmp_path)], cache=False)
     with pytest.raises(FitError, match="--law = classic"):
-        build_document(inputs, Settings(family="classic", replicates=40))
+        documented([write_runs(tmp_path)], law="classic", replicates=40)
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(document):
@@ -227,7 +219,7 @@ def test_the_verb_writes_page_and_summary(tmp_path):
 
 
 def test_the_summary_has_no_drawn_points(document):
-    found = summary(document)
+    found = document_summary(document)
     assert len(json.dumps(found)) < len(json.dumps(document)) / 3
     assert found["best_batch"]["power"]["b"] == document["best_batch"]["power"]["b"]
 
@@ -266,11 +258,56 @@ def test_runs_that_differ_in_rate_and_batch_are_a_grid(tmp_path):
             ]  # fmt: skip
     path = tmp_path / "runs.csv"
     pl.DataFrame(rows).write_csv(path)
-    settings = Settings(replicates=40, phase="all", window=Window("none"))
-    (grid,) = build_document(read_inputs([path], cache=False), settings)["grids"]["grids"]
+    found = documented([path], replicates=40, phase="all", window=Window("none"))
+    (grid,) = found["grids"]["grids"]
     (cell,) = grid["cells"]
     assert cell["lr"] == [1e-3, 2e-3, 4e-3]
     assert cell["batch_tokens"] == [1000, 2000, 4000]
     assert (cell["best"]["lr"], cell["best"]["batch_tokens"]) == (2e-3, 2000)
     assert cell["tokens"] == 80000
     assert (cell["local_minima"], cell["convex_share"]) == (1, {"positive": 6, "counted": 6})
+
+
+def test_the_page_and_the_verb_fit_say_the_same_of_runs(tmp_path):
+    path = write_runs(tmp_path)
+    logs = load_runs(path, cache=False)
+    options = LogOptions(replicates=60, targets=5)
+    fit = fit_logs(logs, "auto", Naming("law"), options)
+    found = documented([path], replicates=60, targets=5)
+    best, steps = found["best_batch"], found["tokens_steps"]
+    assert best["rows"] == json_types(fit.law.optimal.table.to_dicts())
+    assert best["law"] == steps["chosen"] == fit.law.study.law
+    assert steps["verdicts"] == json_types(fit.law.selection.table().to_dicts())
+    assert best["power"]["coef"] == fit.file.parameters["coef"].value
+    assert best["power"]["b"] == fit.file.parameters["b"].value
+    (own,) = found["calculator"]["own"]
+    assert own["parameters"] == {k: v.model_dump() for k, v in fit.file.parameters.items()}
+    assert own["n_kind"] == steps["n_kind"] == fit.file.n_kind
+    assert found["curves"]["crossings"] == [asdict(crossing) for crossing in fit.crossings]
+
+
+def test_the_page_and_the_verb_fit_say_the_same_of_points(tmp_path):
+    points = points_of_logs(load_runs(write_runs(tmp_path), cache=False), LogOptions(targets=5))
+    path = tmp_path / "points.csv"
+    points.select("N", "lr", "target_loss", "B", "E", "S").rename(
+        {"B": "B_tokens", "E": "E_tokens"}
+    ).write_csv(path)
+    output = tmp_path / "law.json"
+    words = ["fit", str(path), "--law", "two_power", "--group", "target_loss", "--y", "E_tokens"]
+    assert call([*words, "-o", str(output)]) == 0
+    law = read_law_file(output)
+    found = documented([path], law="two_power")
+    assert found["tokens_steps"]["from"] == "a table of points"
+    assert found["best_batch"]["power"]["coef"] == law.parameters["coef"].value
+    assert found["best_batch"]["power"]["b"] == law.parameters["b"].value
+
+
+def test_the_page_and_the_verb_fit_say_the_same_of_a_grid(tmp_path):
+    path = write_grid(tmp_path)
+    fit = fit_grid(grid_table(pl.read_csv(path), str(path))[0])
+    (grid,) = documented([path])["grids"]["grids"]
+    for cell, row in zip(grid["cells"], fit.cells.to_dicts(), strict=True):
+        assert cell["quadratic"]["eta_opt"] == row["lr_opt"]
+        assert cell["quadratic"]["B_opt"] == row["batch_tokens_opt"]
+    assert grid["regret"] == json_types(fit.published)
+    assert grid["refit"]["batch"]["coef"] == fit.law("batch_tokens", "near_optimal").law.coef

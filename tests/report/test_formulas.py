@@ -7,7 +7,7 @@ import math
 import pytest
 
 from megascale.laws.published.law import Constant, PublishedLaw, Target
-from megascale.laws.published.registry import LAWS, find_law
+from megascale.laws.published.registry import LAWS, published_law
 from megascale.report.formulas import OPTIONS, caveat, formula
 
 
@@ -57,7 +57,7 @@ def test_every_formula_gives_what_the_registry_gives(law):
 
 
 def test_options_that_a_law_reads_give_one_formula_each():
-    law = find_law("zhou-lr")
+    law = published_law("zhou-lr")
     found = formula(law)
     assert found["options"] == ["n_unit", "d_unit", "n_count", "reference"]
     target = Target(
@@ -70,7 +70,7 @@ def test_options_that_a_law_reads_give_one_formula_each():
 
 
 def test_a_standing_warning_keeps_its_computed_number():
-    code = caveat(find_law("zhou-lr"))["code"]["millions|units|total|none"]
+    code = caveat(published_law("zhou-lr"))["code"]["millions|units|total|none"]
     assert "formatNumber(" in code
     assert '".2e"' in code
     assert code.count('"') % 2 == 0

@@ -12,17 +12,16 @@ import pytest
 from megascale.formats.law_file import LawFile
 from megascale.laws.published.law import Target
 from megascale.laws.published.recommend import recommend
-from megascale.laws.published.registry import find_law
+from megascale.laws.published.registry import published_law
 from megascale.model.config import read_model_config
-from megascale.report.document import Settings, build_document
-from megascale.report.inputs import read_inputs
+from megascale.report.document import Settings
 from megascale.report.page import write_page
 from megascale.schedule.batch import build_batch_schedule
 from megascale.schedule.law_driven import law_driven_points
 from megascale.units import parse_count
 from megascale.verbs.recommend_tables import _shown
 from tests.report.browser import chromium, open_page
-from tests.report.samples import write_grid, write_runs, write_study
+from tests.report.samples import documented, write_grid, write_runs, write_study
 
 pytestmark = pytest.mark.slow
 
@@ -62,9 +61,9 @@ def laws():
 def report(tmp_path_factory, laws, repository):
     folder = tmp_path_factory.mktemp("page")
     study = write_study(folder / "lr-smoke")
-    inputs = read_inputs([write_runs(folder), write_grid(folder), study], cache=False)
     models = [repository / "configs" / "models" / "qwen3-30b-a3b.yaml"]
-    document = build_document(inputs, Settings(replicates=60, laws=laws, models=models))
+    settings = Settings(laws=laws, models=models)
+    document = documented([write_runs(folder), write_grid(folder), study], settings, replicates=60)
     return write_page(document, folder / "report.html")
 
 
@@ -239,7 +238,7 @@ def test_segments_are_those_of_the_schedule(page, laws, key):
         def batch(tokens, target=target):
             if key == "power-batch":
                 return laws[0].evaluate(target.n("active"), tokens)
-            return find_law(key).evaluate(replace(target, tokens=tokens)).value
+            return published_law(key).evaluate(replace(target, tokens=tokens)).value
 
         points = law_driven_points(
             batch,

@@ -6,10 +6,9 @@ import json
 
 import pytest
 
-from megascale.report.document import Settings, build_document
 from megascale.report.inputs import read_inputs
 from megascale.report.studies import find_studies
-from tests.report.samples import write_log, write_study
+from tests.report.samples import documented, write_log, write_study
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def test_its_tables_are_kept_as_printed_and_its_folder_holds_no_logs(folder):
     assert inputs.runs is not None
     assert [run.run for run in inputs.runs.runs] == ["lr-0.1"]
     assert inputs.notes == []
-    (study,) = build_document(inputs, Settings())["studies"]
+    (study,) = documented([folder])["studies"]
     assert study["question"] == "Where is the best rate?"
     compared, best = study["answers"]
     assert compared["rows"] == [["lr-0.1", "3.1000"], ["lr-0.2", "3.0000"]]
@@ -42,8 +41,7 @@ def test_its_tables_are_kept_as_printed_and_its_folder_holds_no_logs(folder):
 
 
 def test_results_alone_make_a_report(folder):
-    inputs = read_inputs([folder / "sweep" / "results.json"], cache=False)
-    document = build_document(inputs, Settings())
+    document = documented([folder / "sweep" / "results.json"])
     assert "empty" in document["curves"]
     assert document["studies"][0]["study"] == "lr"
 

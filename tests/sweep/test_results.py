@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megascale.formats.run_log import MalformedLine, RunData
-from megascale.sweep.finish import answers, comparison, crossings, grid, optimum
-from megascale.sweep.results import Curve, RunResult, Spread, compare, curve_of
+from megascale.curves.curve import Curve
+from megascale.curves.records import VALIDATION
+from megascale.sweep.finish import answers, comparison, crossing_answer, grid, optimum
+from megascale.sweep.results import RunResult, Spread, compare_groups
 from megascale.sweep.study import Finish, Fit
 
 TOKENS = np.geomspace(1e3, 1e6, 61)
@@ -27,9 +28,11 @@ def result(
 ) -> RunResult:
     """A run whose curve is `loss(tokens)`; axis points from `values`."""
     point = {axis: f"{axis}-{value}" for axis, value in values.items()}
-    curve = Curve(tokens, loss(tokens), "validation")
+    name = "_".join([arm, *point.values(), str(seed)])
+    unknown = np.full(len(tokens), np.nan)
+    curve = Curve(name, tokens, loss(tokens), unknown, batch, 1000.0, 1e-3, loss_kind=VALIDATION)
     return RunResult(
-        run="_".join([arm, *point.values(), str(seed)]),
+        run=name,
         group=" ".join(filter(None, [arm, *point.values()])),
         arm=arm,
         point=point,
@@ -40,7 +43,7 @@ def result(
         steps=int(tokens[-1]) // batch,
         started_at=started_at,
         batch=(batch,),
-        loss=float(curve.loss[-1]),
+        loss=curve.final,
         seconds=1.0,
         curve=curve,
         peak_lr=1e-3,
@@ -58,17 +61,8 @@ def test_a_loss_that_the_first_point_has_was_reached_before_it():
     said = {row[0]: row[-2:] for row in table.rows}
     assert said["early"] == ("before 1K", "not reached")
     assert said["late"][0] not in ("before 1K", "not reached")
-    (one, _) = compare([early, late], targets=[2.05])
+    (one, _) = compare_groups([early, late], targets=[2.05])
     assert one.to_dict()["tokens_to"] == [{"loss": 2.05, "tokens": None, "before": 1000}]
-
-
-def test_tokens_to_a_loss_is_the_first_crossing_in_log_tokens():
-    curve = Curve(TOKENS, 10 - np.log(TOKENS), "validation")
-    assert curve.reaches(10 - np.log(54_321)) == pytest.approx(54_321)
-    assert curve.at(54_321) == pytest.approx(10 - np.log(54_321))
-    assert curve.reaches(-5.0) is None
-    assert curve.reaches(9.0) is None  # it starts below: unknown, not its first point
-    assert curve.at(1e7) is None
 
 
 def test_differences_are_taken_seed_by_seed():
@@ -78,7 +72,7 @@ def test_differences_are_taken_seed_by_seed():
         for arm, gain in (("fixed", 0.0), ("growing", -10.0))
         for seed in noise
     ]
-    fixed, growing = compare(runs, baseline=["fixed"], targets=[2.2])
+    fixed, growing = compare_groups(runs, baseline=["fixed"], targets=[2.2])
     assert fixed.against is None
     assert growing.baseline == "fixed"
     assert growing.against.mean == pytest.approx(-10 * 1e6**-0.5)
@@ -97,7 +91,8 @@ def test_equal_tokens_is_what_all_have_and_branches_have_their_own():
         result(falling(5), arm="growing-decay", started_at=10**6, tokens=branch),
     ]
     found = {
-        group.group: group for group in compare(runs, baseline=["fixed", "fixed-decay"], targets=[])
+        group.group: group
+        for group in compare_groups(runs, baseline=["fixed", "fixed-decay"], targets=[])
     }
     assert found["fixed"].equal_tokens == found["growing"].equal_tokens == 10**5
     assert found["growing"].against.mean == pytest.approx(-10 * 1e5**-0.5)
@@ -115,7 +110,7 @@ def test_a_baseline_shares_every_other_axis():
             ("growing", 0.1, 10),
         )
     ]
-    found = {group.group: group for group in compare(runs, baseline=["fixed"])}
+    found = {group.group: group for group in compare_groups(runs, baseline=["fixed"])}
     assert found["growing wd-0.01"].against.mean == pytest.approx(-1e-3)
     assert found["growing wd-0.1"].against.mean == pytest.approx(-10e-3)
 
@@ -127,7 +122,7 @@ def test_crossings_are_where_the_curves_meet():
         result(falling(30, 2.00), batch=2, size=2),
         result(falling(40, 2.00), batch=3, size=3),
     ]
-    rows = crossings(runs, "size").data
+    rows = crossing_answer(runs, "size").data
     assert rows[0]["tokens"] == pytest.approx(160_000, rel=0.01)
     assert rows[0]["loss"] == pytest.approx(2.075, rel=1e-3)
     assert rows[1]["tokens"] is None
@@ -157,31 +152,6 @@ def test_the_grid_marks_the_lowest_cell():
     assert table.columns == ("row", "column-1", "column-2")
     marked = [(line[0], cell) for line in table.rows for cell in line[1:] if cell.endswith("*")]
     assert marked == [("row-2", "2.0100 *")]
-
-
-def test_losses_are_those_of_the_held_out_sources_where_there_are_any():
-    records = [
-        {"tokens": 100 * n, "loss_sum": 50.0 * n, "loss_tokens": 100, "loss": 0.5 * n}
-        for n in range(1, 21)
-    ]
-    data = RunData(Path("x"), {}, records, [], [MalformedLine(Path("x"), 1, "torn")])
-    training = curve_of(data)
-    assert training.kind == "training"
-    assert training.loss[-1] == pytest.approx(10.0)  # 5 % of 2,000 tokens is one record
-    data.events += [
-        {"kind": "evaluation", "tokens": tokens, "source": source, "loss": loss}
-        for tokens, source, loss in (
-            (0, "a", 9.0),
-            (500, "a", 4.0),
-            (500, "b", 6.0),
-            (500, "a", 3.0),  # evaluated again after a resume: the last one counts
-            (900, "a", 2.0),
-            (900, "b", 3.0),
-        )
-    ]
-    held_out = curve_of(data)
-    assert held_out.kind == "validation"
-    assert (list(held_out.tokens), list(held_out.loss)) == ([500, 900], [4.5, 2.5])
 
 
 def test_spread_is_missing_where_a_seed_is():

@@ -15,7 +15,7 @@ import pytest
 
 from megascale.errors import RunError
 from megascale.formats.run_log import read_run
-from megascale.sweep.progress import Progress, check_same_run, read_progress
+from megascale.sweep.progress import LoggedProgress, check_same_run, read_progress
 from megascale.sweep.runner import share_cores, usable_cores
 from megascale.train.rundir import saved_form
 from tests.sweep.small_study import write_study
@@ -197,7 +197,7 @@ def test_a_directory_with_another_run_is_refused(tmp_path):
 
 
 def test_progress_is_read_from_the_end_of_a_log_even_of_a_torn_one(tmp_path):
-    assert read_progress(tmp_path) == Progress()
+    assert read_progress(tmp_path) == LoggedProgress()
     lines = [json.dumps({"schema": "megascale.run/1"})]
     lines += [json.dumps({"tokens": n, "loss": "nan", "filler": "x" * 200}) for n in range(500)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"tokens": 500, "lo')

@@ -12,8 +12,8 @@ from megascale.train.telemetry.interval import IntervalAccumulator
 from megascale.train.telemetry.reporter import Reporter
 from megascale.units import duration, short_count
 from megascale.verbs.run_console import RunConsole, interval_line, summary_rows
-from tests.train.test_interval import result
-from tests.train.test_timing import GROWING
+from tests.train.telemetry.test_interval import result
+from tests.train.telemetry.test_timing import GROWING
 
 
 def some_records(count: int = 4):
@@ -96,3 +96,14 @@ def test_summary_groups_by_batch_size_and_averages_by_tokens():
     assert rows[0][3] == f"{(201 + 202) / 180:.4f}"
     assert rows[-1][1] == "4"
     assert summary_rows([]) == []
+
+
+def test_a_summary_of_many_stretches_is_folded(tmp_path):
+    first = next(iter(some_records()))
+    records = [first | {"batch_tokens": 100 + step % 2, "step": step} for step in range(1000)]
+    stream = io.StringIO()
+    RunConsole(total_tokens=10, mode="plain", stream=stream).summary(records)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 2 + 8 + 1 + 3  # title and columns, head, what is left out, tail
+    assert lines[10].startswith("… 990 more")
+    assert lines[-1].startswith("all")

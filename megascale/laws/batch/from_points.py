@@ -8,26 +8,21 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from megascale.errors import FitError
 from megascale.formats.law_file import LawFile
 from megascale.laws.audit import Audit, audit_table
 from megascale.laws.batch.audit import audit_batch_law
 from megascale.laws.batch.law_file import batch_law_file
-from megascale.laws.batch.optimum import OptimalBatches, optimal_batches
-from megascale.laws.batch.select import Selection, select
-from megascale.laws.batch.tokens_steps import (
-    LAW_PARAMETERS,
-    LAWS,
-    SETTING,
-    TokensStepsFits,
-    enough_points,
-    fit_tokens_steps,
-    sort_points,
+from megascale.laws.batch.optimum import OptimalBatches
+from megascale.laws.batch.select import Selection
+from megascale.laws.batch.study import (
+    BATCH_LAWS,
+    BatchStudy,
+    most_batches,
+    study_batches,
 )
+from megascale.laws.batch.tokens_steps import LAW_PARAMETERS, TokensStepsFits
 from megascale.laws.law_files import Naming
 
-BATCH_LAWS = tuple(law for law in LAWS if law != "classic")
-AUTO = "auto"
 SURE_BATCHES = {"wsd": 12, "two_power": 6, "noise_floor": 6}
 """Batch sizes below which a law's best batch is warned of."""
 CLEAR_AICC = 10.0
@@ -37,14 +32,34 @@ CLEAR_HELD_OUT = 1.5
 
 @dataclass(frozen=True)
 class BatchLaw:
-    """A law of the best batch with everything it rests on; `warnings` are those of `doubts`."""
+    """A law of the best batch with everything it rests on.
+
+    Attributes:
+        file: the law file.
+        study: the fits, their comparison and the best batches.
+        audits: extrapolation audits.
+        warnings: those of `doubts`, and that of a law which the best batches leave open.
+    """
 
     file: LawFile
-    fits: TokensStepsFits
-    optimal: OptimalBatches
-    selection: Selection
+    study: BatchStudy
     audits: list[Audit]
     warnings: list[str]
+
+    @property
+    def fits(self) -> TokensStepsFits:
+        """Of the law that the best batches come from."""
+        return self.study.fits[self.study.law]
+
+    @property
+    def optimal(self) -> OptimalBatches:
+        """The best batch of every target."""
+        return self.study.optimal
+
+    @property
+    def selection(self) -> Selection:
+        """How the laws compare."""
+        return self.study.selection
 
 
 def batch_law_from_points(
@@ -60,66 +75,55 @@ def batch_law_from_points(
 ) -> BatchLaw:
     """Fit, compare, audit and write down the law of the best batch.
 
-    Rivals are compared on the targets that all of them can be fitted to; a rival that could take
-    fewer than half of them is left out.
-
     Args:
         points: as `tokens_steps.sort_points` takes them.
         law: one of `BATCH_LAWS`, or "auto" for the one of lowest pooled AICc among them.
         naming: of the file.
-        form: of the file, see `batch_law.batch_law_file`.
+        form: of the file, see `laws.batch.law_file.batch_law_file`.
         replicates, confidence, seed: of the bootstrap.
         evidence: added to the file's diagnostics.
 
     Raises:
         FitError: an unknown law, or too few batches or targets.
     """
-    if law not in (AUTO, *BATCH_LAWS):
-        raise FitError.of("law", law, "gives no best batch", [AUTO, *BATCH_LAWS])
-    able = [known for known in LAWS if len(enough_points(points, known))]
-    if (law not in able and law != AUTO) or not set(able) & set(BATCH_LAWS):
-        raise _too_few_batches(points, law)
-    selection = select(points, able)
-    if law == AUTO:
-        law = next(verdict.law for verdict in selection.verdicts if verdict.law in BATCH_LAWS)
-    fits = fit_tokens_steps(enough_points(points, law), law)
-    optimal = optimal_batches(fits, replicates=replicates, confidence=confidence, seed=seed)
+    study = study_batches(points, law, replicates=replicates, confidence=confidence, seed=seed)
+    return batch_law_of_study(study, naming, form=form, evidence=evidence)
+
+
+def batch_law_of_study(
+    study: BatchStudy,
+    naming: Naming,
+    *,
+    form: Literal["power", "loglog_table"] = "power",
+    evidence: dict[str, Any] | None = None,
+) -> BatchLaw:
+    """Audit the best batches of a study and write their law down.
+
+    Args:
+        study: of `study_batches`.
+        naming, form, evidence: as `batch_law_from_points`.
+
+    Raises:
+        FitError: too few usable targets.
+    """
+    law, fits, optimal = study.law, study.fits[study.law], study.optimal
     audits = audit_batch_law(fits, optimal)
-    warnings = doubts(selection, law, most_batches(fits.points))
+    warnings = doubts(study.selection, law, most_batches(fits.points))
+    if study.power is not None and study.open_law:
+        warnings.append(study.open_law)
     file = batch_law_file(
         fits,
         optimal,
         name=naming.name,
         form=form,
         n_kind=naming.n_kind,
-        evidence=_comparison(selection, law)
+        evidence=_comparison(study.selection, law)
         | {"audit": audit_table(audits).to_dicts(), "warnings": warnings}
         | (evidence or {}),
         inputs=naming.inputs,
         source=naming.source,
     )
-    return BatchLaw(file, fits, optimal, selection, audits, warnings)
-
-
-def _too_few_batches(points: pl.DataFrame, law: str) -> FitError:
-    """What the laws need at a target loss, and what the points have."""
-    most = most_batches(points)
-    needs = {known: LAW_PARAMETERS[known] for known in BATCH_LAWS}
-    least = needs[law] if law != AUTO else min(needs.values())
-    said = ", ".join(f"{known} {count}" for known, count in needs.items())
-    rule = f"no target loss is passed by {least} batch sizes, and the laws need: {said}"
-    nearest = [f"runs of {least - most} more batch sizes, or longer ones"]
-    able = [known for known, count in needs.items() if count <= most]
-    if able:
-        nearest.insert(0, f"--law {' or '.join(able)}")
-    return FitError.of("batch sizes at a target loss", f"{most} at most", rule, nearest)
-
-
-def most_batches(points: pl.DataFrame) -> int:
-    """Distinct batch sizes at the target loss that most of them pass."""
-    points = sort_points(points)
-    sizes = points.group_by(*SETTING, "target_loss").agg(pl.col("batch_tokens").n_unique())
-    return max(sizes["batch_tokens"].to_list(), default=0)
+    return BatchLaw(file, study, audits, warnings)
 
 
 def doubts(selection: Selection, law: str, batches: int) -> list[str]:

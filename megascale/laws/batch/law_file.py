@@ -19,7 +19,7 @@ from megascale.formats.law_file import (
 )
 from megascale.laws.batch.optimum import OptimalBatches, fit_batch_power
 from megascale.laws.batch.tokens_steps import TokensStepsFits
-from megascale.laws.law_files import NKind, plain
+from megascale.laws.law_files import NKind, json_types
 
 
 def batch_law_file(
@@ -91,7 +91,7 @@ def batch_law_file(
             d=(_number(used["tokens"].min()), _number(used["tokens"].max())),
         ),
         tokens_steps=_family(fits, optimal) if len(settings) == 1 else None,
-        diagnostics=plain(diagnostics | (evidence or {})),
+        diagnostics=json_types(diagnostics | (evidence or {})),
         inputs=list(inputs),
         source=source,
         **body,

@@ -17,8 +17,9 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.crossings import by_batch, by_setting
-from megascale.curves.curve import Array, Curve, mean_curve
+from megascale.arrays import Array
+from megascale.curves.crossing import by_batch, by_setting
+from megascale.curves.curve import Curve, mean_curve
 from megascale.errors import FitError
 from megascale.fitting.status import FLAG_TEXT, Flag
 from megascale.laws.batch.tokens_steps import TokensStepsFits

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
-from megascale.fitting.status import FLAG_TEXT, Flag, describe
+from megascale.fitting.status import FLAG_TEXT, Flag, status_words
 from megascale.fitting.support import stated_noise
 from megascale.formats.tokens_to_loss import tokens_at_batch
 from megascale.laws.batch.optimum import WIDEST_LOG_ERROR
@@ -81,7 +81,7 @@ def excess_batches(
     confidence: float = 0.9,
     seed: int = 0,
 ) -> ExcessBatches:
-    """The excess-data batch of every (N, learning rate, target loss).
+    """Return the excess-data batch of every (N, learning rate, target loss).
 
     The classic law is fitted to log E here, as the authors do; elsewhere with relative weights.
 
@@ -150,7 +150,8 @@ def excess_batches(
 
 
 def excess_law(found: ExcessBatches, by: Literal["n_params", "tokens"] = "n_params") -> PowerLaw:
-    """The excess-data batch as a power law of N, or of the data the reference takes to the loss.
+    """Return the excess-data batch as a power law of N, or of the data the reference takes to the
+    loss.
 
     Ordinary least squares in logs, each used group once. The law's `b` is the exponent of either.
 
@@ -222,7 +223,7 @@ def _by_law(
     for g, flags in enumerate(fits.result.flags):
         against = [FLAG_TEXT[flag] for flag in MISFITS if flag & int(flags)]
         failed[g] = failed[g] or "; ".join(against)
-    status = [describe(code) for code in fits.result.status]
+    status = [status_words(code) for code in fits.result.status]
     freedom = np.maximum(np.diff(fits.offsets) - fits.result.free_params, 1)
     with np.errstate(all="ignore"):
         return points, _Found(chosen, tokens, batch, np.log(draws), status, failed, freedom)

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.formats.tokens_to_loss import tokens_at_batch
 from megascale.laws.batch.tokens_steps import (
     LAW_PARAMETERS,

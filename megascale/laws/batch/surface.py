@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from megascale import fitting
-from megascale.curves.crossings import by_setting
-from megascale.curves.curve import Array, Curve
+from megascale.arrays import Array
+from megascale.curves.crossing import by_setting
+from megascale.curves.curve import Curve
 from megascale.errors import FitError
 from megascale.formats.law_file import LawFile, Parameter, Range, TokensSteps
 from megascale.formats.tokens_to_loss import surface_tokens
-from megascale.laws.law_files import Naming, plain
+from megascale.laws.law_files import Naming, json_types
 
 MIN_BATCHES = 4
 
@@ -198,7 +199,7 @@ def surface_law_file(
         n_kind=naming.n_kind,
         d_kind="consumed",
         range=Range(n=n_range, d=surface.tokens),
-        diagnostics=plain(diagnostics | evidence),
+        diagnostics=json_types(diagnostics | evidence),
         inputs=list(naming.inputs),
         source=naming.source,
     )

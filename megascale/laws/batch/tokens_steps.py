@@ -17,9 +17,9 @@ import numpy.typing as npt
 import polars as pl
 
 from megascale import fitting
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError
-from megascale.fitting.status import describe, flag_words
+from megascale.fitting.status import flag_words, status_words
 from megascale.formats.law_file import TOKENS_STEPS_PARAMETERS
 from megascale.formats.tokens_to_loss import tokens_at_batch
 
@@ -160,7 +160,7 @@ class TokensStepsFits:
                 row[f"{name}_high"] = None if limits is None else float(limits[1][g])
             row["rms"] = float(self.result.rms[g])
             row["bracketed"] = bool(inside[g])
-            row["status"] = describe(self.result.status[g])
+            row["status"] = status_words(self.result.status[g])
             row["weak"] = ", ".join(self.result.weak(g))
             row["flags"] = ", ".join(flag_words(self.result.flags[g]))
             rows.append(row)

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 
 from megascale.errors import FitError
-from megascale.laws.grid.table import cell_quadratic
+from megascale.laws.grid.quadratic import cell_quadratic
 from megascale.laws.learning_rate import CELL, MIN_RATES, optimal_rates
 
 REPLICATES = 200
@@ -15,8 +15,24 @@ COLUMNS = ("lr", "batch_tokens")
 WORDS = {"lr": "learning rates", "batch_tokens": "batches"}
 
 
-def fit_cells(table: pl.DataFrame) -> pl.DataFrame:
-    """Where each cell's loss is lowest, and how surely.
+def cell_quadratics(table: pl.DataFrame) -> dict[tuple[float, float], dict[str, Any] | None]:
+    """Return the quadratic in (log LR, log B) of every (N, D), as `cell_quadratic` gives it.
+
+    None where a cell has fewer than three learning rates or batches, or too few runs near its
+    best.
+    """
+    found: dict[tuple[float, float], dict[str, Any] | None] = {}
+    for (n, d), part in table.group_by(list(CELL), maintain_order=True):
+        lr, batch, loss = (part[name].to_numpy() for name in (*COLUMNS, "loss"))
+        enough = min(part[name].n_unique() for name in COLUMNS) >= MIN_RATES
+        found[n, d] = cell_quadratic(lr, batch, loss, REPLICATES) if enough else None
+    return found
+
+
+def fit_cells(
+    table: pl.DataFrame, quadratics: dict[tuple[float, float], dict[str, Any] | None] | None = None
+) -> pl.DataFrame:
+    """Say where each cell's loss is lowest, and how surely.
 
     The quadratic in (log LR, log B) is fitted where a cell has three learning rates, three batches
     and eight runs near its best; the quadratic in one logarithm wherever it has three values of it,
@@ -24,6 +40,7 @@ def fit_cells(table: pl.DataFrame) -> pl.DataFrame:
 
     Args:
         table: n_params, tokens, lr or batch_tokens or both, loss; one row a setting.
+        quadratics: of `cell_quadratics`, where the table has both columns.
 
     Returns:
         A row a cell: n_params, tokens, runs, loss (the lowest run's). For lr and batch_tokens, as
@@ -39,7 +56,8 @@ def fit_cells(table: pl.DataFrame) -> pl.DataFrame:
     columns = [name for name in COLUMNS if name in table.columns]
     rows = []
     for key, part in table.group_by(list(CELL), maintain_order=True):
-        rows.append(dict(zip(CELL, key, strict=True)) | _cell(part, columns))
+        quadratic = None if quadratics is None else quadratics[key]
+        rows.append(dict(zip(CELL, key, strict=True)) | _cell(part, columns, quadratic))
     enough = [row for row in rows if row.pop("varied")]
     if not enough:
         most = {name: most_values(table, name) for name in columns}
@@ -50,11 +68,13 @@ def fit_cells(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def most_values(table: pl.DataFrame, column: str) -> int:
-    """Most distinct values of a column in one cell."""
+    """Return the most distinct values of a column in one cell."""
     return max(table.group_by(CELL).agg(pl.col(column).n_unique())[column].to_list())
 
 
-def _cell(part: pl.DataFrame, columns: list[str]) -> dict[str, Any]:
+def _cell(
+    part: pl.DataFrame, columns: list[str], quadratic: dict[str, Any] | None
+) -> dict[str, Any]:
     best = part.row(int(part["loss"].arg_min() or 0), named=True)
     row: dict[str, Any] = {"runs": len(part), "loss": best["loss"]}
     row["varied"] = any(part[name].n_unique() >= MIN_RATES for name in columns)
@@ -70,7 +90,7 @@ def _cell(part: pl.DataFrame, columns: list[str]) -> dict[str, Any]:
     row["convex"] = all(value is None or value > 0 for value in curved)
     row["convex_share"] = None
     if len(columns) == 2:
-        both, reason = _both(part, columns)
+        both, reason = _both(part, columns, quadratic)
         row |= both
         reasons = [reason] if reason else []
     return row | {"reason": "; ".join(dict.fromkeys(reasons))}
@@ -94,13 +114,13 @@ def _one(part: pl.DataFrame, name: str) -> tuple[dict[str, Any], str]:
     return dict(zip(keys, values, strict=True)), found["reason"].replace("rates", WORDS[name])
 
 
-def _both(part: pl.DataFrame, columns: list[str]) -> tuple[dict[str, Any], str]:
+def _both(
+    part: pl.DataFrame, columns: list[str], found: dict[str, Any] | None
+) -> tuple[dict[str, Any], str]:
     keys = [f"{name}_{what}" for name in columns for what in ("opt", "log_error")]
     empty: dict[str, Any] = dict.fromkeys(keys)
     if min(part[name].n_unique() for name in columns) < MIN_RATES:
         return empty, f"fewer than {MIN_RATES} learning rates or batches"
-    lr, batch, loss = (part[name].to_numpy() for name in (*columns, "loss"))
-    found = cell_quadratic(lr, batch, loss, REPLICATES)
     if found is None:
         return empty, "fewer than eight runs within a factor of four of the best"
     known = {key: found[key] for key in ("c_ee", "c_eb", "c_bb", "convex")}

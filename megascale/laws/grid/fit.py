@@ -19,15 +19,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
-from megascale.curves.curve import Array
+from megascale.arrays import Array
 from megascale.errors import FitError, UserError
 from megascale.formats.law_file import LawFile
 from megascale.laws.audit import holdouts
-from megascale.laws.grid.cells import fit_cells
+from megascale.laws.grid.cells import cell_quadratics, fit_cells
 from megascale.laws.grid.regret import mean_regret, published_regret
 from megascale.laws.law_files import Naming, power_law_file
 from megascale.laws.learning_rate import CELL, near_optimal
-from megascale.laws.planner import Plan, plan_runs
+from megascale.laws.planner import Plan, plan_next_runs
 from megascale.laws.power import PowerLaw, fit_power
 
 Method = Literal["near_optimal", "quadratic", "search_factor"]
@@ -98,6 +98,8 @@ class GridFit:
     Attributes:
         table: the runs.
         cells: as `fit_cells` gives them.
+        quadratics: of every cell, as `cell_quadratics` gives them; None where the table lacks a
+            column.
         methods: by name.
         published: regret of every publication, as `regret.published_regret` gives it.
         doubts: what speaks against the laws, in words.
@@ -105,6 +107,7 @@ class GridFit:
 
     table: pl.DataFrame
     cells: pl.DataFrame
+    quadratics: dict[tuple[float, float], dict[str, Any] | None] | None
     methods: dict[Method, MethodFit]
     published: list[dict[str, Any]]
     doubts: list[str]
@@ -139,7 +142,8 @@ def fit_grid(
         FitError: no cell has three learning rates or three batches.
     """
     columns = [name for name in COLUMNS if name in table.columns]
-    cells = fit_cells(table)
+    quadratics = cell_quadratics(table) if len(columns) == len(COLUMNS) else None
+    cells = fit_cells(table, quadratics)
     methods: dict[Method, MethodFit] = {}
     for method in METHODS:
         if method == "quadratic" and len(columns) < 2:
@@ -164,7 +168,9 @@ def fit_grid(
             mean_regret(table, predictor(fitted), list(fitted)) if fitted else None,
             _held_out(table, cells, points) if fitted else [],
         )
-    return GridFit(table, cells, methods, published_regret(table), _doubts(cells, columns))
+    return GridFit(
+        table, cells, quadratics, methods, published_regret(table), _doubts(cells, columns)
+    )
 
 
 def predictor(laws: dict[str, PowerLaw]) -> Any:
@@ -321,7 +327,7 @@ def next_runs(
         spent = 6 * float((fit.table["n_params"] * fit.table["tokens"]).sum())
         cheapest = min(6 * n * d * 5 for n, d in candidates)
         budget_flops = max(PLAN_SHARE * spent, cheapest)
-    return plan_runs(
+    return plan_next_runs(
         law, points, candidates, budget_flops=budget_flops, target=target, most=PLAN_CELLS
     )
 

@@ -31,12 +31,12 @@ QUANTITY = {"lr": "LR", "batch_tokens": "batch"}
 
 
 def target_of_cell(n: float, d: float) -> Target:
-    """A grid's cell as a target: its N stands for every count, the tables left out."""
+    """Return a grid's cell as a target: its N stands for every count, the tables left out."""
     return Target(n, n, d, non_embedding=n, active_non_embedding=n)
 
 
 def published_pairs() -> list[tuple[str, str, dict[str, PublishedLaw]]]:
-    """(name, paper, {column: law}) of every publication, a rate law, a batch law or both."""
+    """Return (name, paper, {column: law}) of every publication, a rate law, a batch law or both."""
     found: dict[str, tuple[str, str, dict[str, PublishedLaw]]] = {}
     for law in LAWS:
         if law.quantity in ("lr", "batch") and not law.needs and law.regime != "muP base":
@@ -47,7 +47,8 @@ def published_pairs() -> list[tuple[str, str, dict[str, PublishedLaw]]]:
 
 
 def published_regret(table: pl.DataFrame) -> list[dict[str, Any]]:
-    """Loss of the run nearest to each publication's answer over its cell's lowest, as a share.
+    """Return the loss of the run nearest to each publication's answer over its cell's lowest, as a
+    share.
 
     A law of one quantity is given the cell's best value of the other.
 
@@ -78,7 +79,7 @@ def published_regret(table: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def mean_regret(table: pl.DataFrame, predicted: Any, gives: list[str]) -> dict[str, Any]:
-    """Regret over all cells of a law that gives some of the table's columns.
+    """Return the regret over all cells of a law that gives some of the table's columns.
 
     Args:
         table: as `published_regret`.

@@ -48,7 +48,7 @@ def choose_size(
     *,
     default: NKind = "non_embedding",
 ) -> Sized:
-    """The grid with the size that its laws are to be of.
+    """Return the grid with the size that its laws are to be of.
 
     Args:
         table: n_params, active_params or both, in parameters, with tokens and what else there is.

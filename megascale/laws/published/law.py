@@ -94,7 +94,7 @@ class Target:
     def of_model(
         cls, config: ModelConfig, tokens: float, sequence_length: int, **rest: Any
     ) -> Target:
-        """The target that a model's own shape gives: every count of N, and M with attention.
+        """Return the target that a model's own shape gives: every count of N, and M with attention.
 
         `M = 6 x active non-embedding parameters + 12 x layers x query width x sequence length`,
         which is DeepSeek's `72 n_layer d^2 + 12 n_layer d l_seq` (arXiv 2401.02954) for other
@@ -119,7 +119,9 @@ class Target:
         )
 
     def n(self, kind: NKind) -> float:
-        """Parameters as `kind` counts them; embeddings are counted too where they are unknown."""
+        """Return the parameters as `kind` counts them; embeddings are counted too where they are
+        unknown.
+        """
         if kind == "total":
             return self.params
         if kind == "active":
@@ -129,11 +131,11 @@ class Target:
         return self.active_non_embedding or self.active_params
 
     def n_is_stand_in(self, kind: NKind) -> bool:
-        """Whether `n(kind)` counts embeddings that the law leaves out."""
+        """Return whether `n(kind)` counts embeddings that the law leaves out."""
         return kind.endswith("non_embedding") and self.non_embedding is None
 
     def c(self, kind: CKind) -> float:
-        """Training FLOPs of the whole run: 6 N_active D, or M D."""
+        """Return the training FLOPs of the whole run: 6 N_active D, or M D."""
         per_token = self.flops_per_token if kind == "M D" else None
         return (per_token or 6 * self.active_params) * self.tokens
 
@@ -257,7 +259,7 @@ class PublishedLaw:
         return max((c.certainty for c in self.constants.values()), key=order.index)
 
     def evaluate(self, target: Target) -> Estimate:
-        """The law at a target, with its band and warnings.
+        """Return the law at a target, with its band and warnings.
 
         A batch is in tokens, whatever the law's own unit.
         """
@@ -286,7 +288,7 @@ class PublishedLaw:
         return Estimate(value, low, high, tuple(warnings))
 
     def outside(self, target: Target) -> list[str]:
-        """In words, where a target lies outside the fitted points."""
+        """Say in words where a target lies outside the fitted points."""
         said = []
         for name, value, limits in (
             ("N", target.n(self.n_kind), self.fitted.n),
@@ -304,7 +306,7 @@ class PublishedLaw:
         return said
 
     def in_range(self, target: Target) -> bool | None:
-        """Whether no fitted limit is crossed; None where no limit is known."""
+        """Return whether no fitted limit is crossed; None where no limit is known."""
         if self.fitted.n is None and self.fitted.d is None and self.fitted.c is None:
             return None
         return not self.outside(target)

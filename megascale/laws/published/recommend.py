@@ -86,7 +86,7 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class QuantityTable:
     """All laws of one quantity, and their pools."""
 
     quantity: Quantity
@@ -106,10 +106,10 @@ class Recommendation:
 
     target: Target
     sequence_length: int
-    lr: Answer
-    batch: Answer
-    weight_decay: Answer
-    loss: Answer
+    lr: QuantityTable
+    batch: QuantityTable
+    weight_decay: QuantityTable
+    loss: QuantityTable
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -127,11 +127,11 @@ def recommend(
         law_files: fitted laws, put below the published ones.
     """
 
-    def answer(quantity: Quantity) -> Answer:
+    def answer(quantity: Quantity) -> QuantityTable:
         rows = [published_row(law, target, sequence_length) for law in laws_of(quantity)]
         output = {"lr": "peak_lr", "batch": "batch_tokens"}.get(quantity)
         rows += [own_row(f, target, sequence_length) for f in law_files if f.output == output]
-        return Answer(quantity, tuple(rows), pools(rows))
+        return QuantityTable(quantity, tuple(rows), pools(rows))
 
     return Recommendation(
         target,

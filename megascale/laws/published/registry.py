@@ -17,12 +17,12 @@ LAWS: tuple[PublishedLaw, ...] = (
 
 
 def laws_of(quantity: Quantity) -> tuple[PublishedLaw, ...]:
-    """The laws that give `quantity`."""
+    """Return the laws that give `quantity`."""
     return tuple(law for law in LAWS if law.quantity == quantity)
 
 
-def find_law(key: str) -> PublishedLaw:
-    """The law called `key`.
+def published_law(key: str) -> PublishedLaw:
+    """Return the law called `key`.
 
     Raises:
         ConfigError: there is none; the nearest keys are named.

@@ -92,7 +92,8 @@ function tokensStepsSection(data) {
     choice("Against", [["steps", "steps"], ["batch", "batch"]],
       (v) => { state.axis = v; redraw(); }));
   return [
-    node("p", {}, `From ${data.from}. ${classicText(data)}`), controls, plot.element, note,
+    node("p", {}, `From ${data.from}; N counts ${data.n_kind.replaceAll("_", " ").replace("non embedding", "non-embedding")} ` +
+      `parameters. ${classicText(data)}`), controls, plot.element, note,
     ...(data.left_out.length ? [emptyNote(`Without ${data.left_out.join("; ")}.`)] : []),
     ...(data.verdicts.length ? [verdictTable(data)] : []),
     table,

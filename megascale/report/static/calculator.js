@@ -149,8 +149,9 @@ function planParts(plan, target, plot) {
   const parts = [];
   if (plan.problems.length) {
     parts.push(node("div", { class: "wrong", role: "alert" },
-      ...plan.problems.slice(0, 6).map((text) => node("p", {}, text)),
-      plan.problems.length > 6 ? node("p", {}, `and ${plan.problems.length - 6} more`) : null));
+      ...plan.problems.slice(0, 2).map((text) => node("p", {}, text)),
+      plan.problems.length > 3 ? node("p", {}, `… ${grouped(plan.problems.length - 3)} more`) : null,
+      ...plan.problems.slice(2).slice(-1).map((text) => node("p", {}, text))));
   }
   const end = target.tokens;
   const d = Array.from({ length: 60 }, (_, i) => end * Math.pow(10, (i - 59) / 25));

@@ -203,10 +203,13 @@ function curvesNote(curves, chosen, state, label, share) {
   return `${said.join("; ")}.${smoothing}`;
 }
 
-function batchText(batches) {
+// A run's first batch sizes and its last; between them how many are left out.
+function batchText(batches, row) {
   if (batches.every((b) => b === null)) return "";
-  const shown = batches.slice(0, 4).map((b) => (b === null ? "?" : shortCount(b))).join(" > ");
-  return batches.length > 4 ? `${shown} > ...` : shown;
+  const names = batches.map((b) => (b === null ? "?" : shortCount(b)));
+  const left = row.batch_sizes - names.length;
+  if (left > 0) names.splice(-1, 0, `… ${grouped(left)} more …`);
+  return names.join(" > ");
 }
 
 function rampKey(values) {

@@ -219,12 +219,15 @@ function cellRow(cell) {
 
 function refitText(grid) {
   const { refit } = grid;
-  if (refit.reason) return emptyNote(`No law through the near-optimal runs: ${refit.reason}`);
   const term = (symbol, value, error) =>
     ` ${symbol}^${formatNumber(value, ".3g")} (± ${formatNumber(error, ".2g")})`;
   const law = (p) => formatNumber(p.coef, ".4g") +
     (p.a === null ? "" : term("N", p.a, p.a_error)) + term("D", p.b, p.b_error);
+  const said = [["LR", refit.lr, ""], ["B", refit.batch, " tokens"]].map(([symbol, p, unit]) =>
+    p.reason ? `no law of ${symbol}: ${p.reason.replace(/\.$/, "")}`
+      : `${symbol} = ${law(p)}${unit}, through ${p.runs} runs`);
+  if (refit.lr.reason && refit.batch.reason) return emptyNote(`No law through the near-optimal runs: ${refit.lr.reason}`);
   return node("p", { class: "verdict" },
-    `Through the ${refit.runs} runs within 0.25 % of their cell's best: LR = ${law(refit.lr)}; ` +
-    `B = ${law(refit.batch)} tokens. The optimum is flat: exponents differ more than losses do.`);
+    "By the runs within 0.25 % of their cell's lowest loss, cells whose lowest run is at the edge " +
+    `left out: ${said.join("; ")}. The optimum is flat: exponents differ more than losses do.`);
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-READER_VERSION = 3
+READER_VERSION = 4
 """Goes up whenever a reader gives other rows for the same bytes; part of every cache key."""
 
 SCHEMA: dict[str, Any] = {
@@ -39,6 +39,11 @@ EMA = "ema"
 VALIDATION = "validation"
 LOSS_KINDS = (INTERVAL_MEAN, INSTANTANEOUS, EMA, VALIDATION)
 
+BEGAN, SEGMENT_LOSSES = "began", "segment_losses"
+"""What a reader may know exactly of a run, in `RunMeta.extra`: finished steps and consumed tokens
+before its first row (a branch begins at its parent's), and the mean loss of each stretch of one
+batch."""
+
 KEPT_MALFORMED = 100
 """How many malformed lines of a file are kept with their reason; all are counted."""
 
@@ -46,7 +51,7 @@ INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
-class Malformed:
+class MalformedRecord:
     """A line that should have been a record and is not."""
 
     line: int  # counted from 1; in binary files the record, counted from 1
@@ -58,8 +63,8 @@ class Note:
     """Something a reader saw that a fit should know.
 
     Attributes:
-        kind: `restart`, `torn`, `nonfinite_loss`, `coarse_precision`, `missing_field`,
-            `unfinished`, `damaged` or `derived`.
+        kind: `restart`, `separate_runs`, `mixed_runs`, `torn`, `nonfinite_loss`,
+            `coarse_precision`, `missing_field`, `unfinished`, `damaged` or `derived`.
         message: one sentence.
         line: where, counted from 1; 0 when it concerns the file.
     """
@@ -112,7 +117,7 @@ class ReadOptions:
     loss_kind: str | None = None
 
     def key(self) -> str:
-        """Identifies the options in a cache key."""
+        """Identify the options in a cache key."""
         return repr(self)
 
 
@@ -136,8 +141,8 @@ class Source:
 _EMPTY = pl.DataFrame(schema=SCHEMA)
 
 
-def empty_table() -> pl.DataFrame:
-    """No rows, all columns."""
+def empty_rows() -> pl.DataFrame:
+    """Return a table of all columns and no rows."""
     return _EMPTY.clone()
 
 
@@ -151,23 +156,25 @@ class FileRead:
         runs: one per run in the file.
         malformed: the first malformed lines; `malformed_count` counts all.
         superseded: rows that a restart wrote again.
+        totals: planned steps by run, where the log shows them.
     """
 
     path: Path
     format: str = ""
     sha256: str = ""
-    table: pl.DataFrame = field(default_factory=empty_table)
+    table: pl.DataFrame = field(default_factory=empty_rows)
     runs: list[RunMeta] = field(default_factory=list)
-    malformed: list[Malformed] = field(default_factory=list)
+    malformed: list[MalformedRecord] = field(default_factory=list)
     malformed_count: int = 0
     notes: list[Note] = field(default_factory=list)
     superseded: int = 0
+    totals: dict[str, int] = field(default_factory=dict)
 
     def reject(self, line: int, reason: str) -> None:
         """Count a malformed line and keep it if there is room."""
         self.malformed_count += 1
         if len(self.malformed) < KEPT_MALFORMED:
-            self.malformed.append(Malformed(line, reason))
+            self.malformed.append(MalformedRecord(line, reason))
 
     def note(self, kind: str, message: str, line: int = 0) -> None:
         """Add a note."""
@@ -175,7 +182,7 @@ class FileRead:
 
 
 def as_table(columns: Mapping[str, Any] | pl.DataFrame) -> pl.DataFrame:
-    """Columns in any order, completed with empty ones, as the one table."""
+    """Return the columns in any order, completed with empty ones, as the one table."""
     frame = columns if isinstance(columns, pl.DataFrame) else pl.DataFrame(columns, strict=False)
     return frame.select(
         (pl.col(name).cast(kind) if name in frame.columns else pl.lit(None, kind)).alias(name)
@@ -184,7 +191,7 @@ def as_table(columns: Mapping[str, Any] | pl.DataFrame) -> pl.DataFrame:
 
 
 def rows_table(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
-    """Rows as dicts of exact values, as the one table."""
+    """Return the rows as dicts of exact values, as the one table."""
     listed = list(rows)
     return pl.DataFrame(
         {name: [row.get(name) for row in listed] for name in SCHEMA}, schema=SCHEMA, strict=True
@@ -192,7 +199,7 @@ def rows_table(rows: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
 
 
 def exact_int(value: Any) -> int | None:
-    """`value` as an integer if it is one exactly and fits 64 bits; else None.
+    """Return `value` as an integer if it is one exactly and fits 64 bits; else None.
 
     Takes ints, floats that are whole numbers below 2**53, and their decimal texts with or without
     thousands commas.
@@ -218,7 +225,7 @@ def exact_int(value: Any) -> int | None:
 
 
 def real(value: Any) -> float | None:
-    """`value` as a finite float; None where it is none."""
+    """Return `value` as a finite float; None where it is none."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, str):
@@ -231,7 +238,7 @@ def real(value: Any) -> float | None:
 
 
 def positive(value: Any) -> int | None:
-    """`value` as an exact positive integer; None where it is none."""
+    """Return `value` as an exact positive integer; None where it is none."""
     number = exact_int(value)
     return number if number is not None and number > 0 else None
 
@@ -245,6 +252,7 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
     """
     if read.table.is_empty():
         return read
+    _name_runs(read)
     bad = sum(_not_finite(read.table[name]) for name in ("lr", "loss", "grad_norm"))
     if _not_finite(read.table["loss"]):
         wrong = read.table.filter(pl.col("loss").is_finite().not_())
@@ -296,6 +304,19 @@ def filled(read: FileRead, options: ReadOptions) -> FileRead:
     return replace(read, table=table)
 
 
+def _name_runs(read: FileRead) -> None:
+    """Give every run of the table an entry, where the reader described the file as a whole; and
+    every entry the total of its steps.
+    """
+    if len(read.runs) == 1 and not read.runs[0].run and not read.table["run"].null_count():
+        (whole,) = read.runs
+        names = read.table["run"].unique(maintain_order=True)
+        read.runs = [replace(whole, run=name, extra=dict(whole.extra)) for name in names]
+    for meta in read.runs:
+        if meta.run in read.totals:
+            meta.extra.setdefault("total_steps", read.totals[meta.run])
+
+
 def _not_finite(values: pl.Series) -> int:
     return len(values) - values.null_count() - int(values.is_finite().sum())
 
@@ -306,11 +327,17 @@ def _is_full(table: pl.DataFrame) -> bool:
     return not any(table[name].null_count() for name in counts)
 
 
-def consumed(batches: Batches) -> pl.Expr:
-    """What so many steps have consumed, at `batches`."""
+def consumed(batches: Batches, of: str = "step") -> pl.Expr:
+    """Return what so many steps have consumed, at `batches`; or tokens of samples, at the lengths
+    given.
+
+    Args:
+        batches: sizes by the count from which on each holds.
+        of: the column that counts.
+    """
     parts = []
     for index, (start, size) in enumerate(batches):
-        done = pl.col("step") - start
+        done = pl.col(of) - start
         if index + 1 < len(batches):
             done = done.clip(0, batches[index + 1][0] - start)
         elif index:
@@ -319,12 +346,17 @@ def consumed(batches: Batches) -> pl.Expr:
     return pl.sum_horizontal(parts, ignore_nulls=False)
 
 
-def batch_of_step(batches: Batches) -> pl.Expr:
-    """The batch of each step; of the first where the step is not known and there is one alone."""
+def batch_of_step(batches: Batches, of: str = "step") -> pl.Expr:
+    """Return the batch of each step; of the first where the step is not known and there is one
+    alone.
+
+    Args:
+        batches, of: as of `consumed`.
+    """
     batch = pl.lit(batches[0][1], pl.Int64)
     for start, size in batches[1:]:
-        later = pl.when(pl.col("step") > start).then(pl.lit(size, pl.Int64)).otherwise(batch)
-        batch = pl.when(pl.col("step").is_not_null()).then(later)
+        later = pl.when(pl.col(of) > start).then(pl.lit(size, pl.Int64)).otherwise(batch)
+        batch = pl.when(pl.col(of).is_not_null()).then(later)
     return batch
 
 
@@ -336,7 +368,9 @@ class Clock:
         self._last: dict[Hashable, float] = {}
 
     def since(self, series: Hashable, elapsed: float | None) -> float | None:
-        """Seconds since the row before; None where the clock was set back or is not there."""
+        """Return the seconds since the row before; None where the clock was set back or is not
+        there.
+        """
         if elapsed is None:
             return None
         before = self._last.get(series, self._start)
@@ -345,11 +379,11 @@ class Clock:
 
 
 def product(left: pl.Expr, right: pl.Expr) -> pl.Expr:
-    """left x right in integers; null where it would not fit 64 bits."""
+    """Return left x right in integers; null where it would not fit 64 bits."""
     fits = left.cast(pl.Float64).abs() * right.cast(pl.Float64).abs() < 9e18
     return pl.when(fits).then(left * right)
 
 
 def divided(total: pl.Expr, part: pl.Expr) -> pl.Expr:
-    """total / part where it is a whole number; else null."""
+    """Return total / part where it is a whole number; else null."""
     return pl.when((part > 0) & (total % part == 0)).then(total // part)

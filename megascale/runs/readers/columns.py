@@ -37,16 +37,16 @@ class Lines:
         return len(self.ends)
 
     def at(self, offset: int) -> int:
-        """The index of the line that holds the byte at `offset`."""
+        """Return the index of the line that holds the byte at `offset`."""
         return int(np.searchsorted(self.ends, offset))
 
     def text(self, index: int) -> bytes:
-        """A line without its newline."""
+        """Return a line without its newline."""
         start = int(self.ends[index - 1]) + 1 if index else 0
         return self.chunk[start : int(self.ends[index])]
 
     def holding(self, literal: bytes) -> Iterable[tuple[int, bytes]]:
-        """Number and bytes of every line that holds `literal`."""
+        """Return the number and bytes of every line that holds `literal`."""
         offset = self.chunk.find(literal)
         while offset >= 0:
             index = self.at(offset)
@@ -54,7 +54,7 @@ class Lines:
             offset = self.chunk.find(literal, int(self.ends[index]))
 
     def closed(self, index: np.ndarray, separator: int) -> np.ndarray:
-        """Which of the lines end with the separator, blanks apart."""
+        """Return which of the lines end with the separator, blanks apart."""
         data = np.frombuffer(self.chunk, dtype=np.uint8)
         ends = self.ends[index]
         last, second, third = (data[np.maximum(ends - back, 0)] for back in (1, 2, 3))
@@ -104,12 +104,12 @@ class Lines:
         return frame.with_columns(index=pl.int_range(frame.height, dtype=pl.Int64))
 
     def subset(self, index: np.ndarray) -> Lines:
-        """Some of the lines as a chunk of their own."""
+        """Return some of the lines as a chunk of their own."""
         return Lines(b"\n".join(self.text(int(i)) for i in index) + b"\n", 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ColumnLayout:
     """Which field stands in which column, learnt from one line.
 
     Attributes:
@@ -121,7 +121,7 @@ class Layout:
     first: int
 
     @classmethod
-    def of(cls, cells: Sequence[str | None], first: int) -> Layout:
+    def of(cls, cells: Sequence[str | None], first: int) -> ColumnLayout:
         """Learn a line's layout from its cells, from column `first` on."""
         full = list(cells)
         while full and not full[-1]:
@@ -138,14 +138,14 @@ class Layout:
         return [start[:-1].strip() for start in self.starts if start is not None]
 
     def column(self, key: str) -> int | None:
-        """The column of a field; None where the layout has none of that name."""
+        """Return the column of a field; None where the layout has none of that name."""
         for index, start in enumerate(self.starts):
             if start is not None and start[:-1].strip() == key:
                 return index
         return None
 
     def fits(self, columns: Iterable[int]) -> pl.Expr:
-        """Which lines have this layout in the given columns, and none beyond its last."""
+        """Return which lines have this layout in the given columns, and none beyond its last."""
         tests = [pl.lit(True)]
         for index in columns:
             start = self.starts[index] if index < len(self.starts) else None
@@ -156,7 +156,7 @@ class Layout:
         return pl.all_horizontal(tests).fill_null(False)
 
     def text(self, key: str | None) -> pl.Expr:
-        """The text of a field's value; null where the layout has none of that name."""
+        """Return the text of a field's value; null where the layout has none of that name."""
         index = self.column(key) if key is not None else None
         start = self.starts[index] if index is not None else None
         if start is None:

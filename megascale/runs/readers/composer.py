@@ -23,7 +23,7 @@ from megascale.runs.readers.base import (
     real,
     rows_table,
 )
-from megascale.runs.readers.consoles import Row, plain
+from megascale.runs.readers.consoles import Row, without_colours
 from megascale.runs.readers.opening import ends_torn, text_lines
 
 NAME = "composer"
@@ -41,13 +41,13 @@ _EVALUATED = re.compile(r"metrics/(?P<set>.+)/LanguageCrossEntropy")
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read every batch that shows a loss, and the evaluations after the batch shown last."""
     found = FileRead(source.path, NAME)
-    blocks = _blocks(plain(source.data), found)
+    blocks = _blocks(without_colours(source.data), found)
     shown = (name for name in _LOSSES if any(f"Train {name}" in one.metrics for one in blocks))
     loss = next(shown, _LOSSES[-1])  # the same in all blocks: the last one may be cut off
     rows: list[Row] = []

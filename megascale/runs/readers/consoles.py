@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
 from megascale.runs.readers.base import (
+    VALIDATION,
     FileRead,
-    ReadOptions,
     Source,
     real,
     rows_table,
 )
+from megascale.runs.readers.launches import (
+    STEPS,
+    Launch,
+    Patterns,
+    find_launches,
+    launches_of,
+)
 from megascale.runs.readers.opening import ends_torn
+from megascale.runs.readers.separation import abandoned, label, runs_of
 
 _STAMP = re.compile(
     r"(?:(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)|(?P<us>\d\d/\d\d/\d{4}))[T ]"
@@ -29,13 +38,15 @@ Row = dict[str, Any]
 MakeRows = Callable[[re.Match[str]], Iterator[Row]]
 
 
-def plain(data: bytes) -> bytes:
-    """The log without terminal colours."""
+def without_colours(data: bytes) -> bytes:
+    """Return the log without terminal colours."""
     return _ANSI.sub(b"", data) if b"\x1b[" in data else data
 
 
 def stamp_of(line: str) -> float | None:
-    """Seconds of the time at a line's beginning, in its own time zone; None where it has none."""
+    """Return the seconds of the time at a line's beginning, in its own time zone; None where it has
+    none.
+    """
     found = _STAMP.search(line[:_STAMP_BEFORE])
     if found is None:
         return None
@@ -60,7 +71,9 @@ class StampClock:
         self._rows: dict[Any, tuple[Any, float | None, float | None]] = {}
 
     def since(self, kind: Any, step: Any, stamp: float | None) -> float | None:
-        """Seconds since the step before of this kind; None for its first, or without a time."""
+        """Return the seconds since the step before of this kind; None for its first, or without a
+        time.
+        """
         if stamp is None:
             return None
         last_step, last_stamp, before = self._rows.get(kind, (None, None, None))
@@ -71,15 +84,30 @@ class StampClock:
 
 
 def scan(
-    source: Source, found: FileRead, literal: bytes, pattern: re.Pattern[str], make: MakeRows
-) -> None:
-    """Rows of every line that holds `literal`.
+    source: Source,
+    found: FileRead,
+    literal: bytes,
+    pattern: re.Pattern[str],
+    make: MakeRows,
+    facts: Patterns = (),
+) -> list[Launch]:
+    """Return the rows of every line that holds `literal`, those of each run in the file under its
+    name.
 
     Lines with the literal that do not match are reported, the torn last one as such; `make` gives
     a row's values as text or numbers, and a row whose `loss` is no finite number is left out and
     counted. Where the lines begin with a time and `make` gives no `seconds`, these follow from it.
+    A row may give the `total` of planned steps, which tells runs apart that one file holds.
+
+    Args:
+        source, found: the log, and what it gives.
+        literal, pattern, make: of the record lines.
+        facts: what a launch states, see `find_launches`.
+
+    Returns:
+        The launches that state any of `facts`.
     """
-    data = plain(source.data)
+    data = without_colours(source.data)
     torn = data.count(b"\n") + 1 if ends_torn(data) else 0
     rows: list[Row] = []
     nonfinite: list[int] = []
@@ -109,25 +137,44 @@ def scan(
                 rows.append({**row, "loss": loss, "line": number})
     if nonfinite:
         found.note("nonfinite_loss", f"{len(nonfinite)} losses are not finite", nonfinite[0])
-    found.table = rows_table(rows)
+    launches = find_launches(data, facts, [row["line"] for row in rows])
+    found.table = rows_table(separated(rows, launches, found))
+    return launches
+
+
+def separated(rows: list[Row], launches: Sequence[Launch], found: FileRead) -> list[Row]:
+    """Return the rows that count, each with its run where the log holds several."""
+    train = [row for row in rows if not str(row.get("loss_kind")).startswith(VALIDATION)] or rows
+    if not train:
+        return rows
+    steps, lines, totals = (
+        np.array([row.get(name) or 0 for row in train], dtype=np.int64)
+        for name in ("step", "line", "total")
+    )
+    runs = runs_of(steps, lines, totals, launches)
+    every = np.array([row["line"] for row in rows], dtype=np.int64)
+    # A validation is of the run that trained last.
+    owner = runs[np.maximum(np.searchsorted(lines, every, side="right") - 1, 0)]
+    gone = abandoned(
+        np.array([row["step"] for row in rows], dtype=np.int64), every, owner, launches
+    )
+    found.superseded += int(gone.sum())
+    for run in range(int(runs.max()) + 1):
+        shown = totals[runs == run][-1] if totals.any() else 0
+        told = launches_of(launches, lines[runs == run])
+        total = int(shown) or (told[-1].get(STEPS) if told else None)
+        if total:
+            found.totals[label(run) if runs.any() else ""] = total
+    if runs.any():
+        found.note("separate_runs", separate_note(int(runs.max()) + 1), int(lines[runs > 0][0]))
+        rows = [row | {"run": label(run)} for row, run in zip(rows, owner.tolist(), strict=True)]
+    return [row for row, left in zip(rows, gone.tolist(), strict=True) if not left]
+
+
+def separate_note(count: int) -> str:
+    """Return what is said of a log that holds several runs."""
+    return f"the log holds {count} runs: another begins here, and is no restart of the first"
 
 
 def _is_nonfinite(value: Any) -> bool:
     return str(value).strip().lower().lstrip("+-") in ("nan", "inf", "infinity")
-
-
-def constant_batch(
-    found: FileRead,
-    options: ReadOptions,
-    *,
-    batch_samples: int | None = None,
-    batch_tokens: int | None = None,
-) -> ReadOptions:
-    """The options with the batch that the log states once for the whole run."""
-    if options.batch_samples is not None or options.batch_tokens is not None:
-        return options
-    if batch_samples is not None:
-        found.note("derived", f"samples are steps x the global batch of {batch_samples:,} samples")
-    elif batch_tokens is not None:
-        found.note("derived", f"tokens are steps x the global batch of {batch_tokens:,} tokens")
-    return replace(options, batch_samples=batch_samples, batch_tokens=batch_tokens)

@@ -19,7 +19,7 @@ _TABLE = _table()
 
 
 def masked_crc32c(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The masked checksum of every piece of a buffer.
+    """Return the masked checksums of every piece of a buffer.
 
     Pieces of equal length are worked on together, a byte of each at a time.
 

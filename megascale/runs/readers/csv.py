@@ -18,8 +18,10 @@ ORDERED = False
 
 
 def sniff(head: bytes, path: str) -> bool:
-    """A header whose names include a loss; anything else needs `--format csv` and a column map."""
-    header = header_of(head)
+    """Accept a header whose names include a loss; anything else needs `--format csv` and a column
+    map.
+    """
+    header = column_names(head)
     if header is None or len(header) < 2:
         return False
     return fields.find("loss", header) is not None or any(fields.validations(header))
@@ -32,7 +34,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         DataError: no header, a column that is not there, or none that is a loss.
     """
     found = FileRead(source.path, NAME)
-    header = header_of(source.data)
+    header = column_names(source.data)
     if not header:
         raise DataError.of("csv", str(source.path), "has no header line with column names")
     mapped = column_map(header, options, str(source.path))
@@ -57,8 +59,8 @@ def _delimiter(line: str) -> str:
     return max(",\t;", key=line.count)
 
 
-def header_of(data: bytes) -> list[str] | None:
-    """The column names in the first line; None where it cannot be one."""
+def column_names(data: bytes) -> list[str] | None:
+    """Return the column names in the first line; None where it cannot be one."""
     line, _, _ = data.lstrip(b"\xef\xbb\xbf").partition(b"\n")
     if not line.strip() or len(line) > 2**16 or b"\0" in line:
         return None
@@ -72,7 +74,7 @@ def header_of(data: bytes) -> list[str] | None:
 def records(
     data: bytes, header: list[str], found: FileRead
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and cells of every row with as many cells as the header."""
+    """Return the line number and cells of every row with as many cells as the header."""
     text = data.decode("utf-8-sig", "replace")
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(first))

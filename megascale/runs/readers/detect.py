@@ -48,10 +48,10 @@ class Reader(Protocol):
     def ORDERED(self) -> bool: ...
 
     def sniff(self, head: bytes, path: str) -> bool:
-        """Whether the beginning (and the end) of a file are of this format."""
+        """Return whether the beginning (and the end) of a file are of this format."""
 
     def read(self, source: Source, options: ReadOptions) -> FileRead:
-        """Rows and report of a file."""
+        """Return the rows and report of a file."""
 
 
 _LISTED: tuple[Reader, ...] = (
@@ -69,8 +69,18 @@ _HEAD_BYTES = 2**19
 _TAIL_BYTES = 2**16
 
 
+def tabular_reader_of(data: bytes) -> Reader | None:
+    """Return the reader of a table whose columns the user names, by its form; None for no table."""
+    start = data.lstrip()[:1]
+    if start == b"{":
+        return jsonl if jsonl.is_lines(data) else wandb
+    if start == b"[":
+        return wandb
+    return csv if csv.column_names(data) else None
+
+
 def reader_of(data: bytes, path: str, forced: str | None = None) -> Reader | None:
-    """The reader for a file; None when no reader knows it.
+    """Return the reader for a file; None when no reader knows it.
 
     Args:
         data: decompressed content.

@@ -10,7 +10,7 @@ from megascale.runs.readers.base import Source
 
 
 def document(source: Source, name: str) -> Any:
-    """The parsed file.
+    """Return the parsed file.
 
     Raises:
         DataError: it is no JSON; the message says where.
@@ -25,5 +25,5 @@ def document(source: Source, name: str) -> Any:
 
 
 def mapping(value: Any) -> dict[str, Any]:
-    """`value` if it is an object, else an empty one."""
+    """Return `value` if it is an object, else an empty one."""
     return value if isinstance(value, dict) else {}

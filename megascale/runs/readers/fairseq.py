@@ -18,13 +18,14 @@ from megascale.runs.readers.base import (
     Clock,
     FileRead,
     ReadOptions,
-    RunMeta,
     Source,
     exact_int,
     real,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
 from megascale.runs.readers.documents import mapping
+from megascale.runs.readers.launches import N_PARAMS
+from megascale.runs.readers.stated import described
 
 NAME = "fairseq"
 ORDERED = True
@@ -36,7 +37,7 @@ _PARAMETERS = re.compile(rb"num\. (?:shared )?model params: ([\d,]+)")
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
@@ -68,10 +69,8 @@ def read(source: Source, options: ReadOptions) -> FileRead:
                 row["seconds"] = clock.since("train", real(stats.get("wall")))
             yield row
 
-    scan(source, found, b" | {", _LINE, rows)
+    launches = scan(source, found, b" | {", _LINE, rows, ((N_PARAMS, _PARAMETERS),))
     if options.batch_tokens is None and options.batch_samples is None:
         found.note("missing_field", "wpb and bsz are means, so no tokens: state the batch")
-    params = _PARAMETERS.search(source.data)
-    n_params = exact_int(params[1].decode()) if params else None
-    found.runs = [RunMeta(run="", n_params=n_params)]
+    found.runs = described(found, launches)
     return found

@@ -15,12 +15,14 @@ _EVALUATED = ("eval", "val", "final_val", "final-val", "lm loss validation-")
 
 
 def find(ours: str, present: Collection[str]) -> str | None:
-    """Which of the present names is our column `ours`; None if none is known to be."""
+    """Return which of the present names is our column `ours`; None if none is known to be."""
     return find_column(ours, present, LOGS)
 
 
 def validations(present: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Every present name that is a validation loss, with the name of its set ("" for the one)."""
+    """Return every present name that is a validation loss, with the name of its set ("" for the
+    one).
+    """
     main = find("validation", present)
     if main is not None:
         yield main, ""

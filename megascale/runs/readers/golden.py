@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from megascale.errors import DataError
 from megascale.runs.readers import fields
 from megascale.runs.readers.base import (
@@ -33,7 +35,8 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         DataError: no JSON object, or none of its tags is a loss.
     """
     found = FileRead(source.path, NAME)
-    tags = {key: mapping(mapping(value).get("values")) for key, value in _tags(source).items()}
+    stated = _tags(source)
+    tags = {key: _values(mapping(value)) for key, value in stated.items()}
     loss_tag = fields.find("loss", tags)
     if loss_tag is None:
         raise DataError.of(NAME, str(source.path), "no tag is known to be a loss")
@@ -54,6 +57,11 @@ def read(source: Source, options: ReadOptions) -> FileRead:
             row["seconds"] = took * (step - last) if took is not None and step > last else None
             last = max(last, step)
             rows.append(row)
+    if isinstance(mapping(stated[loss_tag]).get("values"), list):
+        found.note(
+            "derived",
+            "start_step is a place in the list of logged values, from 0: that of step 1",
+        )
     if missing:
         found.note("nonfinite_loss", f"{len(missing)} values are 'nan': not run", missing[0])
     found.table = rows_table(rows)
@@ -63,3 +71,18 @@ def read(source: Source, options: ReadOptions) -> FileRead:
 
 def _tags(source: Source) -> dict:
     return mapping(document(source, NAME))
+
+
+def _values(tag: dict[str, Any]) -> dict[str, Any]:
+    """Values by their step as text.
+
+    Before their steps were written beside them, they were a list: every `step_interval`-th of the
+    logged values from place `start_step` on, where the first place, 0, is that of step 1.
+    """
+    values = tag.get("values")
+    if not isinstance(values, list):
+        return mapping(values)
+    start, interval = exact_int(tag.get("start_step", 0)), exact_int(tag.get("step_interval", 1))
+    if start is None or start < 0 or interval is None or interval < 1:
+        return {}
+    return {str(start + place * interval + 1): value for place, value in enumerate(values)}

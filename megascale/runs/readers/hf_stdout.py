@@ -24,17 +24,18 @@ from megascale.runs.readers.base import (
     real,
     rows_table,
 )
-from megascale.runs.readers.consoles import Row, plain
+from megascale.runs.readers.consoles import Row, separate_note, without_colours
 from megascale.runs.readers.hf_steps import Bars, Entry, header_of, place
-from megascale.runs.readers.opening import ends_torn
-from megascale.runs.readers.stated import (
+from megascale.runs.readers.launches import (
     BATCH_SAMPLES,
     N_PARAMS,
     STEPS,
-    Statements,
-    completed,
-    statements,
+    Launch,
+    find_launches,
 )
+from megascale.runs.readers.opening import ends_torn
+from megascale.runs.readers.separation import label
+from megascale.runs.readers.stated import with_statements
 
 NAME = "hf-stdout"
 ORDERED = True
@@ -62,7 +63,7 @@ _STATES = (
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
@@ -71,58 +72,50 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     A run that begins after another's end in the same log is a run of its own.
     """
     found = FileRead(source.path, NAME)
-    data = plain(source.data)
+    data = without_colours(source.data)
     bars = Bars(data)
-    runs: list[_Run] = [_Run(0)]
+    runs: list[_Run] = [_Run()]
     begun, ended = 0, False
     for launch in _launches(data):
         header = header_of(data[begun : launch[0].start])
         shown = [entry for entry in launch if not _is_end(entry)]
         place(shown, header, bars)
         if ended and not header.resumed:
-            runs.append(_Run(runs[-1].last_line))
-        runs[-1].last_line = launch[-1].line
+            runs.append(_Run())
         runs[-1].entries += shown
         begun, ended = launch[-1].end, _is_end(launch[-1])
     if ends_torn(data) and data.rfind(b"{'") > begun:
         line = data.count(b"\n") + 1
         found.note("torn", "the last line was cut off while it was written", line)
-    said = statements(data, _STATES)
-    parts = [_completed(run, found, said, options) for run in runs]
+    rows: list[Row] = []
+    for index, run in enumerate(runs):
+        name = label(index) if len(runs) > 1 else None
+        rows += [row | {"run": name} for entry in run.entries for row in _rows(entry, found)]
+        _tell_missing(found, run)
     if len(runs) > 1:
-        for number, part in enumerate(parts, start=1):
-            part.table = part.table.with_columns(run=pl.lit(str(number)))
-            part.runs[0].run = str(number)
-    found.table = pl.concat([part.table for part in parts])
-    found.runs = [meta for part in parts for meta in part.runs]
-    found.notes += [note for part in parts for note in part.notes]
-    return found
+        found.note("separate_runs", separate_note(len(runs)), runs[1].entries[0].line)
+    found.table = _with_exact_tokens(rows_table(rows))
+    launches = find_launches(data, _STATES, [row["line"] for row in rows])
+    return with_statements(found, options, [_of_all(launch) for launch in launches])
 
 
 @dataclass(slots=True)
 class _Run:
-    """A run in the log: after which line it begins, the last line of it, its dictionaries."""
+    """A run in the log: its dictionaries."""
 
-    after: int
-    last_line: int = 0
     entries: list[Entry] = field(default_factory=list)
 
 
-def _completed(run: _Run, found: FileRead, said: Statements, options: ReadOptions) -> FileRead:
-    """A run's rows with the batch that was stated for it."""
-    part = FileRead(found.path, NAME)
-    part.table = rows_table(row for entry in run.entries for row in _rows(entry, part))
-    own = {
-        name: [one for one in lines if run.after <= one[0] <= max(run.last_line, 1)]
-        for name, lines in said.items()
-    }
-    own = {name: lines for name, lines in own.items() if lines}
-    if _ALL_PARAMS in own:  # adapters train a few of them
-        own[N_PARAMS] = own.pop(_ALL_PARAMS)
-    if part.table["tokens"].null_count():  # counts rounded to four digits are none
-        part.table = part.table.with_columns(tokens=pl.lit(None, pl.Int64))
-    _tell_missing(part, run)
-    return completed(part, options, own)
+def _with_exact_tokens(table: pl.DataFrame) -> pl.DataFrame:
+    """The rows, without the tokens of runs that show some of them rounded to four digits."""
+    whole = pl.col("tokens").null_count().over("run") == 0
+    return table.with_columns(tokens=pl.when(whole).then("tokens"))
+
+
+def _of_all(launch: Launch) -> Launch:
+    """The launch with all parameters of the model, where adapters train a few of them."""
+    whole = launch.get(_ALL_PARAMS)
+    return launch if whole is None else Launch(launch.line, {**launch.facts, N_PARAMS: whole})
 
 
 def _tell_missing(part: FileRead, run: _Run) -> None:

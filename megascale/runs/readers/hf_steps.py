@@ -93,7 +93,8 @@ class Bars:
         return self._shown[bisect_left(self._at, start) : bisect_left(self._at, end)]
 
     def steps(self, entries: Sequence[Entry], total: int | None) -> list[tuple[Entry, int]]:
-        """The first drawing of the training's bar after each entry; empty where some have none.
+        """Return the first drawing of the training's bar after each entry; empty where some have
+        none.
 
         Where the printed lines were kept back, as in a pipe, several stand together without a bar
         between them, and nothing follows. The last entry may have none: the log may end there.
@@ -225,7 +226,7 @@ def _only_step(entry: Entry, pace: tuple[float, float] | None) -> int | None:
 
 
 def header_of(text: bytes) -> Header:
-    """What a launch's lines before its first dictionary say."""
+    """Return what a launch's lines before its first dictionary say."""
     return Header(
         total=_said(_TOTAL, text),
         examples=_said(_EXAMPLES, text),

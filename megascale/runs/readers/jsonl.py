@@ -8,12 +8,23 @@ from typing import Any
 
 from megascale.errors import DataError
 from megascale.runs.readers import fields
-from megascale.runs.readers.base import FileRead, ReadOptions, Source
+from megascale.runs.readers.base import (
+    INSTANTANEOUS,
+    INTERVAL_MEAN,
+    FileRead,
+    ReadOptions,
+    Source,
+    exact_int,
+)
 from megascale.runs.readers.opening import ends_torn
 from megascale.runs.readers.tabular import column_map, require_loss, rows_of
 
 NAME = "jsonl"
 ORDERED = False
+
+
+_FACTORY = {"current_steps", "total_steps"}
+"""LLaMA-Factory's `trainer_log.jsonl`: what its Trainer logs, means over the steps since."""
 
 
 def sniff(head: bytes, path: str) -> bool:
@@ -24,6 +35,11 @@ def sniff(head: bytes, path: str) -> bool:
         if fields.find("loss", record) or any(fields.validations(record)):
             return True
     return False
+
+
+def is_lines(data: bytes) -> bool:
+    """Say whether the first line is an object of its own."""
+    return _object(data.lstrip().split(b"\n", 1)[0]) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
@@ -40,7 +56,11 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     missing = require_loss(mapped, sets, names)
     if missing:
         raise DataError.of("jsonl", str(source.path), missing)
-    rows_of(listed, mapped, found, options, sets)
+    trainer = set(names) >= _FACTORY
+    rows_of(listed, mapped, found, options, sets, INTERVAL_MEAN if trainer else INSTANTANEOUS)
+    totals = [exact_int(record.get("total_steps")) for _, record in listed] if trainer else []
+    if totals and totals[-1]:
+        found.totals[""] = totals[-1]
     return found
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
+from megascale.runs.readers.launches import BATCH_TOKENS, N_PARAMS, SEQ_LENGTH, STEPS
 from megascale.runs.readers.line_format import LineFormat
-from megascale.runs.readers.stated import BATCH_TOKENS, N_PARAMS, SEQ_LENGTH, STEPS
 
 _NUMBER = r"[^\s,|]+"
 
@@ -55,7 +55,7 @@ LLMC = LineFormat(
     sign=re.compile(rb"^(?:.*[\]:] )?step +\d+/\d+ \| (?:train )?loss [\d.]+ ", re.MULTILINE),
     literal=b"loss ",
     record=re.compile(
-        rf"\bstep +(?P<step>\d+)/\d+ \| (?:train )?loss (?P<loss>{_NUMBER})"
+        rf"\bstep +(?P<step>\d+)/(?P<total>\d+) \| (?:train )?loss (?P<loss>{_NUMBER})"
         rf"(?:[^|]*\| norm (?P<norm>{_NUMBER}))?(?:[^|]*\| lr (?P<lr>{_NUMBER}))?"
         rf"(?: \| \(?(?P<ms>[\d.]+) ms)?"
         rf"|^val loss (?P<val>{_NUMBER})"

@@ -7,8 +7,8 @@ import re
 import polars as pl
 
 from megascale.runs.readers.base import INTERVAL_MEAN, VALIDATION, FileRead
+from megascale.runs.readers.launches import BATCH_SAMPLES, N_PARAMS, STEPS
 from megascale.runs.readers.line_format import OF_INTERVAL, PER_STEP, LineFormat
-from megascale.runs.readers.stated import BATCH_SAMPLES, N_PARAMS, STEPS
 
 TORCHTUNE = LineFormat(
     NAME="torchtune",

@@ -23,7 +23,7 @@ from megascale.runs.readers.base import (
     exact_int,
     real,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
 from megascale.runs.readers.documents import mapping
 
 NAME = "levanter"
@@ -42,7 +42,7 @@ _BESIDE = {"tokens": "/total_tokens", "lr": "/learning_rate", "grad_norm": "/nor
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:

@@ -15,8 +15,9 @@ from megascale.runs.readers.base import (
     exact_int,
     real,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
-from megascale.runs.readers.stated import Patterns, completed, statements
+from megascale.runs.readers.consoles import Row, scan, without_colours
+from megascale.runs.readers.launches import Patterns
+from megascale.runs.readers.stated import with_statements
 
 OF_STEP, PER_STEP, OF_INTERVAL = "of step", "per step", "of interval"
 """What a printed duration is: of that step alone, the mean per step since the row before, or of
@@ -33,15 +34,16 @@ class LineFormat:
         literal: what every record has; other lines are not looked at.
         record: one record. Groups, each where the format has it: `step`, `loss`, `lr`, `norm`,
             `tokens`, `samples`, `batch_samples`, `batch_tokens`, `seconds`, `ms` of a training
-            step, `epoch` and `epoch_steps` where steps are counted within epochs, these from 1;
-            `val`, a validation loss, with `at`, its step, and `set`, the name of its data.
+            step, `total`, the planned steps, `epoch` and `epoch_steps` where steps are counted
+            within epochs, these from 1; `val`, a validation loss, with `at`, its step, and `set`,
+            the name of its data.
             Without `at` it was validated after the last training step shown; where both show
             `when` (an epoch as text), only if that is the same.
         first: the number that the first training step is printed with, 0 or 1.
         first_at: the number that `at` has after the first training step, 0 or 1.
         loss_kind: what the training loss is.
         duration: what `seconds` or `ms` are.
-        states: patterns of start-up lines, with the names of `stated`.
+        states: patterns of start-up lines, with the names of `launches`.
         note: kind and message of a note that every file of the format gets.
         refine: what else has to be done to the rows, before samples and tokens are filled in.
     """
@@ -60,14 +62,14 @@ class LineFormat:
     ORDERED: bool = True
 
     def sniff(self, head: bytes, path: str) -> bool:
-        """Whether the beginning of a log has a record of this format."""
-        return self.sign.search(plain(head)) is not None
+        """Return whether the beginning of a log has a record of this format."""
+        return self.sign.search(without_colours(head)) is not None
 
     def read(self, source: Source, options: ReadOptions) -> FileRead:
         """Read the records, and the start-up lines of every launch."""
         found = FileRead(source.path, self.NAME)
         rows = _Rows(self)
-        scan(source, found, self.literal, self.record, rows)
+        launches = scan(source, found, self.literal, self.record, rows, self.states)
         if rows.unplaced:
             found.note(
                 "missing_field",
@@ -77,7 +79,7 @@ class LineFormat:
             self.refine(found)
         if self.note is not None and found.table.height:
             found.note(*self.note, line=found.table["line"][0] or 0)
-        return completed(found, options, statements(plain(source.data), self.states))
+        return with_statements(found, options, launches)
 
 
 _COUNTS = ("tokens", "samples", "batch_samples", "batch_tokens")
@@ -114,6 +116,7 @@ class _Rows:
             step += done * (exact_int(group.get("epoch_steps")) or 0) + 1 - form.first
         row: Row = {
             "step": step,
+            "total": exact_int(group.get("total")),
             "loss": group["loss"],
             "loss_kind": form.loss_kind,
         }

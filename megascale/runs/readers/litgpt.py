@@ -14,7 +14,7 @@ from megascale.runs.readers.base import (
     Source,
     exact_int,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
 
 NAME = "litgpt"
 ORDERED = True
@@ -27,7 +27,7 @@ _SNIFF = re.compile(rb"Epoch \d+ \| iter \d+ step \d+ \| loss train: ")
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:

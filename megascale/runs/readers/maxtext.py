@@ -11,8 +11,8 @@ import re
 import polars as pl
 
 from megascale.runs.readers.base import VALIDATION, FileRead
+from megascale.runs.readers.launches import BATCH_SAMPLES, SEQ_LENGTH, STEPS
 from megascale.runs.readers.line_format import LineFormat
-from megascale.runs.readers.stated import BATCH_SAMPLES, SEQ_LENGTH, STEPS
 
 
 def _sum_weights(found: FileRead) -> None:

@@ -18,45 +18,50 @@ import polars as pl
 
 from megascale.runs.readers.base import (
     INTERVAL_MEAN,
-    VALIDATION,
+    Batches,
     FileRead,
     ReadOptions,
-    RunMeta,
     Source,
     as_table,
+    batch_of_step,
+    consumed,
     exact_int,
-    positive,
     product,
-    real,
 )
-from megascale.runs.readers.columns import SMALL_BYTES, WIDTH, Layout, Lines
-from megascale.runs.readers.megatron_small import Names, cells_of, read_values
+from megascale.runs.readers.columns import SMALL_BYTES, WIDTH, ColumnLayout, Lines
+from megascale.runs.readers.consoles import separate_note
+from megascale.runs.readers.launches import (
+    RESUMED,
+    SEQ_LENGTH,
+    Launch,
+    governing,
+    launches_of,
+)
+from megascale.runs.readers.megatron_launches import Told
+from megascale.runs.readers.megatron_small import LOSSES, Names, cells_of, read_values
+from megascale.runs.readers.megatron_validation import (
+    evaluation_lines,
+    no_validations,
+    of_run,
+    placed,
+)
 from megascale.runs.readers.opening import chunks, ends_torn
-from megascale.runs.readers.restarts import place_between
+from megascale.runs.readers.separation import abandoned, label, runs_of
 
 NAME = "megatron"
 ORDERED = True
 
-_ITERATION = r"\biteration\s+(\d+)\s*/\s*\d+\s*$"
+_ITERATION = r"\biteration\s+(\d+)\s*/\s*(\d+)\s*$"
 _ITERATION_BYTES = re.compile(rb"(?<!, )\biteration\s+\d+\s*/\s*\d+\s*\|")
+"""Not the iteration of an epoch (`epoch 0, iteration 1/99 |`), as NeMo 2 prints it."""
 _BEGINS = re.compile(_ITERATION, re.ASCII)
 _CLOSED = re.compile(r"\|(?: ?|\r| [ \r])$")
-_VALIDATION = re.compile(
-    r"(?:valid(?:ation)?)(?P<name>\S*) loss at iteration (?P<step>\d+)(?: on (?P<set>\S+) set)?\s*"
-)
-_ARGUMENT = re.compile(rb"^.*?[ \t]([a-z][a-z0-9_]+) \.{2,} ?(.*?)\r?$", re.MULTILINE)
-_FLAG = re.compile(rb"--(seq-length|global-batch-size|train-samples)[ =]([\d_]+)")
-_PARAMETERS = re.compile(
-    rb"number of parameters on \(tensor, pipeline\) model parallel rank \((\d+), (\d+)\): (\d+)"
-)
-_LOSSES = ("lm loss", "lm-loss", "lm_loss", "lm loss value")
 _SKIPPED = "number of skipped iterations"
 _COUNTS = ("consumed samples", "consumed tokens", "global batch size", _SKIPPED)
 _RATES = ("learning rate", "grad norm")
 _READ = (*_COUNTS, *_RATES)
 _TIMES = {"elapsed time per iteration (ms)": 1e-3, "elapsed time per iteration (s)": 1.0}
 """Names of the time of an iteration, and its unit in seconds."""
-_HEAD_BYTES = 8 * 2**20
 _LAYOUTS_TRIED = 64
 
 
@@ -67,28 +72,98 @@ def sniff(head: bytes, path: str) -> bool:
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read a text log: iterations, validation lines, the arguments block."""
     found = FileRead(source.path, NAME)
-    head = source.data[:_HEAD_BYTES]
-    meta = _meta(_arguments(head), head)
-    seq = options.seq_length or meta.seq_length
-    train, valid = [_no_rows()], [_no_validations()]
+    train, valid = [_no_rows()], [no_validations()]
+    told = Told()
     for first, chunk in chunks(source.data):
         lines = Lines(chunk, first)
         train.append(_iterations(lines, found))
-        valid.append(_validations(lines))
-    iterations = _with_tokens(_reported(pl.concat(train), found), seq, found)
-    table = as_table(iterations)
-    validations = pl.concat(valid)
-    if validations.height:
-        table = pl.concat([table, as_table(_placed(validations, iterations, seq))])
-        table = table.sort("line", maintain_order=True)
-    found.table = table
-    found.runs = [meta]
+        places = train[-1]["line"].to_numpy() - first
+        valid.append(evaluation_lines(lines, places))
+        told.read(lines, places)
+    told.close()
+    iterations = _reported(pl.concat(train), found)
+    evaluated = pl.concat(valid)
+    parts = []
+    found.runs = []
+    for run, own, said in _by_run(iterations, told, found):
+        meta = told.meta(run, said)
+        rows = _with_tokens(own, _lengths(own, said, options))
+        shown = of_run(evaluated, iterations, rows)
+        parts += [as_table(rows), as_table(placed(shown, rows, found))]
+        found.runs.append(meta)
+        if own.height and own["total"][-1]:
+            found.totals[run] = own["total"][-1]
+    found.table = pl.concat(parts)
+    if evaluated.height or len(found.runs) > 1:
+        found.table = found.table.sort("line", maintain_order=True)
+    _say_missing(found.table, iterations, found)
     return found
+
+
+def _by_run(
+    rows: pl.DataFrame, told: Told, found: FileRead
+) -> Iterator[tuple[str, pl.DataFrame, list[Launch]]]:
+    """Every run of the file: its name, its iterations that count, and the launches they follow."""
+    launches = told.launches()
+    steps, lines, totals = (rows[name].to_numpy() for name in ("step", "line", "total"))
+    runs = runs_of(steps, lines, totals, launches, told.ends)
+    gone = abandoned(steps, lines, runs, launches)
+    found.superseded += int(gone.sum())
+    count = int(runs.max(initial=0)) + 1
+    if count == 1:
+        said = launches_of(launches, lines) if len(lines) else launches[:1]
+        yield "", rows.filter(~gone) if gone.any() else rows, said
+        return
+    found.note("separate_runs", separate_note(count), int(lines[runs > 0][0]))
+    for run in range(count):
+        own = rows.filter((runs == run) & ~gone).with_columns(run=pl.lit(label(run)))
+        yield label(run), own, launches_of(launches, lines[runs == run])
+
+
+def _lengths(rows: pl.DataFrame, said: list[Launch], options: ReadOptions) -> Batches | None:
+    """Sequence lengths by the samples after which each holds; None where a launch states none."""
+    if options.seq_length is not None:
+        return ((0, options.seq_length),)
+    if len(said) == 1:
+        seq = said[0].get(SEQ_LENGTH)
+        return None if seq is None else ((0, seq),)
+    index = np.maximum(governing(said, rows["line"]), 0)
+    lengths: list[tuple[int, int]] = []
+    for number, launch in enumerate(said):
+        seq = launch.get(SEQ_LENGTH)
+        if seq is None:
+            return None
+        if not lengths or seq == lengths[-1][1]:
+            lengths = lengths or [(0, seq)]
+            continue
+        own = rows.filter(index == number)
+        start = _samples_before(rows.filter(index < number), own, launch.get(RESUMED))
+        if start is None:
+            return None
+        lengths = [pair for pair in lengths if pair[0] < start] + [(start, seq)]
+    return tuple(lengths) or None
+
+
+def _samples_before(before: pl.DataFrame, own: pl.DataFrame, resumed: int | None) -> int | None:
+    """Consumed samples at the checkpoint that a launch went on from; None where they are unknown.
+
+    Args:
+        before, own: iterations of earlier launches, and of this one.
+        resumed: the iteration of its checkpoint, if it says so.
+    """
+    if own.is_empty():
+        return None
+    first = own.row(0, named=True)
+    at = resumed if resumed is not None and resumed < first["step"] else None
+    if at is not None and first["consumed samples"] and first["global batch size"]:
+        return int(first["consumed samples"] - first["global batch size"] * (first["step"] - at))
+    earlier = before.filter(pl.col("step") < first["step"])
+    return earlier.sort("step")["consumed samples"][-1] if earlier.height else 0
 
 
 @functools.cache
 def _no_rows() -> pl.DataFrame:
-    counts = dict.fromkeys(("line", "step", *_COUNTS), pl.Int64)
+    counts = dict.fromkeys(("line", "step", "total", *_COUNTS), pl.Int64)
     rates = dict.fromkeys((*_RATES, "loss", "step_seconds"), pl.Float64)
     return pl.DataFrame(schema={**counts, **rates, "shown_loss": pl.String})
 
@@ -106,8 +181,8 @@ def _iterations(lines: Lines, found: FileRead) -> pl.DataFrame:
         return _one_by_one(lines, found)
     parts = [_no_rows()]
     cells = lines.text(lines.at(match.start())).decode("utf-8", "replace").split("|")[:WIDTH]
-    layout = Layout.of(cells, 1)
-    found_at = (layout.column(key) for key in (*_LOSSES, *_READ, *_TIMES))
+    layout = ColumnLayout.of(cells, 1)
+    found_at = (layout.column(key) for key in (*LOSSES, *_READ, *_TIMES))
     wanted = {index for index in found_at if index is not None}
     columns = sorted({0, 1, *wanted, min(len(layout.starts), WIDTH - 1)})
     frame = lines.split("|", columns)
@@ -130,18 +205,19 @@ def _iterations(lines: Lines, found: FileRead) -> pl.DataFrame:
 
 def _one_by_one(lines: Lines, found: FileRead) -> pl.DataFrame:
     rows: list[dict[str, Any]] = []
-    names = Names((*_READ, *_LOSSES, *_TIMES))
+    names = Names((*_READ, *LOSSES, *_TIMES))
     torn = lines.first + len(lines) - 1 if ends_torn(lines.chunk) else 0
     for number, raw in lines.holding(b"iteration"):
         text = raw.decode("utf-8", "replace")
         begun = cells_of(text, _BEGINS)
         if begun is None:
             continue
-        fields, distinct = names.values_of(begun[1])
-        row = read_values(begun[0], fields, _COUNTS, _RATES, _LOSSES, _TIMES)
+        step, total, cells = begun
+        fields, distinct = names.values_of(cells)
+        row = read_values(step, fields, _COUNTS, _RATES, LOSSES, _TIMES)
         closed = bool(_CLOSED.search(text))
         if distinct and closed and row is not None:
-            rows.append({"line": number, **row})
+            rows.append({"line": number, "total": exact_int(total) or 0, **row})
         else:
             _refuse(found, number, number == torn, closed, distinct)
     schema = _no_rows().schema
@@ -166,27 +242,30 @@ def _read_rest(
     for _ in range(_LAYOUTS_TRIED):
         if rest.is_empty():
             return
-        layout = Layout.of(rest.row(0)[:WIDTH], first)
+        layout = ColumnLayout.of(rest.row(0)[:WIDTH], first)
         fits = rest.select(fits=layout.fits(range(WIDTH))).to_series()
         yield _read_layout(lines, rest.filter(fits), layout, found)
         rest = rest.filter(~fits)
     for row in rest.iter_rows():
         single = pl.DataFrame([row], schema=rest.schema, orient="row")
-        yield _read_layout(lines, single, Layout.of(row[:WIDTH], first), found)
+        yield _read_layout(lines, single, ColumnLayout.of(row[:WIDTH], first), found)
 
 
-def _distinct(layout: Layout) -> bool:
+def _distinct(layout: ColumnLayout) -> bool:
     """Whether no field comes twice: in a line that two processes wrote at once, some do."""
     return len(set(layout.keys)) == len(layout.keys)
 
 
-def _read_layout(lines: Lines, rows: pl.DataFrame, layout: Layout, found: FileRead) -> pl.DataFrame:
+def _read_layout(
+    lines: Lines, rows: pl.DataFrame, layout: ColumnLayout, found: FileRead
+) -> pl.DataFrame:
     """Read lines of one layout; report those that are torn or hold what is no number."""
-    loss_key = next((key for key in _LOSSES if layout.column(key) is not None), None)
+    loss_key = next((key for key in LOSSES if layout.column(key) is not None), None)
     time_key = next((key for key in _TIMES if layout.column(key) is not None), None)
     shown = rows.select(
         line=pl.col("index") + lines.first,
         step=pl.col(f"c{layout.first - 1}").str.extract(_ITERATION),
+        total=_totals(rows[f"c{layout.first - 1}"]),
         **{key: layout.text(key) for key in _READ},
         shown_loss=layout.text(loss_key),
         shown_time=layout.text(time_key).str.extract(r"^([\d.]+)"),
@@ -198,9 +277,11 @@ def _read_layout(lines: Lines, rows: pl.DataFrame, layout: Layout, found: FileRe
     read["step_seconds"] = time * _TIMES.get(time_key or "", 1.0)
     unread = [read["step"].is_null(), read["loss"].is_null() & pl.col("shown_loss").is_not_null()]
     unread += [read[key].is_null() & pl.col(key).is_not_null() for key in _READ]
-    values = shown.select("line", **read, shown_loss="shown_loss", wrong=pl.any_horizontal(unread))
+    values = shown.select(
+        "line", "total", **read, shown_loss="shown_loss", wrong=pl.any_horizontal(unread)
+    )
     wrong = values["wrong"]
-    values = values.drop("wrong")
+    values = values.select(_no_rows().columns)
     closed = pl.Series(lines.closed(rows["index"].to_numpy(), ord("|")))
     whole = _distinct(layout)
     good = closed & ~wrong if whole else pl.repeat(False, rows.height, eager=True)
@@ -210,6 +291,16 @@ def _read_layout(lines: Lines, rows: pl.DataFrame, layout: Layout, found: FileRe
             _refuse(found, line, line == torn, is_closed, whole)
         values = values.filter(good)
     return values
+
+
+def _totals(begun: pl.Series) -> pl.Series:
+    """The planned iterations that each line shows; 0 where they are no count."""
+    shown = re.search(r"/\s*(\d+)\s*$", begun[0] or "") if len(begun) else None
+    if shown is not None and begun.str.ends_with(shown[0]).all():
+        total = exact_int(shown[1]) or 0
+        return pl.Series("total", [total], dtype=pl.Int64).new_from_index(0, len(begun))
+    text = begun.to_frame("c").select(pl.col("c").str.extract(_ITERATION, 2)).to_series()
+    return text.cast(pl.Int64, strict=False).fill_null(0).alias("total")
 
 
 def _reported(rows: pl.DataFrame, found: FileRead) -> pl.DataFrame:
@@ -230,14 +321,15 @@ def _reported(rows: pl.DataFrame, found: FileRead) -> pl.DataFrame:
         found.note(
             "nonfinite_loss", f"{shown_bad.height} losses are not finite", shown_bad["line"][0]
         )
-    skipped = int(rows[_SKIPPED].sum() or 0)
-    if skipped:
-        first = rows.filter(pl.col(_SKIPPED) > 0)["line"][0]
+    left = rows.filter(pl.col(_SKIPPED) > 0)
+    if left.height:
+        skipped, first = int(left[_SKIPPED].sum()), left["line"][0]
         found.note("skipped", f"{skipped} iterations were skipped (no update)", first)
     return rows
 
 
-def _with_tokens(rows: pl.DataFrame, seq: int | None, found: FileRead) -> pl.DataFrame:
+def _with_tokens(rows: pl.DataFrame, lengths: Batches | None) -> pl.DataFrame:
+    """Iterations under the names of the one table; tokens are samples times their length."""
     finite = pl.when(pl.col("loss").is_finite()).then("loss")
     rows = rows.rename(
         {
@@ -247,17 +339,22 @@ def _with_tokens(rows: pl.DataFrame, seq: int | None, found: FileRead) -> pl.Dat
             "grad norm": "grad_norm",
         }
     )
+    none = pl.lit(None, pl.Int64)
+    length = batch_of_step(lengths, "samples") if lengths else none
     rows = rows.with_columns(
         loss=finite,
         loss_kind=pl.lit(INTERVAL_MEAN),
-        tokens=pl.coalesce("consumed tokens", product(pl.col("samples"), pl.lit(seq, pl.Int64))),
-        batch_tokens=product(pl.col("batch_samples"), pl.lit(seq, pl.Int64)),
+        tokens=pl.coalesce("consumed tokens", consumed(lengths, "samples") if lengths else none),
+        batch_tokens=product(pl.col("batch_samples"), length),
     )
-    rows = rows.with_columns(seconds=_interval_steps(rows["step"]) * pl.col("step_seconds"))
-    if rows.height and rows["tokens"].null_count() == rows.height:
-        lacks = "consumed samples" if rows["samples"].null_count() == rows.height else "seq_length"
+    return rows.with_columns(seconds=_interval_steps(rows["step"]) * pl.col("step_seconds"))
+
+
+def _say_missing(table: pl.DataFrame, iterations: pl.DataFrame, found: FileRead) -> None:
+    if iterations.height and table["tokens"].null_count() == table.height:
+        silent = iterations["consumed samples"].null_count() == iterations.height
+        lacks = "consumed samples" if silent else "seq_length"
         found.note("missing_field", f"no consumed tokens: the log does not state {lacks}")
-    return rows
 
 
 def _interval_steps(steps: pl.Series) -> pl.Series:
@@ -267,89 +364,3 @@ def _interval_steps(steps: pl.Series) -> pl.Series:
     forward = passed > 0
     usual = np.median(passed[forward]) if forward.any() else shown.min(initial=np.inf)
     return pl.Series(np.where(forward, passed, usual))
-
-
-@functools.cache
-def _no_validations() -> pl.DataFrame:
-    kinds = {"line": pl.Int64, "step": pl.Int64, "loss": pl.Float64, "name": pl.String}
-    return pl.DataFrame(schema=kinds)
-
-
-def _validations(lines: Lines) -> pl.DataFrame:
-    rows = []
-    for number, text in lines.holding(b" loss at iteration "):
-        begin, *fields = text.decode("utf-8", "replace").split("|")
-        match = _VALIDATION.search(begin)
-        step = exact_int(match["step"]) if match else None
-        if match is None or step is None:
-            continue
-        name = (match["set"] or match["name"] or "").strip("-_ ")
-        for field in fields:
-            key, _, value = field.partition(":")
-            loss = real(value) if key.strip() in _LOSSES else None
-            if loss is not None:
-                rows.append((number, step, loss, name))
-    return pl.DataFrame(rows, schema=_no_validations().schema, orient="row")
-
-
-def _placed(valid: pl.DataFrame, train: pl.DataFrame, seq: int | None) -> pl.DataFrame:
-    """Validation rows with consumed samples where they follow from the iterations around them."""
-    names = set(valid["name"])
-    kind = (
-        pl.lit(VALIDATION)
-        if len(names) < 2
-        else pl.when(pl.col("name") == "")
-        .then(pl.lit(VALIDATION))
-        .otherwise(pl.lit(VALIDATION + ":") + pl.col("name"))
-    )
-    samples = place_between(valid["step"], train.sort("line"))
-    valid = valid.with_columns(loss_kind=kind, samples=samples)
-    batch = train.select("step", "batch_samples", "batch_tokens").unique("step", keep="last")
-    valid = valid.join(batch, on="step", how="left", maintain_order="left")
-    return valid.with_columns(tokens=product(pl.col("samples"), pl.lit(seq, pl.Int64))).drop("name")
-
-
-def _arguments(head: bytes) -> dict[str, str]:
-    """The arguments block, and what a command line says where there is no block."""
-    arguments = {
-        key.decode().replace("-", "_"): value.decode() for key, value in _FLAG.findall(head)
-    }
-    begin = head.find(b" arguments ---")
-    if begin >= 0:
-        end = head.find(b"end of arguments", begin)
-        block = head[begin : end if end >= 0 else begin + 2**18]
-        for key, value in _ARGUMENT.findall(block):
-            arguments[key.decode()] = value.decode("utf-8", "replace").strip()
-    return arguments
-
-
-def _meta(arguments: dict[str, str], head: bytes) -> RunMeta:
-    seq = positive(arguments.get("seq_length"))
-    train_samples = positive(arguments.get("train_samples"))
-    batch = positive(arguments.get("global_batch_size"))
-    iterations = positive(arguments.get("train_iters"))
-    ramped = any(
-        arguments.get(key, "None") not in ("None", "")
-        for key in ("rampup_batch_size", "step_batch_size_schedule")
-    )
-    if train_samples is None and iterations and batch and not ramped:
-        train_samples = iterations * batch
-    ranks = {(rank, stage): int(count) for rank, stage, count in _PARAMETERS.findall(head)}
-    whole = len(ranks) == 1 and positive(arguments.get("expert_model_parallel_size")) in (None, 1)
-    kept = {key: arguments[key] for key in _KEPT_ARGUMENTS if key in arguments}
-    extra: dict[str, Any] = {"arguments": kept} if kept else {}
-    return RunMeta(
-        run="",
-        n_params=next(iter(ranks.values())) if whole else None,
-        d_tokens=train_samples * seq if train_samples and seq else None,
-        seq_length=seq,
-        extra=extra,
-    )
-
-
-_KEPT_ARGUMENTS = (
-    *("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "padded_vocab_size"),
-    *("num_experts", "moe_router_topk", "lr", "min_lr", "lr_decay_style", "lr_warmup_samples"),
-    *("weight_decay", "adam_beta1", "adam_beta2", "seed", "global_batch_size", "log_interval"),
-    *("rampup_batch_size", "step_batch_size_schedule", "world_size", "micro_batch_size"),
-)

@@ -12,23 +12,26 @@ from typing import Any
 from megascale.runs.readers.base import INT64_MAX
 from megascale.runs.readers.columns import WIDTH
 
+LOSSES = ("lm loss", "lm-loss", "lm_loss", "lm loss value")
+"""Names of the loss; of a line the first that it has."""
+
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _TIME = re.compile(r"[\d.]+")
 _LAYOUTS = 8
 
 
-def cells_of(text: str, begins: re.Pattern[str]) -> tuple[str, list[str]] | None:
-    """The step of an iteration line and its fields; None where it is none.
+def cells_of(text: str, begins: re.Pattern[str]) -> tuple[str, str, list[str]] | None:
+    """Return the step of an iteration line, its total and its fields; None where it is none.
 
     Args:
         text: the line.
-        begins: matches a first or second cell that names an iteration.
+        begins: matches a first or second cell that names an iteration and the total.
     """
     cells = text.split("|")[:WIDTH]
     for first in (1, 2):
         match = begins.search(cells[first - 1]) if first <= len(cells) else None
         if match is not None:
-            return match[1], cells[first:]
+            return match[1], match[2], cells[first:]
     return None
 
 
@@ -40,7 +43,9 @@ class Names:
         self._known: list[tuple[tuple[str, ...], list[tuple[str, int]], bool]] = []
 
     def values_of(self, cells: Sequence[str]) -> tuple[dict[str, str], bool]:
-        """Texts of a line's wanted fields, the first of each; whether no name comes twice."""
+        """Return the texts of a line's wanted fields, the first of each; whether no name comes
+        twice.
+        """
         for starts, places, distinct in self._known:
             if len(cells) == len(starts) and all(map(str.startswith, cells, starts)):
                 found = {name: cells[at][len(starts[at]) :].strip() for name, at in places}
@@ -68,7 +73,7 @@ def read_values(
     losses: Sequence[str],
     times: Mapping[str, float],
 ) -> dict[str, Any] | None:
-    """A line's numbers; None where one of them is no number.
+    """Return a line's numbers; None where one of them is no number.
 
     Args:
         step: its text.

@@ -9,48 +9,48 @@ from megascale.runs.readers.base import (
     EMA,
     FileRead,
     ReadOptions,
-    RunMeta,
     Source,
     exact_int,
-    filled,
-    positive,
     real,
 )
-from megascale.runs.readers.consoles import Row, constant_batch, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
+from megascale.runs.readers.launches import BATCH_TOKENS, N_PARAMS
+from megascale.runs.readers.stated import with_statements
 
 NAME = "nanochat"
 ORDERED = True
 
 _LINE = re.compile(
-    r"step (?P<step>\d+)/\d+ \([\d.]+%\) \| loss: (?P<loss>\S+) \|"
+    r"step (?P<step>\d+)/(?P<total>\d+) \([\d.]+%\) \| loss: (?P<loss>\S+) \|"
     r"(?:.*?grad norm: (?P<norm>[^ |]+))?(?:.*?\| dt: (?P<ms>[\d.,]+)ms)?"
 )
 _SNIFF = re.compile(rb"step \d+/\d+ \([\d.]+%\) \| loss: ")
-_BATCH = re.compile(rb"[Tt]otal batch size:? ([\d,]+)")
-_PARAMETERS = re.compile(rb"Number of parameters: ([\d,]+)")
+_STATES = (
+    (BATCH_TOKENS, re.compile(rb"[Tt]otal batch size:? ([\d,]+)")),
+    (N_PARAMS, re.compile(rb"Number of parameters: ([\d,]+)")),
+)
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
-    """Read the training lines; validation is in bits per byte, which is no loss per token."""
+    """Read the training lines; validation is in bits per byte, which is no loss per token.
+
+    The program numbers its steps from 0 and prints after the step: one more is finished.
+    """
     found = FileRead(source.path, NAME)
-    scan(source, found, b"| loss:", _LINE, _rows)
-    head = plain(source.data[: 4 * 2**20])
-    size, batch = _PARAMETERS.search(head), _BATCH.search(head)
-    tokens = positive(batch[1].decode()) if batch else None
-    if tokens is None and options.batch_tokens is None and options.batch_samples is None:
-        found.note("missing_field", "the log does not state the batch, so no tokens")
-    found.runs = [RunMeta(run="", n_params=positive(size[1].decode()) if size else None)]
-    return filled(found, constant_batch(found, options, batch_tokens=tokens))
+    launches = scan(source, found, b"| loss:", _LINE, _rows, _STATES)
+    return with_statements(found, options, launches)
 
 
 def _rows(match: re.Match[str]) -> Iterator[Row]:
     ms = real(match["ms"])  # every step has its line
+    step = exact_int(match["step"])
     yield {
-        "step": exact_int(match["step"]),
+        "step": None if step is None else step + 1,
+        "total": exact_int(match["total"]),
         "loss": match["loss"],
         "grad_norm": real(match["norm"]),
         "seconds": None if ms is None else ms / 1000,

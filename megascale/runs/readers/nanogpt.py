@@ -22,7 +22,7 @@ NAME = "nanogpt"
 ORDERED = True
 
 _LINE = re.compile(
-    r"^(?:step|s):(?P<step>\d+)(?:/\d+)?\s+(?P<kind>val_loss|train_loss|tel|trl):(?P<loss>\S+)"
+    r"^(?:step|s):(?P<step>\d+)(?:/(?P<total>\d+))?\s+(?P<kind>val_loss|train_loss|tel|trl):(?P<loss>\S+)"
     r"(?:\s+lr:(?P<lr>\S+))?(?:\s+norm:(?P<norm>\S+))?(?P<end>(?:.*?train_time:(?P<ms>[\d.]+)ms)?.*)"
 )
 _SNIFF = re.compile(
@@ -35,15 +35,21 @@ def sniff(head: bytes, path: str) -> bool:
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
-    """Read training and validation losses. The batch stands in the source, not in the records."""
+    """Read training and validation losses. The batch stands in the source, not in the records.
+
+    `s:` lines number the steps from 0: a training loss is printed after the step of that number, an
+    evaluation before it. `step:` lines count finished steps.
+    """
     found = FileRead(source.path, NAME)
     clock = Clock()
 
     def rows(match: re.Match[str]) -> Iterator[Row]:
         kind = VALIDATION if match["kind"] in ("val_loss", "tel") else INSTANTANEOUS
         elapsed = real(match["ms"])
+        step = exact_int(match["step"])
         yield {
-            "step": exact_int(match["step"]),
+            "step": step + 1 if step is not None and match["kind"] == "trl" else step,
+            "total": exact_int(match["total"]),
             "loss": match["loss"],
             "lr": real(match["lr"]),
             "grad_norm": real(match["norm"]),

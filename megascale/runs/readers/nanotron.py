@@ -14,18 +14,18 @@ from megascale.runs.readers.base import (
     exact_int,
     real,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
 
 NAME = "nanotron"
 ORDERED = True
 
-_LINE = re.compile(r"iteration:\s*(?P<step>\d+)\s*/\s*\d+\s*\|(?P<fields>.*)")
+_LINE = re.compile(r"iteration:\s*(?P<step>\d+)\s*/\s*(?P<total>\d+)\s*\|(?P<fields>.*)")
 _SNIFF = re.compile(rb"iteration:\s*\d+\s*/\s*\d+\s*\|[^\n]*consumed_tokens:")
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
@@ -58,6 +58,7 @@ def _rows(match: re.Match[str]) -> Iterator[Row]:
     loss = _human(fields.get("lm_loss", fields.get("loss", "")))
     yield {
         "step": exact_int(match["step"]),
+        "total": exact_int(match["total"]),
         "loss": fields.get("lm_loss", fields.get("loss")) if loss is None else loss,
         "lr": _human(fields.get("lr", "")),
         "grad_norm": _human(fields.get("grad_norm", "")),

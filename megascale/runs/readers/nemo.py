@@ -24,13 +24,13 @@ from megascale.runs.readers.base import (
     filled,
     real,
 )
-from megascale.runs.readers.consoles import Row, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
 
 NAME = "nemo"
 ORDERED = True
 
 _LINE = re.compile(
-    r"Training epoch (?P<epoch>\d+), iteration (?P<iteration>\d+)/\d+ \|(?P<fields>.*)"
+    r"Training epoch (?P<epoch>\d+), iteration (?P<iteration>\d+)/(?P<last>\d+) \|(?P<fields>.*)"
     r"|(?P<validated>(?<!Sanity checking )Validation: iteration \d+/)"
 )
 _SNIFF = re.compile(rb"Training epoch \d+, iteration \d+/\d+ \| [^\n]*loss: ")
@@ -40,7 +40,7 @@ _EXACT_BITS = 24
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
@@ -63,8 +63,10 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         if validated and "val_loss" in fields and last is not None:
             yield {"step": last, "loss": fields["val_loss"], "loss_kind": VALIDATION}
         validated = False
+        end = exact_int(match["last"])
         row: Row = {
             "step": step,
+            "total": None if end is None else end + 1,
             "loss": fields.get("reduced_train_loss", fields.get("loss")),
             "loss_kind": INTERVAL_MEAN,
             "lr": real(fields.get("lr")),

@@ -17,28 +17,29 @@ from megascale.runs.readers.base import (
     real,
     rows_table,
 )
-from megascale.runs.readers.consoles import StampClock, plain, stamp_of
+from megascale.runs.readers.consoles import StampClock, separated, stamp_of, without_colours
 from megascale.runs.readers.opening import ends_torn, text_lines
 
 NAME = "olmo"
 ORDERED = True
 
-_STEP = re.compile(r"\[step=(?P<step>[\d,]+)/[\d,]+,\s*epoch=")
+_STEP = re.compile(r"\[step=(?P<step>[\d,]+)/(?P<total>[\d,]+),\s*epoch=")
 _METRIC = re.compile(r"^\s+(?P<key>[^\s=][^=]*?)=(?P<value>\S+)\s*$")
 _SNIFF = re.compile(rb"\[step=[\d,]+/[\d,]+,\s*epoch=")
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
     """Read every step that shows a loss, with the metrics printed below it."""
     found = FileRead(source.path, NAME)
-    data = plain(source.data)
+    data = without_colours(source.data)
     torn = data.count(b"\n") + 1 if ends_torn(data) else 0
     rows: list[dict[str, Any]] = []
     stamps: dict[int, float | None] = {}
+    totals: dict[int, int | None] = {}
     step, line, metrics = None, 0, dict[str, str]()
     for number, text in text_lines(data):
         match = _STEP.search(text)
@@ -53,11 +54,13 @@ def read(source: Source, options: ReadOptions) -> FileRead:
             step, line, metrics = None, number, {}
             if match is not None:
                 step, stamps[number] = exact_int(match["step"]), stamp_of(text)
+                totals[number] = exact_int(match["total"])
     rows += _rows(step, line, metrics, found)
     clock = StampClock()
     for row in rows:
         row["seconds"] = clock.since(row["loss_kind"], row["step"], stamps.get(row["line"]))
-    found.table = rows_table(rows)
+        row["total"] = totals.get(row["line"])
+    found.table = rows_table(separated(rows, (), found))
     if rows and all(row["tokens"] is None for row in rows):
         found.note("missing_field", "no 'throughput/total tokens' is printed, so no tokens")
     found.runs = [RunMeta(run="")]

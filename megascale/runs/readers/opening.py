@@ -15,7 +15,7 @@ CHUNK_BYTES = 64 * 2**20
 
 
 def raw_bytes(path: Path) -> bytes:
-    """The file as it lies on disk.
+    """Return the file as it lies on disk.
 
     Raises:
         DataError: it cannot be read.
@@ -27,7 +27,7 @@ def raw_bytes(path: Path) -> bytes:
 
 
 def sha256_of(*parts: bytes) -> str:
-    """sha256 over the contents of a file and its companions."""
+    """Return the sha256 over the contents of a file and its companions."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
@@ -112,11 +112,11 @@ def chunks(data: bytes, size: int = CHUNK_BYTES) -> Iterator[tuple[int, bytes]]:
 
 
 def text_lines(data: bytes) -> Iterator[tuple[int, str]]:
-    """Every line, numbered from 1, without its line end; undecodable bytes become U+FFFD."""
+    """Return every line, numbered from 1, without its line end; undecodable bytes become U+FFFD."""
     for number, line in enumerate(data.split(b"\n"), start=1):
         yield number, line.decode("utf-8", "replace").rstrip("\r")
 
 
 def ends_torn(data: bytes) -> bool:
-    """Whether the last line has no end."""
+    """Return whether the last line has no end."""
     return bool(data) and not data.endswith(b"\n")

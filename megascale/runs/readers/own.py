@@ -15,10 +15,19 @@ from typing import Any
 import polars as pl
 
 from megascale.errors import DataError
-from megascale.formats.run_log import EVENTS_FILE, INTEGER_KEYS, METRICS_FILE, SCHEMA
+from megascale.formats.run_log import (
+    ATTEMPT_KINDS,
+    EVENTS_FILE,
+    INTEGER_KEYS,
+    METRICS_FILE,
+    SCHEMA,
+    attempts_of,
+)
 from megascale.runs.readers.base import (
+    BEGAN,
     INT64_MAX,
     INTERVAL_MEAN,
+    SEGMENT_LOSSES,
     VALIDATION,
     FileRead,
     ReadOptions,
@@ -43,10 +52,10 @@ _FIELDS: dict[str, Any] = {
     **dict.fromkeys(_REALS, pl.Float64),
 }
 _NONFINITE = ("nan", "inf", "-inf")  # how the writer puts what JSON has no number for
-_ATTEMPTS = ("start", "resume", "branch")
 _PIECE_BYTES = 2**18
 SMALL_BYTES = 2**18
 """Up to this size records are handled one by one."""
+_COUNTED = ("batch_tokens", "loss", "loss_tokens")
 _SAME = ("step", "tokens", "samples", "batch_tokens", *_REALS, "line")
 
 
@@ -73,12 +82,33 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         found.table = rows_table(sorted(rows, key=lambda row: row["step"]))
         lengths = {row["sequence_length"] for row in kept}
         skipped = sum(row["skipped"] or 0 for row in kept)
+        losses = _segment_losses(*([row[key] for row in kept] for key in _COUNTED))
     else:
         frame = _kept_frame(source.data, first, found)
         lengths, skipped = set(frame["sequence_length"].unique()), frame["skipped"].sum()
+        losses = _segment_losses(*(frame[key] for key in _COUNTED))
         found.table = _with_evaluations(_table(frame), events)
     found.runs = [_meta(header, lengths, skipped, events)]
+    found.runs[0].extra[SEGMENT_LOSSES] = losses
     return found
+
+
+def _segment_losses(batch: Any, loss: Any, counted: Any) -> list[float | None]:
+    """The mean loss of each stretch of one batch, over the tokens that count: the table has losses,
+    and not how many tokens each is a mean of."""
+    if not len(batch):
+        return []
+    table = pl.DataFrame({"batch": batch, "loss": loss, "counted": counted}, strict=False)
+    known = pl.col("loss").is_finite()
+    sums = (
+        table.group_by(pl.col("batch").rle_id().alias("segment"), maintain_order=True)
+        .agg(
+            total=(pl.col("loss") * pl.col("counted")).filter(known).sum(),
+            counted=pl.col("counted").filter(known).sum(),
+        )
+        .iter_rows()
+    )
+    return [total / tokens if tokens else None for _, total, tokens in sums]
 
 
 def _kept_frame(data: bytes, header_line: int, found: FileRead) -> pl.DataFrame:
@@ -141,10 +171,10 @@ def _parsed(chunk: bytes, first: int, found: FileRead) -> pl.DataFrame:
     frame = _vectorised(chunk, first)
     if frame is not None:
         return frame
-    if len(chunk) > _PIECE_BYTES:
-        pieces = chunks(chunk, max(_PIECE_BYTES, len(chunk) // 16))
-        return pl.concat([_parsed(piece, first + start - 1, found) for start, piece in pieces])
-    return _line_by_line(chunk, first, found)
+    pieces = list(chunks(chunk, max(_PIECE_BYTES, len(chunk) // 16)))
+    if len(pieces) == 1:  # no longer than a piece and its last line, which may be of any length
+        return _line_by_line(chunk, first, found)
+    return pl.concat([_parsed(piece, first + start - 1, found) for start, piece in pieces])
 
 
 def _vectorised(chunk: bytes, first: int) -> pl.DataFrame | None:
@@ -271,7 +301,7 @@ def _kept(records: pl.DataFrame, found: FileRead) -> pl.DataFrame:
 
 def _events(lines: bytes) -> list[dict[str, Any]]:
     """The events that matter to readers; a torn one is none."""
-    marks = (b'"evaluation"', b'"end"', *(f'"{kind}"'.encode() for kind in _ATTEMPTS))
+    marks = (b'"evaluation"', b'"end"', *(f'"{kind}"'.encode() for kind in ATTEMPT_KINDS))
     wanted = (line for line in lines.split(b"\n") if any(mark in line for mark in marks))
     return [event for event in map(_object, wanted) if event is not None]
 
@@ -292,7 +322,7 @@ def _evaluations(
         step, kind = exact_int(event.get("step")), event.get("kind")
         if step is None:
             continue
-        if kind in _ATTEMPTS:  # it takes back what lies beyond
+        if kind in ATTEMPT_KINDS:  # it takes back what lies beyond
             rows = {key: row for key, row in rows.items() if key[1] <= step}
         loss = real(event.get("loss"))
         if kind == "evaluation" and loss is not None:
@@ -317,16 +347,17 @@ def _meta(
         for key, value in header.items()
         if isinstance(value, (str, int, float)) and key != "schema"
     }
-    begun = [event.get("kind") in _ATTEMPTS for event in events]
-    last = events[max((index for index, one in enumerate(begun) if one), default=0) :]
-    exits = [exact_int(event.get("exit_code")) for event in last if event.get("kind") == "end"]
-    extra |= {"skipped": skipped, "exit_code": exits[-1] if exits else None}
-    if any(begun):
-        extra["attempts"] = sum(begun)
+    attempts = attempts_of(events)
+    extra |= {"skipped": skipped, "exit_code": attempts.exit_code}
+    if attempts.count:
+        extra |= {"attempts": attempts.count, BEGAN: list(attempts.began)}
+    # The header is that of the first attempt; a later one may have another plan.
+    plans = [header, *(event for event in events if event.get("kind") in ATTEMPT_KINDS)]
+    planned = [total for plan in plans if (total := positive(plan.get("total_tokens")))]
     return RunMeta(
         run="",
         n_params=positive(header.get("n_params")),
-        d_tokens=positive(header.get("total_tokens")),
+        d_tokens=planned[-1] if planned else None,
         seq_length=next(iter(lengths)) if len(lengths) == 1 else None,
         extra=extra,
     )

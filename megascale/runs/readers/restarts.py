@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
+
+from megascale.runs.readers.base import VALIDATION
 
 _SMALL_ROWS = 10_000
 
@@ -19,12 +22,20 @@ class Kept:
         restarts: lines at which the step goes back.
         superseded: rows dropped because a restart wrote them, or their past, again.
         duplicates: rows dropped in runs without a restart: the same step, written twice.
+        by_run: how often each run was restarted.
+        mixed: lines and reasons where a run looks like several, which cannot be told apart.
     """
 
     table: pl.DataFrame
     restarts: list[int]
     superseded: int = 0
     duplicates: int = 0
+    mixed: list[tuple[int, str]] = field(default_factory=list)
+    by_run: dict[str, int] = field(default_factory=dict)
+
+
+_LEAST_TURNS = 4
+"""So many steps back, each to a later step than the one before, look like two writers."""
 
 
 def keep_last(table: pl.DataFrame, *, ordered: bool = True) -> Kept:
@@ -41,16 +52,20 @@ def keep_last(table: pl.DataFrame, *, ordered: bool = True) -> Kept:
     if table.is_empty() or _is_settled(table):
         return Kept(table, [])
     parts, restarts, superseded, duplicates = [], [], 0, 0
+    mixed: list[tuple[int, str]] = []
+    by_run: dict[str, int] = {}
     for part in table.partition_by("run", maintain_order=True):
         kept, lines = _one_run(part, ordered)
         parts.append(kept)
         restarts += lines
+        mixed += _mixed(part, ordered)
+        by_run[part["run"][0] or ""] = len(lines)
         dropped = part.height - kept.height
         if lines:
             superseded += dropped
         else:
             duplicates += dropped
-    return Kept(pl.concat(parts), restarts, superseded, duplicates)
+    return Kept(pl.concat(parts), restarts, superseded, duplicates, mixed, by_run)
 
 
 def _is_settled(table: pl.DataFrame) -> bool:
@@ -76,8 +91,13 @@ def _one_run(part: pl.DataFrame, ordered: bool) -> tuple[pl.DataFrame, list[int]
     lines: list[int] = []
     if ordered and not part["step"].is_sorted():
         steps = part["step"].fill_null(strategy="forward").fill_null(0).to_numpy()
-        later = np.minimum.accumulate(steps[::-1])[::-1]
-        back = np.flatnonzero(steps[1:] < steps[:-1]) + 1
+        # An evaluation may be printed late: that training went back, its own steps say.
+        train = ~part["loss_kind"].str.starts_with(VALIDATION).fill_null(False).to_numpy()
+        train = train if train.any() else ~train
+        trained = np.where(train, steps, np.iinfo(np.int64).max)
+        later = np.minimum.accumulate(trained[::-1])[::-1]
+        shown = np.flatnonzero(train)
+        back = shown[1:][np.diff(steps[shown]) < 0]
         lines = [line or 0 for line in part["line"].gather(back).to_list()]
         part = part.filter(pl.Series(steps <= later))
     last = pl.struct("step", "loss_kind").is_last_distinct()
@@ -85,8 +105,78 @@ def _one_run(part: pl.DataFrame, ordered: bool) -> tuple[pl.DataFrame, list[int]
     return part.sort("step", maintain_order=True, nulls_last=True), lines
 
 
+def _mixed(part: pl.DataFrame, ordered: bool) -> Iterator[tuple[int, str]]:
+    """Why rows under one name cannot be the history of one run, and the line that shows it.
+
+    A restart repeats a stretch that lies behind it. Several runs that share a log repeat most of
+    their steps with other losses, or take turns; or one starts over and ends before what the other
+    had reached.
+    """
+    axis = next((name for name in ("step", "tokens", "samples") if part[name].count()), None)
+    if axis is None:
+        return
+    rows = part.drop_nulls([axis, "loss"])
+    for (kind,), same in rows.partition_by("loss_kind", as_dict=True).items():
+        counts = same.group_by(axis, maintain_order=True).agg(
+            pl.col("loss").n_unique().alias("losses"), pl.col("line").last()
+        )
+        differ = counts.filter(pl.col("losses") > 1)
+        if 2 * differ.height > counts.height and (not ordered or _take_turns(same[axis])):
+            places = "steps" if axis == "step" else f"counts of {axis}"
+            message = (
+                f"{differ.height:,} of {counts.height:,} {places} have several {kind} losses that "
+                "differ: several runs share this log, and nothing in it tells them apart"
+            )
+            yield differ["line"][0] or 0, message
+            return
+    if not ordered or axis != "step":
+        return
+    train = rows.filter(~pl.col("loss_kind").str.starts_with(VALIDATION).fill_null(False))
+    back = _steps_back(train["step"])
+    if len(back) >= train.height / 8 and _take_turns(train["step"]) and len(back):
+        message = (
+            f"the step goes back {len(back):,} times in {train.height:,} rows, each time to a "
+            "later one: several runs take turns in this log"
+        )
+        yield train["line"][int(back[0])] or 0, message
+    else:
+        yield from _started_over(train, back)
+
+
+def _started_over(train: pl.DataFrame, back: np.ndarray) -> Iterator[tuple[int, str]]:
+    steps = train["step"].to_numpy()
+    again = back[steps[back] <= steps[0]] if len(back) else back
+    if not len(again):
+        return
+    over = int(again[-1])
+    reached, last = int(steps[:over].max()), int(steps[over:].max())
+    ended = reached == last and train["source"].n_unique() > 1  # files that end alike have ended
+    if last < reached or ended:
+        message = (
+            f"the log starts over at step {steps[over]:,} and ends at step {last:,}, before it had "
+            f"reached {reached:,}: if that is another run, keep it in a log of its own"
+        )
+        yield train["line"][over] or 0, message
+
+
+def _steps_back(steps: pl.Series) -> np.ndarray:
+    """Where a step is smaller than the one before."""
+    values = steps.to_numpy()
+    return np.flatnonzero(values[1:] < values[:-1]) + 1
+
+
+def _take_turns(steps: pl.Series) -> bool:
+    """Whether steps that repeat look like several writers: side by side, or always further on."""
+    back = _steps_back(steps)
+    if not len(back):
+        return True
+    later = int((np.diff(steps.to_numpy()[back]) > 0).sum()) + 1
+    return len(back) >= _LEAST_TURNS and later >= 0.75 * len(back)
+
+
 def place_between(steps: pl.Series, train: pl.DataFrame) -> pl.Series:
-    """Consumed samples at steps that lie between training rows, where they follow exactly.
+    """Return the consumed samples at steps that lie between training rows, where they follow
+    exactly.
 
     Between two rows a step consumes the same number of samples if both rows show the same batch
     and the samples between them are that batch times the steps between them; elsewhere (a batch

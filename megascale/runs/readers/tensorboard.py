@@ -27,6 +27,13 @@ from megascale.runs.readers.base import (
     as_table,
     exact_int,
 )
+from megascale.runs.readers.counters import (
+    ALL_TOKENS,
+    MICRO_BATCHES,
+    RANK_TOKENS,
+    end_intervals,
+    is_lightning,
+)
 from megascale.runs.readers.crc import masked_crc32c
 
 NAME = "tensorboard"
@@ -60,6 +67,11 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     tags = scalars_of(source.data, found)
     table = []
     loss_tag = fields.find("loss", tags)
+    micro = _counts_micro_batches(tags)
+    if micro or (loss_tag and (is_lightning(tags) or end_intervals(tags[loss_tag].steps))):
+        found.note("derived", "steps are counted from 0: one more is finished at each record")
+        for series in tags.values():
+            series.steps = [step + 1 for step in series.steps]
     rate = _beside(tags, fields.find("lr", tags), "lr")
     norm = _beside(tags, fields.find("grad_norm", tags), "grad_norm")
     batch = _beside(tags, fields.find("batch_samples", tags), "batch_samples", whole=True)
@@ -82,6 +94,8 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         found.note("missing_field", f"no tag is known to be a loss; there are: {shown}")
     else:
         found.table = pl.concat(table).sort("line", maintain_order=True)
+        if micro:
+            _finished_steps(tags, found)
     found.runs = [RunMeta(run="", extra={"tags": sorted(tags)[:100]} if tags else {})]
     return found
 
@@ -137,10 +151,44 @@ def _axis(tags: dict[str, Series], unit: str, found: FileRead) -> pl.DataFrame |
             )
             return frame.unique("step", keep="last")
     own = fields.find(unit, tags)
+    if own == RANK_TOKENS and _are_per_rank(tags):
+        found.note("derived", f"tokens are {ALL_TOKENS}: {RANK_TOKENS} are those of one rank")
+        own = ALL_TOKENS
     if own is None:
         return None
     frame = _frame(tags[own], unit).drop("line").unique("step", keep="last").sort("step")
     return _exact_axis(frame, own, unit, found)
+
+
+def _counts_micro_batches(tags: dict[str, Series]) -> bool:
+    """Whether the records stand at micro-batches, counted from 0, that litgpt counts from 1."""
+    series = tags.get(MICRO_BATCHES)
+    if series is None or "step" not in tags:
+        return False
+    shown = np.array(series.values, dtype=np.float32)
+    return bool((shown == np.array(series.steps, dtype=np.float64).astype(np.float32) + 1).all())
+
+
+def _finished_steps(tags: dict[str, Series], found: FileRead) -> None:
+    """Put the optimizer steps in the place of micro-batches; empty where none is logged."""
+    finished = _beside(tags, "step", "finished", whole=True)
+    if finished is not None:
+        table = found.table.join(finished, on="step", how="left", maintain_order="left")
+        found.table = table.with_columns(step="finished").drop("finished")
+
+
+def _are_per_rank(tags: dict[str, Series]) -> bool:
+    """Whether the tokens of one rank stand beside those of all, rounded as both are."""
+    if ALL_TOKENS not in tags:
+        return False
+    parts, wholes = (_frame(tags[tag], tag).drop("line") for tag in (RANK_TOKENS, ALL_TOKENS))
+    both = parts.unique("step").join(wholes.unique("step"), on="step")
+    pairs = both.filter((pl.col(RANK_TOKENS) > 0) & pl.col(ALL_TOKENS).is_finite())
+    ratio = (pairs[ALL_TOKENS] / pairs[RANK_TOKENS]).to_numpy()
+    if not len(ratio) or (len(ratio) > 1 and pairs[ALL_TOKENS].n_unique() == 1):
+        return False
+    ranks = round(float(ratio[0]))
+    return ranks >= 1 and bool((np.abs(ratio / ranks - 1) < 1e-6).all())
 
 
 def _exact_axis(frame: pl.DataFrame, tag: str, unit: str, found: FileRead) -> pl.DataFrame:
@@ -165,7 +213,7 @@ def _exact_axis(frame: pl.DataFrame, tag: str, unit: str, found: FileRead) -> pl
 
 
 def scalars_of(data: bytes, found: FileRead) -> dict[str, Series]:
-    """Every scalar of an event file, by tag; damaged records are reported in `found`."""
+    """Return every scalar of an event file, by tag; damaged records are reported in `found`."""
     tags: dict[str, Series] = {}
     for number, event in _records(data, found):
         try:

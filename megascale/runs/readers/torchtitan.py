@@ -10,14 +10,19 @@ from megascale.runs.readers.base import (
     VALIDATION,
     FileRead,
     ReadOptions,
-    RunMeta,
     Source,
     exact_int,
-    filled,
-    positive,
     real,
 )
-from megascale.runs.readers.consoles import Row, constant_batch, plain, scan
+from megascale.runs.readers.consoles import Row, scan, without_colours
+from megascale.runs.readers.launches import (
+    BATCH_SAMPLES,
+    N_PARAMS,
+    RESUMED,
+    SEQ_LENGTH,
+    STEPS,
+)
+from megascale.runs.readers.stated import with_statements
 
 NAME = "torchtitan"
 ORDERED = True
@@ -27,35 +32,24 @@ _LINE = re.compile(
     r"(?:\s+(?:grad_norm):\s*(?P<norm>\S+))?"
 )
 _SNIFF = re.compile(rb"step:\s*[\d,]+\s+loss:\s*\S+\s+(?:grad_norm|memory):")
-_BATCH = re.compile(rb"global batch size:? (\d+)")
-_SEQUENCE = re.compile(rb"sequence length:? (\d+)")
-_STEPS = re.compile(rb"total steps:? (\d+)")
-_SIZE = re.compile(rb"size: ([\d,]+) total parameters")
+_STATES = (
+    (BATCH_SAMPLES, re.compile(rb"global batch size:? (\d+)")),
+    (SEQ_LENGTH, re.compile(rb"sequence length:? (\d+)")),
+    (STEPS, re.compile(rb"total steps:? (\d+)")),
+    (N_PARAMS, re.compile(rb"size: ([\d,]+) total parameters")),
+    (RESUMED, re.compile(rb"Loading the checkpoint from \S*?step-(\d+)")),
+)
 
 
 def sniff(head: bytes, path: str) -> bool:
-    return _SNIFF.search(plain(head)) is not None
+    return _SNIFF.search(without_colours(head)) is not None
 
 
 def read(source: Source, options: ReadOptions) -> FileRead:
-    """Read training and validation steps; batch, length and size from the start-up lines."""
+    """Read training and validation steps; batch, length and size from each launch's own lines."""
     found = FileRead(source.path, NAME)
-    scan(source, found, b"step:", _LINE, _rows)
-    head = plain(source.data[: 4 * 2**20])
-    batch = _stated(_BATCH, head)
-    seq = _stated(_SEQUENCE, head)
-    steps = _stated(_STEPS, head)
-    found.runs = [
-        RunMeta(
-            run="",
-            n_params=_stated(_SIZE, head),
-            d_tokens=steps * batch * seq if steps and batch and seq else None,
-            seq_length=seq,
-        )
-    ]
-    if batch is None and options.batch_samples is None and options.batch_tokens is None:
-        found.note("missing_field", "the log does not state the global batch, so no tokens")
-    return filled(found, constant_batch(found, options, batch_samples=batch))
+    launches = scan(source, found, b"step:", _LINE, _rows, _STATES)
+    return with_statements(found, options, launches)
 
 
 def _rows(match: re.Match[str]) -> Iterator[Row]:
@@ -65,8 +59,3 @@ def _rows(match: re.Match[str]) -> Iterator[Row]:
         "grad_norm": real(match["norm"]),
         "loss_kind": VALIDATION if match["validate"] else INSTANTANEOUS,
     }
-
-
-def _stated(pattern: re.Pattern[bytes], head: bytes) -> int | None:
-    match = pattern.search(head)
-    return positive(match[1].decode()) if match else None

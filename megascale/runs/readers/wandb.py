@@ -26,7 +26,13 @@ from megascale.runs.readers.base import (
     positive,
 )
 from megascale.runs.readers.documents import document, mapping
-from megascale.runs.readers.tabular import column_map, require_loss, rows_of
+from megascale.runs.readers.tabular import (
+    column_map,
+    refuse_sizes,
+    require_loss,
+    rows_of,
+    size_of,
+)
 
 NAME = "wandb"
 ORDERED = False
@@ -47,7 +53,7 @@ def sniff(head: bytes, path: str) -> bool:
         columnar = b'"history"' in head and (b'"summary"' in head or b'"config"' in head)
         lines = head.lstrip().split(b"\n", 2)
         return columnar or (b'"_step"' in head and not lines[0].rstrip().endswith(b"}"))
-    header = csv.header_of(head) or []
+    header = csv.column_names(head) or []
     return _is_chart(header) or _is_runs(header)
 
 
@@ -68,7 +74,7 @@ def read(source: Source, options: ReadOptions) -> FileRead:
     elif start in (b"[", b"{"):
         _from_json(source, found, options)
     else:
-        header = csv.header_of(source.data) or []
+        header = csv.column_names(source.data) or []
         rows = list(csv.records(source.data, header, found)) if header else []
         if _is_chart(header):
             _chart(header, rows, found, options)
@@ -234,7 +240,12 @@ def _values(column: Any) -> list[Any]:
 
 def _describe(content: dict[str, Any], found: FileRead) -> None:
     config, summary = mapping(content.get("config")), mapping(content.get("summary"))
-    sizes = [positive(part.get(key)) for part in (summary, config) for key in _KNOWN]
+    sizes = [
+        size_of(part[key], key, str(found.path))
+        for part in (summary, config)
+        for key in _KNOWN
+        if key in part
+    ]
     lengths = [
         positive(config.get(key))
         for key in ("sequence_length", "seq_length", "seq_len", "max_seq_len", "block_size")
@@ -247,3 +258,4 @@ def _describe(content: dict[str, Any], found: FileRead) -> None:
     meta.n_params = meta.n_params or next((size for size in sizes if size), None)
     meta.seq_length = meta.seq_length or next((length for length in lengths if length), None)
     meta.extra = scalars
+    refuse_sizes(found, "the parameters", least=0)

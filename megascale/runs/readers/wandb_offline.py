@@ -23,7 +23,8 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
 def history(source: Source, found: FileRead) -> tuple[list[tuple[int, dict[str, Any]]], dict]:
-    """The rows of a run's history, with the number of their record, and what describes the run.
+    """Return the rows of a run's history, with the number of their record, and what describes the
+    run.
 
     Returns:
         Rows as `run.history()` gives them, and an object with `name`, `config` and `summary`.

@@ -13,7 +13,7 @@ Mode = Literal["auto", "rich", "plain", "off"]
 """`log.console`: "auto" is "rich" on a terminal and "plain" elsewhere; "off" shows nothing."""
 
 
-class Display(Protocol):
+class RunDisplay(Protocol):
     """What the user sees of a run; `megascale.verbs.run_console` is the one of the verb."""
 
     def start(self, consumed_tokens: int) -> None:
@@ -35,7 +35,7 @@ class Display(Protocol):
 class MakesDisplay(Protocol):
     """How rank 0 gets its display, once the run's length is known."""
 
-    def __call__(self, *, total_tokens: int, mode: Mode) -> Display:
+    def __call__(self, *, total_tokens: int, mode: Mode) -> RunDisplay:
         """Args: the run's end in tokens, and `log.console` of its config."""
 
 
@@ -45,7 +45,7 @@ class Reporter:
     def __init__(
         self,
         log: RunLog,
-        console: Display,
+        console: RunDisplay,
         *,
         schedule: ScheduleLike,
         sinks: Sequence[Sink] = (),

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from megascale.curves.curve import Curve, curves_from_table
+from megascale.curves.curve import Curve
+from megascale.curves.table import curves_from_table
 from megascale.errors import FitError
 from megascale.formats.law_band import law_band
 from megascale.formats.law_file import read_law_file, write_law_file

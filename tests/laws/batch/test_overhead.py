@@ -13,7 +13,7 @@ from scipy import optimize
 from megascale.errors import FitError
 from megascale.laws.batch.overhead import EXCESS_LAWS, excess_batches, excess_law
 from megascale.laws.published.law import Target
-from megascale.laws.published.registry import find_law
+from megascale.laws.published.registry import published_law
 
 BATCH = 2.0 ** np.arange(15, 24)
 
@@ -110,7 +110,7 @@ def test_published_law_of_the_critical_batch(repository: Path) -> None:
     law = excess_law(found)
     assert law.b == pytest.approx(0.4682782, abs=1e-6)
     assert law.coef / 512 * 1e6**law.b == pytest.approx(93.19681, abs=1e-4)
-    published = find_law("zhang-cbs-n")
+    published = published_law("zhang-cbs-n")
     for n in (85e6, 302e6, 1.2e9):
         answer = published.evaluate(Target(n, n, 20 * n)).value
         assert float(law.at(None, n)) == pytest.approx(answer, rel=1e-4)

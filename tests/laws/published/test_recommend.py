@@ -17,7 +17,7 @@ from megascale.formats.law_band import law_band
 from megascale.formats.law_file import LawFile, read_law_file
 from megascale.laws.published.law import CERTAINTY, Target
 from megascale.laws.published.recommend import recommend
-from megascale.laws.published.registry import LAWS, find_law, laws_of
+from megascale.laws.published.registry import LAWS, laws_of, published_law
 from megascale.model.config import read_model_config
 from tests.formats.test_law_file import power
 
@@ -56,32 +56,32 @@ def test_values_are_finite_and_bands_enclose_them(n: float, share: float, d: flo
 def test_the_exact_form_and_the_rounded_form_of_one_law_agree() -> None:
     for n in (5e7, 1e8, 5e8):
         target = Target(n, n, 20 * n)
-        lr = find_law("porian-lr").evaluate(target).value
-        batch = find_law("porian-batch").evaluate(target).value
+        lr = published_law("porian-lr").evaluate(target).value
+        batch = published_law("porian-batch").evaluate(target).value
         assert lr == pytest.approx(0.0047 * (n / 108e6) ** (-1 / 3), rel=0.12)
         assert batch == pytest.approx(160 * 2048 * (n / 108e6) ** (2 / 3), rel=0.12)
 
 
 def test_critical_batch_by_tokens_agrees_with_the_measured_one() -> None:
     # 302M parameters, 3072M tokens: 1394 sequences of 512 measured, 997 by the law in D
-    batch = find_law("zhang-cbs-d").evaluate(Target(302e6, 302e6, 3072e6)).value
+    batch = published_law("zhang-cbs-d").evaluate(Target(302e6, 302e6, 3072e6)).value
     assert batch == pytest.approx(997 * 512, rel=2e-3)
 
 
 def test_weight_decay_needs_and_uses_the_batch_and_the_learning_rate() -> None:
-    law = find_law("power-lines-decay")
+    law = published_law("power-lines-decay")
     assert law.evaluate(Target(1e9, 1e9, 2e10)).missing == ("batch_tokens", "lr")
     found = law.evaluate(Target(1e9, 1e9, 2e10, batch_tokens=1e6, lr=1e-3)).value
     assert found == pytest.approx(1e6 / (1e-3 * 2e10 * 1.084 * 20**-0.527))
 
 
 def test_warnings_name_the_quantity_and_the_distance() -> None:
-    said = find_law("step-lr").evaluate(Target(4e9, 4e9, 5e11)).warnings
+    said = published_law("step-lr").evaluate(Target(4e9, 4e9, 5e11)).warnings
     assert any("N = 4e+09 lies 3.7x above" in text for text in said)
     assert any("D = 5e+11 lies 5x above" in text for text in said)
     assert any("give --model" in text for text in said)
     assert (
-        find_law("step-lr")
+        published_law("step-lr")
         .evaluate(Target(6e8, 6e8, 2e10, non_embedding=5e8, active_non_embedding=5e8))
         .warnings
         == ()
@@ -94,7 +94,7 @@ def test_a_model_gives_every_count_and_flops_with_attention(repository: Path) ->
     assert target.params > target.active_params > (target.active_non_embedding or 0) > 2e9
     attention = 12 * 48 * 32 * 128 * 4096
     assert target.flops_per_token == 6 * (target.active_non_embedding or 0) + attention
-    law = find_law("deepseek-lr").evaluate(target)
+    law = published_law("deepseek-lr").evaluate(target)
     assert law.value == pytest.approx(0.3118 * ((target.flops_per_token or 0) * 1e11) ** -0.125)
     assert not any("--model" in text for text in law.warnings)
 
@@ -120,7 +120,7 @@ def test_pools_keep_regimes_apart_and_take_the_geometric_median() -> None:
 
 def test_unknown_law_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="step-lr"):
-        find_law("step_lr")
+        published_law("step_lr")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_command_refusals(words: tuple[str, ...], said: str) -> None:
 
 def test_shipped_law_is_the_published_one(repository: Path) -> None:
     law = read_law_file(repository / "configs/laws/step-law.json")
-    published = find_law("step-batch").evaluate(Target(1e9, 1e9, 3e11)).value
+    published = published_law("step-batch").evaluate(Target(1e9, 1e9, 3e11)).value
     assert law.evaluate(1e9, 3e11) == pytest.approx(published)
 
 

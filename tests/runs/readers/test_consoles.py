@@ -104,7 +104,7 @@ def test_nanogpt_after_its_own_source():
     found = read_as(nanogpt, llmc)
     assert found.table.select("step", "loss", "lr", "grad_norm").rows() == [
         (0, 11.0059, None, None),
-        (1, 10.95, 1e-6, 12.3),
+        (2, 10.95, 1e-6, 12.3),  # after the step of number 1, the second
     ]
 
 
@@ -126,8 +126,8 @@ def test_litgpt_and_nanochat():
     found = read_as(nanochat, chat)
     assert recognised(chat) == "nanochat"
     row = found.table.row(0, named=True)
-    assert (row["step"], row["loss"], row["loss_kind"]) == (10, 5.123456, "ema")
-    assert row["tokens"] == 10 * 524288
+    assert (row["step"], row["loss"], row["loss_kind"]) == (11, 5.123456, "ema")
+    assert row["tokens"] == 11 * 524288
     assert found.runs[0].n_params == 560988160
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megascale.runs.readers import detect
-from tests.runs.readers.test_fuzz import REAL
+from tests.runs.test_readers_fuzz import REAL
 
 GENERIC = {("megatron-golden", "jsonl"), ("megascale", "jsonl")}
 """Forms of JSON lines, whose readers are asked before the one of any such lines."""

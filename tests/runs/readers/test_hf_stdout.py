@@ -122,9 +122,9 @@ def test_a_run_after_anothers_end_is_another(tmp_path):
     path = tmp_path / "train.log"
     path.write_text(text)
     loaded = load_runs(path, cache=False)
-    assert [run.run for run in loaded.runs] == ["1", "2"]
-    assert loaded.rows("1")["samples"].to_list() == [56, 112, 168, 224]
-    assert loaded.rows("2").select("samples", "loss").rows()[0] == (112, 4.0)
+    assert [run.run for run in loaded.runs] == ["run-1", "run-2"]
+    assert loaded.rows("run-1")["samples"].to_list() == [56, 112, 168, 224]
+    assert loaded.rows("run-2").select("samples", "loss").rows()[0] == (112, 4.0)
 
 
 def test_losses_that_are_not_finite_are_said():

@@ -102,3 +102,63 @@ def test_evaluations_become_validation_rows(tmp_path):
 def test_other_schema_is_a_user_error():
     with pytest.raises(DataError, match=r"megascale\.run/1"):
         read_as(own, '{"schema": "megascale.run/9"}\n')
+
+
+def long_log(size: int) -> list[str]:
+    """Lines of a log of about so many bytes, without their ends."""
+    width = len(json.dumps(record(10_000))) + 1
+    return [HEADER.strip(), *(json.dumps(record(n)) for n in range(1, size // width + 1))]
+
+
+TORN = {
+    "cut": lambda line: line[: len(line) // 2],
+    "cut in a number": lambda line: line[: line.index('"tokens": ') + 11],
+    "empty object": lambda line: "{}",
+    "run into the next": lambda line: line[: len(line) // 3] + line,
+    "longer than a piece": lambda line: line[:-1] + ', "x": "' + "y" * (2 * own._PIECE_BYTES),
+    "a record longer than a piece": lambda line: (
+        line[:-1] + ', "x": "' + "y" * (2 * own._PIECE_BYTES) + '"}'
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [(size, kind) for size in (300_000, 2_000_000) for kind in TORN] + [(20_000_000, "cut")],
+)
+def test_torn_lines_anywhere_in_a_long_log(tmp_path, size, kind):
+    """A killed process leaves a torn line wherever it was: at the head, between, at the end."""
+    rows = long_log(size)
+    places = [1, len(rows) // 7, len(rows) // 2, len(rows) // 2 + 1, len(rows) - 2]
+    for at in places:
+        rows[at] = TORN[kind](rows[at])
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join(rows) + "\n")
+    found = read_as(own, path.read_bytes())
+    whole = kind == "a record longer than a piece"
+    torn = [] if whole else [at + 1 for at in places]
+    assert [line.line for line in found.malformed] == torn
+    expected = [n for n in range(1, len(rows)) if whole or n not in places]
+    assert found.table["step"].to_list() == expected
+    assert found.table["tokens"].to_list() == [n * 1000 for n in expected]
+
+
+def test_a_long_log_that_ends_torn(tmp_path):
+    rows = long_log(400_000)
+    text = "\n".join(rows) + '\n{"step": 1'
+    found = read_as(own, text)
+    assert [(note.kind, note.line) for note in found.notes] == [("torn", len(rows) + 1)]
+    assert found.table.height == len(rows) - 1
+
+
+def test_the_plan_is_that_of_the_last_attempt(tmp_path):
+    log = RunLog(tmp_path, {"name": "x", "total_tokens": 5000})
+    log.start(total_tokens=5000)
+    log.metrics(record(1))
+    log.resume(1, 1000, total_tokens=8000)
+    log.metrics(record(2))
+    log.close()
+    events = (tmp_path / "events.jsonl").read_bytes()
+    metrics = (tmp_path / "metrics.jsonl").read_bytes()
+    assert read_as(own, metrics, events_jsonl=events).runs[0].d_tokens == 8000
+    assert read_as(own, metrics).runs[0].d_tokens == 5000

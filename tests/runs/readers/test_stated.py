@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 import polars as pl
-import pytest
 
 from megascale.runs.readers import stated
 from megascale.runs.readers.base import FileRead, ReadOptions, rows_table
+from megascale.runs.readers.launches import BATCH_SAMPLES, SEQ_LENGTH, STEPS, find_launches
 
 
 def rows(*steps: tuple[int, int]) -> pl.DataFrame:
@@ -18,42 +18,17 @@ def rows(*steps: tuple[int, int]) -> pl.DataFrame:
     )
 
 
-@pytest.mark.parametrize(
-    ("steps", "sizes", "right"),
-    [
-        ([(2, 10), (3, 20)], [(1, 64)], 64),
-        ([(2, 10), (4, 20)], [(1, 64), (3, 64)], 64),
-        # goes on after step 20
-        ([(2, 10), (3, 20), (5, 30)], [(1, 64), (4, 128)], ((0, 64), (20, 128))),
-        # goes back to 10 and repeats step 20
-        ([(2, 10), (3, 20), (5, 20), (6, 30)], [(1, 64), (4, 128)], ((0, 64), (10, 128))),
-        # begins anew
-        ([(2, 10), (3, 20), (5, 10)], [(1, 64), (4, 128)], 128),
-        # a launch that logged nothing
-        ([(2, 10), (5, 20)], [(1, 64), (3, 999), (4, 128)], ((0, 64), (10, 128))),
-        # thrice
-        (
-            [(2, 10), (4, 20), (6, 30)],
-            [(1, 64), (3, 128), (5, 256)],
-            ((0, 64), (10, 128), (20, 256)),
-        ),
-    ],
-)
-def test_batches_of_launches(steps, sizes, right):
-    assert stated.launch_batches(rows(*steps), sizes) == right
-
-
 PATTERNS = (
-    (stated.BATCH_SAMPLES, re.compile(rb"batch (\S+)")),
-    (stated.SEQ_LENGTH, re.compile(rb"length (\S+)")),
-    (stated.STEPS, re.compile(rb"steps (\S+)")),
+    (BATCH_SAMPLES, re.compile(rb"batch (\S+)")),
+    (SEQ_LENGTH, re.compile(rb"length (\S+)")),
+    (STEPS, re.compile(rb"steps (\S+)")),
 )
 
 
 def completed(text: bytes, table: pl.DataFrame, **options: int) -> FileRead:
     found = FileRead(path=None, table=table)
-    said = stated.statements(text, PATTERNS)
-    return stated.completed(found, ReadOptions(**options), said)
+    launches = find_launches(text, PATTERNS, table["line"].to_list())
+    return stated.with_statements(found, ReadOptions(**options), launches)
 
 
 def test_a_length_that_changes_is_counted_in_tokens():
@@ -65,8 +40,8 @@ def test_a_length_that_changes_is_counted_in_tokens():
 
 
 def test_statements_that_are_no_counts_are_none():
-    said = stated.statements(b"batch nan\nbatch -4\nbatch 1,024\n", PATTERNS)
-    assert said == {stated.BATCH_SAMPLES: [(3, 1024)]}
+    (launch,) = find_launches(b"batch nan\nbatch -4\nbatch 1,024\n", PATTERNS, [])
+    assert launch.facts == {BATCH_SAMPLES: 1024}
 
 
 def test_the_users_word_comes_first():
@@ -79,3 +54,9 @@ def test_silence_is_said():
     found = completed(b"length 100\n", rows((2, 10)))
     assert [note.kind for note in found.notes] == ["missing_field"]
     assert found.table["tokens"].null_count() == 1
+
+
+def test_the_plan_counts_each_launch_with_its_own_batch():
+    text = b"batch 4\nlength 100\nsteps 30\nx\nbatch 8\nx"
+    found = completed(text, rows((4, 10), (6, 20)))
+    assert found.runs[0].d_tokens == 10 * 400 + 20 * 800

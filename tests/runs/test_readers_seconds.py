@@ -11,7 +11,7 @@ from megascale.runs.readers import csv, megatron, mlperf, nanochat, nanogpt, own
 from megascale.runs.readers.base import ReadOptions
 from tests.formats.test_run_log import record
 from tests.runs.readers.helpers import read_as
-from tests.runs.readers.test_tables import mllog
+from tests.runs.readers.test_tabular import mllog
 from tests.runs.readers.test_tensorboard import event
 
 

@@ -15,7 +15,7 @@ from megascale.model.norm import rms_norm
 from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.expert import Permute, invert
 from megascale.parallel.mesh import Mesh
-from tests.model.test_parity import DENSE, MOE, batch, build
+from tests.model.test_qwen3_parity import DENSE, MOE, batch, build
 
 
 def double(*shape: int) -> torch.Tensor:

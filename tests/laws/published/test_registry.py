@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megascale.laws.published.law import Target
-from megascale.laws.published.registry import find_law
+from megascale.laws.published.registry import published_law
 
 # (N, active N, D)
 TARGETS = (
@@ -58,24 +58,26 @@ def expected(row: str) -> list[str]:
 
 @pytest.mark.parametrize("key", LR)
 def test_learning_rates(key: str) -> None:
-    assert [digits(find_law(key).evaluate(t).value) for t in TARGETS] == expected(LR[key])
+    assert [digits(published_law(key).evaluate(t).value) for t in TARGETS] == expected(LR[key])
 
 
 def test_learning_rate_of_2601_05049_read_in_raw_units() -> None:
     targets = [Target(t.params, t.active_params, t.tokens, n_unit="units") for t in TARGETS]
-    assert [digits(find_law("zhou-lr").evaluate(t).value) for t in targets] == expected(ZHOU_RAW)
+    assert [digits(published_law("zhou-lr").evaluate(t).value) for t in targets] == expected(
+        ZHOU_RAW
+    )
 
 
 @pytest.mark.parametrize("key", BATCH_IN_MILLIONS)
 def test_batches(key: str) -> None:
-    found = [find_law(key).evaluate(t).value for t in TARGETS]
+    found = [published_law(key).evaluate(t).value for t in TARGETS]
     assert [digits(v and v / 1e6) for v in found] == expected(BATCH_IN_MILLIONS[key])
 
 
 @pytest.mark.parametrize("key", BATCH_BY_LOSS_IN_MILLIONS)
 def test_batches_by_loss(key: str) -> None:
     targets = [Target(1e9, 1e9, 20e9, loss=loss) for loss in LOSSES]
-    found = [find_law(key).evaluate(t).value for t in targets]
+    found = [published_law(key).evaluate(t).value for t in targets]
     assert [digits(v and v / 1e6) for v in found] == expected(BATCH_BY_LOSS_IN_MILLIONS[key])
 
 
@@ -88,4 +90,4 @@ def test_batches_by_loss(key: str) -> None:
     ],
 )
 def test_readings_of_2601_05049(target: Target, value: float) -> None:
-    assert find_law("zhou-lr").evaluate(target).value == pytest.approx(value, rel=0.03)
+    assert published_law("zhou-lr").evaluate(target).value == pytest.approx(value, rel=0.03)

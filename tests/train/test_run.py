@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from megascale.config import dump_yaml
 from megascale.errors import CheckpointError, ConfigError
 from megascale.train.branch import branch_config
 from megascale.train.checkpoint import list_checkpoints
 from tests.tiny_run import MODEL, log_of, run_ranks, signal_at, tiny_config
+from tests.verbs.scene import call
 
 TOTAL, WARMUP, DECAY, PEAK = 10240, 1024, 2048, 1e-2
 
@@ -211,6 +213,29 @@ def test_a_branch_may_read_other_data_from_its_start_on(folder, stable, capfd):
     config = branch_config(dense(folder, "too-early", data=data), checkpoint)
     assert run_ranks(config, branch_from=checkpoint) == [4]
     assert "at the 6144 positions already consumed" in capfd.readouterr().err
+
+
+def test_a_branchs_new_data_may_start_where_the_stable_run_ended(folder):
+    """The paper's own setup: a stable run to its end, then the decay on better data."""
+    stable_end = dense(
+        folder,
+        "to-the-end",
+        train={"total_tokens": 2048},
+        lr={"warmup_tokens": 0, "decay_tokens": 0},
+        batch={"schedule": "0: 256"},
+        data=phases((0, {"web": 0.75, "code": 0.25})),
+    )
+    assert run_ranks(stable_end) == [0]
+    file = folder / "to-the-end.yaml"
+    file.write_text(dump_yaml(stable_end))
+    checkpoint = branch_point(stable_end, 2048)
+    words = [str(file), "--branch-decay", str(checkpoint), "lr.decay_tokens=512"]
+    words += ["data.phases=[{start_tokens: 0, mixture: {web: 0.75, code: 0.25}}, "
+              "{start_tokens: 2048, mixture: {code: 1.0}}]"]  # fmt: skip
+    assert call(["train", *words, "--dry-run"]) == 0
+    ahead = ["data.phases=[{start_tokens: 0, mixture: {web: 0.75, code: 0.25}}, "
+             "{start_tokens: 4096, mixture: {code: 1.0}}]"]  # fmt: skip
+    assert call(["train", str(file), *ahead, "--dry-run"]) == 2
 
 
 @pytest.mark.parametrize("asked_again", [True, False], ids=["same command", "without the option"])

@@ -12,7 +12,7 @@ from megascale.config import load_config
 from megascale.errors import LayoutError, ScheduleError
 from megascale.plan.flops import flops_per_token
 from megascale.train.explain import explain
-from megascale.verbs.train_tables import render
+from megascale.verbs.train_tables import print_explanation
 
 CONFIG = """
 name: explained
@@ -106,7 +106,7 @@ def test_phases_and_layout_and_memory(path):
 def test_everything_shown_is_in_the_text(path):
     report = explain(load_config(path), 2)
     text = io.StringIO()
-    render(report, Console(file=text, width=200))
+    print_explanation(report, Console(file=text, width=200))
     shown = text.getvalue()
     for word in ("33_792", "66.56K", "warmup end", "a 0.75, b 0.25", "routed experts", "AdamW"):
         assert word in shown, word

@@ -21,7 +21,7 @@ from tests.runs.readers.samples import CONSOLES
 from tests.runs.readers.test_consoles import NANOTRON, OLMO, TITAN
 from tests.runs.readers.test_megatron import BLOCK, DIALECTS, line
 from tests.runs.readers.test_own import HEADER
-from tests.runs.readers.test_tables import HISTORY, STATE, mllog
+from tests.runs.readers.test_tabular import HISTORY, STATE, mllog
 from tests.runs.readers.test_tensorboard import megatron_file
 
 REAL: dict[str, bytes] = {

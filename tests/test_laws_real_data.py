@@ -10,11 +10,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from megascale.curves.curve import Curve, curves_from_table
+from megascale.curves.curve import Curve
+from megascale.curves.reach import reach
+from megascale.curves.table import curves_from_table
 from megascale.laws.audit import audit_rate_law
 from megascale.laws.batch.audit import audit_batch_law
 from megascale.laws.batch.optimum import fit_batch_power, optimal_batches
-from megascale.laws.batch.points import extract, first_crossing
+from megascale.laws.batch.points import extract
 from megascale.laws.batch.select import select
 from megascale.laws.batch.tokens_steps import fit_tokens_steps
 from megascale.laws.learning_rate import grid_regret, near_optimal, search_factor
@@ -145,12 +147,9 @@ def mlperf_curves(shared_data: Path) -> list[Curve]:
     return found.curves
 
 
-@pytest.mark.parametrize("method", ["first", "local"])
-def test_mlperf_critical_batch_grows_as_the_loss_falls(
-    mlperf_curves: list[Curve], method: str
-) -> None:
+def test_mlperf_critical_batch_grows_as_the_loss_falls(mlperf_curves: list[Curve]) -> None:
     targets = [5.0, 4.5, 4.0, 3.6, 3.3]
-    points = extract(mlperf_curves, targets, method=method).points
+    points = extract(mlperf_curves, targets).points
     assert len(points) == 200 * len(targets)
     fits = fit_tokens_steps(points, "classic", bootstrap="runs", replicates=300)
     batch = fits.result["B_crit"] / 8192
@@ -227,6 +226,8 @@ def test_speed_run_with_a_batch_schedule(shared_data: Path) -> None:
     # The same loss on 2 % fewer tokens, and on a sixth fewer early on.
     needed = {}
     for name, curve in (("constant", constant), ("grown", grown)):
-        needed[name] = [first_crossing(curve, loss) for loss in (4.0, 3.28)]
-    saved = [1 - g[0] / c[0] for g, c in zip(needed["grown"], needed["constant"], strict=True)]
-    assert saved == pytest.approx([0.164, 0.022], abs=0.003)
+        needed[name] = [reach(curve, loss) for loss in (4.0, 3.28)]
+    saved = [
+        1 - g.tokens / c.tokens for g, c in zip(needed["grown"], needed["constant"], strict=True)
+    ]
+    assert saved == pytest.approx([0.167, 0.022], abs=0.004)
