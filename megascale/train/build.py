@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -69,14 +70,37 @@ def model_options(config: RunConfig) -> ModelOptions:
     )
 
 
-def build_parts(config: RunConfig, process: Process) -> Parts:
-    """Build everything a rank needs, with freshly initialised weights.
+@dataclass
+class Computation:
+    """What computes steps on a rank, without data and schedules.
+
+    Attributes:
+        balance: expert loads and biases; None for a dense model.
+    """
+
+    mesh: Mesh
+    parallel: DataParallel
+    optimizer: ShardedAdamW
+    balance: ExpertBalance | None
+    objective: Objective
+
+
+def build_computation(
+    config: RunConfig,
+    process: Process,
+    materialise: Callable[[Qwen3, Mesh], None] | None = None,
+) -> Computation:
+    """Build the model, its parallel plan and the optimizer as this rank holds them.
+
+    Args:
+        config: of the run.
+        process: where this rank stands.
+        materialise: gives the meta parameters memory and values; None draws initial weights.
 
     Raises:
-        UserError: whatever `check_run` would have found.
+        LayoutError: the degrees do not fit.
     """
-    stream = open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
-    validation = open_held_out(config)
+    fill = materialise or _initial_weights(config.seed, process.device)
     mesh = Mesh.from_layout(
         layout_of(config, process.world_size),
         rank=process.rank,
@@ -87,15 +111,13 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
         model = Qwen3(config.model, mesh, model_options(config))
     shards = mesh.data_mode != "ddp"
     if not shards:
-        model.to_empty(device=process.device)
-        initialize(model, mesh, seed=config.seed)
+        fill(model, mesh)
     parallel = DataParallel(
         model, mesh, precision=config.train.precision, gather=config.parallel.fsdp_gather
     )
     if shards:
         # Cut first, fill after: no rank ever holds the whole model.
-        model.to_empty(device=process.device)
-        initialize(model, mesh, seed=config.seed)
+        fill(model, mesh)
     optimizer = ShardedAdamW(
         model,
         mesh,
@@ -116,12 +138,32 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
             device=process.device,
         )
         objective = Objective(moe.aux_loss_coef, moe.z_loss_coef, window)
+    return Computation(mesh, parallel, optimizer, balance, objective)
+
+
+def _initial_weights(seed: int, device: torch.device) -> Callable[[Qwen3, Mesh], None]:
+    def fill(model: Qwen3, mesh: Mesh) -> None:
+        model.to_empty(device=device)
+        initialize(model, mesh, seed=seed)
+
+    return fill
+
+
+def build_parts(config: RunConfig, process: Process) -> Parts:
+    """Build everything a rank needs, with freshly initialised weights.
+
+    Raises:
+        UserError: whatever `check_run` would have found.
+    """
+    stream = open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
+    validation = open_held_out(config)
+    built = build_computation(config, process)
     return Parts(
-        mesh=mesh,
-        parallel=parallel,
-        optimizer=optimizer,
-        balance=balance,
-        objective=objective,
+        mesh=built.mesh,
+        parallel=built.parallel,
+        optimizer=built.optimizer,
+        balance=built.balance,
+        objective=built.objective,
         stream=stream,
         validation=validation,
         lr=lr_schedule_from_config(config),

@@ -163,6 +163,10 @@ class ShardedAdamW:
                 found[name] = replace(chunk, fqn=name, local=state[key])
         return found
 
+    def state_tensors(self) -> list[torch.Tensor]:
+        """Every tensor of Adam's state on this rank: two moments and a step count a parameter."""
+        return [value for owned in self.parameters for value in self._state(owned).values()]
+
     def _state(self, parameter: LocalParameter) -> dict[str, torch.Tensor]:
         state = self._adam.state[parameter.local]
         if not state:

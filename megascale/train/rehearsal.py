@@ -1,0 +1,232 @@
+"""One training step of one rank with the real model and plan, on tensors without memory.
+
+The model, its tensor, expert and data parallelism and the optimizer are those of
+`megascale.train.build`; tensors are fake (`FakeTensorMode`), and so is the process group, which
+has as many ranks as asked for. What is counted is therefore what the trainer would do: the bytes
+of this rank's shards, the storages alive at a time, each collective's bytes, each kernel's FLOPs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from megascale.config import RunConfig
+from megascale.errors import RunError
+from megascale.model.qwen3 import Qwen3
+from megascale.parallel.mesh import Mesh
+from megascale.train.build import Computation, build_computation
+from megascale.train.distributed import Process
+from megascale.train.metering import CollectiveMeter, StorageMeter, Traffic
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What one rank holds and does in a step; bytes throughout.
+
+    Attributes:
+        world_size: ranks.
+        rank: the one rehearsed.
+        device: type of the fake tensors' device.
+        parameters: of this rank's shards, exact.
+        gradients: of the same.
+        optimizer_state: AdamW's two moments and step counts.
+        step_peak: most storage alive in a step, beyond parameters and optimizer state.
+        traffic: collectives of a whole step, all micro-batches.
+        flops: of the kernels of one micro-batch, recomputation and the full square of causal
+            attention included.
+        kernels: attention and expert kernels that were chosen.
+        seconds: what the rehearsal took.
+    """
+
+    world_size: int
+    rank: int
+    device: str
+    parameters: int
+    gradients: int
+    optimizer_state: int
+    step_peak: int
+    traffic: tuple[Traffic, ...]
+    flops: int
+    kernels: tuple[str, ...]
+    seconds: float
+
+    @property
+    def peak(self) -> int:
+        """Most memory of the rank at a time, without allocator and framework."""
+        return self.parameters + self.optimizer_state + self.step_peak
+
+
+class BalancedRouting(TorchFunctionMode):
+    """Gives the numbers of rows per expert or rank that a balanced router would give.
+
+    Fake tensors have no values, and the trainer reads these counts on the host.
+    """
+
+    def __init__(self, slots: int):
+        """Args: routed slots of a micro-batch: tokens times experts per token."""
+        super().__init__()
+        self._slots = slots
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Answer `tolist`; leave everything else alone."""
+        if func is torch.Tensor.tolist and not args[0].is_floating_point():
+            share, rest = divmod(self._slots, args[0].numel())
+            return [share + (place < rest) for place in range(args[0].numel())]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def fake_world(world_size: int, rank: int = 0) -> Iterator[None]:
+    """A default process group of `world_size` ranks whose collectives move nothing.
+
+    Raises:
+        RunError: a process group is open already.
+    """
+    if dist.is_initialized():
+        raise RunError("A rehearsal needs a process of its own: a process group is open already.")
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rehearse(
+    config: RunConfig,
+    world_size: int,
+    *,
+    sequence_length: int,
+    micro_batch_size: int,
+    micro_batches: int,
+    rank: int = 0,
+    device: str = "cpu",
+) -> Rehearsal:
+    """Run one step of `rank` among `world_size` ranks without memory, data or network.
+
+    Args:
+        config: of the run.
+        world_size: ranks.
+        sequence_length: tokens of a sequence.
+        micro_batch_size: sequences of a micro-batch.
+        micro_batches: of a step on each data rank.
+        rank: whose view is taken.
+        device: `cpu` or `cuda`: which kernels are chosen. Neither needs the device.
+
+    Raises:
+        LayoutError: the degrees do not fit.
+    """
+    began = time.perf_counter()
+    place = Process(rank, world_size, 0, world_size, torch.device(device))
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def materialise(model: Qwen3, mesh: Mesh) -> None:
+        with mode:
+            model.to_empty(device=mesh.device)
+
+    with fake_world(world_size, rank):
+        built = build_computation(config, place, materialise)
+        tokens = sequence_length * micro_batch_size
+        slots = tokens * (config.model.num_experts_per_tok if config.model.is_moe else 0)
+        with mode, BalancedRouting(slots):
+            return _step(
+                config, built, (micro_batch_size, sequence_length), micro_batches, began, place
+            )
+
+
+def _step(
+    config: RunConfig,
+    built: Computation,
+    shape: tuple[int, int],
+    micro_batches: int,
+    began: float,
+    place: Process,
+) -> Rehearsal:
+    optimizer, mesh, device = built.optimizer, built.mesh, place.device
+    parameters = sum(_bytes(parameter.local) for parameter in optimizer.parameters)
+    state = sum(map(_bytes, optimizer.state_tensors()))
+    storages, collectives = StorageMeter(), CollectiveMeter(group_names(mesh))
+    flops = FlopCounterMode(display=False)
+    tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+    documents = tokens if config.data.mask_documents else None
+    balance = None
+    if built.balance is not None:
+        balance = torch.zeros(
+            len(built.parallel.model.moe_modules()),
+            config.model.num_experts,
+            dtype=torch.int64,
+            device=device,
+        )
+    held: list[torch.Tensor] = [parameter.local for parameter in optimizer.parameters]
+    held += optimizer.state_tensors()
+    with storages.ignoring(held), flops:
+        with collectives:
+            if micro_batches > 1:
+                collectives.times = micro_batches - 1
+                _micro_batch(built, tokens, documents, balance, last=False)
+            counted = flops.get_total_flops()
+            collectives.times = 1
+            _micro_batch(built, tokens, documents, balance, last=True)
+            built.parallel.finish()
+            gradients = optimizer.gradients()
+            optimizer.local_square_sum(gradients)
+            dist.all_reduce(torch.zeros(16, dtype=torch.float64, device=device))
+        one = flops.get_total_flops() - counted
+        size = sum(_bytes(gradient) for gradient in gradients)
+        optimizer.step(gradients, lr=1e-3, weight_decay=0.1, grad_norm=2.0, clip=1.0)
+    return Rehearsal(
+        world_size=place.world_size,
+        rank=place.rank,
+        device=device.type,
+        parameters=parameters,
+        gradients=size,
+        optimizer_state=state,
+        step_peak=storages.peak,
+        traffic=collectives.traffic(),
+        flops=one,
+        kernels=storages.kernels(),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _micro_batch(built: Computation, tokens: Any, documents: Any, balance: Any, last: bool) -> None:
+    with built.parallel.accumulate(last=last):
+        output = built.parallel(tokens, tokens, doc_ids=documents, balance_counts=balance)
+        loss = output.loss_sum
+        if built.objective.aux_loss_coef:
+            loss = loss + output.aux_sum * built.objective.aux_loss_coef
+        if built.objective.z_loss_coef:
+            loss = loss + output.z_sum * built.objective.z_loss_coef
+        loss.backward()
+
+
+def group_names(mesh: Mesh) -> dict[str, str]:
+    """Name of each of a mesh's process groups -> its dimension, the more special one first."""
+    named: dict[str, str] = {}
+    wanted = (
+        ("tensor", mesh.tp_group, mesh.tp_size),
+        ("expert", mesh.ep_group, mesh.ep_size),
+        ("data", mesh.dp_group, mesh.dp_size),
+        ("data of equal experts", mesh.edp_group, mesh.edp_size),
+    )
+    for dimension, group, size in wanted:
+        if group is not None and size > 1:
+            named.setdefault(group.group_name, dimension)
+    return named
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,134 @@
+"""What `megascale plan` prints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from megascale.units import format_count
+from megascale.verbs.tables import empty_table, folded_rows, wide_console
+from megascale.verbs.train_tables import show_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from megascale.plan.steps import SegmentWork
+    from megascale.schedule.batch import Segment
+    from megascale.train.cluster_plan import ClusterPlan
+
+
+def print_plan(made: ClusterPlan, console: Console | None = None) -> None:
+    """Print verdict, schedule, memory, traffic and assumptions.
+
+    Args:
+        made: of `megascale.train.cluster_plan.plan_cluster`.
+        console: where to; None for standard output.
+    """
+    console = console or wide_console()
+    low, high = made.seconds()
+    explained = made.explained
+    text = [
+        made.advice(),
+        f"{show_days(low)} to {show_days(high)} on {explained.world_size:,} {made.card.name} "
+        f"for {format_count(explained.schedule.total_tokens)} tokens, if MFU is "
+        f"{made.clock.mfu_low:.0%} to {made.clock.mfu_high:.0%}: assumed, not measured.",
+        _law(made),
+    ]
+    for line in text:
+        console.print(line, highlight=False, markup=False)
+    for table in (_steps(made), _memory(made), _traffic(made)):
+        console.print(table)
+    for line in _assumptions(made):
+        console.print(line, highlight=False, markup=False)
+
+
+def show_days(seconds: float) -> str:
+    """A long time in its natural unit, three digits."""
+    for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _law(made: ClusterPlan) -> str:
+    section = made.explained.config.batch.law
+    if section is None:
+        return "The batch is the config's own table: no law is given that could call it good."
+    return f"The batch follows the law {section.file}; `megascale recommend` shows its band."
+
+
+def _steps(made: ClusterPlan) -> Table:
+    from megascale.config.schedules import lr_schedule_from_config
+
+    explained = made.explained
+    lr = lr_schedule_from_config(explained.config)
+    table = empty_table(
+        "Batch by consumed tokens", "from", "batch", "steps", "LR half way", "time", left=1
+    )
+    parts = list(zip(explained.schedule.segments, explained.work, strict=True))
+
+    def cells(part: tuple[Segment, SegmentWork]) -> list[str]:
+        segment, work = part
+        low, high = made.clock.run_seconds(work.flops, explained.world_size)
+        return [
+            format_count(segment.start_tokens),
+            format_count(segment.batch_tokens),
+            f"{segment.steps:,}",
+            f"{lr.at((segment.start_tokens + segment.end_tokens) / 2) * segment.lr_scale:.3g}",
+            f"{show_days(low)} to {show_days(high)}",
+        ]
+
+    for row in folded_rows(parts, cells):
+        table.add_row(*row)
+    return table
+
+
+def _memory(made: ClusterPlan) -> Table:
+    mine, other = made.rehearsal, made.other
+    setting = made.explained.config.train.activation_checkpointing
+    table = empty_table(
+        f"Memory of one rank (rank {mine.rank} of {mine.world_size:,})",
+        "what",
+        f"checkpointing {setting}",
+        "blocks" if setting == "off" else "off",
+        left=1,
+    )
+    for name in ("parameters", "gradients", "optimizer_state", "step_peak", "peak"):
+        label = {
+            "step_peak": "most in a step: gradients, activations, gathered",
+            "peak": "all together",
+            "optimizer_state": "AdamW state",
+        }.get(name, name)
+        table.add_row(label, *(show_bytes(getattr(one, name)) for one in (mine, other)))
+    table.add_row("card, a tenth left free", show_bytes(made.usable), show_bytes(made.usable))
+    return table
+
+
+def _traffic(made: ClusterPlan) -> Table:
+    table = empty_table("Collectives of a step", "kind", "dimension", "ranks", "calls", "bytes")
+    for one in made.rehearsal.traffic:
+        table.add_row(
+            one.kind, one.dimension, f"{one.ranks:,}", f"{one.calls:,}", show_bytes(one.bytes)
+        )
+    return table
+
+
+def _assumptions(made: ClusterPlan) -> list[str]:
+    clock, mine = made.clock, made.rehearsal
+    alike = "all ranks are alike"
+    if made.explained.layout.expert > 1:
+        alike = "expert ranks differ in load, and routing is taken as balanced"
+    saving = made.checkpoint / clock.storage_bandwidth
+    return [
+        f"largest micro-batch by the estimate on paper: {made.fitting} sequences",
+        f"collectives take {made.communication:.3g} s a step if none hides behind computation, by "
+        f"{clock.node_bandwidth / 1e9:g} GB/s within a node and {clock.network_bandwidth / 1e9:g} "
+        "GB/s between nodes (--network-gbytes), without latency",
+        f"a checkpoint holds {show_bytes(made.checkpoint)} and takes {saving:.3g} s at "
+        f"{clock.storage_bandwidth / 1e9:g} GB/s (--storage-gbytes)",
+        f"{made.card.name}: {clock.peak:.3g} FLOP/s dense at boost clock; {made.card.source}",
+        f"one micro-batch computes {mine.flops:.4g} FLOPs a rank with CPU kernels "
+        f"({', '.join(mine.kernels)}); GPU kernels may keep other tensors: not rehearsed",
+        f"uneven shards are largest on rank 0; {alike}",
+    ]
