@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from megascale.config import RunConfig
+from megascale.errors import ConfigError
 from megascale.plan.cards import Card
 from megascale.plan.clock import ClockAssumptions, collective_seconds
+from megascale.plan.memory import MemoryEstimate
 from megascale.train.explain import ExplainReport, explain
 from megascale.train.rehearsal import Rehearsal, rehearse
 
@@ -23,7 +25,7 @@ class ClusterPlan:
     Attributes:
         explained: schedule, layout, work and memory on paper.
         rehearsal: of rank 0, with the config's checkpointing and micro-batch.
-        other: the same with activation checkpointing switched (off or all blocks).
+        other: memory on paper with activation checkpointing switched (off or all blocks).
         fitting: largest micro-batch (sequences) that fits by the estimate on paper, 0 for none.
         communication: seconds of a step's collectives if none were hidden.
         checkpoint: bytes of a whole checkpoint.
@@ -34,7 +36,7 @@ class ClusterPlan:
     per_node: int
     clock: ClockAssumptions
     rehearsal: Rehearsal
-    other: Rehearsal
+    other: MemoryEstimate
     fitting: int
     communication: float
     checkpoint: int
@@ -47,14 +49,19 @@ class ClusterPlan:
     @property
     def fits(self) -> bool:
         """Whether the config's own micro-batch and checkpointing fit."""
-        return self.rehearsal.peak <= self.usable
+        return self.explained.memory.total <= self.usable
+
+    @property
+    def checkpoints(self) -> bool:
+        """Whether the config recomputes any activations."""
+        return self.explained.config.train.activation_checkpointing != "off"
 
     def seconds(self) -> tuple[float, float]:
         """Least and most seconds of the whole run."""
         return self.clock.run_seconds(self.explained.total_flops, self.explained.world_size)
 
     def advice(self) -> str:
-        """What to take, in a sentence; only what was rehearsed is called fitting."""
+        """What to take, in a sentence, by the memory on paper."""
         config, card = self.explained.config, self.card.name
         now = (
             f"{config.train.micro_batch_size} sequences a micro-batch, "
@@ -62,10 +69,10 @@ class ClusterPlan:
         )
         if self.fits:
             return f"Take the config as it is ({now}): it fits {card} with a tenth free."
-        if self.other.peak <= self.usable:
+        if not self.checkpoints and self.other.total <= self.usable:
             return (
-                f"{now} does not fit {card}; take train.activation_checkpointing=blocks, which was "
-                "rehearsed and fits."
+                f"{now} does not fit {card}; take train.activation_checkpointing=blocks, which "
+                "does."
             )
         if self.fitting:
             return (
@@ -93,8 +100,8 @@ class ClusterPlan:
             "checkpoint_bytes": self.checkpoint,
             "checkpoint_seconds": self.checkpoint / self.clock.storage_bandwidth,
             "largest_micro_batch": self.fitting,
-            "rehearsal": asdict(self.rehearsal) | {"peak": self.rehearsal.peak},
-            "rehearsal_other_checkpointing": asdict(self.other) | {"peak": self.other.peak},
+            "rehearsal": asdict(self.rehearsal),
+            "memory_other_checkpointing": self.other.to_dict(),
             "explained": self.explained.to_dict(),
         }
 
@@ -105,9 +112,17 @@ def plan_cluster(
     """Rehearse `config` on `nodes` x `per_node` cards.
 
     Raises:
+        ConfigError: the model has experts.
         LayoutError: the degrees do not fit.
         ScheduleError: a segment of the batch schedule is illegal.
     """
+    if config.model.is_moe:
+        raise ConfigError.of(
+            "model.num_experts",
+            config.model.num_experts,
+            "routing to experts cannot be rehearsed yet; train --explain --world-size says what "
+            "is known on paper",
+        )
     world = nodes * per_node
     explained = explain(config, world)
     segments = explained.schedule.segments
@@ -121,7 +136,7 @@ def plan_cluster(
         update={"activation_checkpointing": "blocks" if kept else "off"}
     )
     mine = rehearse(config, world, **shape)
-    other = rehearse(config.model_copy(update={"train": train}), world, **shape)
+    other = explain(config.model_copy(update={"train": train}), world).memory
     layout = explained.layout
     communication = 0.0
     for traffic in mine.traffic:
@@ -137,15 +152,15 @@ def plan_cluster(
         clock,
         mine,
         other,
-        _largest_micro_batch(explained, mine, int(card.memory * (1 - FREE))),
+        _largest_micro_batch(explained, int(card.memory * (1 - FREE))),
         communication,
         12 * explained.parameters.total,
     )
 
 
-def _largest_micro_batch(explained: ExplainReport, mine: Rehearsal, usable: int) -> int:
-    """Sequences that fit when the activations on paper grow and the rest stays as rehearsed."""
+def _largest_micro_batch(explained: ExplainReport, usable: int) -> int:
+    """Sequences that fit when the activations on paper grow and the rest stays."""
     size = explained.config.train.micro_batch_size
     activations = next(line.bytes for line in explained.memory.lines if line.name == "activations")
-    room = usable - (mine.peak - activations)
+    room = usable - (explained.memory.total - activations)
     return max(0, room * size // activations)

@@ -1,6 +1,6 @@
 """One training step of one rank with the real model and plan, on tensors without memory.
 
-The model, its tensor, expert and data parallelism and the optimizer are those of
+The model, its tensor and data parallelism and the optimizer are those of
 `megascale.train.build`; tensors are fake (`FakeTensorMode`), and so is the process group, which
 has as many ranks as asked for. What is counted is therefore what the trainer would do: the bytes
 of this rank's shards, the storages alive at a time, each collective's bytes, each kernel's FLOPs.
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from megascale.config import RunConfig
@@ -36,11 +35,11 @@ class Rehearsal:
     Attributes:
         world_size: ranks.
         rank: the one rehearsed.
-        device: type of the fake tensors' device.
         parameters: of this rank's shards, exact.
         gradients: of the same.
         optimizer_state: AdamW's two moments and step counts.
-        step_peak: most storage alive in a step, beyond parameters and optimizer state.
+        step_peak: most storage alive in a step, beyond parameters and optimizer state; only
+            true without activation checkpointing.
         traffic: collectives of a whole step, all micro-batches.
         flops: of the kernels of one micro-batch, recomputation and the full square of causal
             attention included.
@@ -50,7 +49,6 @@ class Rehearsal:
 
     world_size: int
     rank: int
-    device: str
     parameters: int
     gradients: int
     optimizer_state: int
@@ -59,32 +57,6 @@ class Rehearsal:
     flops: int
     kernels: tuple[str, ...]
     seconds: float
-
-    @property
-    def peak(self) -> int:
-        """Most memory of the rank at a time, without allocator and framework."""
-        return self.parameters + self.optimizer_state + self.step_peak
-
-
-class BalancedRouting(TorchFunctionMode):
-    """Gives the numbers of rows per expert or rank that a balanced router would give.
-
-    Fake tensors have no values, and the trainer reads these counts on the host.
-    """
-
-    def __init__(self, slots: int):
-        """Args: routed slots of a micro-batch: tokens times experts per token."""
-        super().__init__()
-        self._slots = slots
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Answer `tolist`; leave everything else alone."""
-        if func is torch.Tensor.tolist and not args[0].is_floating_point():
-            share, rest = divmod(self._slots, args[0].numel())
-            return [share + (place < rest) for place in range(args[0].numel())]
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -113,9 +85,8 @@ def rehearse(
     micro_batch_size: int,
     micro_batches: int,
     rank: int = 0,
-    device: str = "cpu",
 ) -> Rehearsal:
-    """Run one step of `rank` among `world_size` ranks without memory, data or network.
+    """Run one step of `rank` of a dense model without memory, data or network.
 
     Args:
         config: of the run.
@@ -124,13 +95,12 @@ def rehearse(
         micro_batch_size: sequences of a micro-batch.
         micro_batches: of a step on each data rank.
         rank: whose view is taken.
-        device: `cpu` or `cuda`: which kernels are chosen. Neither needs the device.
 
     Raises:
         LayoutError: the degrees do not fit.
     """
     began = time.perf_counter()
-    place = Process(rank, world_size, 0, world_size, torch.device(device))
+    place = Process(rank, world_size, 0, world_size, torch.device("cpu"))
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def materialise(model: Qwen3, mesh: Mesh) -> None:
@@ -139,9 +109,7 @@ def rehearse(
 
     with fake_world(world_size, rank):
         built = build_computation(config, place, materialise)
-        tokens = sequence_length * micro_batch_size
-        slots = tokens * (config.model.num_experts_per_tok if config.model.is_moe else 0)
-        with mode, BalancedRouting(slots):
+        with mode:
             return _step(
                 config, built, (micro_batch_size, sequence_length), micro_batches, began, place
             )
@@ -162,24 +130,16 @@ def _step(
     flops = FlopCounterMode(display=False)
     tokens = torch.zeros(shape, dtype=torch.int64, device=device)
     documents = tokens if config.data.mask_documents else None
-    balance = None
-    if built.balance is not None:
-        balance = torch.zeros(
-            len(built.parallel.model.moe_modules()),
-            config.model.num_experts,
-            dtype=torch.int64,
-            device=device,
-        )
     held: list[torch.Tensor] = [parameter.local for parameter in optimizer.parameters]
     held += optimizer.state_tensors()
     with storages.ignoring(held), flops:
         with collectives:
             if micro_batches > 1:
                 collectives.times = micro_batches - 1
-                _micro_batch(built, tokens, documents, balance, last=False)
+                _micro_batch(built, tokens, documents, last=False)
             counted = flops.get_total_flops()
             collectives.times = 1
-            _micro_batch(built, tokens, documents, balance, last=True)
+            _micro_batch(built, tokens, documents, last=True)
             built.parallel.finish()
             gradients = optimizer.gradients()
             optimizer.local_square_sum(gradients)
@@ -190,7 +150,6 @@ def _step(
     return Rehearsal(
         world_size=place.world_size,
         rank=place.rank,
-        device=device.type,
         parameters=parameters,
         gradients=size,
         optimizer_state=state,
@@ -202,15 +161,10 @@ def _step(
     )
 
 
-def _micro_batch(built: Computation, tokens: Any, documents: Any, balance: Any, last: bool) -> None:
+def _micro_batch(built: Computation, tokens: Any, documents: Any, last: bool) -> None:
     with built.parallel.accumulate(last=last):
-        output = built.parallel(tokens, tokens, doc_ids=documents, balance_counts=balance)
-        loss = output.loss_sum
-        if built.objective.aux_loss_coef:
-            loss = loss + output.aux_sum * built.objective.aux_loss_coef
-        if built.objective.z_loss_coef:
-            loss = loss + output.z_sum * built.objective.z_loss_coef
-        loss.backward()
+        output = built.parallel(tokens, tokens, doc_ids=documents)
+        output.loss_sum.backward()
 
 
 def group_names(mesh: Mesh) -> dict[str, str]:

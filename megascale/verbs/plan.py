@@ -61,7 +61,7 @@ def plan(
         network_gbytes * 1e9,
         storage_gbytes * 1e9,
     )
-    typer.echo(f"rehearsing a step of {nodes * gpus_per_node} ranks, twice", err=True)
+    typer.echo(f"rehearsing a step of {nodes * gpus_per_node} ranks", err=True)
     made = plan_cluster(cfg, nodes=nodes, per_node=gpus_per_node, card=card, clock=clock)
     if as_json:
         typer.echo(json.dumps(made.to_dict(), indent=2))

@@ -85,23 +85,18 @@ def _steps(made: ClusterPlan) -> Table:
 
 
 def _memory(made: ClusterPlan) -> Table:
-    mine, other = made.rehearsal, made.other
+    mine, paper = made.rehearsal, made.explained.memory
     setting = made.explained.config.train.activation_checkpointing
-    table = empty_table(
-        f"Memory of one rank (rank {mine.rank} of {mine.world_size:,})",
-        "what",
-        f"checkpointing {setting}",
-        "blocks" if setting == "off" else "off",
-        left=1,
-    )
-    for name in ("parameters", "gradients", "optimizer_state", "step_peak", "peak"):
-        label = {
-            "step_peak": "most in a step: gradients, activations, gathered",
-            "peak": "all together",
-            "optimizer_state": "AdamW state",
-        }.get(name, name)
-        table.add_row(label, *(show_bytes(getattr(one, name)) for one in (mine, other)))
-    table.add_row("card, a tenth left free", show_bytes(made.usable), show_bytes(made.usable))
+    table = empty_table(f"Memory of rank 0 of {mine.world_size:,}", "what", "size", left=1)
+    table.add_row("parameters, exact", show_bytes(mine.parameters))
+    table.add_row("gradients, exact", show_bytes(mine.gradients))
+    table.add_row("AdamW state, exact", show_bytes(mine.optimizer_state))
+    for line in paper.lines[3:]:
+        table.add_row(f"{line.name}, on paper", show_bytes(line.bytes))
+    table.add_row(f"all, checkpointing {setting}", show_bytes(paper.total))
+    other = "off" if made.checkpoints else "blocks"
+    table.add_row(f"all, checkpointing {other}", show_bytes(made.other.total))
+    table.add_row("card, a tenth left free", show_bytes(made.usable))
     return table
 
 
@@ -116,9 +111,6 @@ def _traffic(made: ClusterPlan) -> Table:
 
 def _assumptions(made: ClusterPlan) -> list[str]:
     clock, mine = made.clock, made.rehearsal
-    alike = "all ranks are alike"
-    if made.explained.layout.expert > 1:
-        alike = "expert ranks differ in load, and routing is taken as balanced"
     saving = made.checkpoint / clock.storage_bandwidth
     return [
         f"largest micro-batch by the estimate on paper: {made.fitting} sequences",
@@ -130,5 +122,5 @@ def _assumptions(made: ClusterPlan) -> list[str]:
         f"{made.card.name}: {clock.peak:.3g} FLOP/s dense at boost clock; {made.card.source}",
         f"one micro-batch computes {mine.flops:.4g} FLOPs a rank with CPU kernels "
         f"({', '.join(mine.kernels)}); GPU kernels may keep other tensors: not rehearsed",
-        f"uneven shards are largest on rank 0; {alike}",
+        "uneven shards are largest on rank 0; the ranks are alike otherwise",
     ]
