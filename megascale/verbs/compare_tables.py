@@ -24,7 +24,7 @@ def print_comparison(
     *,
     stated: bool = False,
 ) -> None:
-    """Print the verdict, what runs were compared, and how; then two tables of two runs, or a line for each.
+    """Print the verdict, what was compared, and how; then two tables of two runs, or a line each.
 
     Args:
         taken: kind of loss.
