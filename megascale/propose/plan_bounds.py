@@ -117,9 +117,9 @@ def checked_bounds(bounds: PlanBounds) -> PlanBounds:
     unit, (low, high) = bounds.unit_tokens, bounds.batch
     least, most = -(-low // unit) * unit, high // unit * unit
     if least > most:
-        nearest = [format_count(size) for size in {max(most, unit), least}]
+        around = [format_count(size) for size in sorted({max(most, unit), least})]
         rule = f"no batch in it is a multiple of {format_count(unit)} tokens, which the layout runs"
-        raise ScheduleError.of("--min-batch, --max-batch", f"{low} to {high}", rule, nearest)
+        raise ScheduleError.of("--min-batch, --max-batch", f"{low} to {high}", rule, around)
     if most > bounds.total_tokens:
         raise ScheduleError.of(
             "--max-batch", high, "is larger than the run", format_count(bounds.total_tokens)
