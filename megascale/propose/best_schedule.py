@@ -11,9 +11,9 @@ import numpy as np
 from megascale.errors import ScheduleError
 from megascale.propose.loss_draws import LossDraws, draws_of_each
 from megascale.propose.plan_bounds import PlanBounds, checked_bounds, clip_to_seen, outside_seen
-from megascale.propose.plan_outcome import Outcome, outcome_of
+from megascale.propose.plan_outcome import PlanOutcome, outcome_of
 from megascale.propose.plan_search import Goal, Judge, best_fixed, best_plan, refine
-from megascale.propose.planned_run import PlannedRun
+from megascale.propose.schedule_plan import SchedulePlan
 from megascale.propose.step_times import StepTimes
 
 Objective = Literal["tokens", "steps", "time", "cost"]
@@ -53,12 +53,12 @@ class BestSchedule:
     bounds: PlanBounds
     clipped: tuple[str, ...]
     forms: tuple[str, ...]
-    opponent: Outcome
-    tuned_opponent: Outcome | None
-    proposal: Outcome
-    least_cost: Outcome
-    front: tuple[Outcome, ...]
-    rivals: Mapping[str, Outcome]
+    opponent: PlanOutcome
+    tuned_opponent: PlanOutcome | None
+    proposal: PlanOutcome
+    least_cost: PlanOutcome
+    front: tuple[PlanOutcome, ...]
+    rivals: Mapping[str, PlanOutcome]
     outside: tuple[str, ...]
 
 
@@ -72,7 +72,8 @@ def best_schedule(
     confidence: float = 0.9,
     most_loss: float = 0.0,
     beyond_data: bool = False,
-    rivals: Callable[[PlannedRun, PlanBounds], Mapping[str, Sequence[PlannedRun]]] | None = None,
+    rivals: Callable[[SchedulePlan, PlanBounds], Mapping[str, Sequence[SchedulePlan]]]
+    | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> BestSchedule:
     """Search the best schedule and its opponent, and compare them.
@@ -125,7 +126,7 @@ def best_schedule(
     ]
     screen, judge, whole = judges
 
-    def search(goal: Goal, *extra: PlannedRun) -> PlannedRun:
+    def search(goal: Goal, *extra: SchedulePlan) -> SchedulePlan:
         found = best_plan(goal, bounds, screen, judge, fixed, extra=extra)
         best = [_on_steps(plan) for plan in (found, fixed)]
         ends = [refine(plan, goal, bounds, whole, scales=(0.125, 0.0625)) for plan in best]
@@ -147,7 +148,7 @@ def best_schedule(
             between.append(plan)
     tuned = None if bounds.plans_lr else _tuned_opponent(law, bounds, mean)
 
-    def outcome(plan: PlannedRun) -> Outcome:
+    def outcome(plan: SchedulePlan) -> PlanOutcome:
         return outcome_of(
             law, plan, fixed, confidence=confidence, times=times, price_per_hour=price_per_hour
         )
@@ -180,7 +181,7 @@ def best_schedule(
 
 def _cost(
     objective: Objective, times: StepTimes | None, price_per_hour: float | None
-) -> Callable[[PlannedRun], float]:
+) -> Callable[[SchedulePlan], float]:
     if objective in ("time", "cost"):
         assert times is not None
         factor = (price_per_hour or 1.0) / 3600 if objective == "cost" else 1.0
@@ -197,7 +198,7 @@ def _within_times(bounds: PlanBounds, times: StepTimes) -> tuple[PlanBounds, tup
     return checked_bounds(replace(bounds, batch=inner)), (said,)
 
 
-def _tuned_opponent(law: LossDraws, bounds: PlanBounds, mean: Judge) -> PlannedRun | None:
+def _tuned_opponent(law: LossDraws, bounds: PlanBounds, mean: Judge) -> SchedulePlan | None:
     """The best fixed batch with its learning rate tuned within what was seen; None where the
     law has seen nothing to tune it by."""
     seen = law.seen
@@ -218,7 +219,7 @@ def _tuned_opponent(law: LossDraws, bounds: PlanBounds, mean: Judge) -> PlannedR
     return best_fixed(checked_bounds(wider), mean)
 
 
-def _on_steps(plan: PlannedRun) -> PlannedRun:
+def _on_steps(plan: SchedulePlan) -> SchedulePlan:
     """The plan with its switches at the steps at which they can happen."""
     batches = [plan.batches[0]]
     for start, size in plan.batches[1:]:
@@ -227,10 +228,12 @@ def _on_steps(plan: PlannedRun) -> PlannedRun:
     return replace(plan, batches=tuple(batches))
 
 
-def _front(outcomes: Sequence[Outcome], cost: Callable[[PlannedRun], float]) -> tuple[Outcome, ...]:
+def _front(
+    outcomes: Sequence[PlanOutcome], cost: Callable[[SchedulePlan], float]
+) -> tuple[PlanOutcome, ...]:
     """Those that no other beats in both mean difference and cost, by rising difference."""
     ranked = sorted(outcomes, key=lambda one: (one.difference.value, cost(one.plan)))
-    kept: list[Outcome] = []
+    kept: list[PlanOutcome] = []
     for one in ranked:
         if not kept or cost(one.plan) < cost(kept[-1].plan) * (1 - 1e-9):
             kept.append(one)

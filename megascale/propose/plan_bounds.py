@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from megascale.errors import ScheduleError
-from megascale.propose.planned_run import PlannedRun
+from megascale.propose.schedule_plan import SchedulePlan
 from megascale.propose.seen_ranges import SLACK, SeenRanges
 from megascale.schedule.batch import Coupling
 from megascale.schedule.lr import LRSchedule, Shape
@@ -79,9 +79,9 @@ class PlanBounds:
             final=peak * final_ratio,
         )
 
-    def plan(self, batches: tuple[tuple[int, int], ...], lr: LRSchedule) -> PlannedRun:
+    def plan(self, batches: tuple[tuple[int, int], ...], lr: LRSchedule) -> SchedulePlan:
         """A planned run of these bounds' coupling and weight decay."""
-        return PlannedRun(batches, lr, self.coupling, self.weight_decay)
+        return SchedulePlan(batches, lr, self.coupling, self.weight_decay)
 
     def ladder(self, ratio: float) -> tuple[int, ...]:
         """Batches from the smallest to the largest, about `ratio` apart, each a multiple of the
@@ -92,7 +92,7 @@ class PlanBounds:
         found = {round(rung / self.unit_tokens) * self.unit_tokens for rung in rungs}
         return tuple(sorted({low, high} | {size for size in found if low <= size <= high}))
 
-    def allows(self, plan: PlannedRun) -> bool:
+    def allows(self, plan: SchedulePlan) -> bool:
         """Whether a plan keeps the bounds on batches and on the tokens between changes."""
         sizes = [size for _, size in plan.batches]
         if plan.changes > self.max_changes or plan.batches[0][0] != 0:
@@ -188,7 +188,7 @@ def clip_to_seen(bounds: PlanBounds, seen: SeenRanges) -> tuple[PlanBounds, tupl
     return checked_bounds(inside), tuple(said)
 
 
-def outside_seen(plan: PlannedRun, seen: SeenRanges) -> tuple[str, ...]:
+def outside_seen(plan: SchedulePlan, seen: SeenRanges) -> tuple[str, ...]:
     """What of a plan no run behind the law has shown, in words; empty where all of it is seen."""
     sizes = [size for _, size in plan.batches]
     found = []

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from megascale.propose.plan_bounds import PlanBounds
-from megascale.propose.planned_run import PlannedRun
+from megascale.propose.schedule_plan import SchedulePlan
 from megascale.schedule.lr import LRSchedule
 
 MESHES = (
@@ -22,7 +22,7 @@ MOST = 3000
 
 def lattice(
     bounds: PlanBounds, lr: LRSchedule, *, max_changes: int | None = None, most: int = MOST
-) -> list[PlannedRun]:
+) -> list[SchedulePlan]:
     """Every plan of a learning rate on the finest mesh of switches and batches that has at most
     `most` plans, for each number of changes; fixed batches included.
 
@@ -74,7 +74,7 @@ def rates(bounds: PlanBounds, count: int) -> list[LRSchedule]:
     return sorted(made, key=lambda lr: (lr.peak, lr.decay_tokens, lr.final, lr.decay_shape))
 
 
-def neighbours(plan: PlannedRun, bounds: PlanBounds, scale: float) -> list[PlannedRun]:
+def neighbours(plan: SchedulePlan, bounds: PlanBounds, scale: float) -> list[SchedulePlan]:
     """Plans one move away that keep the bounds, each once.
 
     A move shifts one switch or all of them, takes one batch or all of them up or down, drops or
@@ -86,7 +86,7 @@ def neighbours(plan: PlannedRun, bounds: PlanBounds, scale: float) -> list[Plann
         scale: size of the moves: switches shift by an eighth of the run times this, batches by
             4^scale.
     """
-    made: dict[PlannedRun, None] = {}
+    made: dict[SchedulePlan, None] = {}
     for found in _small_moves(plan, bounds, scale):
         made[found] = None
     for batches in _change_moves(plan, bounds, scale):
@@ -97,13 +97,13 @@ def neighbours(plan: PlannedRun, bounds: PlanBounds, scale: float) -> list[Plann
     return list(made)
 
 
-def pairs_of_moves(plan: PlannedRun, bounds: PlanBounds, scale: float) -> list[PlannedRun]:
+def pairs_of_moves(plan: SchedulePlan, bounds: PlanBounds, scale: float) -> list[SchedulePlan]:
     """Plans two moves away, neither of which drops or adds a change: at a limit one move alone
     often breaks it or costs too much.
 
     Args as `neighbours`.
     """
-    made: dict[PlannedRun, None] = {}
+    made: dict[SchedulePlan, None] = {}
     for first in _small_moves(plan, bounds, scale, whole=False):
         for second in _small_moves(first, bounds, scale, whole=False):
             if bounds.allows(second):
@@ -113,8 +113,8 @@ def pairs_of_moves(plan: PlannedRun, bounds: PlanBounds, scale: float) -> list[P
 
 
 def _small_moves(
-    plan: PlannedRun, bounds: PlanBounds, scale: float, *, whole: bool = True
-) -> Iterator[PlannedRun]:
+    plan: SchedulePlan, bounds: PlanBounds, scale: float, *, whole: bool = True
+) -> Iterator[SchedulePlan]:
     for batches in _batch_moves(plan, bounds, scale):
         found = replace(plan, batches=batches)
         if not whole or bounds.allows(found):
@@ -124,7 +124,7 @@ def _small_moves(
 
 
 def _batch_moves(
-    plan: PlannedRun, bounds: PlanBounds, scale: float
+    plan: SchedulePlan, bounds: PlanBounds, scale: float
 ) -> Iterator[tuple[tuple[int, int], ...]]:
     starts = [start for start, _ in plan.batches]
     sizes = [size for _, size in plan.batches]
@@ -146,7 +146,7 @@ def _batch_moves(
 
 
 def _change_moves(
-    plan: PlannedRun, bounds: PlanBounds, scale: float
+    plan: SchedulePlan, bounds: PlanBounds, scale: float
 ) -> Iterator[tuple[tuple[int, int], ...]]:
     starts = [start for start, _ in plan.batches]
     sizes = [size for _, size in plan.batches]

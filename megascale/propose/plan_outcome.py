@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megascale.propose.loss_draws import LossDraws
-from megascale.propose.planned_run import PlannedRun
+from megascale.propose.schedule_plan import SchedulePlan
 from megascale.propose.step_times import StepTimes
 
 Array = np.ndarray
@@ -18,7 +18,7 @@ SHARES = tuple(round(0.5 + 0.05 * i, 2) for i in range(15))
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class PlanEstimate:
     """A number with its interval over forms and parameters."""
 
     value: float
@@ -27,7 +27,7 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PlanOutcome:
     """A plan in numbers; savings are shares of the opponent's, negative where it takes more.
 
     Attributes:
@@ -42,9 +42,9 @@ class Outcome:
             loss; within `SHARES`.
     """
 
-    plan: PlannedRun
-    loss: Estimate
-    difference: Estimate
+    plan: SchedulePlan
+    loss: PlanEstimate
+    difference: PlanEstimate
     by_form: Mapping[str, float]
     steps: float
     seconds: float | None
@@ -52,18 +52,18 @@ class Outcome:
     step_saving: float
     time_saving: float | None
     cost_saving: float | None
-    token_saving: Estimate
+    token_saving: PlanEstimate
 
 
 def outcome_of(
     law: LossDraws,
-    plan: PlannedRun,
-    opponent: PlannedRun,
+    plan: SchedulePlan,
+    opponent: SchedulePlan,
     *,
     confidence: float,
     times: StepTimes | None = None,
     price_per_hour: float | None = None,
-) -> Outcome:
+) -> PlanOutcome:
     """A plan in numbers.
 
     Args:
@@ -89,7 +89,7 @@ def outcome_of(
         seconds, other = times.run_seconds(plan), times.run_seconds(opponent)
     saved = None if seconds is None or other is None else 1 - seconds / other
     priced = seconds is not None and price_per_hour is not None
-    return Outcome(
+    return PlanOutcome(
         plan=plan,
         loss=estimate(own, confidence),
         difference=estimate(own - against, confidence),
@@ -104,12 +104,12 @@ def outcome_of(
     )
 
 
-def estimate(draws: Array, confidence: float) -> Estimate:
+def estimate(draws: Array, confidence: float) -> PlanEstimate:
     """Mean over draws, and the interval that holds `confidence` of them."""
     tail = 0.5 - confidence / 2
     low = np.quantile(draws, tail, method="lower")
     high = np.quantile(draws, 1 - tail, method="higher")
-    return Estimate(float(draws.mean()), float(low), float(high))
+    return PlanEstimate(float(draws.mean()), float(low), float(high))
 
 
 def _needed(losses: Array, goal: Array, tokens: Array) -> Array:

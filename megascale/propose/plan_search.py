@@ -14,10 +14,10 @@ import numpy as np
 from megascale.propose.loss_draws import LossDraws
 from megascale.propose.plan_bounds import PlanBounds
 from megascale.propose.plan_moves import lattice, neighbours, pairs_of_moves, rates
-from megascale.propose.planned_run import PlannedRun
+from megascale.propose.schedule_plan import SchedulePlan
 
 Array = np.ndarray
-Cost = Callable[[PlannedRun], float]
+Cost = Callable[[SchedulePlan], float]
 
 SCALES = (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125)
 """Sizes of the moves, each until none helps."""
@@ -73,9 +73,9 @@ class Judge:
     cost: Cost
     level: float | None = None
     against: Array | None = None
-    losses: dict[PlannedRun, Array] = field(default_factory=dict)
+    losses: dict[SchedulePlan, Array] = field(default_factory=dict)
 
-    def judged(self, plans: Sequence[PlannedRun]) -> list[tuple[float, float]]:
+    def judged(self, plans: Sequence[SchedulePlan]) -> list[tuple[float, float]]:
         """(difference, cost) of each plan."""
         new = [plan for plan in dict.fromkeys(plans) if plan not in self.losses]
         for at in range(0, len(new), 500):
@@ -92,8 +92,8 @@ class Judge:
         return [(float(w), self.cost(p)) for w, p in zip(worth, plans, strict=True)]
 
     def best(
-        self, plans: Sequence[PlannedRun], goal: Goal, count: int = 1
-    ) -> list[tuple[PlannedRun, tuple[int, float, float]]]:
+        self, plans: Sequence[SchedulePlan], goal: Goal, count: int = 1
+    ) -> list[tuple[SchedulePlan, tuple[int, float, float]]]:
         """The best plans with their keys, the best first."""
         keys = [goal.key(*found) for found in self.judged(plans)]
         order = sorted(range(len(plans)), key=lambda i: (keys[i], i))
@@ -101,13 +101,13 @@ class Judge:
 
 
 def refine(
-    plan: PlannedRun,
+    plan: SchedulePlan,
     goal: Goal,
     bounds: PlanBounds,
     judge: Judge,
     *,
     scales: Sequence[float] = SCALES,
-) -> PlannedRun:
+) -> SchedulePlan:
     """The best plan that moves from `plan` reach, the largest moves first."""
     [(plan, key)] = judge.best([plan], goal)
     for scale in scales:
@@ -124,7 +124,7 @@ def refine(
     return plan
 
 
-def best_fixed(bounds: PlanBounds, judge: Judge, *, grid: int = 4) -> PlannedRun:
+def best_fixed(bounds: PlanBounds, judge: Judge, *, grid: int = 4) -> SchedulePlan:
     """The fixed batch and learning rate of the lowest loss: the opponent.
 
     It has the same bounds as a plan, and is sought on the whole grid of batches and rates before
@@ -151,12 +151,12 @@ def best_plan(
     bounds: PlanBounds,
     screen: Judge,
     judge: Judge,
-    opponent: PlannedRun,
+    opponent: SchedulePlan,
     *,
-    extra: Sequence[PlannedRun] = (),
+    extra: Sequence[SchedulePlan] = (),
     rate_count: int = 3,
     starts: int = 4,
-) -> PlannedRun:
+) -> SchedulePlan:
     """The best plan for a goal.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from megascale.errors import ScheduleError
-from megascale.propose.planned_run import PlannedRun
+from megascale.propose.schedule_plan import SchedulePlan
 from megascale.units import format_count
 
 KEY = "--step-seconds"
@@ -73,7 +73,7 @@ class StepTimes:
             raise ScheduleError.of("batch", format_count(batch), rule, nearest)
         return float(np.interp(batch, self.batch, self.seconds))
 
-    def run_seconds(self, plan: PlannedRun) -> float:
+    def run_seconds(self, plan: SchedulePlan) -> float:
         """Seconds of a whole run.
 
         Raises:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from megascale.fitting.history_result import HistoryRun
-from megascale.propose.planned_run import PlannedRun
+from megascale.propose.schedule_plan import SchedulePlan
 from megascale.schedule.lr import LRSchedule
 
 TOKENS, PEAK, FLOOR = 200_000, 0.5, 2.0
@@ -17,7 +17,7 @@ START = 4 * np.arange(1, 601.0) ** -1.6 / EIGEN  # squared distance of each mode
 NOISE = 30.0
 
 
-def quadratic_run(plan: PlannedRun, name: str = "", rows: int = 60) -> HistoryRun:
+def quadratic_run(plan: SchedulePlan, name: str = "", rows: int = 60) -> HistoryRun:
     """Expected losses of a plan, every step at the learning rate of its middle token."""
     starts = [start for start, _ in plan.batches]
     sizes = [size for _, size in plan.batches]
@@ -36,7 +36,7 @@ def quadratic_run(plan: PlannedRun, name: str = "", rows: int = 60) -> HistoryRu
     return HistoryRun(plan.history(name), np.array(at, float)[pick], np.array(losses)[pick])
 
 
-def quadratic_loss(plan: PlannedRun) -> float:
+def quadratic_loss(plan: SchedulePlan) -> float:
     """The end of `quadratic_run`, in closed form where batch and rate stay."""
     edges = sorted({0, plan.total_tokens, *(start for start, _ in plan.batches)} | _decay(plan))
     starts = [start for start, _ in plan.batches]
@@ -51,7 +51,7 @@ def quadratic_loss(plan: PlannedRun) -> float:
     return FLOOR + 0.5 * float(EIGEN @ square)
 
 
-def _decay(plan: PlannedRun) -> set[int]:
+def _decay(plan: SchedulePlan) -> set[int]:
     if not plan.lr.decay_tokens:
         return set()
     even = np.linspace(plan.lr.decay_start_tokens, plan.total_tokens, 400)
@@ -72,13 +72,13 @@ def stable(decay: int = 0, final_ratio: float = 0.1) -> LRSchedule:
 def fitted_runs() -> list[HistoryRun]:
     """A few runs: fixed batches, switches, decays."""
     plans = {
-        "16": PlannedRun(((0, 16),), stable()),
-        "64": PlannedRun(((0, 64),), stable()),
-        "256": PlannedRun(((0, 256),), stable()),
-        "up": PlannedRun(((0, 16), (100_000, 128)), stable()),
-        "down": PlannedRun(((0, 64), (100_000, 16)), stable()),
-        "short decay": PlannedRun(((0, 16),), stable(20_000)),
-        "long decay": PlannedRun(((0, 32),), stable(80_000)),
-        "up, decay": PlannedRun(((0, 16), (100_000, 256)), stable(40_000)),
+        "16": SchedulePlan(((0, 16),), stable()),
+        "64": SchedulePlan(((0, 64),), stable()),
+        "256": SchedulePlan(((0, 256),), stable()),
+        "up": SchedulePlan(((0, 16), (100_000, 128)), stable()),
+        "down": SchedulePlan(((0, 64), (100_000, 16)), stable()),
+        "short decay": SchedulePlan(((0, 16),), stable(20_000)),
+        "long decay": SchedulePlan(((0, 32),), stable(80_000)),
+        "up, decay": SchedulePlan(((0, 16), (100_000, 256)), stable(40_000)),
     }
     return [quadratic_run(plan, name) for name, plan in plans.items()]

@@ -11,18 +11,18 @@ import pytest
 from megascale.propose.plan_bounds import PlanBounds
 from megascale.propose.plan_moves import rates
 from megascale.propose.plan_search import Goal, Judge, best_fixed, best_plan, better, refine
-from megascale.propose.planned_run import PlannedRun
+from megascale.propose.schedule_plan import SchedulePlan
 from tests.propose.known_law import KnownLaw
 
 TOTAL = 1_000_000
 SMALL = PlanBounds(TOTAL, 256, (256, 2048), (5e-3, 5e-3), warmup_tokens=50_000, min_gap=100_000)
 
 
-def steps(plan: PlannedRun) -> float:
+def steps(plan: SchedulePlan) -> float:
     return plan.steps
 
 
-def every_plan(bounds: PlanBounds, lr, places: int) -> list[PlannedRun]:
+def every_plan(bounds: PlanBounds, lr, places: int) -> list[SchedulePlan]:
     """All plans with switches at even places and batches in whole units, by plain loops."""
     low, high = bounds.batch
     sizes = range(low, high + 1, bounds.unit_tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megascale.errors import ScheduleError
-from megascale.propose.planned_run import PlannedRun
+from megascale.propose.schedule_plan import SchedulePlan
 from megascale.propose.step_times import StepTimes, parse_step_seconds
 from megascale.schedule.lr import LRSchedule
 
@@ -16,7 +16,7 @@ def test_between_known_batches() -> None:
     times = parse_step_seconds("1Ki:0.1, 4Ki:0.3")
     assert times.at(1024) == 0.1
     assert times.at(2048) == pytest.approx(0.1 + 0.2 / 3)
-    plan = PlannedRun(((0, 1024), (500_000, 4096)), LR)
+    plan = SchedulePlan(((0, 1024), (500_000, 4096)), LR)
     assert times.run_seconds(plan) == pytest.approx(5e5 / 1024 * 0.1 + 5e5 / 4096 * 0.3)
 
 

@@ -18,7 +18,7 @@ _POWER = {"constant": 0.0, "sqrt": 0.5, "linear": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedRun:
+class SchedulePlan:
     """Batches and learning rate of a run from token 0 to its end.
 
     Attributes:
@@ -41,7 +41,7 @@ class PlannedRun:
         *,
         coupling: Coupling = "constant",
         weight_decay: float = 0.0,
-    ) -> PlannedRun:
+    ) -> SchedulePlan:
         """The run of realised segments, which begin at token 0."""
         batches = tuple((s.start_tokens, s.batch_tokens) for s in schedule.segments)
         return cls(batches, lr, coupling, weight_decay)
@@ -83,7 +83,7 @@ class PlannedRun:
         """Optimiser steps, not rounded."""
         return sum(tokens / batch for tokens, batch in self.shares())
 
-    def scaled(self, share: float) -> PlannedRun:
+    def scaled(self, share: float) -> SchedulePlan:
         """The same plan over `share` of its tokens: switches and decay move along, warmup stays."""
         total = round(self.total_tokens * share)
         decay = min(round(self.lr.decay_tokens * share), total - self.lr.warmup_tokens)
@@ -121,7 +121,7 @@ class PlannedRun:
         )
 
 
-def batch_words(plan: PlannedRun, count: int = 6) -> str:
+def batch_words(plan: SchedulePlan, count: int = 6) -> str:
     """The batches in a few words: `256, 512 from 600K`; of many the first and the last.
 
     Args:

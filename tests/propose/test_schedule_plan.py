@@ -5,20 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from megascale.propose.planned_run import PlannedRun, batch_words
+from megascale.propose.schedule_plan import SchedulePlan, batch_words
 from megascale.propose.seen_ranges import SeenRanges
 from megascale.schedule.batch import build_batch_schedule
 from megascale.schedule.lr import LRSchedule
 from megascale.schedule.points import BatchPoint
 
 LR = LRSchedule("wsd", 5e-3, 1_000_000, warmup_tokens=50_000, decay_tokens=200_000, final=5e-4)
-PLAN = PlannedRun(((0, 256), (300_000, 512), (900_000, 1024)), LR)
+PLAN = SchedulePlan(((0, 256), (300_000, 512), (900_000, 1024)), LR)
 
 
 @pytest.mark.parametrize("shape", ["linear", "1-sqrt", "cosine", "exponential"])
 def test_the_history_has_the_learning_rate_of_every_token(shape) -> None:
     lr = LRSchedule("wsd", 5e-3, 1_000_000, 50_000, 0.0, 200_000, shape, 5e-4)
-    history = PlannedRun(PLAN.batches, lr).history()
+    history = SchedulePlan(PLAN.batches, lr).history()
     for tokens in np.linspace(1, 999_999, 777):
         i = int(np.searchsorted(history.tokens, tokens, side="right")) - 1
         begin, end = history.tokens[i], history.tokens[i + 1]
@@ -34,16 +34,16 @@ def test_steps_are_those_of_the_schedule() -> None:
     schedule = build_batch_schedule(
         points, total_tokens=10**6, sequence_length=32, micro_batch_size=4, data_parallel=1
     )
-    plan = PlannedRun.of_schedule(schedule, LR)
+    plan = SchedulePlan.of_schedule(schedule, LR)
     assert plan.steps == pytest.approx(schedule.total_steps, abs=1)
     assert plan.history().steps == pytest.approx(plan.steps)
     assert sum(tokens for tokens, _ in plan.shares()) == 10**6
 
 
 def test_coupled_rates_follow_the_batch() -> None:
-    history = PlannedRun(PLAN.batches, LR, "sqrt").history()
+    history = SchedulePlan(PLAN.batches, LR, "sqrt").history()
     assert history.peak == pytest.approx(5e-3 * 2**0.5)
-    assert PlannedRun(PLAN.batches, LR, "linear").peak == pytest.approx(5e-3 * 4)
+    assert SchedulePlan(PLAN.batches, LR, "linear").peak == pytest.approx(5e-3 * 4)
 
 
 def test_shortened_in_proportion() -> None:
@@ -60,7 +60,7 @@ def test_in_words() -> None:
 
 
 def test_ranges_of_planned_runs_are_seen() -> None:
-    constant = PlannedRun(((0, 4096),), LRSchedule("constant", 8e-3, 500_000))
+    constant = SchedulePlan(((0, 4096),), LRSchedule("constant", 8e-3, 500_000))
     seen = SeenRanges.of_histories([PLAN.history(), constant.history()])
     assert seen.batch == (256, 4096)
     assert seen.batch_decayed == (256, 1024)
