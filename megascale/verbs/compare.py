@@ -209,7 +209,7 @@ def _rank(name: str, wanted: list[str]) -> int:
 def _document(
     taken: str, window: Window, curves: list[Curve], found: list[Comparison]
 ) -> dict[str, object]:
-    from megascale.verbs.compare_verdict import verdict
+    from megascale.curves.verdict import verdict
 
     return {
         "schema": SCHEMA,
