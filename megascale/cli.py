@@ -40,6 +40,7 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "schedule": ("megascale.verbs.schedule", "app", "Lay out and export a batch schedule."),
     "sweep": ("megascale.verbs.sweep", "app", "Run a study: many runs, one table."),
     "compare": ("megascale.verbs.compare", "app", "Compare runs at equal tokens and loss."),
+    "eval": ("megascale.verbs.eval", "app", "Downstream accuracy of a run's checkpoints."),
     "report": ("megascale.verbs.report", "app", "One page of logs, points and grids."),
 }
 
