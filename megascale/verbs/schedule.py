@@ -59,11 +59,22 @@ def schedule(
     fixed: own.FixedBatchOf = None,
     lr: own.PeakLr = None,
     lr_kind: own.LrKind = RateKind.wsd,
-    warmup: own.Warmup = "0",
+    warmup: own.Warmup = None,
     decay: own.Decay = None,
     decay_shape: own.ShapeOfDecay = own.DecayShape.linear,
     final_ratio: own.FinalRatio = None,
     lr_coupling: own.LrCoupling = RateCoupling.constant,
+    optimize: own.Optimize = None,
+    runs: own.PlanRuns = None,
+    weight_decay: own.WeightDecay = None,
+    max_changes: own.MaxChanges = 3,
+    min_gap: own.MinGap = None,
+    shrink: own.Shrink = False,
+    step_seconds: own.StepSeconds = None,
+    price: own.Price = None,
+    no_worse: own.NoWorse = 0.0,
+    beyond_data: own.BeyondData = False,
+    plot: own.Plot = None,
     to: own.To = None,
     output: own.Output = None,
     as_json: said.AsJson = False,
@@ -85,6 +96,69 @@ def schedule(
         sequence, micro, ranks = standing_layout(
             at, sequence_length=seq_length, micro_batch=micro_batch, data_parallel=dp
         )
+    if optimize is not None:
+        from megascale.verbs.schedule_optimize import PlanRequest, optimize_from_logs
+
+        refuse_beside(
+            "--optimize",
+            {
+                "--table": table,
+                "--megatron-steps": megatron_steps,
+                "--law-file": law_file,
+                "--megatron-rampup": megatron_rampup,
+                "--rule": rule,
+                "--replan": replan,
+                "--interval": interval,
+                "--initial": initial,
+                "--fixed": fixed,
+            },
+        )
+        optimize_from_logs(
+            runs,
+            PlanRequest(
+                objective=optimize.value,
+                total=total,
+                sequence=sequence,
+                micro=micro,
+                ranks=ranks,
+                multiple=batch_multiple,
+                min_batch=min_batch,
+                max_batch=max_batch,
+                lr=lr,
+                lr_kind=lr_kind.value,
+                warmup=warmup,
+                decay=decay,
+                decay_shape=decay_shape.value,
+                final_ratio=final_ratio,
+                coupling=lr_coupling.value,
+                weight_decay=weight_decay,
+                max_changes=max_changes,
+                min_gap=min_gap,
+                shrink=shrink,
+                step_seconds=step_seconds,
+                price=price,
+                no_worse=no_worse,
+                beyond_data=beyond_data,
+                confidence=confidence,
+            ),
+            to=None if to is None else to.value,
+            output=output,
+            plot=plot,
+            as_json=as_json,
+        )
+        return
+    planning: dict[str, object] = {
+        "--runs": runs,
+        "--weight-decay": weight_decay,
+        "--min-gap": min_gap,
+        "--step-seconds": step_seconds,
+        "--price": price,
+        "--plot": plot,
+        "--shrink": shrink or None,
+        "--beyond-data": beyond_data or None,
+        "--no-worse": no_worse or None,
+    }
+    refuse_beside("a schedule that is not planned; give --optimize", planning)
     unit = math.lcm(micro * ranks, batch_multiple) * sequence
     sources = {
         "--law-file": law_file,
@@ -167,6 +241,21 @@ def schedule(
             past=() if at is None else at.history,
         )
     _show(found, text, output, as_json)
+
+
+def refuse_beside(what: str, given: dict[str, object]) -> None:
+    """Refuse options that would be ignored.
+
+    Args:
+        what: what they do not go with.
+        given: values by option; None where it is not given.
+
+    Raises:
+        ConfigError: naming the first that is given.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError.of(name, str(value), f"has no meaning with {what}")
 
 
 def _show(found: Proposal, text: str | None, output: Path | None, as_json: bool) -> None:
