@@ -110,16 +110,19 @@ def schedule(
     params: said.ParamsOfLaw = None,
     model: Annotated[Path | None, typer.Option(help="Preset whose count gives N.")] = None,
     seq_length: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of a sequence [4096, or the run's].")
+        int | None,
+        typer.Option(min=1, max=2**40, help="Tokens of a sequence [4096, or the run's]."),
     ] = None,
     micro_batch: Annotated[
-        int | None, typer.Option(min=1, help="Sequences of a micro-batch [1, or the run's].")
+        int | None,
+        typer.Option(min=1, max=2**40, help="Sequences of a micro-batch [1, or the run's]."),
     ] = None,
     dp: Annotated[
-        int | None, typer.Option(min=1, help="Data-parallel degree [1, or the run's].")
+        int | None, typer.Option(min=1, max=2**40, help="Data-parallel degree [1, or the run's].")
     ] = None,
     batch_multiple: Annotated[
-        int, typer.Option(min=1, help="Sequences that every batch must be a multiple of.")
+        int,
+        typer.Option(min=1, max=2**40, help="Sequences that every batch must be a multiple of."),
     ] = 1,
     rounding: Annotated[
         Rounding | None,
