@@ -147,6 +147,7 @@ SeqLengthOfPlan = Annotated[
     typer.Option(
         "--seq-length",
         min=1,
+        max=2**40,
         help="Tokens of a sequence [4096, or the run's].",
         rich_help_panel=LAYOUT,
     ),
