@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from megascale.verbs import options as said
 from megascale.verbs import schedule_options as own
 from megascale.verbs.old_spellings import Verb
 from megascale.verbs.schedule_options import BatchRounding, RateCoupling, RateKind
+from megascale.verbs.schedule_output import segments_json, write_export
 
 if TYPE_CHECKING:
     from megascale.propose.proposal import Proposal
@@ -272,23 +272,3 @@ def _show(found: Proposal, text: str | None, output: Path | None, as_json: bool)
         write_export(output, text)
     elif text is not None and not as_json:
         typer.echo(text, nl=False)
-
-
-def segments_json(content: dict[str, Any]) -> str:
-    """JSON with one segment a line."""
-    whole = json.dumps(content | {"segments": []}, indent=2)
-    lines = ",\n    ".join(json.dumps(segment) for segment in content["segments"])
-    return whole.replace('"segments": []', f'"segments": [\n    {lines}\n  ]', 1)
-
-
-def write_export(path: Path, text: str) -> None:
-    """Write an export to its file, and say so.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as failure:
-        raise ConfigError.of("--output", str(path), str(failure.strerror)) from failure
-    typer.echo(f"{path}: written")

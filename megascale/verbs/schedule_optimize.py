@@ -169,7 +169,7 @@ def _show(
     as_json: bool,
     content: dict[str, Any],
 ) -> None:
-    from megascale.verbs.schedule import segments_json, write_export
+    from megascale.verbs.schedule_output import segments_json, write_export
 
     if as_json:
         from megascale.propose.proposal import segments_dict
