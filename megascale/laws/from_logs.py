@@ -22,7 +22,7 @@ from megascale.laws.batch.from_points import BatchLaw, batch_law_from_points
 from megascale.laws.batch.points import Extraction, at_peak_rate, choose_targets, extract
 from megascale.laws.batch.study import AUTO, BATCH_LAWS
 from megascale.laws.batch.surface import SurfaceFit, fit_surfaces, surface_law_file
-from megascale.laws.batch.surface_choice import ABOVE, few_batches, surface_or_laws
+from megascale.laws.batch.surface_choice import ABOVE, few_batches, surface_curves, surface_or_laws
 from megascale.laws.batch.tokens_steps import LAW_PARAMETERS
 from megascale.laws.law_files import Naming, NKind
 from megascale.laws.learning_rate import search_factor
@@ -168,7 +168,8 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
     if few is not None:
         evidence["surface_choice"] = asdict(few)
     if law == SURFACE or few is not None:
-        return _fit_surface(found, curves, crossings, naming, options, evidence)
+        able = curves if few is None else surface_curves(curves)
+        return _fit_surface(found, able, crossings, naming, options, evidence)
     extraction, left_out = extract_all(curves, options)
     evidence["settings_left_out"] = left_out
     evidence["extraction"] = {
@@ -191,7 +192,8 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
         if choice is not None:
             before["surface_choice"] = asdict(choice)
             if choice.taken:
-                return _fit_surface(found, curves, crossings, naming, options, before)
+                able = surface_curves(curves)
+                return _fit_surface(found, able, crossings, naming, options, before)
     both = equivalence(made.optimal, curves)["log_ratio"].drop_nulls().to_numpy()
     agreement = {
         "targets": len(both),
@@ -355,17 +357,23 @@ def _fit_surface(
     options: LogOptions,
     evidence: dict[str, Any],
 ) -> LogFit:
+    surface, targets = surface_of(curves, options)
+    file = surface_law_file(surface, targets, naming, options.confidence, evidence)
+    return LogFit(file, found, crossings, None, surface, [])
+
+
+def surface_of(curves: list[Curve], options: LogOptions) -> tuple[SurfaceFit, list[float]]:
+    """The loss surface of curves of one setting, and the target losses it is asked at.
+
+    Raises:
+        FitError: several settings, or too few batch sizes.
+    """
     if isinstance(options.targets, int):
         least = min(6, max(len({curve.batch_tokens for curve in curves}), 4))
         targets = choose_targets(curves, options.targets, min_batches=least)
     else:
         targets = sorted(map(float, options.targets), reverse=True)
-    fits = fit_surfaces(
-        curves,
-        below_loss=ABOVE * max(targets),
-    )
+    fits = fit_surfaces(curves, below_loss=ABOVE * max(targets))
     if len(fits) != 1:
         raise FitError.of("settings", len(fits), "a loss surface is of one N and learning rate", 1)
-    surface = fits[0]
-    file = surface_law_file(surface, targets, naming, options.confidence, evidence)
-    return LogFit(file, found, crossings, None, surface, [])
+    return fits[0], targets

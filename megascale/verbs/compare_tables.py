@@ -11,8 +11,8 @@ from rich.console import Console
 
 from megascale.curves.compare import AtLoss, AtTokens, Comparison
 from megascale.curves.curve import Curve
+from megascale.curves.verdict import verdict
 from megascale.units import short_count
-from megascale.verbs.compare_verdict import verdict
 from megascale.verbs.tables import empty_table, folded_rows
 
 

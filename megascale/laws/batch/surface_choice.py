@@ -45,17 +45,29 @@ class SurfaceChoice:
     held_out: float
 
 
+def surface_curves(curves: Sequence[Curve]) -> list[Curve]:
+    """The curves of the one setting that has enough batch sizes for a surface; none where several
+    have, or none has.
+    """
+    able = [
+        group
+        for group in by_setting(curves).values()
+        if len({curve.batch_tokens for curve in group}) >= MIN_BATCHES
+    ]
+    return able[0] if len(able) == 1 else []
+
+
 def few_batches(curves: Sequence[Curve]) -> SurfaceChoice | None:
-    """The surface, where the runs of the one setting have too few batch sizes for anything else.
+    """The surface, where the runs of the only setting have too few batch sizes for anything else.
 
     Args:
         curves: of constant batch.
 
     Returns:
-        None where there are enough of them, too few for a surface, or several settings.
+        None where there are enough of them, too few for a surface, or several such settings.
     """
-    sizes = {curve.batch_tokens for curve in curves}
-    if len(by_setting(curves)) != 1 or not MIN_BATCHES <= len(sizes) < ENOUGH_BATCHES:
+    sizes = {curve.batch_tokens for curve in surface_curves(curves)}
+    if not MIN_BATCHES <= len(sizes) < ENOUGH_BATCHES:
         return None
     reason = (
         f"{len(sizes)} batch sizes determine one loss surface, but no law at every target loss, "
@@ -78,9 +90,10 @@ def surface_or_laws(
     Returns:
         None where the curves are of several settings or no batch could be left out.
     """
-    if len(by_setting(curves)) != 1:
+    able = surface_curves(curves)
+    if not able:
         return None
-    held_out = surface_held_out(curves, points)
+    held_out = surface_held_out(able, points)
     own = next(verdict.held_out for verdict in selection.verdicts if verdict.law == law)
     if not np.isfinite(held_out) or not np.isfinite(own):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from megascale.curves.compare import AtLoss, AtTokens, Comparison
-from megascale.verbs.compare_verdict import verdict
+from megascale.curves.verdict import verdict
 
 
 def compared(b: str, difference: float, error: float | None, *, reached: bool = True) -> Comparison:
