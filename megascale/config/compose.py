@@ -19,7 +19,7 @@ REPLACED_WHOLE = {("batch", "schedule"), ("batch", "megatron_rampup")}
 """Mappings that a higher layer replaces instead of merging into."""
 
 ALTERNATIVES: dict[tuple[str, ...], frozenset[str]] = {
-    ("batch",): frozenset({"schedule", "law", "megatron_rampup", "megatron_steps"}),
+    ("batch",): frozenset({"schedule", "law", "remaining", "megatron_rampup", "megatron_steps"}),
     ("log",): frozenset({"interval_tokens", "interval_steps"}),
     ("checkpoint",): frozenset({"interval_tokens", "interval_steps"}),
 }

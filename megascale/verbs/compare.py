@@ -209,6 +209,8 @@ def _rank(name: str, wanted: list[str]) -> int:
 def _document(
     taken: str, window: Window, curves: list[Curve], found: list[Comparison]
 ) -> dict[str, object]:
+    from megascale.curves.verdict import verdict
+
     return {
         "schema": SCHEMA,
         "loss": taken,
@@ -224,5 +226,6 @@ def _document(
             }
             for curve in curves
         ],
+        "verdict": verdict(found),
         "comparisons": [one.to_dict() for one in found],
     }
