@@ -17,6 +17,7 @@ from typing import IO, Literal
 
 from megascale.errors import DataError
 from megascale.extras import pip_command
+from megascale.shipped import legal_path
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
@@ -60,7 +61,7 @@ def find_inputs(inputs: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     """
     files: list[Path] = []
     aside: list[Path] = []
-    for item in map(Path, inputs):
+    for item in (legal_path(path, "INPUT", error=DataError) for path in inputs):
         if item.is_dir():
             known = (*JSON_SUFFIXES, *TEXT_SUFFIXES, ".parquet")
             for path in sorted(path for path in item.rglob("*") if path.is_file()):

@@ -13,7 +13,7 @@ from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.catalogue import RESIDUALS, Law, engine_law, laws
 from megascale.fitting.own_law import fit_callable, parameter_names
-from megascale.fitting.points import Points, collect, from_frame
+from megascale.fitting.points import Points, check_parameters, collect, float_column, from_frame
 from megascale.fitting.result import FitResult
 from megascale.fitting.status import BAD_INPUT, Status
 from megascale.machine import usable_cores
@@ -21,7 +21,11 @@ from megascale.machine import usable_cores
 BOOTSTRAPS = {None: 0, "parametric": 1, "pairs": 2, "runs": 3}
 DEFAULT_DELTA = 1e-3
 DEFAULT_REPLICATES = 1000
+_MOST_REPLICATES = 1_000_000
 DEFAULT_TOLERANCE = 1e-8
+
+_LARGEST_WHOLE = 2**31 - 1
+"""Bound of counts that the engine takes."""
 
 Bounds = Mapping[str, tuple[Any, Any]]
 
@@ -102,6 +106,9 @@ def fit(
     Raises:
         FitError: an argument breaks a rule, or (see `errors`) a problem's points do.
     """
+    confidence = _real(confidence, "confidence", 0.9)
+    tolerance = _real(tolerance, "tolerance", DEFAULT_TOLERANCE)
+    delta = _real(delta, "delta", DEFAULT_DELTA)
     if not 0 < confidence < 1:
         raise FitError.of("confidence", confidence, "must lie between 0 and 1", 0.9)
     if errors not in ("auto", "raise", "status"):
@@ -117,13 +124,19 @@ def fit(
             raise FitError.of("p0", "given with initial", "is another name of initial: give one")
         initial = p0
     replicates, seed = _whole(replicates, "replicates", 1), _whole(seed, "seed", 0)
+    if replicates > _MOST_REPLICATES:
+        rule = f"must be at most {_MOST_REPLICATES:,}"
+        raise FitError.of("replicates", replicates, rule, _MOST_REPLICATES)
     max_iterations = _whole(max_iterations, "max_iterations", 0)
     points = collect(x, y, offsets, groups)
-    weight = None if weights is None else points.rearrange(weights, "weights").astype(np.float64)
+    weight = (
+        None if weights is None else float_column(points.rearrange(weights, "weights"), "weights")
+    )
     if device not in ("auto", "cpu", "cuda"):
         raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
     names = parameter_names(law) if callable(law) else engine_law(law, points.x.shape[0]).params
     bounds, initial = _named_bounds(bounds, names), _named_start(initial, names)
+    check_parameters(names, bounds, fixed, initial)
     if callable(law):
         if device == "cuda":
             raise FitError.of("device", "cuda", "a callable is fitted on the CPU", "cpu")
@@ -252,7 +265,23 @@ def _whole(value: Any, name: str, least: int) -> int:
         raise FitError.of(name, value, "must be a whole number", least) from None
     if isinstance(value, bool) or (number < least and name != "seed"):
         raise FitError.of(name, value, f"must be a whole number of at least {least}", least)
+    if name != "seed" and number > _LARGEST_WHOLE:
+        raise FitError.of(name, value, f"must be at most {_LARGEST_WHOLE}", _LARGEST_WHOLE)
     return number
+
+
+def _real(value: Any, name: str, nearest: float) -> float:
+    """A number that is no text and no array of several.
+
+    Raises:
+        FitError: it is another kind of value.
+    """
+    if isinstance(value, (str, bytes, bool)):
+        raise FitError.of(name, value, "must be a number", nearest)
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise FitError.of(name, value, "must be a number", nearest) from None
 
 
 def _named_bounds(bounds: Any, names: Sequence[str]) -> Bounds | None:

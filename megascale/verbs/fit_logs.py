@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from megascale.errors import EXIT_DONE, FitError
+from megascale.formats.csv_output import write_csv
 from megascale.verbs.law_output import warn, write
 from megascale.verbs.option_words import require_replicates
 from megascale.verbs.tables import text_table
@@ -63,7 +64,7 @@ def write_points(logs: RunTable, options: LogOptions, path: Path) -> None:
         raise FitError.of("--points", str(path), "must end in .csv or .parquet")
     points = points_of_logs(logs, options)
     if path.suffix == ".csv":
-        points.write_csv(path)
+        write_csv(points, path)
     else:
         points.write_parquet(path)
     losses = points["target_loss"].n_unique()

@@ -33,7 +33,8 @@ def show(
         Path, typer.Argument(help="A preset (YAML), a hub config.json or a folder with one.")
     ],
     sequence_length: Annotated[
-        int, typer.Option(help="Tokens of a sequence, for the FLOPs of attention.", min=1)
+        int,
+        typer.Option(help="Tokens of a sequence, for the FLOPs of attention.", min=1, max=2**40),
     ] = 4096,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -147,6 +147,7 @@ SeqLengthOfPlan = Annotated[
     typer.Option(
         "--seq-length",
         min=1,
+        max=2**40,
         help="Tokens of a sequence [4096, or the run's].",
         rich_help_panel=LAYOUT,
     ),
@@ -154,17 +155,25 @@ SeqLengthOfPlan = Annotated[
 MicroBatch = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Sequences of a micro-batch [1, or the run's].", rich_help_panel=LAYOUT
+        min=1,
+        max=2**40,
+        help="Sequences of a micro-batch [1, or the run's].",
+        rich_help_panel=LAYOUT,
     ),
 ]
 Dp = Annotated[
     int | None,
-    typer.Option(min=1, help="Data-parallel degree [1, or the run's].", rich_help_panel=LAYOUT),
+    typer.Option(
+        min=1, max=2**40, help="Data-parallel degree [1, or the run's].", rich_help_panel=LAYOUT
+    ),
 ]
 BatchMultiple = Annotated[
     int,
     typer.Option(
-        min=1, help="Sequences that every batch must be a multiple of.", rich_help_panel=LAYOUT
+        min=1,
+        max=2**40,
+        help="Sequences that every batch must be a multiple of.",
+        rich_help_panel=LAYOUT,
     ),
 ]
 RoundingOf = Annotated[

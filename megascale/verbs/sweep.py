@@ -47,7 +47,7 @@ def sweep(
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Runs at a time; default: one a core (or as many cores as ranks)."
+            min=1, max=4096, help="Runs at a time; default: one a core (or as many cores as ranks)."
         ),
     ] = None,
     output: Annotated[
