@@ -84,6 +84,9 @@ def check(
     import yaml
 
     from megascale.errors import ConfigError
+    from megascale.extras import require_torch
+
+    require_torch("model check")
     from megascale.model.count import count_parameters
     from megascale.model.hf import HubWeights
 
@@ -113,6 +116,9 @@ def export(
     eos_id: Annotated[int | None, typer.Option(help="End-of-text token id, if any.")] = None,
 ) -> None:
     """Write a checkpoint as a hub folder that transformers loads as it is."""
+    from megascale.extras import require_torch
+
+    require_torch("model export")
     from megascale.train.export import export_checkpoint
     from megascale.units import parse_count
 
