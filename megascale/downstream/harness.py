@@ -114,9 +114,9 @@ def _loaded(exported: Path, tokenizing: Tokenizing, asked: Asked) -> Any:
     # Without an end token of its own the harness would add one beyond the embedding.
     token = tokenizer.convert_ids_to_tokens(tokenizing.eos_id or 0)
     tokenizer.eos_token = tokenizer.pad_token = token
-    model = AutoModelForCausalLM.from_pretrained(exported, dtype="auto").to(asked.device)
+    model: Any = AutoModelForCausalLM.from_pretrained(exported, dtype="auto")
     return HFLM(
-        pretrained=model.eval(),
+        pretrained=model.to(asked.device).eval(),
         tokenizer=tokenizer,
         batch_size=asked.batch_size,
         max_length=tokenizing.length,

@@ -122,7 +122,7 @@ def missing_scores(
 def _score(record: Any) -> TaskScore:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"schema must be {SCHEMA}")
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(TaskScore):
         value = record[field.name]
         if not isinstance(value, _TYPES[field.name]) or isinstance(value, bool):

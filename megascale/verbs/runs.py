@@ -124,8 +124,8 @@ def show(
                 "stated": one.meta.extra,
                 "provenance": loaded.provenance(one),
             }
-            scores = [asdict(score) for score in _scores(summary.path)]
-            shown.append(summary.to_dict() | meta | {"malformed_lines": lines, "tasks": scores})
+            tasks = [asdict(score) for score in _scores(summary.path)]
+            shown.append(summary.to_dict() | meta | {"malformed_lines": lines, "tasks": tasks})
             continue
         if index:
             typer.echo()
