@@ -69,7 +69,7 @@ class SeenByRuns(Part):
 class ScheduleLawFile(Part):
     """See the module."""
 
-    schema_: Literal["megascale.schedule-law/1"] = Field(SCHEMA, alias="schema")
+    schema_: Literal["megascale.schedule-law/1"] = Field("megascale.schedule-law/1", alias="schema")
     name: str
     loss: str = Field(description="kind of loss that was fitted")
     from_tokens: float = Field(ge=0, description="losses before were left out")

@@ -72,6 +72,7 @@ def predict_schedules(
     *,
     confidence: float = 0.9,
     widen: float = 1.0,
+    offsets: Sequence[float] | None = None,
     seed: int = 0,
 ) -> list[PredictedSchedule]:
     """Predict schedules side by side.
@@ -82,6 +83,7 @@ def predict_schedules(
         outside: of each, what the law's runs have not shown.
         confidence: of the intervals.
         widen: factor on the law's own error, for schedules outside what its runs have shown.
+        offsets: nats added to each, of runs under way whose losses so far stand beside the law's.
         seed: of the draws of their order.
 
     Raises:
@@ -94,7 +96,8 @@ def predict_schedules(
             rule = f"ends before the {law.from_tokens:,.0f} tokens from which the law holds"
             raise FitError.of(f"schedule {history.name}", f"{history.total_tokens:,.0f}", rule)
     reach = student_reach(confidence, max(law.schedules - 1, 1))
-    ends = law.draws().end_losses(histories)
+    moved = np.zeros(len(histories)) if offsets is None else np.asarray(offsets, float)
+    ends = law.draws().end_losses(histories) + moved
     factors = [widen if words else 1.0 for words in outside]
     chances = _chances(ends, law, factors, seed)
     out = []
@@ -108,7 +111,8 @@ def predict_schedules(
         end = _interval(ends[:, i], factors[i] * law.level_error, reach)
         out.append(
             PredictedSchedule(
-                history.name, history, end, tokens, loss, low, high, history.steps, against,
+                history.name, history, end, tokens, loss + moved[i], low + moved[i],
+                high + moved[i], history.steps, against,
                 chances[i], words,
             )
         )  # fmt: skip
@@ -116,7 +120,7 @@ def predict_schedules(
 
 
 def _interval(draws: Array, error: float, reach: float) -> PredictedLoss:
-    centre = float(np.median(draws))
+    centre = float(np.mean(draws))
     half = reach * float(np.hypot(np.std(draws, ddof=1), error))
     return PredictedLoss(centre, centre - half, centre + half)
 
@@ -133,7 +137,7 @@ def _curve(
         parts.append(loss)
     least = min(len(part) for part in parts)
     draws = np.vstack([part[:least] for part in parts])
-    centre = np.median(draws, axis=0)
+    centre = draws.mean(axis=0)
     half = reach * np.hypot(draws.std(axis=0, ddof=1), factor * law.level_error)
     return tokens, centre, centre - half, centre + half
 

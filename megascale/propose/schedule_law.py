@@ -110,7 +110,7 @@ class ScheduleLaw:
                 "level_error": self.level_error,
                 "difference_error": self.difference_error,
             },
-        )  # type: ignore[call-arg]
+        )
 
     @classmethod
     def of_file(cls, file: ScheduleLawFile) -> ScheduleLaw:
