@@ -37,6 +37,8 @@ app = typer.Typer(
 
   megascale predict --law-file law.json runs/under-way
 
+  megascale predict --measured predictions.json runs/a runs/b
+
 Exit codes: 0; 2 where a schedule lies outside what the law's runs have shown (--beyond-data)."""
 )
 def predict(
@@ -48,8 +50,15 @@ def predict(
         ),
     ] = None,
     law_file: Annotated[
-        Path, typer.Option("--law-file", help="Law file of `megascale fit --law schedule`.")
-    ] = ...,  # type: ignore[assignment]
+        Path | None,
+        typer.Option("--law-file", help="Law file of `megascale fit --law schedule`."),
+    ] = None,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predictions that --json wrote: hold the runs of PATH against them, by name."
+        ),
+    ] = None,
     batch: Annotated[
         list[str] | None,
         typer.Option(help="Batches in tokens from token counts on: '0:256,850K:2Ki'. Repeat."),
@@ -73,6 +82,17 @@ def predict(
     """
     from megascale.errors import ConfigError
     from megascale.formats.schedule_law_file import read_schedule_law
+
+    if measured is not None:
+        from megascale.verbs.predict_check import show_check
+
+        if batch or not paths:
+            raise ConfigError.of("--measured", str(measured), "needs the runs, and nothing else")
+        show_check(measured, paths, as_json)
+        return
+    if law_file is None:
+        rule = "names the law that predicts"
+        raise ConfigError.of("--law-file", None, rule, "megascale fit RUNS --law schedule -o ...")
     from megascale.propose.plan_bounds import outside_seen
     from megascale.propose.prediction import predict_schedules
     from megascale.propose.schedule_law import ScheduleLaw

@@ -75,6 +75,36 @@ def test_a_config_and_a_run_under_way(law: Path, tmp_path: Path, capsys) -> None
     assert planned["end"]["value"] == pytest.approx(stated["end"]["value"], abs=1e-3)
 
 
+def test_predictions_are_held_against_their_runs(law: Path, tmp_path: Path, capsys) -> None:
+    """Runs of the true law under names of schedules that were predicted before."""
+    words = ["predict", "--law-file", str(law), "--batch", "0:512", "--batch", "0:256,600K:1Ki"]
+    assert call([*words, *RATE, "--json"]) == 0
+    text = capsys.readouterr().out
+    written = tmp_path / "predictions.json"
+    written.write_text(text)
+    plans = [known_plan(((0, 512),), 0), known_plan(((0, 256), (600_000, 1024)), 0)]
+    lines = ["run,tokens,batch_tokens,lr,validation_loss"]
+    for plan, name in zip(plans, ("0:512", '"0:256,600K:1Ki"'), strict=True):
+        for tokens in range(50_000, 1_000_001, 50_000):
+            history = plan.scaled(tokens / 1e6).history() if tokens < 1e6 else plan.history()
+            loss = KnownLaw(1).end_losses([history])[0][0]
+            lines.append(f"{name},{tokens},512,0.005,{loss:.5f}")
+    runs = tmp_path / "runs.csv"
+    runs.write_text("\n".join(lines) + "\n")
+    assert call(["predict", "--measured", str(written), str(runs)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 of 2 predicted ends hold the measured loss within the 90 % interval")
+    assert "0:256,600K:1Ki against 0:512: predicted -0." in said
+    assert call(["predict", "--measured", str(written), str(runs), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["schedules"]
+    true = KnownLaw(1).end_losses([plan.history() for plan in plans])[0]
+    assert [row["measured"] for row in rows] == pytest.approx(true, abs=1e-4)
+    assert rows[1]["against_first"]["measured"] == pytest.approx(true[1] - true[0], abs=1e-4)
+    runs.write_text("\n".join(lines[:30]) + "\n")
+    assert call(["predict", "--measured", str(written), str(runs)]) == 3
+    assert "of the 1,000,000 tokens predicted" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
