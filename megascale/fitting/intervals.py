@@ -24,7 +24,7 @@ from megascale.fitting.percentiles import (
     stretch,
     stretched_percentiles,
 )
-from megascale.fitting.profile import profile_limits
+from megascale.fitting.profile import of_any_sign, profile_limits
 
 Array = np.ndarray
 
@@ -95,7 +95,11 @@ def quantile(result: Any, level: float) -> Array:
 
 
 def _wald(result: Any, name: str, level: float) -> tuple[Array, Array]:
-    return around(result[name], result.errors[name], quantile(result, level))
+    reach = quantile(result, level)
+    if of_any_sign(name):
+        value, width = result[name], reach * result.errors[name]
+        return value - width, value + width
+    return around(result[name], result.errors[name], reach)
 
 
 def around(value: Array, error: Array, reach: Array) -> tuple[Array, Array]:

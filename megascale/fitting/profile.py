@@ -24,7 +24,22 @@ DOUBLINGS = 14
 HALVINGS = 24
 
 
-def profile_limits(result: Any, name: str, level: float) -> tuple[Array, Array]:
+def of_any_sign(name: str) -> bool:
+    """Whether a parameter may be negative as well as positive, so that it has no logarithm."""
+    return name.startswith("exponent_") or name == "c_eb"
+
+
+def free_problems(result: Any, name: str) -> Array:
+    """Problems that do not hold a parameter fixed."""
+    fixed = None if result.job is None else result.job.fixed
+    if fixed is None:
+        return np.ones(len(result), bool)
+    return np.isnan(fixed[:, result.names.index(name)])
+
+
+def profile_limits(
+    result: Any, name: str, level: float, which: Array | None = None
+) -> tuple[Array, Array]:
     """Lower and upper limits of a parameter, an entry a problem.
 
     A side on which no value can be refuted is 0, or -inf for a parameter of any sign, and inf.
@@ -35,6 +50,7 @@ def profile_limits(result: Any, name: str, level: float) -> tuple[Array, Array]:
         result: a `FitResult` of a law of the engine, squared loss.
         name: a parameter; derived quantities cannot be held.
         level: confidence.
+        which: the problems; None is all.
 
     Raises:
         FitError: another law, loss or quantity.
@@ -54,17 +70,21 @@ def profile_limits(result: Any, name: str, level: float) -> tuple[Array, Array]:
         reach = stats.t.ppf(0.5 + level / 2, np.maximum(freedom, 1))
         allowed = least * (1 + reach**2 / np.maximum(freedom, 1))
         known = freedom > 0
-    free = np.ones(len(result), bool) if job.fixed is None else np.isnan(job.fixed[:, at])
+    free = free_problems(result, name)
+    wanted = np.zeros(len(result), bool)
+    wanted[slice(None) if which is None else which] = True
     limits = np.full((2, len(result)), np.nan)
     limits[:, ~free] = value[~free]
-    for problem_sign in (1.0, -1.0):
-        logs = problem_sign > 0
-        some = np.flatnonzero(result.solved & known & free & ((value > 0) == logs))
+    in_logs = (value > 0) & (not of_any_sign(name))
+    for logs in (True, False):
+        some = np.flatnonzero(wanted & result.solved & known & free & (in_logs == logs))
         if len(some) == 0:
             continue
         search = _Side(result, job, at, some, allowed[some], logs)
         for side, sign in ((0, -1.0), (1, 1.0)):
             limits[side, some] = search.limit(sign)
+    if which is not None:
+        limits = limits[:, which]
     return limits[0], limits[1]
 
 

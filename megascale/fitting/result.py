@@ -14,6 +14,7 @@ from megascale.fitting.curve_intervals import curve_limits
 from megascale.fitting.fitted import Fitted
 from megascale.fitting.influence import Influence, leave_one_out
 from megascale.fitting.intervals import interval_limits, usual_kind
+from megascale.fitting.profile import free_problems, of_any_sign, profile_limits
 from megascale.fitting.result_output import (
     many_problems,
     one_problem,
@@ -141,10 +142,37 @@ class FitResult(Fitted):
         return np.where(freedom > 0, value, np.nan)
 
     def limits(self, name: str) -> tuple[Array, Array]:
-        """`interval(name)` as tables show it, worked out once."""
+        """Limits as tables and JSON show them, worked out once.
+
+        Those of `interval`, but profile limits where the standard error says nothing (`profiled`).
+        """
         if name not in self._interval_cache:
-            self._interval_cache[name] = self.interval(name)
+            low, high = self.interval(name)
+            which = np.flatnonzero(self.profiled(name))
+            if len(which):
+                low, high = low.copy(), high.copy()
+                low[which], high[which] = profile_limits(self, name, self.confidence, which)
+            self._interval_cache[name] = low, high
         return self._interval_cache[name]
+
+    def profiled(self, name: str) -> Array:
+        """Problems whose shown limits of a parameter are of the profile likelihood.
+
+        Their standard error is 0, infinite or missing (a bound, a direction that the points do not
+        see), or larger than a value that must be positive, though the solver converged and the
+        points can tell their noise.
+        """
+        if self.interval_kind != "wald" or self.job is None or name not in self.names:
+            return np.zeros(len(self), bool)
+        if self.settings["loss"] != "squared":
+            return np.zeros(len(self), bool)
+        error = self.errors[name]
+        with np.errstate(invalid="ignore"):
+            silent = ~(np.isfinite(error) & (error > 0))
+            if not of_any_sign(name):
+                silent |= error > np.abs(self[name])
+        known = (self.points > self.free_params) & (self.objective > 0)
+        return silent & free_problems(self, name) & self.solved & known
 
     @cached_property
     def _interval_cache(self) -> dict[str, tuple[Array, Array]]:

@@ -21,9 +21,10 @@ def plain_problems(result: Any, begin: int, end: int) -> Iterator[dict[str, Any]
     for name in (*result.names, *result.derived):
         low, high = result.limits(name)
         columns = [_finite(c[some]) for c in (result[name], result.errors[name], low, high)]
+        kinds = np.where(result.profiled(name)[some], "profile", result.interval_kind).tolist()
         cells = [
-            {"value": value, "error": error, "low": lower, "high": upper}
-            for value, error, lower, upper in zip(*columns, strict=True)
+            {"value": value, "error": error, "low": lower, "high": upper, "kind": kind}
+            for value, error, lower, upper, kind in zip(*columns, kinds, strict=True)
         ]
         values.append((name, cells))
     measures = ("objective", "rms", "r_squared", "aicc")
@@ -80,6 +81,10 @@ def result_columns(result: Any) -> dict[str, Any]:
         columns[name] = getattr(result, name)
     columns["status"] = [status_words(s) for s in result.status]
     columns["weak"] = [", ".join(result.weak(i)) for i in range(len(result))]
+    profiled = {name: result.profiled(name) for name in result.names}
+    columns["profiled"] = [
+        ", ".join(name for name in result.names if profiled[name][i]) for i in range(len(result))
+    ]
     columns["flags"] = [", ".join(flag_words(f)) for f in result.flags]
     return columns
 
@@ -121,9 +126,10 @@ def one_problem(result: Any) -> str:
     rows = []
     for name in (*result.names, *result.derived):
         low, high = result.limits(name)
-        note = "weak" if name in weak else ""
+        notes = ["weak"] if name in weak else []
+        notes += ["profile limits"] if result.profiled(name)[0] else []
         cells = (result[name][0], result.errors[name][0], low[0], high[0])
-        rows.append([name, *(f"{v:.5g}" for v in cells), note])
+        rows.append([name, *(f"{v:.5g}" for v in cells), ", ".join(notes)])
     percent = f"{100 * result.confidence:g} %"
     if result.known_noise:
         lines[0] += f", chi^2 {result.chi_squared[0]:.4g} (p = {result.p_value[0]:.2g})"
