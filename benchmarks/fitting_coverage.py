@@ -218,7 +218,7 @@ def table(laws: list[str], count: int, replicates: int) -> str:
                     outside.append((case.law, kind, name, points))
                 cells[kind, name, points] = text + ("*" if withheld > 0.1 else "")
         print(f"{case.law}: {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
-        lines += [f"## `{case.law}`", ""]
+        lines += [f"### `{case.law}`", ""]
         shown = [p for p in POINTS if p > len(case.truth)]
         lines.append("| quantity | kind | " + " | ".join(f"{p} points" for p in shown) + " |")
         lines.append("|---|---|" + "---|" * len(shown))

@@ -35,9 +35,9 @@ BY_RUN = ("runs", "wild_runs")
 UNSTEADY = ("wsd", "noise_floor")
 """Laws whose replicates have errors of wildly different size (branches without points, a vanishing
 floor): studentised limits of 90 % hold the truth in 40 to 80 % of studies and are refused."""
-NON_REGULAR = ("wsd",)
-"""Laws with change points, where percentiles alone cover too little: theirs are those and Wald's
-together."""
+NON_REGULAR = ("wsd", "noise_floor")
+"""Laws with change points, or a floor that can vanish, where percentiles alone cover too little:
+theirs are those and Wald's together. Wild limits are wide enough."""
 MOST_FAILED = 0.1
 """Where more of the replicates failed there is no interval: those would be the extreme ones."""
 
@@ -114,7 +114,7 @@ def around(value: Array, error: Array, reach: Array) -> tuple[Array, Array]:
 
 def _percentile(result: Any, name: str, level: float) -> tuple[Array, Array]:
     low, high = replicate_limits(result, result.replicates(name), level)
-    if result.law in NON_REGULAR:
+    if result.law in NON_REGULAR and result.resample not in WILD:
         other = _wald(result, name, level)
         low, high = np.fmin(low, other[0]), np.fmax(high, other[1])
     return low, high
