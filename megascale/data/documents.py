@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import IO, Literal
 
 from megascale.errors import DataError
+from megascale.extras import pip_command
+from megascale.shipped import legal_path
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
@@ -59,7 +61,7 @@ def find_inputs(inputs: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     """
     files: list[Path] = []
     aside: list[Path] = []
-    for item in map(Path, inputs):
+    for item in (legal_path(path, "INPUT", error=DataError) for path in inputs):
         if item.is_dir():
             known = (*JSON_SUFFIXES, *TEXT_SUFFIXES, ".parquet")
             for path in sorted(path for path in item.rglob("*") if path.is_file()):
@@ -140,7 +142,7 @@ def _decompressed(path: Path, raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
         try:
             import zstandard
         except ModuleNotFoundError:
-            rule = "reading .zst needs the package zstandard: pip install 'megascale[zstd]'"
+            rule = f"reading .zst needs the package zstandard: {pip_command('zstandard')}"
             raise DataError.of("INPUT", str(path), rule) from None
         reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
         return stack.enter_context(io.BufferedReader(_ZstdErrors(reader, zstandard.ZstdError)))

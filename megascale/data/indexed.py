@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megascale.errors import DataError
+from megascale.formats.json_text import read_json
+from megascale.shipped import legal_path
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
@@ -83,22 +85,37 @@ def read_sidecar(prefix: str | Path) -> Sidecar | None:
         DataError: the file is there but is not a sidecar of this schema.
     """
     path = sidecar_path(prefix)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as failure:
-        raise DataError.of(str(path), "unreadable", f"must be a JSON sidecar: {failure}") from None
+    found = read_json(path, "sidecar")
     if not isinstance(found, dict) or found.pop("schema", None) != SIDECAR_SCHEMA:
         raise DataError.of(
             str(path), "unknown schema", f"must carry schema {SIDECAR_SCHEMA!r}; prepare it again"
         )
-    try:
-        return Sidecar(**found)
-    except TypeError:
+    if set(found) != set(_SIDECAR_KEYS):
         wanted = ", ".join(Sidecar.__slots__)
         keys = ", ".join(sorted(found)) or "none"
-        raise DataError.of(str(path), f"keys {keys}", f"a sidecar has {wanted}") from None
+        raise DataError.of(str(path), f"keys {keys}", f"a sidecar has {wanted}")
+    for key, (kind, words) in _SIDECAR_KEYS.items():
+        value = found[key]
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        if not fits or (isinstance(value, int) and not 0 <= value < 2**63):
+            raise DataError.of(f"{path}: {key}", value, f"must be {words}")
+    return Sidecar(**found)
+
+
+_COUNT = (int, "a whole number from 0 to 2^63")
+_SIDECAR_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "tokens": _COUNT,
+    "documents": _COUNT,
+    "dtype": (str, "text"),
+    "bin_sha256": (str, "text"),
+    "max_token_id": _COUNT,
+    "vocab_size": _COUNT,
+    "tokenizer_sha256": (str, "text"),
+    "eos_id": ((int, type(None)), "a whole number from 0 to 2^63, or null"),
+    "details": (dict, "a mapping"),
+}
 
 
 class IndexedTokens:
@@ -117,7 +134,7 @@ class IndexedTokens:
     """
 
     def __init__(self, prefix: str | Path) -> None:
-        self.prefix = Path(prefix)
+        self.prefix = legal_path(prefix, "token file", error=DataError)
         self._bin, self._idx = bin_path(prefix), idx_path(prefix)
         bin_bytes, idx_bytes = _size(self._bin), _size(self._idx)
         self.dtype, self.sequences, self._document_entries = _read_header(self._idx, idx_bytes)

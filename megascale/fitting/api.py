@@ -15,6 +15,7 @@ from megascale.fitting.arguments import (
     engine_device,
     natural_variant,
     parameter_boxes,
+    real_number,
     residual_kind,
     run_numbers,
     runs_drawn,
@@ -27,7 +28,7 @@ from megascale.fitting.catalogue import RESIDUALS, Law, engine_law, laws
 from megascale.fitting.intervals import BY_RUN, least_drawn, refuse_unsteady
 from megascale.fitting.noise import weights_of_sigma
 from megascale.fitting.own_law import fit_callable, parameter_names
-from megascale.fitting.points import Points, collect, from_frame
+from megascale.fitting.points import Points, check_parameters, collect, float_column, from_frame
 from megascale.fitting.refit import EngineJob
 from megascale.fitting.result import FitResult
 from megascale.fitting.status import BAD_INPUT, Status
@@ -45,6 +46,7 @@ STUDENTISED = ("studentised", "wild", "wild_runs")
 """Bootstraps that keep each replicate's errors."""
 DEFAULT_DELTA = 1e-3
 DEFAULT_REPLICATES = 1000
+_MOST_REPLICATES = 1_000_000
 DEFAULT_TOLERANCE = 1e-8
 
 
@@ -136,6 +138,9 @@ def fit(
     Raises:
         FitError: an argument breaks a rule, or (see `errors`) a problem's points do.
     """
+    confidence = real_number(confidence, "confidence", 0.9)
+    tolerance = real_number(tolerance, "tolerance", DEFAULT_TOLERANCE)
+    delta = real_number(delta, "delta", DEFAULT_DELTA)
     if not 0 < confidence < 1:
         raise FitError.of("confidence", confidence, "must lie between 0 and 1", 0.9)
     if errors not in ("auto", "raise", "status"):
@@ -160,13 +165,19 @@ def fit(
             raise FitError.of("p0", "given with initial", "is another name of initial: give one")
         initial = p0
     replicates, seed = whole_number(replicates, "replicates", 1), whole_number(seed, "seed", 0)
+    if replicates > _MOST_REPLICATES:
+        rule = f"must be at most {_MOST_REPLICATES:,}"
+        raise FitError.of("replicates", replicates, rule, _MOST_REPLICATES)
     max_iterations = whole_number(max_iterations, "max_iterations", 0)
     points = collect(x, y, offsets, groups)
-    weight = None if weights is None else points.rearrange(weights, "weights").astype(np.float64)
+    weight = (
+        None if weights is None else float_column(points.rearrange(weights, "weights"), "weights")
+    )
     if device not in ("auto", "cpu", "cuda"):
         raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
     names = parameter_names(law) if callable(law) else engine_law(law, points.x.shape[0]).params
     bounds, initial = bounds_by_name(bounds, names), start_by_name(initial, names)
+    check_parameters(names, bounds, fixed, initial)
     if sigma is not None:
         weight = weights_of_sigma(sigma, points, _residual_of(law, residual, points))
     if bootstrap in BY_RUN or runs is not None:

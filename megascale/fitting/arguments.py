@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,12 @@ from megascale.fitting import _engine
 from megascale.fitting.catalogue import RESIDUALS, Law, laws
 from megascale.fitting.intervals import BY_RUN
 from megascale.fitting.points import Points
+from megascale.machine import usable_cores
 
 Bounds = Mapping[str, tuple[Any, Any]]
+
+_LARGEST_WHOLE = 2**31 - 1
+"""Bound of counts that the engine takes."""
 
 
 def whole_number(value: Any, name: str, least: int) -> int:
@@ -30,7 +33,23 @@ def whole_number(value: Any, name: str, least: int) -> int:
         raise FitError.of(name, value, "must be a whole number", least) from None
     if isinstance(value, bool) or (number < least and name != "seed"):
         raise FitError.of(name, value, f"must be a whole number of at least {least}", least)
+    if name != "seed" and number > _LARGEST_WHOLE:
+        raise FitError.of(name, value, f"must be at most {_LARGEST_WHOLE}", _LARGEST_WHOLE)
     return number
+
+
+def real_number(value: Any, name: str, nearest: float) -> float:
+    """A number that is no text and no array of several.
+
+    Raises:
+        FitError: it is another kind of value.
+    """
+    if isinstance(value, (str, bytes, bool)):
+        raise FitError.of(name, value, "must be a number", nearest)
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise FitError.of(name, value, "must be a number", nearest) from None
 
 
 def bounds_by_name(bounds: Any, names: Sequence[str]) -> Bounds | None:
@@ -206,5 +225,5 @@ def thread_count(threads: int | None) -> int:
     """
     threads = _default_threads if threads is None else threads
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        return len(usable_cores())
     return whole_number(threads, "threads", 1)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from megascale.errors import FitError
-from megascale.fitting.points import Points
+from megascale.fitting.points import Points, float_column
 
 Array = np.ndarray
 
@@ -36,7 +36,7 @@ def weights_of_sigma(sigma: Any, points: Points, residual: str) -> Array:
     if given.ndim == 0:
         size = np.full(len(points.y), float(given))
     else:
-        size = points.rearrange(sigma, "sigma").astype(float)
+        size = float_column(points.rearrange(sigma, "sigma"), "sigma")
     bad = ~(np.isfinite(size) & (size > 0))
     if bad.any():
         value = float(size[int(np.argmax(bad))])

@@ -264,13 +264,14 @@ def _check_checkpoint(
             with HubWeights(weights, config.model):
                 return
         return
-    from megascale.train.checkpoint import check_same_model, list_checkpoints, read_state
+    from megascale.train.checkpoint import check_same_model, list_checkpoints
+    from megascale.train.saved_state import read_training_state
 
     newest = [saved.path for saved in list_checkpoints(folder)[-1:]]
     start = newest or ([branch_from] if branch_from is not None else [])
     for path in start:
         try:
-            state: Mapping[str, Any] = read_state(path)
+            state: Mapping[str, Any] = read_training_state(path)
         except CheckpointError:
             if newest:  # damaged: the run itself falls back to one before
                 return

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from megascale.errors import CheckpointError
 from megascale.model.config import ModelConfig
@@ -45,7 +46,11 @@ def export_checkpoint(
     state = read_state(checkpoint)
     if "model" not in state:
         raise CheckpointError.of("checkpoint", str(checkpoint), "does not say which model it is of")
-    config = ModelConfig(**state["model"])
+    try:
+        config = ModelConfig.model_validate(state["model"])
+    except ValidationError as error:
+        rule = f"its model config cannot be read ({error.error_count()} problems)"
+        raise CheckpointError.of("checkpoint", str(checkpoint), rule) from None
     extra = {}
     if tokenizer is not None:
         try:

@@ -154,7 +154,7 @@ def inspect(
         Path | None,
         typer.Option(help="tokenizer.json to decode with.", show_default="the one beside it"),
     ] = None,
-    first: Annotated[int, typer.Option(min=0, help="Tokens to show.")] = 48,
+    first: Annotated[int, typer.Option(min=0, max=1_000_000, help="Tokens to show.")] = 48,
     verify: Annotated[bool, typer.Option(help="Read every byte; check ids and hash.")] = False,
     as_json: AsJson = False,
 ) -> None:
