@@ -63,7 +63,7 @@ def refit(
     Returns:
         The engine's own output, one entry a copy.
     """
-    rows, offsets = rows_of(points, which)
+    rows, offsets = copied_rows(points, which)
     weight = None if weights is None else weights[rows]
     if kept is not None:
         weight = kept if weight is None else weight * kept
@@ -103,7 +103,7 @@ def refit(
     )
 
 
-def rows_of(points: Points, which: Array) -> tuple[Array, Array]:
+def copied_rows(points: Points, which: Array) -> tuple[Array, Array]:
     """Rows of the flat columns that copies of problems are made of, and the copies' offsets."""
     lengths = np.diff(points.offsets)[which]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -11,7 +11,7 @@ from scipy import stats
 
 from megascale.errors import FitError
 from megascale.fitting.curve_intervals import curve_limits
-from megascale.fitting.fitted import Fitted
+from megascale.fitting.fit_values import FitValues
 from megascale.fitting.influence import Influence, leave_one_out
 from megascale.fitting.intervals import interval_limits, usual_kind
 from megascale.fitting.profile import free_problems, of_any_sign, profile_limits
@@ -26,10 +26,10 @@ from megascale.fitting.result_output import (
 Array = np.ndarray
 
 
-class FitResult(Fitted):
+class FitResult(FitValues):
     """Per-problem results of one `fit` call. Index it by a parameter or derived quantity.
 
-    `Fitted` lists its attributes; here are intervals, influence and output.
+    `FitValues` lists its attributes; here are intervals, influence and output.
     """
 
     @property

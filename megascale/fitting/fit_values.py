@@ -19,7 +19,7 @@ from megascale.formats.tokens_to_loss import steps_at_batch, tokens_at_batch
 Array = np.ndarray
 
 
-class Fitted:
+class FitValues:
     """Per-problem values, errors, statuses and residuals of one `fit` call.
 
     Attributes:
