@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from megascale.errors import DataError
+from megascale.extras import pip_command
 from megascale.formats.json_text import JsonTextError, parse_json
 from megascale.shipped import legal_path
 
@@ -183,7 +184,7 @@ def _decompressed(path: Path, raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
         try:
             import zstandard
         except ModuleNotFoundError:
-            rule = "reading .zst needs the package zstandard: pip install 'megascale[zstd]'"
+            rule = f"reading .zst needs the package zstandard: {pip_command('zstandard')}"
             raise DataError.of("INPUT", str(path), rule) from None
         reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
         return stack.enter_context(io.BufferedReader(_ZstdErrors(reader, zstandard.ZstdError)))

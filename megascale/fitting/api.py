@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -17,6 +16,7 @@ from megascale.fitting.own_law import fit_callable, parameter_names
 from megascale.fitting.points import Points, check_parameters, collect, float_column, from_frame
 from megascale.fitting.result import FitResult
 from megascale.fitting.status import BAD_INPUT, Status
+from megascale.machine import usable_cores
 
 BOOTSTRAPS = {None: 0, "parametric": 1, "pairs": 2, "runs": 3}
 DEFAULT_DELTA = 1e-3
@@ -429,7 +429,7 @@ def thread_count(threads: int | None) -> int:
     """
     threads = _default_threads if threads is None else threads
     if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        return len(usable_cores())
     return _whole(threads, "threads", 1)
 
 

@@ -84,6 +84,9 @@ def check(
     import yaml
 
     from megascale.errors import ConfigError
+    from megascale.extras import require_torch
+
+    require_torch("model check")
     from megascale.model.count import count_parameters
     from megascale.model.hf import HubWeights
 
@@ -123,6 +126,9 @@ def export(
     ] = None,
 ) -> None:
     """Write a checkpoint as a hub folder that transformers loads as it is."""
+    from megascale.extras import require_torch
+
+    require_torch("model export")
     from megascale.train.export import export_checkpoint
     from megascale.units import parse_count
 
