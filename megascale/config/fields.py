@@ -8,12 +8,36 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import SerializationInfo
 
-from megascale.errors import UserError
+from megascale.errors import ConfigError, UserError
 from megascale.schedule.points import BatchPoint, format_table, parse_table
-from megascale.units import COUNT_PATTERN, GRAMMAR, CountError, format_count, read_count
+from megascale.units import (
+    COUNT_PATTERN,
+    GRAMMAR,
+    LARGEST_COUNT,
+    CountError,
+    format_count,
+    read_count,
+)
 
 READABLE = {"counts": "text"}
 """Serialization context under which counts are written as `4M` instead of 4000000."""
+
+
+def check_numbers(content: Any, at: tuple[str, ...] = ()) -> None:
+    """Refuse whole numbers that no 64-bit field can hold, wherever they stand in a config.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if isinstance(content, int) and not -LARGEST_COUNT <= content <= LARGEST_COUNT:
+        legal = LARGEST_COUNT if content > 0 else -LARGEST_COUNT
+        raise ConfigError.of(".".join(at), content, "must be below 2^63, or above -2^63", legal)
+    if isinstance(content, dict):
+        for key, value in content.items():
+            check_numbers(value, (*at, str(key)))
+    elif isinstance(content, (list, tuple)):
+        for index, value in enumerate(content):
+            check_numbers(value, (*at, str(index)))
 
 
 class Section(BaseModel):
@@ -35,17 +59,11 @@ def message_as_is(error: UserError) -> PydanticCustomError:
     return PydanticCustomError("message_as_is", "{message}", {"message": str(error)})
 
 
-LARGEST_COUNT = 2**63 - 1
-"""Positions and counts are 64-bit in arrays and files."""
-
-
 def _validate_count(value: object) -> int:
     try:
         count = read_count(value)
     except CountError as error:
         raise rule_broken(error.rule, error.nearest) from None
-    if count > LARGEST_COUNT:
-        raise rule_broken("must be below 2^63", str(LARGEST_COUNT))
     return count
 
 

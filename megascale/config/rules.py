@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from megascale.config.rates import build_lr_schedule
+from megascale.config.rates import build_lr_schedule, build_remaining_points
 from megascale.config.sections import RunConfig
 from megascale.errors import ConfigError, ScheduleError, UserError
 from megascale.schedule.megatron import parse_step_schedule, rampup_points
@@ -36,7 +36,7 @@ def _budget(config: RunConfig) -> Iterator[UserError]:
 
 def _batch(config: RunConfig) -> Iterator[UserError]:
     batch = config.batch
-    sources = ("schedule", "law", "megatron_rampup", "megatron_steps")
+    sources = ("schedule", "law", "remaining", "megatron_rampup", "megatron_steps")
     given = [name for name in sources if getattr(batch, name) is not None]
     if len(given) != 1:
         yield ConfigError.of(
@@ -65,7 +65,9 @@ def _batch(config: RunConfig) -> Iterator[UserError]:
 def _batch_points(config: RunConfig, key: str) -> Iterator[UserError]:
     batch, length = config.batch, config.train.sequence_length
     try:
-        if batch.megatron_rampup is not None:
+        if batch.remaining is not None:
+            points = build_remaining_points(batch.remaining, config.lr, config.train.total_tokens)
+        elif batch.megatron_rampup is not None:
             points = rampup_points(**batch.megatron_rampup.model_dump(), sequence_length=length)
         elif batch.megatron_steps is not None:
             points = parse_step_schedule(batch.megatron_steps, sequence_length=length)

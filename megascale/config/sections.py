@@ -73,8 +73,8 @@ class TrainConfig(Section):
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
-        description="CPU threads of each process; null shares the cores of a node among its "
-        "processes",
+        description="CPU threads of each process; null takes OMP_NUM_THREADS, else a share of "
+        "SLURM_CPUS_PER_TASK or of the node's cores",
     )
 
 
@@ -154,6 +154,19 @@ class WandbConfig(Section):
     mode: Literal["online", "offline"] = Field("online", description="offline keeps files only")
 
 
+class NoiseScaleConfig(Section):
+    """The gradient noise scale, from the micro-batch gradients that a step computes anyway."""
+
+    interval_steps: PositiveCount | None = Field(
+        16,
+        description="steps between two measurements of the gradient noise scale; null does not "
+        "measure it. A measured step of one micro-batch on one rank runs it as two halves",
+    )
+    window: Annotated[int, Field(ge=10, le=10_000)] = Field(
+        64, description="measurements that the noise scale and its interval are taken over"
+    )
+
+
 class LogConfig(Section):
     """What is logged, and how often."""
 
@@ -162,6 +175,9 @@ class LogConfig(Section):
     )
     interval_steps: PositiveCount | None = Field(
         1, description="steps between two records, instead of interval_tokens"
+    )
+    noise_scale: NoiseScaleConfig = Field(
+        default_factory=NoiseScaleConfig, description="gradient noise scale"
     )
     tensorboard: bool = Field(False, description="write TensorBoard events into the run directory")
     wandb: WandbConfig | None = Field(None, description="log to Weights & Biases; null for no")

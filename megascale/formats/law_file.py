@@ -7,7 +7,6 @@ as what they meant; only the new version is written.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from bisect import bisect_right
 from itertools import pairwise
@@ -17,10 +16,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from megascale.errors import DataError
+from megascale.formats.json_text import JsonTextError, parse_json
 from megascale.formats.law_conditions import Conditions, Part
 from megascale.formats.law_upgrade import FIRST_SCHEMA, POWER_PARAMETERS, SCHEMA, upgraded
 from megascale.formats.power_form import log_power
 from megascale.shipped import locate
+
+MOST_LAW_BYTES = 64 * 2**20
+"""A law is small; what is larger is no law file."""
 
 Scale = Literal["units", "thousands", "millions", "billions"]
 SCALES: dict[Scale, float] = {"units": 1.0, "thousands": 1e3, "millions": 1e6, "billions": 1e9}
@@ -51,6 +54,15 @@ class Input(Part):
     sha256: Sha256
 
 
+def _semidefinite(m: list[list[float]]) -> bool:
+    """Whether a 3 x 3 matrix whose 2 x 2 minors are not negative is positive semidefinite."""
+    scale = [math.sqrt(m[i][i]) for i in range(3)]
+    if not all(scale) or not all(math.isfinite(m[i][j]) for i in range(3) for j in range(3)):
+        return all(math.isfinite(one) for one in scale)
+    r, s, t = (m[i][j] / scale[i] / scale[j] for i, j in ((1, 0), (2, 0), (2, 1)))
+    return 1 + 2 * r * s * t - r * r - s * s - t * t >= -1e-6
+
+
 class Covariance(Part):
     """Covariance of the parameters of `power`, N and D in the law's own units."""
 
@@ -71,6 +83,8 @@ class Covariance(Part):
                     raise ValueError("matrix is symmetric")
                 if abs(m[i][j]) > most + 1e-12:
                     raise ValueError("no covariance exceeds its variances' geometric mean")
+        if not _semidefinite(m):
+            raise ValueError("matrix has a negative eigenvalue: it is the covariance of nothing")
         return self
 
 
@@ -187,7 +201,7 @@ class LawFile(Part):
             d_tokens: tokens.
 
         Raises:
-            DataError: N or D is not positive.
+            DataError: N or D is not positive, or the output is larger than any number.
         """
         for name, value in (("N", n_params), ("D", d_tokens)):
             if not value > 0:
@@ -197,7 +211,11 @@ class LawFile(Part):
         if self.table is not None:
             return interpolate(self.table.d, self.table.value, d)
         coef, a, b = (self.parameters[key].value for key in ("coef", "a", "b"))
-        return math.exp(log_power(math.log(coef), a, b, math.log(n), math.log(d)))
+        try:
+            return math.exp(log_power(math.log(coef), a, b, math.log(n), math.log(d)))
+        except OverflowError:
+            rule = f"law {self.name} gives more than any number at N = {n_params:.4g}"
+            raise DataError.of("D", d_tokens, rule) from None
 
     def outside_range(self, n_params: float | None, d_tokens: float) -> list[str]:
         """In words, where (N, D) lies outside the fitted points; empty inside or where unknown.
@@ -278,13 +296,16 @@ def read_law_file(path: str | Path) -> LawFile:
     """
     path = locate(path, "laws")
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MOST_LAW_BYTES + 1)
     except OSError as error:
         raise DataError.of("law file", str(path), f"cannot be read: {error.strerror}") from None
+    if len(raw) > MOST_LAW_BYTES:
+        raise DataError.of("law file", str(path), f"larger than {MOST_LAW_BYTES:,} bytes: not read")
     try:
-        content = json.loads(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError.of("law file", str(path), f"not JSON: {error}") from None
+        content = parse_json(raw)
+    except JsonTextError as error:
+        raise DataError.of("law file", str(path), str(error)) from None
     found = content.get("schema") if isinstance(content, dict) else None
     if found == FIRST_SCHEMA:
         content = upgraded(content)

@@ -352,6 +352,8 @@ def read_run(path: str | Path) -> RunData:
     for number, line in _objects(metrics, malformed):
         if not header:
             header = _checked_header(metrics, line)
+        elif "resumed_at_step" in line and type(line["resumed_at_step"]) is not int:
+            malformed.append(MalformedLine(metrics, number, "resumed_at_step is no whole number"))
         elif "resumed_at_step" in line:
             dropped = [step for step in by_step if step > line["resumed_at_step"]]
             superseded += len(dropped)
@@ -415,4 +417,8 @@ def _checked_header(path: Path, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _wrong_integers(line: dict[str, Any]) -> str:
-    return ", ".join(key for key in INTEGER_KEYS if type(line.get(key)) is not int)
+    return ", ".join(
+        key
+        for key in INTEGER_KEYS
+        if type(line.get(key)) is not int or not -(2**63) <= line[key] < 2**63
+    )

@@ -170,6 +170,8 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def _family(hf: dict[str, Any]) -> tuple[str, str]:
     architectures, model_type = hf.get("architectures") or [], hf.get("model_type")
+    if not isinstance(architectures, list):
+        raise ConfigError.of("config.json architectures", architectures, "must be a list")
     for family in (DENSE, MOE):
         if model_type == family[1] and all(name == family[0] for name in architectures):
             return family
@@ -184,6 +186,8 @@ def _family(hf: dict[str, Any]) -> tuple[str, str]:
 def _refuse_what_cannot_be_computed(hf: dict[str, Any]) -> None:
     for key in ("rope_scaling", "rope_parameters"):
         rope = hf.get(key) or {}
+        if not isinstance(rope, dict):
+            raise ConfigError.of(f"config.json {key}", rope, "must be a mapping or null")
         kind = rope.get("rope_type", rope.get("type", "default"))
         extra = sorted(set(rope) - {"rope_type", "type", "rope_theta"})
         if kind != "default" or extra:
@@ -193,7 +197,10 @@ def _refuse_what_cannot_be_computed(hf: dict[str, Any]) -> None:
                 "scaled rotary embedding is not implemented; the model would compute other logits",
                 "rope_type default",
             )
-    sliding = [kind for kind in hf.get("layer_types") or [] if kind != "full_attention"]
+    kinds = hf.get("layer_types")
+    if kinds is not None and not isinstance(kinds, list):
+        raise ConfigError.of("config.json layer_types", kinds, "must be a list or null")
+    sliding = [kind for kind in kinds or [] if kind != "full_attention"]
     if hf.get("use_sliding_window") or sliding:
         raise ConfigError.of(
             "config.json use_sliding_window",

@@ -6,13 +6,13 @@ ran there as the law's starting point.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megascale.errors import DataError, ScheduleError
+from megascale.formats.json_text import read_json
 from megascale.formats.run_log import RunData, read_run
 from megascale.schedule.law_driven import law_driven_points
 from megascale.schedule.points import BatchPoint
@@ -144,7 +144,7 @@ def _history(run: RunData) -> tuple[BatchPoint, ...]:
 def _config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG_DATA_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(file, "run config")
+    except DataError:
         return {}
     return content if isinstance(content, dict) else {}

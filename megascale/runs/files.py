@@ -12,6 +12,7 @@ from pathlib import Path
 
 from megascale.errors import DataError
 from megascale.formats.run_log import METRICS_FILE, SCHEMA
+from megascale.shipped import legal_path
 
 PACKED = (".gz", ".zst", ".zstd")
 SUFFIXES = frozenset(
@@ -53,7 +54,7 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
     """
     found: dict[Path, LogFile] = {}
     for text in paths:
-        path = Path(text)
+        path = legal_path(text, "path", error=DataError)
         if path.is_dir():
             files = [LogFile(file, False) for file in _walk(path)]
         elif path.is_file():
@@ -66,6 +67,7 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
             near = difflib.get_close_matches(path.name, _names(path.parent), n=3)
             raise DataError.of("path", str(text), "no such file or directory", near or None)
         for file in files:
+            legal_path(file.path, "path", error=DataError)
             found.setdefault(file.path, file)
     if not found:
         shown = ", ".join(str(path) for path in paths)

@@ -23,6 +23,8 @@ from megascale.train.balance import ExpertBalance
 from megascale.train.checks import balance_window, layout_of
 from megascale.train.distributed import Process
 from megascale.train.groups import decay_groups
+from megascale.train.micro_gradients import MicroGradientNorms
+from megascale.train.noise_scale import NoiseScale
 from megascale.train.optimizer import ShardedAdamW
 from megascale.train.step import Objective
 
@@ -34,6 +36,8 @@ class Parts:
     Attributes:
         balance: expert loads and biases; None for a dense model.
         validation: what evaluations read, by name of the held-out source.
+        norms: measures the gradient noise of a step; None where it is off.
+        noise: the noise scale so far; None where it is off.
     """
 
     mesh: Mesh
@@ -45,6 +49,8 @@ class Parts:
     validation: dict[str, HeldOut]
     lr: LRSchedule
     weight_decay: WeightDecaySchedule
+    norms: MicroGradientNorms | None = None
+    noise: NoiseScale | None = None
 
     @property
     def model(self) -> Qwen3:
@@ -116,6 +122,7 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
             device=process.device,
         )
         objective = Objective(moe.aux_loss_coef, moe.z_loss_coef, window)
+    measured = config.log.noise_scale.interval_steps is not None
     return Parts(
         mesh=mesh,
         parallel=parallel,
@@ -126,4 +133,6 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
         validation=validation,
         lr=lr_schedule_from_config(config),
         weight_decay=weight_decay_from_config(config),
+        norms=MicroGradientNorms(parallel, mesh, optimizer) if measured else None,
+        noise=NoiseScale(window=config.log.noise_scale.window) if measured else None,
     )

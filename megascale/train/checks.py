@@ -279,7 +279,8 @@ def _check_checkpoint(
             with HubWeights(weights, config.model):
                 return
         return
-    from megascale.train.checkpoint import check_same_model, list_checkpoints, read_state
+    from megascale.train.checkpoint import check_same_model, list_checkpoints
+    from megascale.train.saved_state import read_training_state
 
     newest = [saved.path for saved in list_checkpoints(folder)[-1:]]
     if rewind_to is not None:
@@ -287,7 +288,7 @@ def _check_checkpoint(
     start = newest or ([branch_from] if branch_from is not None else [])
     for path in start:
         try:
-            state: Mapping[str, Any] = read_state(path)
+            state: Mapping[str, Any] = read_training_state(path)
         except CheckpointError:
             if newest and rewind_to is None:  # damaged: the run itself falls back to one before
                 return

@@ -147,7 +147,8 @@ class Loop:
         middle = (loaded.start + loaded.stop) / 2
         lr = parts.lr.at(middle) * segment.lr_scale
         weight_decay = parts.weight_decay.at(middle)
-        balance = parts.balance
+        balance, noise = parts.balance, self.config.log.noise_scale
+        measured = _due(loaded.step + 1, (0, 0), noise.interval_steps, None)
         statistics, gradients = accumulate_gradients(
             parts.parallel,
             parts.mesh,
@@ -158,6 +159,7 @@ class Loop:
             balance_counts=None if balance is None else balance.previous,
             signalled=lambda: self.signals.requested() is not None,
             saving=self.checkpointer.in_flight and not self.checkpointer.finished,
+            norms=parts.norms if measured else None,
         )
         tokens = loaded.stop - loaded.start
         decision = self._verdict(loaded, statistics)
@@ -175,6 +177,10 @@ class Loop:
             )
             if balance is not None:
                 balance.update(statistics.expert_counts, tokens)
+            if parts.noise is not None and statistics.noise is not None:
+                note = parts.noise.add(statistics.noise)
+                if note is not None:
+                    self._event("warning", note)
         parts.optimizer.zero_grad()
         progress.step = loaded.step + 1
         progress.tokens = loaded.stop
@@ -316,6 +322,12 @@ class Loop:
         if self.interval.steps and self.interval.last is not None:
             record = self.interval.record()
             record["token_hash"] = f"{self.progress.token_hash:016x}"
+            if self.parts.noise is not None:
+                record |= self.parts.noise.record(
+                    batch_tokens=record["batch_tokens"],
+                    sequence_length=record["sequence_length"],
+                    beta1=self.config.optimizer.beta1,
+                )
             if self.reporter is not None:
                 self.reporter.interval(record)
 

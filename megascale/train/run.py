@@ -22,7 +22,6 @@ from megascale.train.checkpoint import (
     Retention,
     latest_checkpoint,
     pin,
-    read_state,
     verify_checkpoint,
 )
 from megascale.train.checks import (
@@ -46,6 +45,7 @@ from megascale.train.loop import Loop
 from megascale.train.peak import measure_gemm
 from megascale.train.rewind import REWOUND_MAY_CHANGE, leave_behind, rewind_target
 from megascale.train.rundir import RunDirectory, saved_form
+from megascale.train.saved_state import read_training_state
 from megascale.train.signals import SignalFlags
 from megascale.train.state import RunCounters, restore
 from megascale.train.telemetry.interval import IntervalAccumulator
@@ -142,7 +142,7 @@ def _run(
         if source is not None:
             progress, restored = restore(
                 source,
-                read_state(source),
+                read_training_state(source),
                 config,
                 parts,
                 guard,

@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from megascale.config import RunConfig, dump_yaml
 from megascale.errors import RunError
+from megascale.formats.json_text import JsonTextError, parse_json
 from megascale.formats.run_log import timestamp
 
 LOCK_FILE = "run.lock"
@@ -299,10 +300,10 @@ def saved_form(config: RunConfig) -> dict[str, Any]:
 
 def _saved_mapping(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except OSError as failure:
         raise disk_error("run directory", path, failure) from failure
-    except ValueError:
+    except JsonTextError:
         content = None
     if not isinstance(content, dict):
         raise RunError.of(

@@ -65,6 +65,7 @@ def pack_state(
         "guard": guard.state_dict(),
         "interval": interval.state_dict(),
         "balance": None if parts.balance is None else parts.balance.state_dict(),
+        "noise_scale": None if parts.noise is None else parts.noise.state_dict(),
     }
 
 
@@ -100,6 +101,9 @@ def restore(
     interval.load_state_dict(state["interval"])
     if parts.balance is not None:
         parts.balance.load_state_dict(state["balance"])
+    # older checkpoints, and those of runs that did not measure it, hold none
+    if parts.noise is not None and state.get("noise_scale") is not None:
+        parts.noise.load_state_dict(state["noise_scale"])
     ranks = state["ranks"]
     if len(ranks) == parts.mesh.world_size:
         set_rng_state(ranks[parts.mesh.rank], parts.mesh.device)

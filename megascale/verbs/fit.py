@@ -69,6 +69,7 @@ def fit_command(
         int | None,
         typer.Option(
             min=0,
+            max=said.MOST_REPLICATES,
             help="Bootstrap replicates; 0 for none (default: 200 from logs, 1000 from final "
             "losses, 0 from points).",
             rich_help_panel=said.FITTING,
@@ -110,7 +111,8 @@ def fit_command(
     runs: Annotated[
         str | None,
         typer.Option(
-            help="Column naming each point's run, for --resample runs.", rich_help_panel=POINTS
+            help="Column naming each point's run, for --resample runs and wild_runs.",
+            rich_help_panel=POINTS,
         ),
     ] = None,
     residual: Annotated[

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from megascale.errors import EXIT_DONE, EXIT_FIT, FitError
+from megascale.formats.csv_output import write_csv
 from megascale.verbs.tables import text_table
 
 if TYPE_CHECKING:
@@ -332,6 +333,6 @@ def write_result(result: Any, path: Path) -> None:
     if path.suffix == ".json":
         path.write_text(result.to_json(indent=2) + "\n")
     elif path.suffix == ".csv":
-        result.to_polars().write_csv(path)
+        write_csv(result.to_polars(), path)
     else:
         result.to_polars().write_parquet(path)

@@ -102,6 +102,7 @@ def show(
 ) -> None:
     """Show a run: its counters, its batch sizes with their losses, and its malformed lines."""
     from megascale.runs.overview import overviews
+    from megascale.verbs.noise_scale import noise_scale_sentence
     from megascale.verbs.tables import folded_rows
 
     options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
@@ -131,6 +132,8 @@ def show(
         for name in ("n_params", "d_tokens", "seq_length"):
             value = getattr(one.meta, name)
             typer.echo(f"{name:<12}{'-' if value is None else f'{value:,}'}")
+        if "noise_scale" in one.meta.extra:
+            typer.echo(f"{'noise scale':<12}{noise_scale_sentence(one.meta.extra['noise_scale'])}")
         typer.echo()
         print_lines(
             ("from tokens", "to tokens", "batch (tokens)", "steps", "mean loss"),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from megascale.errors import CheckpointError, ConfigError
+from megascale.formats.json_text import read_json
 from megascale.train.rundir import sync_directory, write_durably
 
 FORMAT = "megascale.checkpoint/1"
@@ -33,6 +34,8 @@ TRASH_PREFIX = ".trash-"
 _NAME = re.compile(r"step-(\d{8,})-tokens-(\d+)")
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _READ_BYTES = 1 << 22
+MOST_OBJECT_BYTES = 64 * 2**30
+"""Bound of a checkpoint's JSON files; the index has an entry a chunk."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -64,18 +67,13 @@ def list_checkpoints(directory: Path) -> list[Saved]:
     return sorted(saved for path in directory.iterdir() if (saved := parse_checkpoint(path)))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint.
 
     Raises:
         CheckpointError: missing, unreadable, or not a JSON object.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as failure:
-        raise CheckpointError.of("checkpoint", str(path), f"{failure.strerror}") from failure
-    except ValueError as failure:
-        raise CheckpointError.of("checkpoint", str(path), "is not valid JSON") from failure
+    value = read_json(path, "checkpoint", error=CheckpointError, most_bytes=MOST_OBJECT_BYTES)
     if not isinstance(value, dict):
         raise CheckpointError.of("checkpoint", str(path), "is not a JSON object")
     return value
@@ -93,7 +91,7 @@ def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
         CheckpointError: the manifest is missing, malformed, of another format version, or names
             something that is not a plain file name.
     """
-    manifest = read_json(path / MANIFEST_FILE)
+    manifest = read_object(path / MANIFEST_FILE)
     if manifest.get("format") != FORMAT:
         raise CheckpointError.of(
             f"format of {path / MANIFEST_FILE}", manifest.get("format"), "cannot be read", FORMAT
@@ -104,7 +102,8 @@ def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
     parsed = {}
     for name, entry in files.items():
         fair = isinstance(entry, dict) and _PLAIN_FILE.fullmatch(name)
-        if not fair or type(entry.get("bytes")) is not int or type(entry.get("sha256")) is not str:
+        fair = fair and type(entry.get("bytes")) is int and 0 <= entry["bytes"] < 2**63
+        if not fair or type(entry.get("sha256")) is not str:
             raise CheckpointError.of("checkpoint", str(path / MANIFEST_FILE), f"bad entry {name!r}")
         parsed[name] = (entry["bytes"], entry["sha256"])
     return parsed

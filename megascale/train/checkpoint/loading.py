@@ -23,7 +23,7 @@ from megascale.train.checkpoint.directory import (
     damage,
     list_checkpoints,
     parse_checkpoint,
-    read_json,
+    read_object,
     set_aside,
 )
 from megascale.train.checkpoint.saving import user_error
@@ -117,11 +117,20 @@ def read_state(path: str | Path) -> dict[str, Any]:
         CheckpointError: missing, malformed, or of another format version.
     """
     path = Path(path)
-    state = read_json(path / STATE_FILE)
+    state = read_object(path / STATE_FILE)
     if state.get("format") != FORMAT:
         raise CheckpointError.of(
             f"format of {path / STATE_FILE}", state.get("format"), "cannot be read", FORMAT
         )
+    for key, least in (("step", 0), ("consumed_tokens", 0), ("world_size", 1)):
+        value = state.get(key)
+        if type(value) is not int or not least <= value < 2**63:
+            rule = f"{key} must be a whole number of at least {least}, found {value!r:.60}"
+            raise CheckpointError.of("checkpoint", str(path / STATE_FILE), rule)
+    ranks = state.get("ranks")
+    if not isinstance(ranks, list) or not all(isinstance(one, dict | None) for one in ranks):
+        rule = "ranks must be a list of mappings, one a rank"
+        raise CheckpointError.of("checkpoint", str(path / STATE_FILE), rule)
     return state
 
 

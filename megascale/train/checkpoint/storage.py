@@ -9,12 +9,13 @@ maps every global tensor to its boxes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from errno import ENOSPC
 from pathlib import Path
@@ -43,7 +44,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from megascale.errors import CheckpointError, RunError
-from megascale.train.checkpoint.directory import FORMAT, INDEX_FILE, read_json
+from megascale.train.checkpoint.directory import FORMAT, INDEX_FILE, read_object
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -59,6 +60,7 @@ DTYPE_NAMES = {
 }
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _TENSOR_FILE = re.compile(r"rank-\d{5}\.safetensors")
+_MOST_DIMENSIONS = 8
 _SPARE_BYTES = 1 << 20  # asked for beside the tensors: headers, index, state, log
 
 
@@ -213,12 +215,12 @@ class SafetensorsReader(StorageReader):
         Raises:
             CheckpointError: the index is missing or malformed.
         """
-        index = read_json(self._path / INDEX_FILE)
+        index = read_object(self._path / INDEX_FILE)
         try:
             tensors: dict[str, STORAGE_TYPES] = {
                 fqn: self._tensor(fqn, entry) for fqn, entry in index["tensors"].items()
             }
-        except (KeyError, TypeError, AttributeError, ValueError) as failure:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as failure:
             raise CheckpointError.of(
                 "checkpoint", str(self._path / INDEX_FILE), f"malformed index ({failure!r})"
             ) from failure
@@ -243,8 +245,8 @@ class SafetensorsReader(StorageReader):
                 list(box.sizes),
                 entry["dtype"],
             )
-        if sum(math.prod(box.sizes) for box in boxes) != math.prod(size):
-            raise ValueError(f"the chunks of {fqn} do not make up the whole tensor")
+        if not tiles(size, [(box.offsets, box.sizes) for box in boxes]):
+            raise ValueError(f"the chunks of {fqn} overlap or do not make up the whole tensor")
         return TensorStorageMetadata(TensorProperties(dtype=_DTYPES[entry["dtype"]]), size, boxes)
 
     def set_up_storage_reader(
@@ -316,6 +318,29 @@ def _chunk_bytes(item: WriteItem) -> int:
 
 
 def _sizes(values: Any) -> torch.Size:
-    if any(type(value) is not int or value < 0 for value in values):
-        raise ValueError(f"sizes {values!r}")
+    if not isinstance(values, list) or len(values) > _MOST_DIMENSIONS:
+        raise ValueError(f"sizes {values!r:.80}")
+    if any(type(value) is not int or not 0 <= value < 2**63 for value in values):
+        raise ValueError(f"sizes {values!r:.80}")
     return torch.Size(values)
+
+
+def tiles(size: Sequence[int], boxes: Iterable[tuple[Sequence[int], Sequence[int]]]) -> bool:
+    """Whether boxes (offsets, sizes) cover a tensor of `size` exactly once each element.
+
+    How often each element is covered is a step function; it is one everywhere inside and nowhere
+    else just when its jumps at the boxes' corners add up to those at the tensor's corners. That
+    takes 2^dimensions sums a box, however many boxes there are.
+    """
+    if math.prod(size) == 0:
+        return all(math.prod(extents) == 0 for _, extents in boxes)
+    jumps: dict[tuple[int, ...], int] = {}
+    parts = [((0,) * len(size), tuple(size), -1)]
+    parts += [(tuple(offsets), tuple(extents), 1) for offsets, extents in boxes]
+    for offsets, extents, sign in parts:
+        if math.prod(extents) == 0:
+            continue
+        for ends in itertools.product((0, 1), repeat=len(size)):
+            corner = tuple(o + e * end for o, e, end in zip(offsets, extents, ends, strict=True))
+            jumps[corner] = jumps.get(corner, 0) + (-sign if sum(ends) % 2 else sign)
+    return not any(jumps.values())
