@@ -60,6 +60,13 @@ def train(
             "lr.decay_tokens at once, in a run of its own; the stable run stays as it is."
         ),
     ] = None,
+    branch_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start this config's run, as it is, from a checkpoint of another run, which stays "
+            "as it is."
+        ),
+    ] = None,
     allow_changed: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,13 +86,19 @@ def train(
     changeable = tuple(allow_changed or ())
     with found_alike("node"):  # no rank depends on another yet, and all of a node see the same
         _check_options(explain, dry_run, as_json, world_size)
+        if branch_decay is not None and branch_from is not None:
+            from megascale.errors import ConfigError
+
+            rule = "--branch-decay and --branch-from exclude each other"
+            raise ConfigError.of("--branch-from", str(branch_from), rule)
         cfg = _config(config, overrides or [], branch_decay)
+        origin = branch_from if branch_decay is None else branch_decay
         if explain:
             _explain(cfg, ranks, as_json)
             return
         from megascale.train.checks import check_free, check_run
 
-        check_run(cfg, ranks, branch_from=branch_decay, allow_changed=changeable)
+        check_run(cfg, ranks, branch_from=origin, allow_changed=changeable)
         if dry_run:
             check_free(cfg)
             typer.echo(
@@ -96,9 +109,7 @@ def train(
     from megascale.train.run import run
     from megascale.verbs.run_console import RunConsole
 
-    raise typer.Exit(
-        run(cfg, display=RunConsole, branch_from=branch_decay, allow_changed=changeable)
-    )
+    raise typer.Exit(run(cfg, display=RunConsole, branch_from=origin, allow_changed=changeable))
 
 
 def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int | None) -> None:
