@@ -46,6 +46,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     "sweep": ("megascale.verbs.sweep", "app", "Run a study: many runs, one table."),
     "compare": ("megascale.verbs.compare", "app", "Compare runs at equal tokens and loss."),
     "report": ("megascale.verbs.report", "app", "One page of logs, points and grids."),
+    "doctor": (
+        "megascale.verbs.doctor",
+        "app",
+        "What this machine lacks, and what to do about it.",
+    ),
 }
 
 SILENT_RANKS_WAIT_SECONDS = 5.0
@@ -69,7 +74,8 @@ class LazyVerbs(TyperGroup):
         return TyperCommand(cmd_name, help=summary, short_help=summary)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in VERBS and not args[0].startswith("-"):
+        known = args[0] in VERBS or args[0].startswith("-")
+        if not known and not ctx.resilient_parsing:  # a shell that completes is told nothing
             close = difflib.get_close_matches(args[0], VERBS, n=1)
             rule = f"no such verb; verbs are {', '.join(VERBS)}"
             raise UserError.of("verb", args[0], rule, close or None)
@@ -85,7 +91,7 @@ app = typer.Typer(
     cls=LazyVerbs,
     name="megascale",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""Examples:

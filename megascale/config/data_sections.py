@@ -21,8 +21,8 @@ class SourceConfig(Section):
         BeforeValidator(_listed, json_schema_input_type=str | list[str]),
         Field(min_length=1),
     ] = Field(
-        description="prefix or list of prefixes of .bin/.idx files (Megatron's format), relative "
-        "to the working directory"
+        description="prefix of .bin/.idx files (Megatron's format), a folder of them or a pattern "
+        "such as data/*; or a list of these; relative to the working directory"
     )
 
 

@@ -73,8 +73,8 @@ class TrainConfig(Section):
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
-        description="CPU threads of each process; null shares the cores of a node among its "
-        "processes",
+        description="CPU threads of each process; null takes OMP_NUM_THREADS, else a share of "
+        "SLURM_CPUS_PER_TASK or of the node's cores",
     )
 
 

@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import struct
+import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megascale.data.token_paths import find_prefixes
 from megascale.errors import DataError
 from megascale.formats.json_text import read_json
 from megascale.shipped import legal_path
@@ -39,6 +44,11 @@ DTYPES: dict[int, np.dtype[Any]] = {
 }
 FLOAT_CODES = {6: "float64", 7: "float32"}
 SIDECAR_SCHEMA = "megascale.tokens/1"
+MOST_MAPPED = 256
+"""So many token files are held open at a time."""
+_MAPPED: OrderedDict[int, NDArray[Any]] = OrderedDict()
+_MAPPED_LOCK = threading.RLock()
+_NUMBERS = itertools.count()
 _SAMPLE_WINDOWS = 8
 _SAMPLE_BYTES = 4096
 
@@ -134,6 +144,8 @@ class IndexedTokens:
     """
 
     def __init__(self, prefix: str | Path) -> None:
+        self._number = next(_NUMBERS)
+        weakref.finalize(self, _MAPPED.pop, self._number, None)
         self.prefix = legal_path(prefix, "token file", error=DataError)
         self._bin, self._idx = bin_path(prefix), idx_path(prefix)
         bin_bytes, idx_bytes = _size(self._bin), _size(self._idx)
@@ -186,13 +198,26 @@ class IndexedTokens:
         """Hash of the tokenizer file the tokens were made with; None without a sidecar."""
         return None if self.sidecar is None else self.sidecar.tokenizer_sha256
 
-    @cached_property
+    @property
     def flat(self) -> NDArray[Any]:
-        """All tokens as a read-only memory map, shape [tokens]; pages are read when touched."""
-        try:
-            return np.memmap(self._bin, dtype=self.dtype, mode="r", shape=(self.tokens,))
-        except (OSError, ValueError) as failure:
-            raise DataError.of(str(self._bin), "unreadable", str(failure)) from None
+        """All tokens as a read-only memory map, shape [tokens]; pages are read when touched.
+
+        Of all files of the process `MOST_MAPPED` are mapped at a time, those last used: a map
+        holds a file open, and a corpus may have more files than a process may open.
+        """
+        with _MAPPED_LOCK:
+            flat = _MAPPED.get(self._number)
+            if flat is not None:
+                _MAPPED.move_to_end(self._number)
+                return flat
+            try:
+                flat = np.memmap(self._bin, dtype=self.dtype, mode="r", shape=(self.tokens,))
+            except (OSError, ValueError) as failure:
+                raise DataError.of(str(self._bin), "unreadable", str(failure)) from None
+            _MAPPED[self._number] = flat
+            while len(_MAPPED) > MOST_MAPPED:
+                _MAPPED.popitem(last=False)
+            return flat
 
     def document_lengths(self, start: int, count: int) -> NDArray[np.int32]:
         """Lengths in tokens of sequences [start, start + count), read from the index."""
@@ -228,6 +253,8 @@ class IndexedTokens:
 class TokenSource:
     """Several prefixes read as one flat array of tokens, in the order given.
 
+    Prefixes may be folders or patterns, as `find_prefixes` takes them.
+
     Attributes:
         name: what errors call the source.
         files: the opened prefixes.
@@ -238,10 +265,8 @@ class TokenSource:
     """
 
     def __init__(self, name: str, prefixes: Sequence[str | Path]) -> None:
-        if not prefixes:
-            raise DataError.of(f"data.sources.{name}.path", "[]", "must name at least one prefix")
         self.name = name
-        self.files = tuple(IndexedTokens(prefix) for prefix in prefixes)
+        self.files = tuple(IndexedTokens(prefix) for prefix in find_prefixes(name, prefixes))
         self.starts = np.cumsum([0] + [file.tokens for file in self.files], dtype=np.int64)
         self.tokens = int(self.starts[-1])
         self.read_dtype = np.dtype(

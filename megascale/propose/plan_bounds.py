@@ -167,6 +167,12 @@ def clip_to_seen(bounds: PlanBounds, seen: SeenRanges) -> tuple[PlanBounds, tupl
     batch = _cut("batch", bounds.batch, batch_range, said, "--min-batch, --max-batch", whole=True)
     peak = _cut("peak learning rate", bounds.peak, seen.peak, said, "--lr")
     decay, final = bounds.decay_tokens, bounds.final_ratio
+    if bounds.lr_kind == "cosine":
+        assert seen.decay_share is not None
+        whole = 1 - bounds.warmup_tokens / bounds.total_tokens
+        if not _inside(whole, seen.decay_share):
+            rule = f"decays over {whole:.2g} of the run, the law's runs over"
+            raise _unseen("--lr-kind", "cosine", f"{rule} {_words(seen.decay_share)}", "wsd")
     if bounds.decays and bounds.lr_kind == "wsd":
         assert seen.decay_share is not None
         share = (seen.decay_share[0] * bounds.total_tokens, seen.decay_share[1])

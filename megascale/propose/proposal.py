@@ -125,13 +125,11 @@ class Proposal:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         schedule = self.schedule
-        segments = []
-        names = tuple(Segment.__slots__)
-        for segment in schedule.segments:
-            band = self.band_at(segment.requested_start_tokens)
+        segments = segments_dict(schedule)
+        for segment in segments:
+            band = self.band_at(segment["requested_start_tokens"])
             limits = None if band is None else [band.low_tokens, band.high_tokens]
-            values = {name: getattr(segment, name) for name in names}
-            segments.append(values | {"batch_band_tokens": limits})
+            segment["batch_band_tokens"] = limits
         return {
             "start_tokens": schedule.start_tokens,
             "start_step": schedule.start_step,
@@ -145,6 +143,12 @@ class Proposal:
             "token_saving": self.tokens if isinstance(self.tokens, str) else asdict(self.tokens),
             "replanned_from": None if self.at is None else asdict(self.at),
         }
+
+
+def segments_dict(schedule: BatchSchedule) -> list[dict[str, Any]]:
+    """Realised segments as plain JSON types."""
+    names = tuple(Segment.__slots__)
+    return [{name: getattr(segment, name) for name in names} for segment in schedule.segments]
 
 
 def propose(

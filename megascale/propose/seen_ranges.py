@@ -27,6 +27,7 @@ class SeenRanges:
         peak: largest learning rates.
         decay_share: decays as shares of their runs' tokens, those without left out; None for none.
         final_ratio: last learning rates over the peaks, of the runs that decay.
+        warmup_tokens: middle of the warmups.
     """
 
     tokens: float
@@ -35,6 +36,7 @@ class SeenRanges:
     peak: Range
     decay_share: Range | None
     final_ratio: Range | None
+    warmup_tokens: float = 0.0
 
     @classmethod
     def of_histories(cls, histories: Iterable[History]) -> SeenRanges:
@@ -53,6 +55,7 @@ class SeenRanges:
             peak=_range(run.peak for run in runs),
             decay_share=_range(share for _, share, _ in falling) if falling else None,
             final_ratio=_range(final for _, _, final in falling) if falling else None,
+            warmup_tokens=float(np.median([_warmup(run) for run in runs])),
         )
 
 
@@ -71,3 +74,10 @@ def _decay(history: History) -> tuple[float, float]:
     falls = history.lr_start[section] > history.lr_end[section]
     begin = history.tokens[section] if falls else history.tokens[section + 1]
     return float(1 - begin / history.total_tokens), last / peak
+
+
+def _warmup(history: History) -> float:
+    """Tokens at which the rate first comes to its peak."""
+    if history.lr_start[0] >= history.peak * (1 - 1e-6):
+        return 0.0
+    return float(history.tokens[1 + int(np.argmax(history.lr_end >= history.peak * (1 - 1e-6)))])

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 
 from megascale.errors import ScheduleError
 from megascale.propose.schedule_plan import SchedulePlan
-from megascale.units import format_count
+from megascale.runs.readers.base import VALIDATION
+from megascale.runs.table import RunTable
+from megascale.units import CountError, format_count, read_count
 
 KEY = "--step-seconds"
 
@@ -82,14 +85,31 @@ class StepTimes:
         return sum(tokens / batch * self.at(batch) for tokens, batch in plan.shares())
 
 
+def logged_step_times(table: RunTable) -> StepTimes:
+    """Seconds of a step by batch, from the training rows of logs: the wall clock since the row
+    before over the steps between, where the batch stayed.
+
+    Raises:
+        ScheduleError: the logs say the seconds of no step.
+    """
+    rows = table.table.filter(pl.col("loss_kind") != VALIDATION, pl.col("tokens").is_not_null())
+    source, steps = ", ".join(rows["run"].unique(maintain_order=True).head(3)), []
+    for own in rows.sort("tokens").partition_by("run", maintain_order=True):
+        columns = (own[name].cast(pl.Float64) for name in ("tokens", "batch_tokens", "seconds"))
+        tokens, batch, seconds = (c.fill_null(float("nan")).to_numpy() for c in columns)
+        many = np.diff(tokens) / batch[1:]
+        stays = (batch[1:] == batch[:-1]) & (many > 0)
+        each = seconds[1:] / np.where(many > 0, many, np.nan)
+        steps += list(zip(batch[1:][stays].astype(int), each[stays], strict=True))
+    return StepTimes.of_steps(steps, source)
+
+
 def parse_step_seconds(text: str) -> StepTimes:
     """`256:0.02,1Ki:0.05`: batches in tokens with the seconds of a step.
 
     Raises:
         ScheduleError: not this grammar, or as `StepTimes.of_table`.
     """
-    from megascale.units import CountError, read_count
-
     table: dict[int, float] = {}
     for entry in filter(None, (part.strip() for part in text.split(","))):
         batch, colon, seconds = entry.partition(":")

@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 from megascale.config import dump_yaml
 from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
+from megascale.machine import usable_cores
 from megascale.sweep.plan import RunPlan
 from megascale.sweep.progress import LoggedProgress, is_finished, read_progress
 from megascale.train.checks import run_path
@@ -264,13 +265,6 @@ def share_cores(jobs: int) -> list[tuple[int, ...]]:
         return [(cores[index % len(cores)],) for index in range(jobs)]
     each = len(cores) // jobs
     return [tuple(cores[index * each : (index + 1) * each]) for index in range(jobs)]
-
-
-def usable_cores() -> list[int]:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def last_checkpoint(parent: RunState) -> Path:

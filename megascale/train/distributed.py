@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from megascale.errors import ConfigError, LayoutError, RunError, UserError
+from megascale.machine import rank_threads
 from megascale.train.rundir import disk_error
 
 Result = TypeVar("Result")
@@ -49,10 +50,11 @@ def start_process(*, backend: str = "auto", threads: int | None = None) -> Proce
 
     Args:
         backend: `auto` (NCCL with GPUs, gloo without), `gloo` or `nccl`.
-        threads: CPU threads of this process; None shares the machine's cores evenly among its
-            local ranks. Results are bitwise repeatable only at equal thread counts.
+        threads: CPU threads of this process; None takes OMP_NUM_THREADS or a share of the
+            cores (`rank_threads`). Results are bitwise repeatable only at equal thread counts.
 
     Raises:
+        ConfigError: OMP_NUM_THREADS or Slurm's variable is no positive integer.
         LayoutError: NCCL is to be used and this process has no GPU.
     """
     environment = os.environ
@@ -74,8 +76,7 @@ def start_process(*, backend: str = "auto", threads: int | None = None) -> Proce
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads or max(1, cores // local_world_size))
+    torch.set_num_threads(threads or rank_threads(local_world_size))
     torch.set_flush_denormal(True)
     if world_size > 1 and not dist.is_initialized():
         store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=TIMEOUT))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from megascale.verbs import options as said
 from megascale.verbs import schedule_options as own
 from megascale.verbs.old_spellings import Verb
 from megascale.verbs.schedule_options import BatchRounding, RateCoupling, RateKind
+from megascale.verbs.schedule_output import segments_json, write_export
 
 if TYPE_CHECKING:
     from megascale.propose.proposal import Proposal
@@ -59,11 +59,23 @@ def schedule(
     fixed: own.FixedBatchOf = None,
     lr: own.PeakLr = None,
     lr_kind: own.LrKind = RateKind.wsd,
-    warmup: own.Warmup = "0",
+    warmup: own.Warmup = None,
     decay: own.Decay = None,
     decay_shape: own.ShapeOfDecay = own.DecayShape.linear,
     final_ratio: own.FinalRatio = None,
     lr_coupling: own.LrCoupling = RateCoupling.constant,
+    optimize: own.Optimize = None,
+    runs: own.PlanRuns = None,
+    weight_decay: own.WeightDecay = None,
+    calibrate: own.Calibrate = True,
+    max_changes: own.MaxChanges = 3,
+    min_gap: own.MinGap = None,
+    shrink: own.Shrink = False,
+    step_seconds: own.StepSeconds = None,
+    price: own.Price = None,
+    no_worse: own.NoWorse = 0.0,
+    beyond_data: own.BeyondData = False,
+    plot: own.Plot = None,
     to: own.To = None,
     output: own.Output = None,
     as_json: said.AsJson = False,
@@ -85,6 +97,71 @@ def schedule(
         sequence, micro, ranks = standing_layout(
             at, sequence_length=seq_length, micro_batch=micro_batch, data_parallel=dp
         )
+    if optimize is not None:
+        from megascale.verbs.schedule_optimize import PlanRequest, optimize_from_logs
+
+        refuse_beside(
+            "--optimize",
+            {
+                "--table": table,
+                "--megatron-steps": megatron_steps,
+                "--law-file": law_file,
+                "--megatron-rampup": megatron_rampup,
+                "--rule": rule,
+                "--replan": replan,
+                "--interval": interval,
+                "--initial": initial,
+                "--fixed": fixed,
+            },
+        )
+        optimize_from_logs(
+            runs,
+            PlanRequest(
+                objective=optimize.value,
+                total=total,
+                sequence=sequence,
+                micro=micro,
+                ranks=ranks,
+                multiple=batch_multiple,
+                min_batch=min_batch,
+                max_batch=max_batch,
+                lr=lr,
+                lr_kind=lr_kind.value,
+                warmup=warmup,
+                decay=decay,
+                decay_shape=decay_shape.value,
+                final_ratio=final_ratio,
+                coupling=lr_coupling.value,
+                weight_decay=weight_decay,
+                calibrate=calibrate,
+                max_changes=max_changes,
+                min_gap=min_gap,
+                shrink=shrink,
+                step_seconds=step_seconds,
+                price=price,
+                no_worse=no_worse,
+                beyond_data=beyond_data,
+                confidence=confidence,
+            ),
+            to=None if to is None else to.value,
+            output=output,
+            plot=plot,
+            as_json=as_json,
+        )
+        return
+    planning: dict[str, object] = {
+        "--runs": runs,
+        "--weight-decay": weight_decay,
+        "--min-gap": min_gap,
+        "--step-seconds": step_seconds,
+        "--price": price,
+        "--plot": plot,
+        "--shrink": shrink or None,
+        "--beyond-data": beyond_data or None,
+        "--no-worse": no_worse or None,
+        "--no-calibrate": None if calibrate else True,
+    }
+    refuse_beside("a schedule that is not planned; give --optimize", planning)
     unit = math.lcm(micro * ranks, batch_multiple) * sequence
     sources = {
         "--law-file": law_file,
@@ -169,6 +246,21 @@ def schedule(
     _show(found, text, output, as_json)
 
 
+def refuse_beside(what: str, given: dict[str, object]) -> None:
+    """Refuse options that would be ignored.
+
+    Args:
+        what: what they do not go with.
+        given: values by option; None where it is not given.
+
+    Raises:
+        ConfigError: naming the first that is given.
+    """
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError.of(name, str(value), f"has no meaning with {what}")
+
+
 def _show(found: Proposal, text: str | None, output: Path | None, as_json: bool) -> None:
     if text is None and output is not None:
         raise ConfigError.of("--output", str(output), "says where an export goes; give --export")
@@ -183,23 +275,3 @@ def _show(found: Proposal, text: str | None, output: Path | None, as_json: bool)
         write_export(output, text)
     elif text is not None and not as_json:
         typer.echo(text, nl=False)
-
-
-def segments_json(content: dict[str, Any]) -> str:
-    """JSON with one segment a line."""
-    whole = json.dumps(content | {"segments": []}, indent=2)
-    lines = ",\n    ".join(json.dumps(segment) for segment in content["segments"])
-    return whole.replace('"segments": []', f'"segments": [\n    {lines}\n  ]', 1)
-
-
-def write_export(path: Path, text: str) -> None:
-    """Write an export to its file, and say so.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as failure:
-        raise ConfigError.of("--output", str(path), str(failure.strerror)) from failure
-    typer.echo(f"{path}: written")

@@ -177,7 +177,7 @@ def one_number(text: str | None, key: str) -> float | None:
 def learning_rate(
     peak: float | None,
     kind: str,
-    warmup: str,
+    warmup: str | None,
     decay: str | None,
     shape: str,
     final_ratio: float | None,
@@ -196,13 +196,13 @@ def learning_rate(
     from megascale.config.schedule_sections import LRConfig
 
     if peak is None:
-        if warmup != "0" or decay not in (None, "0"):
+        if warmup not in (None, "0") or decay not in (None, "0"):
             raise ConfigError.of("--lr", None, "warmup and decay need a peak learning rate", 3e-4)
         return None
     content = {
         "kind": kind,
         "peak": peak,
-        "warmup_tokens": warmup,
+        "warmup_tokens": warmup or "0",
         "decay_tokens": decay or "0",
         "decay_shape": shape,
         "final_ratio": 0.1 if final_ratio is None else final_ratio,

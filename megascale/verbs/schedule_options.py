@@ -203,7 +203,12 @@ PeakLr = Annotated[
     ),
 ]
 LrKind = Annotated[RateKind, typer.Option(help="Learning-rate schedule.", rich_help_panel=RATE)]
-Warmup = Annotated[str, typer.Option(help="Tokens of warmup.", rich_help_panel=RATE)]
+Warmup = Annotated[
+    str | None,
+    typer.Option(
+        help="Tokens of warmup [0; with --optimize what the law has seen].", rich_help_panel=RATE
+    ),
+]
 Decay = Annotated[
     str | None,
     typer.Option(
@@ -235,5 +240,86 @@ Output = Annotated[
     Path | None,
     typer.Option(
         "-o", "--output", help="File of the export, not the screen.", rich_help_panel=WRITING
+    ),
+]
+Optimize = Annotated[
+    PlanFor | None,
+    typer.Option(
+        help="Plan batches (and what of the learning rate is not given): the lowest loss for the "
+        "tokens, or the fewest steps, least time or cost at no worse loss than the best fixed "
+        "batch.",
+        rich_help_panel=PLANNING,
+    ),
+]
+MaxChanges = Annotated[
+    int,
+    typer.Option(min=0, max=8, help="Most changes of the batch.", rich_help_panel=PLANNING),
+]
+MinGap = Annotated[
+    str | None,
+    typer.Option(
+        help="Least tokens between two changes [a twentieth of the budget].",
+        rich_help_panel=PLANNING,
+    ),
+]
+Shrink = Annotated[
+    bool,
+    typer.Option(
+        "--shrink/--no-shrink", help="Whether the batch may shrink.", rich_help_panel=PLANNING
+    ),
+]
+StepSeconds = Annotated[
+    str | None,
+    typer.Option(
+        help="Seconds of a step by batch (tokens): '2M:1.7,4M:3.1', or logs that say them.",
+        rich_help_panel=PLANNING,
+    ),
+]
+Price = Annotated[
+    float | None,
+    typer.Option(help="Price of an hour of the whole machine.", rich_help_panel=PLANNING),
+]
+NoWorse = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        help="Nats above the best fixed batch's loss that still count as no worse.",
+        rich_help_panel=PLANNING,
+    ),
+]
+BeyondData = Annotated[
+    bool,
+    typer.Option(
+        "--beyond-data",
+        help="Plan outside what the law's runs have shown; recommends nothing.",
+        rich_help_panel=PLANNING,
+    ),
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option(help="Figure of the front: .png, .svg or .pdf.", rich_help_panel=PLANNING),
+]
+PlanRuns = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--runs",
+        help="Logs that the law of whole schedules is fitted to first; repeatable.",
+        rich_help_panel=PLANNING,
+    ),
+]
+WeightDecay = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        help="Weight decay of those runs and of the plan, for forms that look at it.",
+        rich_help_panel=PLANNING,
+    ),
+]
+Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate/--no-calibrate",
+        help="Widen the intervals to what left-out runs ask for; takes a fit without each run.",
+        rich_help_panel=PLANNING,
     ),
 ]

@@ -93,6 +93,11 @@ def sweep(
         export_runs(plans, export, at.block.ranks)
         typer.echo(f"{len(plans)} configs and commands.txt in {export}")
         return
+    from megascale.extras import require_torch
+    from megascale.sweep.progress import is_finished
+
+    if not all(is_finished(plan.run.config) for plan in plans):
+        require_torch("sweep")
     raise typer.Exit(_run(at, plans, folder, jobs, as_json))
 
 

@@ -106,6 +106,10 @@ def train(
                 f"{ranks} rank{'s' if ranks > 1 else ''}"
             )
             return
+    from megascale.extras import require_torch
+
+    with found_alike("node"):
+        require_torch("train")
     from megascale.train.run import run
     from megascale.verbs.run_console import RunConsole
 

@@ -97,3 +97,12 @@ def test_what_of_a_plan_is_unseen() -> None:
     assert [words.split()[1] for words in said] == ["batch", "batch", "peak", "decay", "last"]
     seen_lr = BOUNDS.lr(5e-3, 200_000, 0.1, "linear")
     assert outside_seen(BOUNDS.plan(((0, 256),), seen_lr), SEEN) == ()
+
+
+def test_a_cosine_that_no_run_has_is_refused() -> None:
+    with pytest.raises(ScheduleError, match="--lr-kind = cosine"):
+        clip_to_seen(replace(BOUNDS, lr_kind="cosine", decay_tokens=(0, 0)), SEEN)
+    seen = replace(SEEN, decay_share=(0.9, 1.0))
+    inside, _ = clip_to_seen(replace(BOUNDS, lr_kind="cosine", decay_tokens=(0, 0)), seen)
+    [lr, *_] = rates(inside, 2)
+    assert lr.decay_tokens == 950_000

@@ -68,3 +68,5 @@ def test_ranges_of_planned_runs_are_seen() -> None:
     assert seen.decay_share == pytest.approx((0.2, 0.2))
     assert seen.final_ratio == pytest.approx((0.1, 0.1))
     assert SeenRanges.of_histories([constant.history()]).decay_share is None
+    assert SeenRanges.of_histories([PLAN.history()]).warmup_tokens == 50_000
+    assert seen.warmup_tokens == 25_000

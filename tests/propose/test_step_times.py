@@ -6,7 +6,8 @@ import pytest
 
 from megascale.errors import ScheduleError
 from megascale.propose.schedule_plan import SchedulePlan
-from megascale.propose.step_times import StepTimes, parse_step_seconds
+from megascale.propose.step_times import StepTimes, logged_step_times, parse_step_seconds
+from megascale.runs.table import load_runs
 from megascale.schedule.lr import LRSchedule
 
 LR = LRSchedule("constant", 1e-3, 1_000_000)
@@ -39,3 +40,17 @@ def test_medians_of_logged_steps() -> None:
     assert times.seconds == (0.2, 0.3)
     with pytest.raises(ScheduleError, match="seconds of no step"):
         StepTimes.of_steps([(256, 0.2)], "a log")
+
+
+def test_times_of_logged_rows(tmp_path) -> None:
+    lines = ["step,tokens,batch_tokens,loss,seconds"]
+    tokens = 0
+    for step in range(10, 210, 10):
+        batch = 256 if step <= 100 else 512
+        tokens += 10 * batch
+        lines.append(f"{step},{tokens},{batch},3.0,{10 * (0.1 if batch == 256 else 0.15)}")
+    path = tmp_path / "run.csv"
+    path.write_text("\n".join(lines))
+    times = logged_step_times(load_runs([path], cache=False))
+    assert times.batch == (256, 512)
+    assert times.seconds == pytest.approx((0.1, 0.15))

@@ -15,8 +15,9 @@ import pytest
 
 from megascale.errors import RunError
 from megascale.formats.run_log import read_run
+from megascale.machine import usable_cores
 from megascale.sweep.progress import LoggedProgress, check_same_run, read_progress
-from megascale.sweep.runner import share_cores, usable_cores
+from megascale.sweep.runner import share_cores
 from megascale.train.rundir import saved_form
 from tests.sweep.small_study import write_study
 from tests.sweep.test_study import runs_of

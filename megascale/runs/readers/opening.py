@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megascale.errors import DataError
+from megascale.extras import pip_command
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -67,7 +68,7 @@ def _unzstd(path: Path, raw: bytes) -> tuple[bytes, bool]:
     try:
         import zstandard
     except ImportError:
-        rule = "zstd needs the package zstandard; pip install 'megascale[zstd]', or unpack the file"
+        rule = f"zstd needs the package zstandard; {pip_command('zstandard')}, or unpack the file"
         raise DataError.of("log", str(path), rule) from None
 
     def stream() -> Any:

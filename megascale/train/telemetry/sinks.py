@@ -7,13 +7,12 @@ scalar per entry, `KEY/layer_03`.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from megascale.errors import ConfigError
+from megascale.extras import is_installed, pip_command
 
 
 class Sink(Protocol):
@@ -45,8 +44,8 @@ def require_tensorboard() -> None:
     Raises:
         ConfigError: TensorBoard is not installed.
     """
-    if not _installed("tensorboard"):
-        rule = "TensorBoard is not installed; pip install 'megascale[tensorboard]'"
+    if not is_installed("tensorboard"):
+        rule = f"TensorBoard is not installed; {pip_command('tensorboard')}"
         raise ConfigError.of("log.tensorboard", True, rule, False)
 
 
@@ -56,17 +55,9 @@ def require_wandb(project: str) -> None:
     Raises:
         ConfigError: W&B is not installed.
     """
-    if not _installed("wandb"):
-        rule = "W&B is not installed; pip install 'megascale[wandb]'"
+    if not is_installed("wandb"):
+        rule = f"W&B is not installed; {pip_command('wandb')}"
         raise ConfigError.of("log.wandb", project, rule, "null")
-
-
-def _installed(package: str) -> bool:
-    if sys.modules.get(package) is not None:
-        return True
-    # A plain folder of that name (W&B leaves one in the working directory) is no package.
-    found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None
 
 
 class TensorBoardSink:
