@@ -172,7 +172,7 @@ def _check_sizes(factors: Sequence[float], batch: int, tokens: int) -> None:
             "more of them"
         )
         nearest = max(least, round(tokens / window) * window)
-        raise ConfigError.of("--tokens", tokens, rule, format_count(nearest))
+        raise ConfigError.of("--branch-tokens", tokens, rule, format_count(nearest))
 
 
 def _branch_config(

@@ -22,9 +22,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 SCHEMA = "megascale.branch/1"
 EPILOG = """Examples:
 
-  megascale branch runs/run/checkpoints/step-... --batch 0.5,1,2,4 --tokens 64M
+  megascale branch runs/run/checkpoints/step-... --batch 0.5,1,2,4 --branch-tokens 64M
 
-  megascale branch runs/run/checkpoints/step-... --batch 1,2 --tokens 2B --ranks 8 --json
+  megascale branch runs/run/checkpoints/step-... --batch 1,2 --branch-tokens 2B --ranks 8 --json
 
 Exit codes: 0 answered, `cannot tell` included; 75 stopped by a signal after a checkpoint: start
 again to go on; otherwise that of the branch that failed (docs/exit-codes.md)."""
@@ -46,8 +46,8 @@ def branch(
     tokens: Annotated[
         str,
         typer.Option(
-            "--tokens",
-            help="Tokens of the run that each branch consumes: a multiple of the largest batch.",
+            "--branch-tokens",
+            help="Tokens that each branch consumes: a multiple of the largest batch.",
             show_default=False,
         ),
     ],
@@ -93,7 +93,7 @@ def branch(
         checkpoint,
         read_training_state(checkpoint),
         factors=_factors(batch),
-        tokens=parse_count(tokens, "--tokens"),
+        tokens=parse_count(tokens, "--branch-tokens"),
         lr_rule=lr_rule.value,
         output=output,
         ranks=ranks,

@@ -47,7 +47,7 @@ def plan(checkpoint: Path, **changes):
 
 
 def test_branches_run_at_equal_tokens_and_answer(checkpoint, capsys):
-    words = ["branch", str(checkpoint), "--batch", "0.5,1,2", "--tokens", "8192", "--json"]
+    words = ["branch", str(checkpoint), "--batch", "0.5,1,2", "--branch-tokens", "8192", "--json"]
     assert call(words) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["batch_tokens"] == BATCH
@@ -77,8 +77,8 @@ def test_branches_run_at_equal_tokens_and_answer(checkpoint, capsys):
         ({"factors": [1, 1.5]}, "--batch"),
         ({"factors": [1]}, "--batch"),
         ({"factors": [0.125, 1], "tokens": 16 * BATCH}, "batch"),
-        ({"tokens": 16 * 2 * BATCH + 1}, "--tokens"),
-        ({"tokens": 2 * BATCH}, "--tokens"),
+        ({"tokens": 16 * 2 * BATCH + 1}, "--branch-tokens"),
+        ({"tokens": 2 * BATCH}, "--branch-tokens"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(checkpoint, changes, key):
