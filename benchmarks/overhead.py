@@ -100,8 +100,7 @@ def step_parts(folder: Path, steps: int) -> dict[str, float]:
     model = Qwen3(config.model, mesh, ModelOptions(balance_window_tokens=LENGTH))
     initialize(model, mesh, seed=1)
     parallel = DataParallel(model, mesh, precision="fp32")
-    names = {name: True for name, _ in model.named_parameters()}
-    optimizer = ShardedAdamW(model, mesh, decays=names, beta1=0.9, beta2=0.95, eps=1e-8)
+    optimizer = ShardedAdamW(model, mesh)
     stream = Stream(
         StreamSpec({"toy": (str(folder / "toy"),)}, (PhaseSpec(0, {"toy": 1.0}),), seed=1)
     )

@@ -22,7 +22,7 @@ from megascale.schedule.weight_decay import WeightDecaySchedule
 from megascale.train.balance import ExpertBalance
 from megascale.train.checks import balance_window, layout_of
 from megascale.train.distributed import Process
-from megascale.train.groups import decay_groups
+from megascale.train.groups import update_rules
 from megascale.train.micro_gradients import MicroGradientNorms
 from megascale.train.noise_scale import NoiseScale
 from megascale.train.optimizer import ShardedAdamW
@@ -105,10 +105,9 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
     optimizer = ShardedAdamW(
         model,
         mesh,
-        decays=decay_groups([name for name, _ in model.named_parameters()], config),
-        beta1=config.optimizer.beta1,
-        beta2=config.optimizer.beta2,
-        eps=config.optimizer.eps,
+        rules=update_rules([name for name, _ in model.named_parameters()], config),
+        decay_unit=config.lr.peak if config.weight_decay.relative_to == "schedule" else 1.0,
+        beta2_half_life=config.optimizer.beta2_half_life_tokens,
     )
     moe = config.moe_balance
     balance = None

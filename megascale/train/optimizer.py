@@ -7,6 +7,7 @@ plain and distributed tensors that fused kernels refuse.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import Chunk, collect_specs, local_chunk
+from megascale.train.groups import UpdateRule
 
 
 @dataclass
@@ -26,14 +28,14 @@ class LocalParameter:
         owner: the parameter itself (a `DTensor` under FSDP2), whose `.grad` autograd fills.
         local: the same memory as a plain parameter, which the optimizer updates.
         weight: 1 / number of ranks that hold this very part: its share in the global norm.
-        decays: whether weight decay applies.
+        rule: how it is updated.
     """
 
     name: str
     owner: nn.Parameter
     local: nn.Parameter
     weight: float
-    decays: bool
+    rule: UpdateRule
 
 
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -44,7 +46,8 @@ def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
 class ShardedAdamW:
     """Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) on local shards.
 
-    `p -= lr * weight_decay * p` for decaying parameters, as PyTorch's AdamW has it.
+    `p -= lr * weight_decay * p` for decaying parameters, as PyTorch's AdamW has it, or with `lr` in
+    units of its peak there.
     """
 
     def __init__(
@@ -52,18 +55,20 @@ class ShardedAdamW:
         model: Any,
         mesh: Mesh,
         *,
-        decays: dict[str, bool],
-        beta1: float,
-        beta2: float,
-        eps: float,
+        rules: Mapping[str, UpdateRule] | None = None,
+        decay_unit: float = 1.0,
+        beta2_half_life: int | None = None,
     ):
         """Collect the local parts of `model`'s parameters.
 
         Args:
             model: a `Qwen3`, already wrapped for its data dimension and initialised.
             mesh: the process's place.
-            decays: parameter name -> whether weight decay applies to it.
-            beta1, beta2, eps: Adam's constants; the betas act per step.
+            rules: parameter name -> how it is updated; None for the defaults of `UpdateRule`.
+            decay_unit: learning rate at which weights lose exactly the coefficient of weight decay
+                per step: 1 as PyTorch has it, the peak for a decay independent of the peak.
+            beta2_half_life: tokens over which the second moment of rules without a beta2 of their
+                own forgets half.
         """
         specs = collect_specs(model)
         self._mesh = mesh
@@ -79,15 +84,17 @@ class ShardedAdamW:
                     owner=parameter,
                     local=nn.Parameter(local_tensor(parameter.detach())),
                     weight=1.0 / chunk.replicas,
-                    decays=decays[name],
+                    rule=UpdateRule() if rules is None else rules[name],
                 )
             )
-        groups = []
-        for wanted in (True, False):
-            members = [p.local for p in self.parameters if p.decays is wanted]
-            if members:
-                groups.append({"params": members, "decays": wanted})
-        self._adam = torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=eps, fused=True)
+        self._decay_unit, self._beta2_half_life = decay_unit, beta2_half_life
+        members: dict[UpdateRule, list[nn.Parameter]] = {}
+        for parameter in self.parameters:
+            members.setdefault(parameter.rule, []).append(parameter.local)
+        groups = [
+            {"params": owned, "rule": rule, "eps": rule.eps} for rule, owned in members.items()
+        ]
+        self._adam = torch.optim.AdamW(groups, lr=0.0, fused=True)
 
     def gradients(self) -> list[torch.Tensor]:
         """Local gradients in the order of `parameters`; a missing one counts as zero."""
@@ -120,6 +127,7 @@ class ShardedAdamW:
         weight_decay: float,
         grad_norm: float,
         clip: float | None,
+        batch_tokens: int | None = None,
     ) -> None:
         """Clip by the global norm, then update the local shards in place.
 
@@ -129,17 +137,37 @@ class ShardedAdamW:
             weight_decay: coefficient for the decaying parameters.
             grad_norm: global gradient norm, before clipping.
             clip: largest norm let through, None for no clipping.
+            batch_tokens: global batch, for rules whose beta2 follows it.
         """
         if clip is not None and grad_norm > clip:
             torch._foreach_mul_(gradients, clip / (grad_norm + 1e-6))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.local.grad = gradient
         for group in self._adam.param_groups:
-            group["lr"] = lr
-            group["weight_decay"] = weight_decay if group["decays"] else 0.0
+            rule: UpdateRule = group["rule"]
+            group["lr"] = lr * rule.lr_multiplier
+            group["weight_decay"] = self._decay(rule, weight_decay)
+            group["betas"] = (rule.beta1, self._beta2(rule, batch_tokens))
         self._adam.step()
         for parameter in self.parameters:
             parameter.local.grad = None
+
+    def _decay(self, rule: UpdateRule, weight_decay: float) -> float:
+        """The coefficient that AdamW multiplies by the group's learning rate."""
+        if rule.weight_decay is not None:
+            weight_decay = rule.weight_decay
+        elif not rule.decays:
+            return 0.0
+        if self._decay_unit == 1.0 or not rule.lr_multiplier:
+            return weight_decay
+        return weight_decay / (self._decay_unit * rule.lr_multiplier)
+
+    def _beta2(self, rule: UpdateRule, batch_tokens: int | None) -> float:
+        if rule.beta2 is not None:
+            return rule.beta2
+        if batch_tokens is None or self._beta2_half_life is None:
+            raise ValueError("a beta2 by tokens needs the batch and the half-life")
+        return 0.5 ** (batch_tokens / self._beta2_half_life)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

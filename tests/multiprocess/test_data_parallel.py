@@ -67,14 +67,7 @@ def step_gradients(rank: int, world_size: int, moe: bool, layout: dict) -> dict:
     model = Qwen3(config, mesh, options)
     initialize(model, mesh, seed=3)
     parallel = DataParallel(model, mesh, precision="fp32", gather=gather)
-    optimizer = ShardedAdamW(
-        model,
-        mesh,
-        decays={name: True for name, _ in model.named_parameters()},
-        beta1=0.9,
-        beta2=0.95,
-        eps=1e-8,
-    )
+    optimizer = ShardedAdamW(model, mesh)
     inputs, targets = window()
     rows = SEQUENCES // (mesh.dp_size * MICRO_BATCHES)
     batches = []

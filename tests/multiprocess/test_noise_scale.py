@@ -34,8 +34,7 @@ def build(mesh: Mesh, moe: bool, *, sequence_parallel: bool, gather: str, compil
     model = Qwen3(model_config(moe), mesh, options)
     initialize(model, mesh, seed=3)
     parallel = DataParallel(model, mesh, precision="fp32", gather=gather)
-    decays = {name: True for name, _ in model.named_parameters()}
-    optimizer = ShardedAdamW(model, mesh, decays=decays, beta1=0.9, beta2=0.95, eps=1e-8)
+    optimizer = ShardedAdamW(model, mesh)
     return parallel, optimizer
 
 
