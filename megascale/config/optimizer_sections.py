@@ -37,8 +37,15 @@ class ParameterGroupConfig(Section):
 class OptimizerConfig(Section):
     """The optimizer; its learning rate and weight decay are sections of their own."""
 
-    name: Literal["adamw"] = Field("adamw", description="optimizer")
-    beta1: Beta = Field(0.9, description="decay of the first moment, per step")
+    name: Literal["adamw", "muon", "sgd", "sign"] = Field(
+        "adamw",
+        description="adamw; muon: torch's, with the update's RMS matched to AdamW's, for the "
+        "projections, and adamw for the rest; sgd with momentum beta1; sign: of the average of "
+        "gradients by beta1",
+    )
+    beta1: Beta = Field(
+        0.9, description="decay of the first moment, per step; the momentum of muon, sgd and sign"
+    )
     beta2: Beta = Field(0.95, description="decay of the second moment, per step")
     beta2_half_life_tokens: PositiveCount | None = Field(
         None,

@@ -6,33 +6,9 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
-from megascale.config.optimizer_sections import ParameterGroupConfig
+from megascale.config.optimizer_sections import OptimizerConfig, ParameterGroupConfig
 from megascale.errors import ConfigError, UserError
-
-KINDS = ("embedding", "head", "router", "experts", "matrices", "norms", "qk_norm", "biases")
-
-
-def kind_of(name: str) -> str:
-    """The kind of a parameter, one of `KINDS`.
-
-    `matrices` are the projections of attention and of dense and shared SwiGLU layers; a tied
-    output projection is the embedding; a shared expert's gate counts as a router.
-    """
-    if name.endswith(".bias"):
-        return "biases"
-    if name.endswith(("q_norm.weight", "k_norm.weight")):
-        return "qk_norm"
-    if name.endswith(("norm.weight", "_layernorm.weight")):
-        return "norms"
-    if "embed_tokens." in name:
-        return "embedding"
-    if name.startswith("lm_head."):
-        return "head"
-    if ".experts." in name:
-        return "experts"
-    if name.endswith(("mlp.gate.weight", "shared_expert_gate.weight")):
-        return "router"
-    return "matrices"
+from megascale.model.kinds import KINDS, kind_of, method_of
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -72,3 +48,22 @@ def group_problems(
         close = difflib.get_close_matches(group.match, [*present, *names], n=3, cutoff=0.0)
         rule = f"matches no parameter of this model; kinds here are {', '.join(present)}"
         yield ConfigError.of(key, group.match, rule, close)
+
+
+def method_problems(names: Sequence[str], optimizer: OptimizerConfig) -> Iterator[UserError]:
+    """Errors for constants of AdamW that no parameter would see."""
+    numbers = group_numbers(names, optimizer.groups)
+    fields = type(optimizer).model_fields
+    if optimizer.name in ("sgd", "sign"):
+        for key in ("beta2", "beta2_half_life_tokens", "eps"):
+            value, default = getattr(optimizer, key), fields[key].default
+            if value != default:
+                rule = f"is AdamW's; {optimizer.name} has none"
+                yield ConfigError.of(f"optimizer.{key}", value, rule, default or "null")
+    for number, group in enumerate(optimizer.groups):
+        methods = {method_of(name, optimizer.name) for name, n in numbers.items() if n == number}
+        for key in ("beta2", "eps"):
+            value = getattr(group, key)
+            if methods and "adamw" not in methods and value is not None:
+                rule = f"is AdamW's; these parameters are updated by {', '.join(sorted(methods))}"
+                yield ConfigError.of(f"optimizer.groups.{number}.{key}", value, rule, "null")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from megascale.config.parameter_groups import group_problems
+from megascale.config.parameter_groups import group_problems, method_problems
 from megascale.config.rates import build_lr_schedule, build_remaining_points
 from megascale.config.sections import RunConfig
 from megascale.errors import ConfigError, ScheduleError, UserError
@@ -258,6 +258,7 @@ def _intervals(config: RunConfig) -> Iterator[UserError]:
 def _optimizer(config: RunConfig) -> Iterator[UserError]:
     names = [name for name, _ in parameter_shapes(config.model)]
     yield from group_problems(names, config.optimizer.groups)
+    yield from method_problems(names, config.optimizer)
     optimizer = config.optimizer
     default = type(optimizer).model_fields["beta2"].default
     if optimizer.beta2_half_life_tokens is not None and optimizer.beta2 != default:

@@ -25,7 +25,7 @@ from megascale.train.distributed import Process
 from megascale.train.groups import update_rules
 from megascale.train.micro_gradients import MicroGradientNorms
 from megascale.train.noise_scale import NoiseScale
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective
 
 
@@ -42,7 +42,7 @@ class Parts:
 
     mesh: Mesh
     parallel: DataParallel
-    optimizer: ShardedAdamW
+    optimizer: ShardedOptimizer
     balance: ExpertBalance | None
     objective: Objective
     stream: Stream
@@ -102,7 +102,7 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
         # Cut first, fill after: no rank ever holds the whole model.
         model.to_empty(device=process.device)
         initialize(model, mesh, seed=config.seed)
-    optimizer = ShardedAdamW(
+    optimizer = ShardedOptimizer(
         model,
         mesh,
         rules=update_rules([name for name, _ in model.named_parameters()], config),

@@ -65,7 +65,9 @@ class ParameterGroup:
         decays: whether weight decay applies.
         lr_multiplier: factor on the learning rate.
         weight_decay: coefficient at token 0.
-        beta1, beta2, eps: Adam's constants; beta2 is None where it follows the batch.
+        method: `adamw`, `muon`, `sgd` or `sign`.
+        beta1, beta2, eps: Adam's constants, beta1 also the momentum of the others; beta2 is None
+            where it follows the batch.
         tensors: how many.
         parameters: their elements.
     """
@@ -75,6 +77,7 @@ class ParameterGroup:
     decays: bool
     lr_multiplier: float
     weight_decay: float
+    method: str
     beta1: float
     beta2: float | None
     eps: float
@@ -172,6 +175,7 @@ def explain(config: RunConfig, world_size: int) -> ExplainReport:
             precision=config.train.precision,
             checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
             fsdp_gather=config.parallel.fsdp_gather,
+            optimizer=config.optimizer.name,
         ),
         flops=flops_per_token(config.model, config.train.sequence_length),
     )
@@ -231,6 +235,7 @@ def _group(
         decays=rule.decays if rule.weight_decay is None else rule.weight_decay > 0,
         lr_multiplier=rule.lr_multiplier,
         weight_decay=coefficient,
+        method=rule.method,
         beta1=rule.beta1,
         beta2=rule.beta2,
         eps=rule.eps,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from megascale.config.parameter_groups import group_numbers
+from megascale.model.kinds import method_of
 
 if TYPE_CHECKING:
     from megascale.config import RunConfig
@@ -45,7 +46,7 @@ class UpdateRule:
         lr_multiplier: factor on the learning rate.
         decays: whether the run's weight decay applies; without meaning where `weight_decay` is set.
         weight_decay: a constant coefficient of its own; None follows the run's.
-        beta1, eps: Adam's constants.
+        beta1, eps: Adam's constants; beta1 is the momentum of the other methods.
         beta2: likewise; None follows the batch by the run's half-life in tokens.
         match: pattern of the group that it comes from; None for the run's own settings.
     """
@@ -57,6 +58,7 @@ class UpdateRule:
     beta2: float | None = 0.95
     eps: float = 1e-8
     match: str | None = None
+    method: str = "adamw"
 
 
 def update_rules(names: Iterable[str], config: RunConfig) -> dict[str, UpdateRule]:
@@ -67,7 +69,9 @@ def update_rules(names: Iterable[str], config: RunConfig) -> dict[str, UpdateRul
     for name, number in group_numbers(names, run.groups).items():
         decaying = decays(name, config.weight_decay.exclude)
         if number is None:
-            rules[name] = UpdateRule(1.0, decaying, None, run.beta1, beta2, run.eps)
+            rules[name] = UpdateRule(
+                1.0, decaying, None, run.beta1, beta2, run.eps, method=method_of(name, run.name)
+            )
             continue
         group = run.groups[number]
         rules[name] = UpdateRule(
@@ -78,5 +82,6 @@ def update_rules(names: Iterable[str], config: RunConfig) -> dict[str, UpdateRul
             beta2=beta2 if group.beta2 is None else group.beta2,
             eps=run.eps if group.eps is None else group.eps,
             match=group.match,
+            method=method_of(name, run.name),
         )
     return rules

@@ -1,4 +1,4 @@
-"""AdamW over the local shards, with the gradient norm taken over all ranks.
+"""The optimizer over the local shards, with the gradient norm taken over all ranks.
 
 The optimizer never sees a `DTensor`: it works on the plain tensors behind the parameters, which
 is the same code for one process, DDP, FSDP2, tensor and expert parallel, and avoids the mixing of
@@ -17,6 +17,7 @@ from torch import nn
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import Chunk, collect_specs, local_chunk
 from megascale.train.groups import UpdateRule
+from megascale.train.update_methods import STATE_KEYS, make
 
 
 @dataclass
@@ -43,11 +44,13 @@ def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return getattr(tensor, "_local_tensor", tensor)
 
 
-class ShardedAdamW:
-    """Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) on local shards.
+class ShardedOptimizer:
+    """AdamW, Muon, SGD or sign descent by each parameter's rule, on local shards.
 
+    Weight decay is decoupled (Loshchilov and Hutter, arXiv 1711.05101) for all of them:
     `p -= lr * weight_decay * p` for decaying parameters, as PyTorch's AdamW has it, or with `lr` in
-    units of its peak there.
+    units of its peak there. Muon needs whole matrices on every rank; see
+    `megascale.train.checks.layout_of`.
     """
 
     def __init__(
@@ -88,13 +91,17 @@ class ShardedAdamW:
                 )
             )
         self._decay_unit, self._beta2_half_life = decay_unit, beta2_half_life
+        self._updates = 0
         members: dict[UpdateRule, list[nn.Parameter]] = {}
         for parameter in self.parameters:
             members.setdefault(parameter.rule, []).append(parameter.local)
-        groups = [
-            {"params": owned, "rule": rule, "eps": rule.eps} for rule, owned in members.items()
-        ]
-        self._adam = torch.optim.AdamW(groups, lr=0.0, fused=True)
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for rule, owned in members.items():
+            group: dict[str, Any] = {"params": owned, "rule": rule}
+            if rule.method == "adamw":
+                group["eps"] = rule.eps
+            groups.setdefault(rule.method, []).append(group)
+        self._methods = {method: make(method, owned) for method, owned in groups.items()}
 
     def gradients(self) -> list[torch.Tensor]:
         """Local gradients in the order of `parameters`; a missing one counts as zero."""
@@ -143,17 +150,22 @@ class ShardedAdamW:
             torch._foreach_mul_(gradients, clip / (grad_norm + 1e-6))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.local.grad = gradient
-        for group in self._adam.param_groups:
-            rule: UpdateRule = group["rule"]
-            group["lr"] = lr * rule.lr_multiplier
-            group["weight_decay"] = self._decay(rule, weight_decay)
-            group["betas"] = (rule.beta1, self._beta2(rule, batch_tokens))
-        self._adam.step()
+        for method, optimizer in self._methods.items():
+            for group in optimizer.param_groups:
+                rule: UpdateRule = group["rule"]
+                group["lr"] = lr * rule.lr_multiplier
+                group["weight_decay"] = self._decay(rule, weight_decay)
+                if method == "adamw":
+                    group["betas"] = (rule.beta1, self._beta2(rule, batch_tokens))
+                else:
+                    group["momentum"] = rule.beta1
+            optimizer.step()
+        self._updates += 1
         for parameter in self.parameters:
             parameter.local.grad = None
 
     def _decay(self, rule: UpdateRule, weight_decay: float) -> float:
-        """The coefficient that AdamW multiplies by the group's learning rate."""
+        """The coefficient that a method multiplies by the group's learning rate."""
         if rule.weight_decay is not None:
             weight_decay = rule.weight_decay
         elif not rule.decays:
@@ -175,15 +187,15 @@ class ShardedAdamW:
             parameter.owner.grad = None
 
     def chunks(self) -> dict[str, Chunk]:
-        """Adam's moments and step counts, with the geometry of their parameters.
+        """The optimizer's state, with the geometry of its parameters.
 
-        Keys are `optimizer.exp_avg.NAME`, `optimizer.exp_avg_sq.NAME`; tensors alias the
-        optimizer's own, so loading into them restores it. Missing moments are made first.
+        Keys are `optimizer.STATE.NAME`, as in `optimizer.exp_avg.NAME`; tensors alias the
+        optimizer's own, so loading into them restores it. Missing ones are made first.
         """
         found = {}
         for parameter in self.parameters:
             state = self._state(parameter)
-            for key in ("exp_avg", "exp_avg_sq"):
+            for key in STATE_KEYS[parameter.rule.method]:
                 chunk = local_chunk(
                     parameter.name, self._specs[parameter.name], parameter.owner, self._mesh
                 )
@@ -192,20 +204,24 @@ class ShardedAdamW:
         return found
 
     def _state(self, parameter: LocalParameter) -> dict[str, torch.Tensor]:
-        state = self._adam.state[parameter.local]
-        if not state:
+        method = parameter.rule.method
+        state = self._methods[method].state[parameter.local]
+        if method == "adamw" and "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.local.device)
-            state["exp_avg"] = torch.zeros_like(parameter.local)
-            state["exp_avg_sq"] = torch.zeros_like(parameter.local)
+        for key in STATE_KEYS[method]:
+            if state.get(key) is None:
+                state[key] = torch.zeros_like(parameter.local)
         return state
 
     @property
     def updates(self) -> int:
         """Number of updates made (skipped steps do not count): Adam's bias correction."""
-        state = self._adam.state[self.parameters[0].local]
-        return int(state["step"].item()) if state else 0
+        return self._updates
 
     @updates.setter
     def updates(self, count: int) -> None:
+        self._updates = count
         for parameter in self.parameters:
-            self._state(parameter)["step"].fill_(float(count))
+            state = self._state(parameter)
+            if parameter.rule.method == "adamw":
+                state["step"].fill_(float(count))

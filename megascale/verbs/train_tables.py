@@ -154,7 +154,7 @@ def _parameters(report: ExplainReport) -> Table:
 
 
 def _groups(report: ExplainReport) -> Table:
-    columns = ("kind", "group", "LR factor", "weight decay", "betas", "eps", "tensors")
+    columns = ("kind", "group", "LR factor", "weight decay", "method", "betas", "eps", "tensors")
     made = _table("Parameter groups", *columns, "parameters", left=2)
     for group in report.groups:
         beta2 = "by tokens" if group.beta2 is None else f"{group.beta2:g}"
@@ -163,8 +163,9 @@ def _groups(report: ExplainReport) -> Table:
             group.match or "-",
             f"{group.lr_multiplier:g}",
             f"{group.weight_decay:g}",
-            f"{group.beta1:g} {beta2}",
-            f"{group.eps:g}",
+            group.method,
+            f"{group.beta1:g} {beta2}" if group.method == "adamw" else f"{group.beta1:g}",
+            f"{group.eps:g}" if group.method == "adamw" else "-",
             f"{group.tensors:,}",
             f"{group.parameters:,}",
         )

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from megascale.config.optimizer_sections import ParameterGroupConfig
-from megascale.config.parameter_groups import KINDS, group_numbers, group_problems, kind_of
+from megascale.config.parameter_groups import group_numbers, group_problems
 from megascale.errors import ConfigError
 from megascale.model.config import ModelConfig
 from megascale.model.count import parameter_shapes
+from megascale.model.kinds import KINDS, kind_of
 from tests.tiny_run import MOE, tiny_config
 
 NAMES = [
@@ -66,3 +67,10 @@ def test_a_config_is_refused(tmp_path: Path):
         tiny_config(tmp_path, optimizer={"groups": [{"match": "head"}]})
     with pytest.raises(ConfigError, match="not both"):
         tiny_config(tmp_path, optimizer={"beta2": 0.9, "beta2_half_life_tokens": 100})
+    with pytest.raises(ConfigError, match="sgd has none"):
+        tiny_config(tmp_path, optimizer={"name": "sgd", "eps": 1e-6})
+    with pytest.raises(ConfigError, match="updated by sign"):
+        tiny_config(
+            tmp_path,
+            optimizer={"name": "sign", "groups": [{"match": "router", "beta2": 0.5}]},
+        )
