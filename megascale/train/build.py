@@ -22,10 +22,10 @@ from megascale.schedule.weight_decay import WeightDecaySchedule
 from megascale.train.balance import ExpertBalance
 from megascale.train.checks import balance_window, layout_of
 from megascale.train.distributed import Process
-from megascale.train.groups import decay_groups
+from megascale.train.groups import update_rules
 from megascale.train.micro_gradients import MicroGradientNorms
 from megascale.train.noise_scale import NoiseScale
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective
 
 
@@ -42,7 +42,7 @@ class Parts:
 
     mesh: Mesh
     parallel: DataParallel
-    optimizer: ShardedAdamW
+    optimizer: ShardedOptimizer
     balance: ExpertBalance | None
     objective: Objective
     stream: Stream
@@ -102,13 +102,12 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
         # Cut first, fill after: no rank ever holds the whole model.
         model.to_empty(device=process.device)
         initialize(model, mesh, seed=config.seed)
-    optimizer = ShardedAdamW(
+    optimizer = ShardedOptimizer(
         model,
         mesh,
-        decays=decay_groups([name for name, _ in model.named_parameters()], config),
-        beta1=config.optimizer.beta1,
-        beta2=config.optimizer.beta2,
-        eps=config.optimizer.eps,
+        rules=update_rules([name for name, _ in model.named_parameters()], config),
+        decay_unit=config.lr.peak if config.weight_decay.relative_to == "schedule" else 1.0,
+        beta2_half_life=config.optimizer.beta2_half_life_tokens,
     )
     moe = config.moe_balance
     balance = None

@@ -159,6 +159,7 @@ class Loop:
                 weight_decay=weight_decay,
                 grad_norm=statistics.grad_norm,
                 clip=self.config.optimizer.grad_clip,
+                batch_tokens=segment.batch_tokens,
             )
             if balance is not None:
                 balance.update(statistics.expert_counts, tokens)
