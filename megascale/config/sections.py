@@ -163,6 +163,11 @@ class LogConfig(Section):
     interval_steps: PositiveCount | None = Field(
         1, description="steps between two records, instead of interval_tokens"
     )
+    weights_interval_steps: PositiveCount | None = Field(
+        None,
+        description="steps between two measurements of the RMS of weights and of updates by kind "
+        "of parameter, and of the largest attention logit; null does not measure them",
+    )
     noise_scale: NoiseScaleConfig = Field(
         default_factory=NoiseScaleConfig, description="gradient noise scale"
     )

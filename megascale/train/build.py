@@ -27,6 +27,7 @@ from megascale.train.micro_gradients import MicroGradientNorms
 from megascale.train.noise_scale import NoiseScale
 from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective
+from megascale.train.weight_probe import WeightProbe
 
 
 @dataclass
@@ -38,6 +39,7 @@ class Parts:
         validation: what evaluations read, by name of the held-out source.
         norms: measures the gradient noise of a step; None where it is off.
         noise: the noise scale so far; None where it is off.
+        probe: measures weights, updates and attention logits; None where it is off.
     """
 
     mesh: Mesh
@@ -51,6 +53,7 @@ class Parts:
     weight_decay: WeightDecaySchedule
     norms: MicroGradientNorms | None = None
     noise: NoiseScale | None = None
+    probe: WeightProbe | None = None
 
     @property
     def model(self) -> Qwen3:
@@ -121,6 +124,7 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
             device=process.device,
         )
         objective = Objective(moe.aux_loss_coef, moe.z_loss_coef, window)
+    probed = config.log.weights_interval_steps is not None
     measured = config.log.noise_scale.interval_steps is not None
     return Parts(
         mesh=mesh,
@@ -132,6 +136,7 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
         validation=validation,
         lr=lr_schedule_from_config(config),
         weight_decay=weight_decay_from_config(config),
+        probe=WeightProbe(model, mesh, optimizer) if probed else None,
         norms=MicroGradientNorms(parallel, mesh, optimizer) if measured else None,
         noise=NoiseScale(window=config.log.noise_scale.window) if measured else None,
     )

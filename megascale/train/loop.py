@@ -134,6 +134,10 @@ class Loop:
         weight_decay = parts.weight_decay.at(middle)
         balance, noise = parts.balance, self.config.log.noise_scale
         measured = _due(loaded.step + 1, (0, 0), noise.interval_steps, None)
+        probed = _due(loaded.step + 1, (0, 0), self.config.log.weights_interval_steps, None)
+        probe = parts.probe if probed else None
+        if probe is not None:
+            probe.begin()
         statistics, gradients = accumulate_gradients(
             parts.parallel,
             parts.mesh,
@@ -153,6 +157,8 @@ class Loop:
             self._collect_checkpoint()
             raise decision.error(progress.step, progress.tokens, self.last_checkpoint)
         if decision.apply:
+            if probe is not None:
+                probe.before_update()
             parts.optimizer.step(
                 gradients,
                 lr=lr,
@@ -167,6 +173,8 @@ class Loop:
                 note = parts.noise.add(statistics.noise)
                 if note is not None:
                     self._event("warning", note)
+        if probe is not None:
+            probe.end()
         parts.optimizer.zero_grad()
         progress.step = loaded.step + 1
         progress.tokens = loaded.stop
@@ -308,6 +316,8 @@ class Loop:
         if self.interval.steps and self.interval.last is not None:
             record = self.interval.record()
             record["token_hash"] = f"{self.progress.token_hash:016x}"
+            if self.parts.probe is not None:
+                record |= self.parts.probe.record()
             if self.parts.noise is not None:
                 record |= self.parts.noise.record(
                     batch_tokens=record["batch_tokens"],
