@@ -43,6 +43,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "Losses of schedules by a law of whole schedules.",
     ),
     "schedule": ("megascale.verbs.schedule", "app", "Lay out and export a batch schedule."),
+    "branch": (
+        "megascale.verbs.branch",
+        "app",
+        "Short runs of several batches from one checkpoint: how far the batch can grow now.",
+    ),
     "sweep": ("megascale.verbs.sweep", "app", "Run a study: many runs, one table."),
     "compare": ("megascale.verbs.compare", "app", "Compare runs at equal tokens and loss."),
     "eval": ("megascale.verbs.eval", "app", "Downstream accuracy of a run's checkpoints."),

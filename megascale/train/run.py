@@ -138,7 +138,7 @@ def _run(
             notes.append(f"weights start from {config.train.initial_weights}")
         if found is None and branch_from is not None:
             verify_checkpoint(branch_from)
-            on_first(process, lambda: pin(branch_from, f"decay branch {config.name}"))
+            on_first(process, lambda: pin(branch_from, f"branch {config.name}"))
         if source is not None:
             progress, restored = restore(
                 source,
