@@ -258,13 +258,18 @@ def _manifest(rng: random.Random, sound: Path, scratch: Path) -> None:
 
 def _checkpoint(rng: random.Random, sound: Path, scratch: Path) -> None:
     """Index, state and tensor file, changed after their hashes were checked."""
-    from megascale.train.checkpoint import list_checkpoints, load_checkpoint, set_rng_state
+    from megascale.train.checkpoint import (
+        list_checkpoints,
+        load_checkpoint,
+        read_rank_state,
+        set_rng_state,
+    )
     from megascale.train.saved_state import read_training_state
     from tests.train.checkpoint_samples import empty_like, equal
 
     folder = scratch / "checkpoint"
     shutil.copytree(list_checkpoints(sound)[-1].path, folder)
-    kind = rng.choice(["index.json", "state.json", "tensors"])
+    kind = rng.choice(["index.json", "state.json", "rank-00000.json", "tensors"])
     if kind == "tensors":
         file = next(folder.glob("*.safetensors"))
         data = file.read_bytes()
@@ -277,11 +282,11 @@ def _checkpoint(rng: random.Random, sound: Path, scratch: Path) -> None:
     state = load_checkpoint(folder, wanted)
     if kind == "index.json":
         assert not any((chunk.local == 77).all() for chunk in wanted)
-    if kind == "state.json":
+    if kind in ("state.json", "rank-00000.json"):
         assert equal(wanted, _chunks())
         kept = torch.get_rng_state()
         try:
-            set_rng_state(state["ranks"][0] if state["ranks"] else {})
+            set_rng_state(read_rank_state(folder, 0, state) or {})
         finally:
             torch.set_rng_state(kept)
 
