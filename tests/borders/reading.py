@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import random
 import shutil
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from megascale.errors import UserError
-from tests.borders.mutation import WORDS, mutate_bytes, mutate_json, mutate_text
+from tests.borders.mutation import WORDS, mutate_bytes, mutate_json, mutate_number, mutate_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
@@ -119,6 +120,37 @@ def _law(rng: random.Random, sound: Path, scratch: Path) -> None:
         law_band(law, n, d)
 
 
+def _law_in_use(rng: random.Random, sound: Path, scratch: Path) -> None:
+    """A law file of the right form whose numbers are extreme, through the verbs that use it."""
+    from megascale.cli import main
+
+    content = json.loads(rng.choice(sorted(CONFIGS.glob("laws/*.json"))).read_bytes())
+    for _ in range(rng.randint(1, 3)):
+        mutate_number(content, rng)
+    file = scratch / "law.json"
+    file.write_text(json.dumps(content))
+    size = rng.choice(["--params=1B", "--params=10M"])
+    words = [
+        "schedule",
+        f"--law-file={file}",
+        size,
+        "--tokens=20B",
+        rng.choice(["--json", "--dp=8"]),
+    ]
+    if rng.random() < 0.5:
+        words = ["recommend", f"--law-file={file}", size, "--tokens=20B"]
+    shown = io.StringIO()
+    code: object = 0
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+        try:
+            main(words)
+        except SystemExit as left:
+            code = left.code
+    if code != 0:
+        assert code in range(2, 8), shown.getvalue()
+        raise UserError(shown.getvalue())
+
+
 def _make_run(folder: Path) -> None:
     from tests.formats.test_run_log import record
     from tests.runs.readers.test_own import HEADER
@@ -162,8 +194,6 @@ _GRID = b"n_params,tokens,lr,batch_tokens,loss\n1e8,2e9,0.001,65536,3.1\n1e8,2e9
 
 
 def _make_tables(folder: Path) -> None:
-    import io
-
     import polars as pl
 
     for name, text in (("points", _POINTS), ("grid", _GRID)):
@@ -364,6 +394,7 @@ BORDERS: dict[str, Border] = {
     "model preset": Border(_nothing, _preset),
     "study": Border(_nothing, _study),
     "law file": Border(_nothing, _law),
+    "law in use": Border(_nothing, _law_in_use),
     "run log": Border(_make_run, _run_log),
     "foreign log": Border(_nothing, _foreign_log),
     "table": Border(_make_tables, _table),
