@@ -250,7 +250,7 @@ def check_parameters(
         try:
             low, high = pair
         except (TypeError, ValueError):
-            raise FitError.of(f"bounds[{name}]", pair, "must be (lower, upper)") from None
+            raise FitError.of(f"bounds[{name}]", pair, "must be a pair (lower, upper)") from None
         for side in (low, high):
             if side is not None:
                 float_column(side, f"bounds[{name}]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -37,6 +38,7 @@ class BestSchedule:
         bounds: of all plans, clipped to what was seen.
         clipped: what was cut off the bounds, in words.
         forms: of the law.
+        inflation: of the intervals, by held-out runs.
         opponent: the best fixed batch within the bounds.
         tuned_opponent: the best fixed batch whose learning rate is tuned within what the law has
             seen, where the bounds hold it fixed; else None.
@@ -53,6 +55,7 @@ class BestSchedule:
     bounds: PlanBounds
     clipped: tuple[str, ...]
     forms: tuple[str, ...]
+    inflation: float
     opponent: PlanOutcome
     tuned_opponent: PlanOutcome | None
     proposal: PlanOutcome
@@ -100,6 +103,9 @@ def best_schedule(
         ScheduleError: the bounds are empty, or lie outside what the law has seen.
     """
     said = progress or (lambda _: None)
+    for option, value in (("--price", price_per_hour), ("--no-worse", most_loss)):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise ScheduleError.of(option, value, "must be finite and not negative", 0.0)
     bounds = checked_bounds(bounds)
     if objective in ("time", "cost") and times is None:
         raise ScheduleError.of("--step-seconds", None, f"{objective} needs step times", "2M:1.7")
@@ -167,6 +173,7 @@ def best_schedule(
         bounds=bounds,
         clipped=clipped,
         forms=tuple(dict.fromkeys(law.forms)),
+        inflation=law.inflation,
         opponent=outcome(fixed),
         tuned_opponent=None if tuned is None else outcome(tuned),
         proposal=outcome(proposal),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megascale.propose.loss_draws import LossDraws
+from megascale.propose.loss_draws import LossDraws, widened
 from megascale.propose.schedule_plan import SchedulePlan
 from megascale.propose.step_times import StepTimes
 
@@ -91,8 +91,8 @@ def outcome_of(
     priced = seconds is not None and price_per_hour is not None
     return PlanOutcome(
         plan=plan,
-        loss=estimate(own, confidence),
-        difference=estimate(own - against, confidence),
+        loss=estimate(widened(own, law.inflation), confidence),
+        difference=estimate(widened(own - against, law.inflation), confidence),
         by_form={name: float(own[row] - against[row]) for name, row in firsts.items()},
         steps=plan.steps,
         seconds=seconds,
@@ -100,7 +100,9 @@ def outcome_of(
         step_saving=1 - plan.steps / opponent.steps,
         time_saving=saved,
         cost_saving=saved if priced else None,
-        token_saving=estimate(1 - needed / opponent.total_tokens, confidence),
+        token_saving=estimate(
+            widened(1 - needed / opponent.total_tokens, law.inflation), confidence
+        ),
     )
 
 

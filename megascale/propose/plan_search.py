@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from megascale.propose.loss_draws import LossDraws
+from megascale.propose.loss_draws import LossDraws, widened
 from megascale.propose.plan_bounds import PlanBounds
 from megascale.propose.plan_moves import lattice, neighbours, pairs_of_moves, rates
 from megascale.propose.schedule_plan import SchedulePlan
@@ -88,7 +88,8 @@ class Judge:
         if self.level is None:
             worth = table.mean(axis=1)
         else:
-            worth = np.quantile(table, self.level, axis=1, method="higher")
+            spread = widened(table.T, self.law.inflation)
+            worth = np.quantile(spread, self.level, axis=0, method="higher")
         return [(float(w), self.cost(p)) for w, p in zip(worth, plans, strict=True)]
 
     def best(

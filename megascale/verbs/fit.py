@@ -111,7 +111,8 @@ def fit_command(
     runs: Annotated[
         str | None,
         typer.Option(
-            help="Column naming each point's run, for --resample runs.", rich_help_panel=POINTS
+            help="Column naming each point's run, for --resample runs and wild_runs.",
+            rich_help_panel=POINTS,
         ),
     ] = None,
     residual: Annotated[

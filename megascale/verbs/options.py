@@ -40,6 +40,9 @@ class Resample(StrEnum):
     """Kinds of bootstrap."""
 
     parametric = "parametric"
+    studentised = "studentised"
+    wild = "wild"
+    wild_runs = "wild_runs"
     pairs = "pairs"
     runs = "runs"
 

@@ -67,6 +67,7 @@ def schedule(
     optimize: own.Optimize = None,
     runs: own.PlanRuns = None,
     weight_decay: own.WeightDecay = None,
+    calibrate: own.Calibrate = True,
     max_changes: own.MaxChanges = 3,
     min_gap: own.MinGap = None,
     shrink: own.Shrink = False,
@@ -132,6 +133,7 @@ def schedule(
                 final_ratio=final_ratio,
                 coupling=lr_coupling.value,
                 weight_decay=weight_decay,
+                calibrate=calibrate,
                 max_changes=max_changes,
                 min_gap=min_gap,
                 shrink=shrink,
@@ -157,6 +159,7 @@ def schedule(
         "--shrink": shrink or None,
         "--beyond-data": beyond_data or None,
         "--no-worse": no_worse or None,
+        "--no-calibrate": None if calibrate else True,
     }
     refuse_beside("a schedule that is not planned; give --optimize", planning)
     unit = math.lcm(micro * ranks, batch_multiple) * sequence

@@ -36,6 +36,7 @@ class PlanRequest:
         min_batch, max_batch, lr, warmup, decay, final_ratio: texts; None takes what was seen.
         lr_kind, decay_shape, coupling: of the learning rate.
         weight_decay: of the runs and the plan.
+        calibrate: whether the intervals are held against left-out runs.
         max_changes, min_gap, shrink: of the batch.
         step_seconds, price, no_worse, beyond_data: of the objective.
         confidence: of the intervals; None is 0.9.
@@ -57,6 +58,7 @@ class PlanRequest:
     final_ratio: str | None
     coupling: str
     weight_decay: float | None
+    calibrate: bool
     max_changes: int
     min_gap: str | None
     shrink: bool
@@ -98,7 +100,12 @@ def optimize_from_logs(
         raise ConfigError.of("--runs", None, rule, "--runs runs/")
     table = load_logs(paths, None, read_options(), False, 1, True)
     with StageLine(quiet=as_json) as line:
-        law = law_of_logs(table, weight_decay=request.weight_decay, progress=line.show)
+        law = law_of_logs(
+            table,
+            weight_decay=request.weight_decay,
+            calibrate=request.calibrate,
+            progress=line.show,
+        )
     optimize_schedule(law, request, source=", ".join(map(str, paths)), as_json=as_json, **shown)
 
 

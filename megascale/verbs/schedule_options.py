@@ -315,3 +315,11 @@ WeightDecay = Annotated[
         rich_help_panel=PLANNING,
     ),
 ]
+Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate/--no-calibrate",
+        help="Widen the intervals to what left-out runs ask for; takes a fit without each run.",
+        rich_help_panel=PLANNING,
+    ),
+]

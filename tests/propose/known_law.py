@@ -31,6 +31,7 @@ class KnownLaw:
         self.values[1:, free] *= np.exp(noise)
         self.forms = ("power",) * draws
         self.seen = WIDE
+        self.inflation = 1.0
 
     def end_losses(
         self, histories: Sequence[History], rows: np.ndarray | None = None

@@ -21,6 +21,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(logs: Path, objective: str, *more: str) -> list[str]:
     less = [] if "--max-changes" in more else ["--max-changes", "1"]
+    less += [] if "--calibrate" in more else ["--no-calibrate"]
     return ["schedule", "--optimize", objective, "--runs", str(logs), *LAYOUT, *less, *more]
 
 
@@ -31,12 +32,18 @@ def found(logs: Path) -> dict:
 
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        assert call(words(logs, "tokens", "--decay", "0", "--max-changes", "2", "--json")) == 0
+        assert (
+            call(
+                words(logs, "tokens", "--decay", "0", "--max-changes", "2", "--calibrate", "--json")
+            )
+            == 0
+        )
     return json.loads(text.getvalue())
 
 
 def test_json_has_the_verdict_the_opponent_and_the_front(found) -> None:
     assert found["kind"] == "gain"
+    assert 1 <= found["inflation"] < 2
     assert found["recommended"]
     assert found["chosen"]["difference"]["high"] < 0
     assert len(found["opponent"]["batches"]) == 1
