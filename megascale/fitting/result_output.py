@@ -99,8 +99,8 @@ def many_problems(result: Any, limit: int) -> str:
         rows = []
         for name in result.shared:
             low, high = result.limits(name)
-            cells = (result[name][0], result.errors[name][0], low[0], high[0])
-            rows.append([name, *(f"{v:.5g}" for v in cells)])
+            numbers = (result[name][0], result.errors[name][0], low[0], high[0])
+            rows.append([name, *(f"{v:.5g}" for v in numbers)])
         lines += plain_lines(["", "value", "error", f"{percent} low", "high"], rows)
     shown = (*result.names, *result.derived)
     head = ["problem", *shown, "rms", "status"]

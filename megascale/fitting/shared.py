@@ -123,7 +123,8 @@ def _candidates(problem: SharedProblem) -> Array:
     own = raw["params"][raw["status"] == int(Status.CONVERGED)][:, list(problem.which)]
     own = own[np.isfinite(own).all(axis=1)]
     if len(own):
-        middle, factors = np.median(own, axis=0), NEAR if len(problem.which) < 3 else (0.5, 1, 2)
+        middle = np.median(own, axis=0)
+        factors: tuple[float, ...] = NEAR if len(problem.which) < 3 else (0.5, 1.0, 2.0)
         picked = own[np.linspace(0, len(own) - 1, min(len(own), MOST_OWN)).astype(int)]
     else:
         middle, factors = np.ones(len(problem.which)), FAR
@@ -256,7 +257,7 @@ class Arrow:
         inverse = self.inverse
         pulled = np.einsum("gpq,gqk->gpk", inverse, self.across)
         out = inverse + np.einsum("gpk,kl,gql->gpq", pulled, common, pulled)
-        some = list(self.which)
+        some = np.array(self.which)
         cross = -np.einsum("gpk,kl->gpl", pulled, common)
         out[:, :, some] = cross
         out[:, some, :] = np.swapaxes(cross, 1, 2)
