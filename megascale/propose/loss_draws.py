@@ -22,10 +22,12 @@ class LossDraws(Protocol):
     Attributes:
         seen: what its runs have shown.
         forms: name of each draw's form; every form has equally many.
+        inflation: factor on the draws' distance from their mean, by held-out runs; at least 1.
     """
 
     seen: SeenRanges
     forms: tuple[str, ...]
+    inflation: float
 
     def end_losses(self, histories: Sequence[History], rows: Array | None = None) -> Array:
         """Loss at the end of each history, (draws, histories), in nats.
@@ -40,7 +42,14 @@ class LossDraws(Protocol):
 class FitDraws:
     """Draws of fitted forms: each form's best parameters first, then its bootstrap's."""
 
-    def __init__(self, fits: Sequence[HistoryFit], seen: SeenRanges, *, each: int = 40) -> None:
+    def __init__(
+        self,
+        fits: Sequence[HistoryFit],
+        seen: SeenRanges,
+        *,
+        each: int = 40,
+        inflation: float = 1.0,
+    ) -> None:
         """Take equally many draws of each form.
 
         Args:
@@ -48,6 +57,7 @@ class FitDraws:
             seen: what those runs have shown.
             each: draws a form, the best parameters among them; a form with a smaller bootstrap
                 repeats itself.
+            inflation: as `LossDraws`.
 
         Raises:
             FitError: there is no fit.
@@ -55,6 +65,7 @@ class FitDraws:
         if not fits:
             raise FitError.of("fits", 0, "a plan needs at least one fitted form", 1)
         self.seen = seen
+        self.inflation = inflation
         self._fits = list(fits)
         self._tables = [_table(fit, each) for fit in fits]
         self.forms = tuple(fit.law.name for fit in fits for _ in range(each))
@@ -94,3 +105,9 @@ def draws_of_each(law: LossDraws, count: int) -> Array:
     names = np.array(law.forms)
     rows = [np.flatnonzero(names == name)[:count] for name in dict.fromkeys(law.forms)]
     return np.sort(np.concatenate(rows))
+
+
+def widened(draws: Array, inflation: float) -> Array:
+    """Draws (draws, ...) with their distance from their mean times the inflation."""
+    middle = draws.mean(axis=0)
+    return middle + inflation * (draws - middle)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megascale.propose.loss_draws import LossDraws
+from megascale.propose.loss_draws import LossDraws, widened
 from megascale.propose.schedule_plan import SchedulePlan
 from megascale.propose.step_times import StepTimes
 
@@ -63,6 +63,7 @@ def outcome_of(
     confidence: float,
     times: StepTimes | None = None,
     price_per_hour: float | None = None,
+    start_tokens: int = 0,
 ) -> PlanOutcome:
     """A plan in numbers.
 
@@ -73,11 +74,13 @@ def outcome_of(
         confidence: of the intervals.
         times: seconds of a step; None where they are not known.
         price_per_hour: of the whole machine.
+        start_tokens: where a running run stands; what lies before is not shortened.
 
     Raises:
         ScheduleError: a batch lies outside the step times.
     """
-    scaled = [plan.scaled(share) for share in SHARES if plan.scaled(share).lr.decay_tokens >= 0]
+    shortened = [plan.scaled(share, start_tokens) for share in SHARES]
+    scaled = [one for one in shortened if one.lr.decay_tokens >= 0]
     histories = [opponent.history(), plan.history(), *(one.history() for one in scaled)]
     losses = law.end_losses(histories)
     against, own = losses[:, 0], losses[:, 1]
@@ -91,8 +94,8 @@ def outcome_of(
     priced = seconds is not None and price_per_hour is not None
     return PlanOutcome(
         plan=plan,
-        loss=estimate(own, confidence),
-        difference=estimate(own - against, confidence),
+        loss=estimate(widened(own, law.inflation), confidence),
+        difference=estimate(widened(own - against, law.inflation), confidence),
         by_form={name: float(own[row] - against[row]) for name, row in firsts.items()},
         steps=plan.steps,
         seconds=seconds,
@@ -100,7 +103,9 @@ def outcome_of(
         step_saving=1 - plan.steps / opponent.steps,
         time_saving=saved,
         cost_saving=saved if priced else None,
-        token_saving=estimate(1 - needed / opponent.total_tokens, confidence),
+        token_saving=estimate(
+            widened(1 - needed / opponent.total_tokens, law.inflation), confidence
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from megascale.propose.loss_draws import LossDraws
+from megascale.propose.loss_draws import LossDraws, widened
 from megascale.propose.plan_bounds import PlanBounds
 from megascale.propose.plan_moves import lattice, neighbours, pairs_of_moves, rates
 from megascale.propose.schedule_plan import SchedulePlan
@@ -88,7 +88,8 @@ class Judge:
         if self.level is None:
             worth = table.mean(axis=1)
         else:
-            worth = np.quantile(table, self.level, axis=1, method="higher")
+            spread = widened(table.T, self.law.inflation)
+            worth = np.quantile(spread, self.level, axis=0, method="higher")
         return [(float(w), self.cost(p)) for w, p in zip(worth, plans, strict=True)]
 
     def best(
@@ -128,19 +129,19 @@ def best_fixed(bounds: PlanBounds, judge: Judge, *, grid: int = 4) -> SchedulePl
     """The fixed batch and learning rate of the lowest loss: the opponent.
 
     It has the same bounds as a plan, and is sought on the whole grid of batches and rates before
-    it is refined.
+    it is refined. For a running run it is the batch that runs on, or one change now.
 
     Args:
         bounds: of plans.
         judge: of losses, without an opponent.
         grid: values of each thing of the learning rate that is planned.
     """
-    fixed = [
-        bounds.plan(((0, size),), lr)
-        for lr in rates(bounds, grid)
-        for size in bounds.ladder(2**0.5)
-    ]
-    still = replace(bounds, max_changes=0)
+    still = replace(bounds, max_changes=1 if bounds.past else 0)
+    begin = bounds.start_tokens
+    sizes = [((begin, size),) for size in bounds.ladder(2**0.5)] + [()] * bool(bounds.past)
+    tried = [bounds.plan((*bounds.past, *size), lr) for lr in rates(bounds, grid) for size in sizes]
+    fixed = [plan for plan in tried if still.allows(plan)]
+    still = replace(still, min_gap=bounds.total_tokens - begin)
     starts = judge.best(fixed, Goal(), 3)
     ends = [refine(plan, Goal(), still, judge) for plan, _ in starts]
     return judge.best(ends, Goal())[0][0]

@@ -152,6 +152,7 @@ def best_schedule_dict(found: BestSchedule) -> dict[str, Any]:
         "confidence": found.confidence,
         "no_worse_nats": found.most_loss,
         "forms": list(found.forms),
+        "inflation": found.inflation,
         "bounds": {
             "total_tokens": bounds.total_tokens,
             "unit_tokens": bounds.unit_tokens,

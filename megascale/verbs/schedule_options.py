@@ -25,6 +25,8 @@ class Trainer(StrEnum):
     torchtitan = "torchtitan"
     olmo_core = "olmo-core"
     hf = "hf"
+    torchtitan_segments = "torchtitan-segments"
+    hf_segments = "hf-segments"
 
 
 class BatchRounding(StrEnum):
@@ -303,7 +305,8 @@ PlanRuns = Annotated[
     list[Path] | None,
     typer.Option(
         "--runs",
-        help="Logs that the law of whole schedules is fitted to first; repeatable.",
+        help="Logs that a law of whole schedules is fitted to first, to plan under it or to judge "
+        "the schedule; repeatable.",
         rich_help_panel=PLANNING,
     ),
 ]
@@ -312,6 +315,14 @@ WeightDecay = Annotated[
     typer.Option(
         min=0.0,
         help="Weight decay of those runs and of the plan, for forms that look at it.",
+        rich_help_panel=PLANNING,
+    ),
+]
+Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate/--no-calibrate",
+        help="Widen the intervals to what left-out runs ask for; takes a fit without each run.",
         rich_help_panel=PLANNING,
     ),
 ]

@@ -61,6 +61,12 @@ def print_best_schedule(found: BestSchedule, verdict: PlanVerdict, console: Cons
     if len(found.forms) > 1:
         each = ", ".join(f"{form} {gap:+.4f}" for form, gap in found.proposal.by_form.items())
         console.print(f"  the plan by the best parameters of each form: {each}", highlight=False)
+    if found.inflation > 1:
+        console.print(
+            f"  the intervals are {found.inflation:.2g} times as wide as forms and parameters make "
+            "them: left-out runs ask for it",
+            highlight=False,
+        )
     for cut in found.clipped:
         console.print(f"  planned within what was seen: {cut}", highlight=False)
     console.print(

@@ -32,6 +32,7 @@ def found(objective: str = "tokens", **changes) -> BestSchedule:
         bounds=BOUNDS,
         clipped=(),
         forms=("power",),
+        inflation=1.0,
         opponent=own,
         tuned_opponent=None,
         proposal=own,

@@ -11,7 +11,7 @@ from megascale.errors import FitError
 from megascale.propose.best_schedule import best_schedule
 from megascale.propose.plan_bounds import PlanBounds
 from megascale.propose.plan_rivals import followed, rule_rivals
-from megascale.propose.planning_law import law_of_logs, runs_of_logs
+from megascale.propose.planning_law import held_out_inflation, law_of_logs, runs_of_logs
 from megascale.runs.table import RunTable, load_runs
 from tests.propose.known_law import KnownLaw, known_plan, write_known_logs
 
@@ -30,7 +30,7 @@ def test_losses_after_the_beginning(table: RunTable) -> None:
 
 
 def test_forms_take_equally_many_draws(table: RunTable) -> None:
-    law = law_of_logs(table, forms=("theta", "power"))
+    law = law_of_logs(table, forms=("theta", "power"), calibrate=False)
     assert law.forms.count("theta") == law.forms.count("power") == 40
     assert law.seen.decay_share == pytest.approx((0.2, 0.4), abs=0.01)
 
@@ -38,6 +38,7 @@ def test_forms_take_equally_many_draws(table: RunTable) -> None:
 def test_a_gain_under_the_true_law_is_promised(table: RunTable) -> None:
     """The form is the true one: promised and true gain agree within the interval."""
     law = law_of_logs(table, forms=("power",))
+    assert law.inflation < 1.5
     bounds = PlanBounds(10**6, 128, (256, 2048), (5e-3, 5e-3), warmup_tokens=50_000, min_gap=50_000)
     found = best_schedule(law, bounds)
     plans = [found.proposal.plan.history(), found.opponent.plan.history()]
@@ -45,6 +46,12 @@ def test_a_gain_under_the_true_law_is_promised(table: RunTable) -> None:
     promised = found.proposal.difference
     assert promised.high < 0
     assert promised.value == pytest.approx(true, rel=0.1)
+
+
+def test_a_wrong_form_has_its_intervals_widened(table: RunTable) -> None:
+    """A form without noise cannot hold switches: its own bands are far too narrow."""
+    runs = runs_of_logs(table)
+    assert held_out_inflation(("progress_only",), runs) > 2
 
 
 def test_too_few_runs_are_refused(table: RunTable) -> None:
