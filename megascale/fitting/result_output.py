@@ -96,12 +96,12 @@ def many_problems(result: Any, limit: int) -> str:
     if result.shared:
         percent = f"{100 * result.confidence:g} %"
         lines.append(f"common to all, {int(result.freedom[0])} degrees of freedom together:")
-        rows = []
+        common = []
         for name in result.shared:
             low, high = result.limits(name)
             numbers = (result[name][0], result.errors[name][0], low[0], high[0])
-            rows.append([name, *(f"{v:.5g}" for v in numbers)])
-        lines += plain_lines(["", "value", "error", f"{percent} low", "high"], rows)
+            common.append([name, *(f"{v:.5g}" for v in numbers)])
+        lines += plain_lines(["", "value", "error", f"{percent} low", "high"], common)
     shown = (*result.names, *result.derived)
     head = ["problem", *shown, "rms", "status"]
     rows = []

@@ -28,6 +28,8 @@ Array = np.ndarray
 
 NEAR = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Factors of the grid around the problems' own median."""
+NEAREST = (0.5, 1.0, 2.0)
+"""The same where three or more are in common."""
 FAR = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 20.0)
 """Factors around 1 where no problem can be fitted by itself."""
 MOST_OWN = 16
@@ -122,12 +124,12 @@ def _candidates(problem: SharedProblem) -> Array:
     raw = refit(problem.job, problem.points, problem.weights, np.arange(problem.problems))
     own = raw["params"][raw["status"] == int(Status.CONVERGED)][:, list(problem.which)]
     own = own[np.isfinite(own).all(axis=1)]
+    factors: tuple[float, ...] = FAR
     if len(own):
-        middle = np.median(own, axis=0)
-        factors: tuple[float, ...] = NEAR if len(problem.which) < 3 else (0.5, 1.0, 2.0)
+        middle, factors = np.median(own, axis=0), NEAR if len(problem.which) < 3 else NEAREST
         picked = own[np.linspace(0, len(own) - 1, min(len(own), MOST_OWN)).astype(int)]
     else:
-        middle, factors = np.ones(len(problem.which)), FAR
+        middle = np.ones(len(problem.which))
         picked = np.empty((0, len(problem.which)))
     grid = middle * np.array(list(product(factors, repeat=len(problem.which))))
     return _clipped(problem, np.concatenate([picked, grid]))
