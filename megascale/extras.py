@@ -16,6 +16,7 @@ EXTRA_OF = {
     "tensorboard": "tensorboard",
     "wandb": "wandb",
     "transformers": "hf",
+    "accelerate": "hf",
     "zstandard": "zstd",
     "submitit": "slurm",
     "playwright": "browser",

@@ -19,9 +19,9 @@ from megascale.errors import (
 from megascale.plan.flops import flops_per_token
 from megascale.schedule.batch import BatchSchedule, Segment
 from megascale.train.build import Parts
-from megascale.train.checkpoint import Checkpointer, SaveResult, rng_state
+from megascale.train.checkpoint import Checkpointer, SaveResult, list_checkpoints, rng_state
 from megascale.train.evaluate import evaluate
-from megascale.train.guard import Decision, Guard
+from megascale.train.guard import Decision, Guard, way_out
 from megascale.train.signals import SignalFlags
 from megascale.train.state import RunCounters, pack_state
 from megascale.train.step import StepStatistics, accumulate_gradients
@@ -109,8 +109,23 @@ class Loop:
         return GuardError(
             f"The run consumed its {self.progress.tokens} tokens, and its last step "
             f"({self.progress.step}) was skipped: the final model is not what the schedule asked "
-            f"for, and was not saved. The last good checkpoint is {self.last_checkpoint or 'none'}."
+            f"for, and was not saved. {self._way_out(self.progress.tokens)}"
         )
+
+    def _way_out(self, stop: int) -> str:
+        """What the user can do after skipped steps, the last of which ended at `stop` tokens."""
+        after = self.guard.first_skip or stop
+        began = max(0, after - self.schedule.segments[0].batch_tokens)
+        if after > self.schedule.start_tokens:
+            last = after >= self.schedule.total_tokens
+            steps = self.schedule.total_steps if last else self.schedule.step_at_tokens(after)
+            began = self.schedule.window(steps - 1)[0]
+        sound = [
+            str(saved.path)
+            for saved in list_checkpoints(self.checkpointer.directory)
+            if saved.tokens <= began
+        ]
+        return way_out(sound[-1] if sound else None, (began, stop))
 
     def _steps(self, loader: Loader) -> bool:
         """Run steps until the schedule ends; True as soon as any rank was told to stop."""
@@ -134,6 +149,10 @@ class Loop:
         weight_decay = parts.weight_decay.at(middle)
         balance, noise = parts.balance, self.config.log.noise_scale
         measured = _due(loaded.step + 1, (0, 0), noise.interval_steps, None)
+        probed = _due(loaded.step + 1, (0, 0), self.config.log.weights_interval_steps, None)
+        probe = parts.probe if probed else None
+        if probe is not None:
+            probe.begin()
         statistics, gradients = accumulate_gradients(
             parts.parallel,
             parts.mesh,
@@ -151,14 +170,17 @@ class Loop:
         if decision.action == "stop":
             self._event(decision.event_kind, decision.message(), **decision.fields())
             self._collect_checkpoint()
-            raise decision.error(progress.step, progress.tokens, self.last_checkpoint)
+            raise decision.error(progress.step, progress.tokens, self._way_out(loaded.stop))
         if decision.apply:
+            if probe is not None:
+                probe.before_update()
             parts.optimizer.step(
                 gradients,
                 lr=lr,
                 weight_decay=weight_decay,
                 grad_norm=statistics.grad_norm,
                 clip=self.config.optimizer.grad_clip,
+                batch_tokens=segment.batch_tokens,
             )
             if balance is not None:
                 balance.update(statistics.expert_counts, tokens)
@@ -166,6 +188,8 @@ class Loop:
                 note = parts.noise.add(statistics.noise)
                 if note is not None:
                     self._event("warning", note)
+        if probe is not None:
+            probe.end()
         parts.optimizer.zero_grad()
         progress.step = loaded.step + 1
         progress.tokens = loaded.stop
@@ -307,6 +331,8 @@ class Loop:
         if self.interval.steps and self.interval.last is not None:
             record = self.interval.record()
             record["token_hash"] = f"{self.progress.token_hash:016x}"
+            if self.parts.probe is not None:
+                record |= self.parts.probe.record()
             if self.parts.noise is not None:
                 record |= self.parts.noise.record(
                     batch_tokens=record["batch_tokens"],

@@ -25,7 +25,8 @@ LIBRARIES = ("numpy", "scipy", "polars", "pydantic", "matplotlib", "typer", "ric
 USES = {
     "tensorboard": "`log.tensorboard` of a run",
     "wandb": "`log.wandb` of a run, and `.wandb` files as logs",
-    "transformers": "comparing with Hugging Face's models",
+    "transformers": "`megascale.integrations.hugging_face`",
+    "accelerate": "the Trainer of transformers",
     "zstandard": "corpora and logs in .zst",
     "submitit": "submitting jobs to Slurm from Python",
     "playwright": "the tests of the report's page",

@@ -134,6 +134,13 @@ def fit_command(
     bound: Annotated[
         list[str] | None, typer.Option(help="NAME=LOW:HIGH.", rich_help_panel=POINTS)
     ] = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(
+            help="Parameters that all problems of --group have in common, as p,q.",
+            rich_help_panel=POINTS,
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=POINTS)
     ] = "auto",
@@ -327,6 +334,7 @@ def fit_command(
             confidence=confidence,
             fixed=words.parse_pairs(fix, "--fix"),
             bounds=words.parse_bounds(bound),
+            shared=words.parse_names(shared),
             device=device,
             seed=seed,
         )

@@ -63,7 +63,9 @@ def predict(
         list[str] | None,
         typer.Option(help="Batches in tokens from token counts on: '0:256,850K:2Ki'. Repeat."),
     ] = None,
-    tokens: Annotated[str | None, typer.Option(help="Total tokens of those schedules.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="D, tokens of the run, for the schedules of --batch.")
+    ] = None,
     lr: own.PeakLr = None,
     lr_kind: own.LrKind = own.RateKind.wsd,
     warmup: own.Warmup = None,

@@ -41,7 +41,7 @@ app = typer.Typer(
 )
 
 COLUMNS = (
-    *("run", "format", "steps", "tokens", "batch", "loss", "validation"),
+    *("run", "format", "N", "lr", "steps", "tokens", "batch", "loss", "validation"),
     *("attempts", "skipped", "malformed", "exit"),
 )
 
@@ -53,11 +53,21 @@ COLUMNS = (
 
   megascale runs ls runs/lr-* --json
 
+  megascale runs ls runs --filter 'lr>=1e-3' --filter 'batch<1M' --sort loss --limit 10
+
   megascale runs ls 'logs/**/*.out.gz' --format megatron"""
 )
 def ls(
     paths: Paths,
     as_json: AsJson = False,
+    sort: Annotated[
+        str | None, typer.Option(help="Order by a column, -COLUMN for the highest first.")
+    ] = None,
+    filter: Annotated[
+        list[str] | None,
+        typer.Option(help="COLUMN OP VALUE, as in 'tokens>10B'; ~ is contains. Repeat: all hold."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Runs shown, the first.")] = None,
     format: Format = None,
     columns: Columns = None,
     seq_length: SeqLength = None,
@@ -68,16 +78,17 @@ def ls(
     workers: Workers = 0,
     cache: Cache = True,
 ) -> None:
-    """List runs of any format: steps, tokens, batch sizes, last losses, attempts, malformed lines.
+    """List runs of any format: size, learning rate, steps, batches, last losses, attempts.
 
     A file of a tree that cannot be read is named on standard error; the others are listed all
     the same.
     """
     from megascale.runs.overview import overviews
+    from megascale.runs.select import select_runs
 
     options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
     loaded = load_logs(paths, format, options, join, workers, cache)
-    summaries = overviews(loaded)
+    summaries = select_runs(overviews(loaded), conditions=filter or (), order=sort, limit=limit)
     if as_json:
         typer.echo(json.dumps([summary.to_dict() for summary in summaries], indent=2))
     else:
@@ -249,6 +260,8 @@ def _row(summary: RunOverview) -> tuple[str, ...]:
     return (
         summary.name,
         summary.format,
+        _count(summary.n_params, short_count),
+        "-" if summary.peak_lr is None else f"{summary.peak_lr:.4g}",
         _count(summary.steps, "{:,}".format),
         _count(summary.tokens, short_count),
         folded_names(batches, " > ") or "-",

@@ -25,6 +25,8 @@ class Trainer(StrEnum):
     torchtitan = "torchtitan"
     olmo_core = "olmo-core"
     hf = "hf"
+    torchtitan_segments = "torchtitan-segments"
+    hf_segments = "hf-segments"
 
 
 class BatchRounding(StrEnum):
