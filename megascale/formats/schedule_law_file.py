@@ -64,6 +64,7 @@ class SeenByRuns(Part):
     final_ratio: tuple[float, float] | None = Field(
         None, description="last learning rate over the peak, of runs that decay"
     )
+    warmup_tokens: float = Field(0.0, ge=0, description="middle of the warmups")
 
 
 class ScheduleLawFile(Part):
@@ -77,6 +78,12 @@ class ScheduleLawFile(Part):
     forms: list[FittedForm] = Field(min_length=1, max_length=MOST_FORMS)
     seen: SeenByRuns
     weight_decay: float | None = Field(None, description="of all runs; null where not known")
+    inflation: float = Field(
+        1.0,
+        ge=1,
+        description="how much wider the intervals of paired differences are made for plans, by "
+        "schedules left out",
+    )
     schedules: int = Field(ge=1, description="different schedules among the runs")
     runs: int = Field(ge=1)
     inputs: list[Input] = Field(default_factory=list)
@@ -103,7 +110,7 @@ def read_schedule_law(path: str | Path) -> ScheduleLawFile:
     Raises:
         DataError: it cannot be read, is too large, is no JSON, or breaks a rule.
     """
-    found = locate(path)
+    found = locate(path, "laws")
     try:
         if found.stat().st_size > MOST_BYTES:
             rule = f"is larger than {MOST_BYTES // 2**20} MiB: no law file is"

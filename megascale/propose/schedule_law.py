@@ -16,6 +16,7 @@ from megascale.formats.law_file import Input
 from megascale.formats.schedule_law_file import FittedForm, ScheduleLawFile, SeenByRuns
 from megascale.laws.schedule.select import HeldOutSchedule, folds, held_out
 from megascale.propose.loss_draws import FitDraws
+from megascale.propose.planning_law import held_out_inflation
 from megascale.propose.seen_ranges import SeenRanges
 
 CANDIDATES = ("theta", "w0", "snr", "power", "two_exponentials", "exponential_r")
@@ -41,6 +42,8 @@ class ScheduleLaw:
         from_tokens: losses before were left out.
         weight_decay: of the runs; None where it is not known.
         schedules, runs: how many were fitted.
+        inflation: how much wider intervals of paired differences are made for plans
+            (`held_out_inflation`).
     """
 
     fits: list[HistoryFit]
@@ -51,10 +54,11 @@ class ScheduleLaw:
     weight_decay: float | None
     schedules: int
     runs: int
+    inflation: float = 1.0
 
     def draws(self) -> FitDraws:
         """Draws of all forms, equally many of each, for plans and predictions."""
-        return FitDraws(self.fits, self.seen, each=DRAWS)
+        return FitDraws(self.fits, self.seen, each=DRAWS, inflation=self.inflation)
 
     @property
     def end_errors(self) -> dict[str, float]:
@@ -103,6 +107,7 @@ class ScheduleLaw:
             forms=forms,
             seen=SeenByRuns(**seen),
             weight_decay=self.weight_decay,
+            inflation=self.inflation,
             schedules=self.schedules,
             runs=self.runs,
             inputs=list(inputs),
@@ -131,7 +136,7 @@ class ScheduleLaw:
             raise DataError.of("law file: left_out", file.name, "forms leave out the same runs")
         return cls(
             fits, left_out, seen, file.loss, file.from_tokens, file.weight_decay,
-            file.schedules, file.runs,
+            file.schedules, file.runs, file.inflation,
         )  # fmt: skip
 
 
@@ -203,6 +208,8 @@ def search_schedule_law(
         fits.append(
             fit_history(one.law, runs, starts=STARTS, bootstrap=replicates, threads=threads)
         )
+    said(f"holding intervals of differences against {len(groups)} schedules left out")
+    inflation = held_out_inflation([one.law for one in kept], runs)
     law = ScheduleLaw(
         fits,
         [_by_schedule(one.ends, runs, groups) for one in kept],
@@ -212,6 +219,7 @@ def search_schedule_law(
         weight_decay,
         len(groups),
         len(runs),
+        inflation,
     )
     return LawSearch(law, tried, failed, weak_points(law, runs))
 

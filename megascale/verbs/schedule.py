@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from megascale.errors import ConfigError
+from megascale.shipped import locate
 from megascale.units import parse_count
 from megascale.verbs import options as said
 from megascale.verbs import schedule_options as own
@@ -85,11 +86,13 @@ def schedule(
 
     Every segment is checked against micro-batch x data-parallel degree before anything starts.
     """
+    from megascale.formats.schedule_law_file import is_schedule_law
     from megascale.propose.export_megatron import check_divisible
     from megascale.propose.proposal import propose, standing_layout
     from megascale.propose.replan import standing
     from megascale.verbs import schedule_inputs as inputs
-    from megascale.verbs.schedule_optimize import PlanRequest, judge_from_logs, optimize_from_logs
+    from megascale.verbs.plan_request import LawSources, PlanRequest
+    from megascale.verbs.schedule_optimize import judge_given, plan_best
 
     at = None if replan is None else standing(replan)
     total = inputs.total_tokens(tokens, at)
@@ -99,6 +102,14 @@ def schedule(
         sequence, micro, ranks = standing_layout(
             at, sequence_length=seq_length, micro_batch=micro_batch, data_parallel=dp
         )
+    whole = law_file is not None and (
+        optimize is not None or is_schedule_law(locate(law_file, "laws"))
+    )
+    law_of = LawSources(law_file if whole else None, runs or ())
+    if law_of.file is not None and law_of.runs:
+        rule_of = "a law of whole schedules is read or fitted: give one of --law-file and --runs"
+        raise ConfigError.of("--runs", law_of.runs[0], rule_of)
+    law_file = None if whole else law_file
     asked = PlanRequest(
         objective="tokens" if optimize is None else optimize.value,
         total=total,
@@ -131,7 +142,6 @@ def schedule(
         sources: dict[str, object] = {
             "--table": table,
             "--megatron-steps": megatron_steps,
-            "--law-file": law_file,
             "--megatron-rampup": megatron_rampup,
             "--rule": rule,
             "--interval": interval,
@@ -140,7 +150,7 @@ def schedule(
         }
         refuse_beside("--optimize", sources)
         trainer = None if to is None else to.value
-        optimize_from_logs(runs, asked, to=trainer, output=output, plot=plot, as_json=as_json)
+        plan_best(law_of, asked, to=trainer, output=output, plot=plot, as_json=as_json)
         return
     planning: dict[str, object] = {
         "--min-gap": min_gap,
@@ -150,7 +160,8 @@ def schedule(
         "--shrink": shrink or None,
         "--no-worse": no_worse or None,
     }
-    if runs is None:
+    judges = law_of.file is not None or bool(law_of.runs)
+    if not judges:
         planning |= {
             "--weight-decay": weight_decay,
             "--beyond-data": beyond_data or None,
@@ -158,7 +169,7 @@ def schedule(
         }
     elif replan is not None:
         rule_of = "a running run's rest is judged with --optimize alone"
-        raise ConfigError.of("--runs", str(runs[0]), rule_of)
+        raise ConfigError.of("--replan", str(replan), rule_of)
     refuse_beside("a schedule that is not planned; give --optimize", planning)
     unit = math.lcm(micro * ranks, batch_multiple) * sequence
     sources = {
@@ -172,7 +183,7 @@ def schedule(
     if len(given) != 1:
         what = f"exactly one of {', '.join(sources)} says how large the batch is"
         raise ConfigError.of("schedule", " and ".join(given) or "(no source)", what)
-    if confidence is not None and law_file is None and runs is None:
+    if confidence is not None and law_file is None and not judges:
         rule_of = "is of a law's band; give --law-file, or --runs"
         raise ConfigError.of("--confidence", confidence, rule_of)
     peak, final = inputs.one_number(lr, "--lr"), inputs.one_number(final_ratio, "--final-ratio")
@@ -242,7 +253,7 @@ def schedule(
             lr_coupling=lr_coupling.value,
             past=() if at is None else at.history,
         )
-    judged = None if runs is None else judge_from_logs(runs, asked, found.schedule, quiet=as_json)
+    judged = judge_given(law_of, asked, found.schedule, quiet=as_json) if judges else None
     _show(found, judged, text, output, as_json)
 
 

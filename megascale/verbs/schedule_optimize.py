@@ -2,112 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from megascale.errors import ConfigError
-from megascale.units import parse_count
+from megascale.verbs.plan_request import LawSources, PlanRequest, bounds_of, step_times_of
 
 if TYPE_CHECKING:
     from megascale.propose.best_schedule import BestSchedule
     from megascale.propose.loss_draws import LossDraws
-    from megascale.propose.plan_bounds import PlanBounds
     from megascale.propose.plan_check import JudgedPlan
     from megascale.propose.plan_verdict import PlanVerdict
-    from megascale.propose.replan import Standing
-    from megascale.propose.seen_ranges import SeenRanges
-    from megascale.propose.step_times import StepTimes
     from megascale.schedule.batch import BatchSchedule
 
-GAPS = 20
-"""The least distance of changes is this part of the budget where none is given."""
 
-
-@dataclass(frozen=True, slots=True)
-class PlanRequest:
-    """The options of a plan, as the user wrote them.
-
-    Attributes:
-        objective: tokens, steps, time or cost.
-        total: the budget, tokens.
-        sequence, micro, ranks, multiple: the layout.
-        min_batch, max_batch, lr, warmup, decay, final_ratio: texts; None takes what was seen.
-        lr_kind, decay_shape, coupling: of the learning rate.
-        weight_decay: of the runs and the plan.
-        calibrate: whether the intervals are held against left-out runs.
-        max_changes, min_gap, shrink: of the batch.
-        step_seconds, price, no_worse, beyond_data: of the objective.
-        confidence: of the intervals; None is 0.9.
-        at: where a running run stands, of which only the rest is planned.
-    """
-
-    objective: str
-    total: int
-    sequence: int
-    micro: int
-    ranks: int
-    multiple: int
-    min_batch: str | None
-    max_batch: str | None
-    lr: str | None
-    lr_kind: str
-    warmup: str | None
-    decay: str | None
-    decay_shape: str
-    final_ratio: str | None
-    coupling: str
-    weight_decay: float | None
-    calibrate: bool
-    max_changes: int
-    min_gap: str | None
-    shrink: bool
-    step_seconds: str | None
-    price: float | None
-    no_worse: float
-    beyond_data: bool
-    confidence: float | None
-    at: Standing | None = None
-
-    @property
-    def unit(self) -> int:
-        """Tokens that every batch is a multiple of."""
-        from math import lcm
-
-        return lcm(self.micro * self.ranks, self.multiple) * self.sequence
-
-
-def optimize_from_logs(
-    paths: Sequence[Path] | None, request: PlanRequest, *, as_json: bool, **shown: Any
-) -> None:
-    """Fit the law of whole schedules to logs, and plan under it.
+def plan_best(sources: LawSources, request: PlanRequest, *, as_json: bool, **shown: Any) -> None:
+    """Read or fit the law of whole schedules, and plan under it.
 
     Args:
-        paths: of the logs.
+        sources: a law file, or logs.
         request: the plan's options.
         as_json, shown: as `optimize_schedule`.
 
     Raises:
-        ConfigError: no logs, or as `optimize_schedule`.
+        ConfigError: neither, or as `optimize_schedule`.
         FitError: the logs do not tell the law.
     """
-    if not paths:
-        rule = "--optimize plans under a law of whole schedules: give the logs that it is fitted to"
-        raise ConfigError.of("--runs", None, rule, "--runs runs/")
-    law = _law(paths, request, quiet=as_json)
-    optimize_schedule(law, request, source=", ".join(map(str, paths)), as_json=as_json, **shown)
+    if sources.file is None and not sources.runs:
+        rule = "--optimize plans under a law of whole schedules: give its file, or logs to fit"
+        raise ConfigError.of("--law-file, --runs", None, rule, "--runs runs/")
+    law, request = _law(sources, request, quiet=as_json)
+    optimize_schedule(law, request, source=sources.words, as_json=as_json, **shown)
 
 
-def judge_from_logs(
-    paths: Sequence[Path], request: PlanRequest, schedule: BatchSchedule, *, quiet: bool
+def judge_given(
+    sources: LawSources, request: PlanRequest, schedule: BatchSchedule, *, quiet: bool
 ) -> JudgedPlan:
-    """Fit the law of whole schedules to logs, and judge a given schedule under it.
+    """Read or fit the law of whole schedules, and judge a given schedule under it.
 
     Args:
-        paths: of the logs.
+        sources: a law file, or logs.
         request: the options: learning rate, bounds of the opponent.
         schedule: realised segments from token 0.
         quiet: show no progress.
@@ -118,7 +55,7 @@ def judge_from_logs(
     """
     from megascale.propose.plan_check import judge_schedule
 
-    law = _law(paths, request, quiet=quiet)
+    law, request = _law(sources, request, quiet=quiet)
     request = replace(request, min_batch=None, max_batch=None)
     return judge_schedule(
         law,
@@ -129,20 +66,32 @@ def judge_from_logs(
     )
 
 
-def _law(paths: Sequence[Path], request: PlanRequest, *, quiet: bool) -> LossDraws:
+def _law(
+    sources: LawSources, request: PlanRequest, *, quiet: bool
+) -> tuple[LossDraws, PlanRequest]:
+    """The law, and the request with the weight decay that the law's runs had."""
+    from megascale.formats.schedule_law_file import read_schedule_law
+    from megascale.propose.logged_weight_decay import logged_weight_decay
     from megascale.propose.planning_law import law_of_logs
+    from megascale.propose.schedule_law import ScheduleLaw
     from megascale.verbs.option_words import read_options
     from megascale.verbs.progress import StageLine
     from megascale.verbs.reading import load_logs
 
-    table = load_logs(paths, None, read_options(), False, 1, True)
+    if sources.file is not None:
+        if request.weight_decay is not None:
+            rule = "the law file says the weight decay of its runs"
+            raise ConfigError.of("--weight-decay", request.weight_decay, rule)
+        law = ScheduleLaw.of_file(read_schedule_law(sources.file))
+        return law.draws(), replace(request, weight_decay=law.weight_decay)
+    table = load_logs(sources.runs, None, read_options(), False, 1, True)
+    decay = request.weight_decay
+    decay = logged_weight_decay(table) if decay is None else decay
     with StageLine(quiet=quiet) as line:
-        return law_of_logs(
-            table,
-            weight_decay=request.weight_decay,
-            calibrate=request.calibrate,
-            progress=line.show,
+        draws = law_of_logs(
+            table, weight_decay=decay, calibrate=request.calibrate, progress=line.show
         )
+    return draws, replace(request, weight_decay=decay)
 
 
 def optimize_schedule(
@@ -270,130 +219,3 @@ def lay_out(
         source=source,
         key="--optimize",
     )
-
-
-def bounds_of(request: PlanRequest, seen: SeenRanges) -> PlanBounds:
-    """The bounds of the options; what is not given is what the law has seen.
-
-    Raises:
-        ConfigError: a range is none, or a learning rate's option does not go with its kind.
-    """
-    from megascale.propose.plan_bounds import PlanBounds
-
-    total, kind = request.total, request.lr_kind
-    if kind != "wsd" and request.decay is not None:
-        rule = f"a learning rate of kind {kind} has no decay of its own length"
-        raise ConfigError.of("--decay", request.decay, rule, "--lr-kind wsd")
-    decay = (0, 0)
-    if kind == "wsd" and request.decay is not None:
-        low, high = _range(request.decay, "--decay", count=True)
-        decay = (int(low), int(high))
-    elif kind == "wsd" and seen.decay_share is not None:
-        decay = (round(seen.decay_share[0] * total), round(seen.decay_share[1] * total))
-    final = seen.final_ratio or (0.1, 0.1)
-    if request.final_ratio is not None:
-        final = _range(request.final_ratio, "--final-ratio")
-    batch = seen.batch
-    if (decay[1] > 0 or kind == "cosine") and seen.batch_decayed is not None:
-        batch = seen.batch_decayed
-    unit = request.unit
-    least = -(-round(batch[0]) // unit) * unit
-    most = max(round(batch[1]) // unit * unit, least)
-    if request.min_batch is not None:
-        least = parse_count(request.min_batch, "--min-batch")
-    if request.max_batch is not None:
-        most = parse_count(request.max_batch, "--max-batch")
-    warmup = min(round(seen.warmup_tokens), total // 2)
-    if request.warmup is not None:
-        warmup = parse_count(request.warmup, "--warmup")
-    gap = max((total - (0 if request.at is None else request.at.tokens)) // GAPS, 1)
-    made = PlanBounds(
-        total_tokens=total,
-        unit_tokens=unit,
-        batch=(least, most),
-        peak=seen.peak if request.lr is None else _range(request.lr, "--lr"),
-        max_changes=request.max_changes,
-        min_gap=gap if request.min_gap is None else parse_count(request.min_gap, "--min-gap"),
-        direction="any" if request.shrink else "up",
-        lr_kind=kind,  # type: ignore[arg-type]
-        warmup_tokens=warmup,
-        decay_tokens=decay,
-        final_ratio=final,
-        shapes=(request.decay_shape,),  # type: ignore[arg-type]
-        coupling=request.coupling,  # type: ignore[arg-type]
-        weight_decay=request.weight_decay or 0.0,
-    )
-    return made if request.at is None else _bounds_of_rest(made, request, request.at)
-
-
-def _bounds_of_rest(bounds: PlanBounds, request: PlanRequest, at: Standing) -> PlanBounds:
-    """The bounds of a running run's rest: its batches so far, its learning rate's warmup and peak,
-    and its decay unless another is asked for.
-
-    Raises:
-        ConfigError: the run's config does not say its learning rate, or the option changes what
-            has been run.
-    """
-    for key, given in (("--lr", request.lr), ("--warmup", request.warmup)):
-        if given is not None:
-            raise ConfigError.of(key, given, "has been run already; the run's own holds")
-    peak, kind = at.lr.get("peak"), at.lr.get("kind")
-    if not isinstance(peak, float) or kind not in ("wsd", "constant"):
-        rule = "must have a config beside its log that says a learning rate of kind wsd or constant"
-        raise ConfigError.of("--replan", at.path, rule)
-    decay, final = bounds.decay_tokens, bounds.final_ratio
-    if request.decay is None:
-        decay = (int(at.lr.get("decay_tokens") or 0),) * 2
-    if request.final_ratio is None:
-        own = at.lr.get("final_lr")
-        ratio = at.lr.get("final_ratio", 0.1) if own is None else own / peak
-        final = (float(ratio),) * 2
-    left = bounds.total_tokens - at.tokens
-    if request.decay is not None and decay[1] > left:
-        raise ConfigError.of("--decay", request.decay, "longer than what is left of the run", left)
-    past = tuple(
-        (point.start_tokens, point.batch_tokens)
-        for point in at.history
-        if point.start_tokens < max(at.tokens, 1)
-    )
-    return replace(
-        bounds,
-        lr_kind=kind,
-        peak=(peak, peak),
-        warmup_tokens=int(at.lr.get("warmup_tokens") or 0),
-        decay_tokens=decay,
-        final_ratio=final,
-        past=past,
-        start_tokens=at.tokens,
-    )
-
-
-def step_times_of(text: str | None) -> StepTimes | None:
-    """Step times of a table or of logs; None where nothing is given.
-
-    Raises:
-        ScheduleError: neither, or logs without the seconds of a step.
-    """
-    from megascale.propose.step_times import logged_step_times, parse_step_seconds
-    from megascale.runs.table import load_runs
-
-    if text is None:
-        return None
-    if Path(text).exists():
-        return logged_step_times(load_runs([text]))
-    return parse_step_seconds(text)
-
-
-def _range(text: str, key: str, *, count: bool = False) -> tuple[float, float]:
-    """`LOW:HIGH`, or one value twice."""
-    low, colon, high = text.partition(":")
-    values = []
-    for part in (low, high if colon else low):
-        try:
-            values.append(float(parse_count(part, key)) if count else float(part))
-        except ValueError:
-            raise ConfigError.of(key, text, "must be a number, or LOW:HIGH") from None
-    if not 0 <= values[0] <= values[1] < float("inf"):
-        nearest = f"{high}:{low}" if colon else None
-        raise ConfigError.of(key, text, "must be positive, the lower end first", nearest)
-    return values[0], values[1]

@@ -114,7 +114,7 @@ def test_refusals(logs, more, said, capsys) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (["--optimize", "tokens"], "--runs = None"),
+        (["--optimize", "tokens"], "--law-file, --runs = None"),
         (["--table", "0:256", "--plot", "x.png"], "--plot = x.png: has no meaning with"),
         (["--table", "0:256", "--beyond-data"], "--beyond-data = True"),
     ],
@@ -193,3 +193,36 @@ def test_a_judged_schedule_starts_at_token_0(logs, tmp_path, capsys) -> None:
     line = ["schedule", "--table", "0:512", "--replan", str(run), "--runs", str(logs)]
     assert call(line) == 2
     assert "--optimize alone" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def law(logs: Path) -> Path:
+    path = logs.parent / "law.json"
+    assert call(["fit", str(logs), "--law", "schedule", "--bootstrap", "20", "-o", str(path)]) == 0
+    return path
+
+
+def test_a_law_file_plans_without_its_logs(law, capsys) -> None:
+    line = ["schedule", "--optimize", "tokens", "--law-file", str(law), *LAYOUT]
+    assert call([*line, "--decay", "0", "--max-changes", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recommended"]
+    assert found["source"]["law_from"] == str(law)
+    assert found["inflation"] == json.loads(law.read_text())["inflation"] >= 1
+    assert found["opponent"]["lr"]["warmup_tokens"] == 50_000
+    assert call([*line, "--weight-decay", "0.1"]) == 2
+    assert "says the weight decay of its runs" in capsys.readouterr().err
+    assert call([*line, "--runs", "x"]) == 2
+    assert "one of --law-file and --runs" in capsys.readouterr().err
+
+
+def test_a_law_file_judges_a_given_schedule(law, capsys) -> None:
+    line = ["schedule", "--table", "0:2Ki,500K:256", "--law-file", str(law), *LAYOUT]
+    assert call([*line, "--decay", "0", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["against_fixed"]
+    assert "is worse than the best fixed batch" in found["verdict"][0]
+
+
+def test_a_law_of_fixed_batches_is_no_law_to_plan_under(capsys) -> None:
+    assert call(["schedule", "--optimize", "tokens", "--law-file", "step-law", *LAYOUT]) != 0
+    assert "is no law of whole schedules" in capsys.readouterr().err
