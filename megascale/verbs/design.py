@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from megascale.verbs.options import AsJson
+from megascale.verbs.options import AsJson, LawOfSchedules
 
 if TYPE_CHECKING:
     from megascale.propose.schedule_design import DesignedRun, ScheduleDesign
@@ -25,10 +25,7 @@ app = typer.Typer(
 
 @app.command(epilog="Example:  megascale design --law-file law.json --tokens 1M --unit 128")
 def design(
-    law_file: Annotated[
-        Path | None,
-        typer.Option("--law-file", help="Law file of `megascale fit --law schedule`."),
-    ] = None,
+    law_file: LawOfSchedules = None,
     tokens: Annotated[
         str | None,
         typer.Option(
