@@ -34,6 +34,8 @@ def test_json_has_all_candidates(law, capsys) -> None:
     assert len(found["ranked"]) == len(found["second"]) == 20
     assert found["ranked"][0]["name"] in found["verdict"]
     assert found["ranked"][0]["spread"] < found["spread"]
+    warmups = {one["config"]["lr"]["warmup_tokens"] for one in found["ranked"]}
+    assert warmups == {50_000}  # as in the runs that were fitted
 
 
 @pytest.mark.parametrize(
