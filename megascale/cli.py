@@ -37,9 +37,20 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "fit": ("megascale.verbs.fit", "app", "Fit a law to run logs, or to points."),
     "recommend": ("megascale.verbs.recommend", "app", "Learning rate and batch by every law."),
+    "predict": (
+        "megascale.verbs.predict",
+        "app",
+        "Losses of schedules by a law of whole schedules.",
+    ),
     "schedule": ("megascale.verbs.schedule", "app", "Lay out and export a batch schedule."),
+    "branch": (
+        "megascale.verbs.branch",
+        "app",
+        "Short runs of several batches from one checkpoint: how far the batch can grow now.",
+    ),
     "sweep": ("megascale.verbs.sweep", "app", "Run a study: many runs, one table."),
     "compare": ("megascale.verbs.compare", "app", "Compare runs at equal tokens and loss."),
+    "eval": ("megascale.verbs.eval", "app", "Downstream accuracy of a run's checkpoints."),
     "report": ("megascale.verbs.report", "app", "One page of logs, points and grids."),
     "doctor": (
         "megascale.verbs.doctor",

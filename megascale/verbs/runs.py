@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,7 @@ from megascale.verbs.reading import load_logs
 from megascale.verbs.tables import print_lines
 
 if TYPE_CHECKING:
+    from megascale.formats.task_scores import TaskScore
     from megascale.runs.overview import OverviewSegment, RunOverview
 
 app = typer.Typer(
@@ -133,7 +135,8 @@ def show(
                 "stated": one.meta.extra,
                 "provenance": loaded.provenance(one),
             }
-            shown.append(summary.to_dict() | meta | {"malformed_lines": lines})
+            tasks = [asdict(score) for score in _scores(summary.path)]
+            shown.append(summary.to_dict() | meta | {"malformed_lines": lines, "tasks": tasks})
             continue
         if index:
             typer.echo()
@@ -150,6 +153,12 @@ def show(
             ("from tokens", "to tokens", "batch (tokens)", "steps", "mean loss"),
             folded_rows(summary.segments, _segment_row),
         )
+        scores = _scores(summary.path)
+        if scores:
+            from megascale.verbs.task_tables import print_scores
+
+            typer.echo()
+            print_scores(scores)
     if as_json:
         typer.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=2, default=str))
         return
@@ -263,6 +272,13 @@ def _row(summary: RunOverview) -> tuple[str, ...]:
         str(summary.malformed),
         _count(summary.exit_code, str),
     )
+
+
+def _scores(log: str) -> list[TaskScore]:
+    """Scores on downstream tasks that lie beside a log."""
+    from megascale.formats.task_scores import read_scores
+
+    return read_scores(Path(log).parent)
 
 
 def _segment_row(segment: OverviewSegment) -> tuple[str, ...]:

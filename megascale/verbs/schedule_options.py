@@ -305,7 +305,8 @@ PlanRuns = Annotated[
     list[Path] | None,
     typer.Option(
         "--runs",
-        help="Logs that the law of whole schedules is fitted to first; repeatable.",
+        help="Logs that a law of whole schedules is fitted to first, to plan under it or to judge "
+        "the schedule; repeatable.",
         rich_help_panel=PLANNING,
     ),
 ]
