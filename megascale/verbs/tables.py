@@ -23,9 +23,10 @@ Item = TypeVar("Item")
 def empty_table(title: str, *columns: str, left: int = 0) -> Table:
     """A table without rows whose first `left` columns are text and the rest numbers."""
     from rich import box
-    from rich.table import Table
 
-    made = Table(
+    from megascale.verbs.fitted_table import FittedTable
+
+    made = FittedTable(
         title=title,
         title_justify="left",
         title_style="bold",

@@ -1,12 +1,13 @@
 """`pip install megascale` in an empty environment: no torch, and everything but training works.
 
-The wheel is built from the source distribution, the engine compiled, and the requirements come from
-the package index that pip is set up for.
+The wheel is built from the source distribution, the engine compiled, or is the one that
+MEGASCALE_WHEEL names; the requirements come from the package index that pip is set up for.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -47,17 +48,23 @@ class Installed:
 @pytest.fixture(scope="module")
 def installed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("install")
+    pip = ["-m", "pip", "-q", "--disable-pip-version-check"]
+    wheel = os.environ.get("MEGASCALE_WHEEL") or build_wheel(repository, folder, pip)
+    made = Installed(folder)
+    subprocess.run([made.bin / "python", *pip, "install", wheel], check=True, cwd=made.folder)
+    return made
+
+
+def build_wheel(repository: Path, folder: Path, pip: list[str]) -> Path:
+    """A wheel of the tree's source distribution, in `folder`."""
     source = shutil.copytree(repository, folder / "source", ignore=shutil.ignore_patterns(*BUILT))
     subprocess.run(
         [sys.executable, "setup.py", "-q", "sdist", "-d", folder], cwd=source, check=True
     )
     (archive,) = folder.glob("megascale-*.tar.gz")
-    pip = ["-m", "pip", "-q", "--disable-pip-version-check"]
     subprocess.run([sys.executable, *pip, "wheel", "--no-deps", "-w", folder, archive], check=True)
     (wheel,) = folder.glob("megascale-*.whl")
-    made = Installed(folder)
-    subprocess.run([made.bin / "python", *pip, "install", wheel], check=True, cwd=made.folder)
-    return made
+    return wheel
 
 
 def test_torch_is_not_installed(installed: Installed) -> None:
