@@ -142,3 +142,37 @@ BatchTable = Annotated[
     ),
 ]
 """A batch table; `megascale.schedule.points` has the grammar."""
+
+
+def _validate_window(value: object) -> tuple[int, int]:
+    rule = "must be a window of tokens START:END such as 12M:12.5M, with START before END"
+    parts = value.split(":") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or len(parts) != 2:
+        raise rule_broken(rule)
+    start, end = (_validate_count(part) for part in parts)
+    if start >= end:
+        raise rule_broken(rule, f"{format_count(start)}:{format_count(start + 1)}")
+    return start, end
+
+
+def _serialize_window(window: tuple[int, int]) -> str:
+    return ":".join(map(format_count, window))
+
+
+TokenWindow = Annotated[
+    tuple[int, int],
+    BeforeValidator(_validate_window),
+    PlainSerializer(_serialize_window, return_type=str),
+    WithJsonSchema({"type": "string"}),
+]
+"""Tokens from START up to END, written as START:END with counts such as 12M:12.5M."""
+
+
+def _validate_windows(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+TokenWindows = Annotated[
+    tuple[TokenWindow, ...],
+    BeforeValidator(_validate_windows, json_schema_input_type=list[TokenWindow]),
+]

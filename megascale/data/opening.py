@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,8 @@ def open_stream(data: DataConfig, *, seed: int, vocab_size: int | None = None) -
     """
     phases = [PhaseSpec(phase.start_tokens, dict(phase.mixture)) for phase in data.phases]
     sources = {name: tuple(source.path) for name, source in data.sources.items()}
-    stream = Stream(stream_spec(data, sources, phases, seed, vocab_size))
+    spec = stream_spec(data, sources, phases, seed, vocab_size)
+    stream = Stream(replace(spec, skips=data.skip_tokens))
     if data.mask_documents and stream.eos_id is None:
         rule = "data.eos_id must be given: no sidecar says which token ends a document"
         raise DataError.of("data.mask_documents", True, rule, False)

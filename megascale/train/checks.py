@@ -109,6 +109,7 @@ def check_run(
     ranks: int,
     *,
     branch_from: Path | None = None,
+    rewind_to: Path | None = None,
     allow_changed: tuple[str, ...] = (),
 ) -> None:
     """Check layout, schedules, data and run directory for `ranks` processes; start nothing.
@@ -120,6 +121,7 @@ def check_run(
         config: the run.
         ranks: processes that will be started.
         branch_from: checkpoint of another run that this one would start from.
+        rewind_to: checkpoint of this run that it would go back to.
         allow_changed: as for `megascale.train.run.run`.
 
     Raises:
@@ -128,7 +130,14 @@ def check_run(
     layout = layout_of(config, ranks)
     lr_schedule_from_config(config)
     weight_decay_from_config(config)
-    schedule = batch_schedule_of(config, layout.data, start=_reached(run_path(config)))
+    target = None
+    if rewind_to is not None:
+        from megascale.train.rewind import REWOUND_MAY_CHANGE, rewind_target
+
+        target = rewind_target(config, run_path(config), rewind_to)
+        allow_changed = (*allow_changed, *REWOUND_MAY_CHANGE)
+    reached = _reached(run_path(config)) if target is None else (target.tokens, target.step)
+    schedule = batch_schedule_of(config, layout.data, start=reached)
     check_sequence_lengths(config, ranks, schedule)
     stream = open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
     open_held_out(config)
@@ -136,7 +145,8 @@ def check_run(
         require_tensorboard()
     if config.log.wandb is not None:
         require_wandb(config.log.wandb.project)
-    _check_directory(config, stream, branch_from, allow_changed)
+    start = None if target is None else target.path
+    _check_directory(config, stream, branch_from, start, allow_changed)
 
 
 def check_free(config: RunConfig) -> None:
@@ -222,7 +232,11 @@ def schedule_jumps(path: Path, config: RunConfig, tokens: int) -> list[str]:
 
 
 def _check_directory(
-    config: RunConfig, stream: Stream, branch_from: Path | None, allow_changed: tuple[str, ...]
+    config: RunConfig,
+    stream: Stream,
+    branch_from: Path | None,
+    rewind_to: Path | None,
+    allow_changed: tuple[str, ...],
 ) -> None:
     """Whether the run directory can be made, or holds this run with a checkpoint of this model."""
     path = run_path(config)
@@ -239,7 +253,7 @@ def _check_directory(
     if run_began(path):
         compare_with_saved(path, saved_form(config), identity_of(stream), allow_changed)
         _check_not_lost(path)
-    _check_checkpoint(config, path / "checkpoints", branch_from, stream, allow_changed)
+    _check_checkpoint(config, path / "checkpoints", branch_from, rewind_to, stream, allow_changed)
 
 
 def _check_not_lost(path: Path) -> None:
@@ -269,6 +283,7 @@ def _check_checkpoint(
     config: RunConfig,
     folder: Path,
     branch_from: Path | None,
+    rewind_to: Path | None,
     stream: Stream,
     allow_changed: tuple[str, ...],
 ) -> None:
@@ -284,12 +299,14 @@ def _check_checkpoint(
     from megascale.train.saved_state import read_training_state
 
     newest = [saved.path for saved in list_checkpoints(folder)[-1:]]
+    if rewind_to is not None:
+        newest = [rewind_to]
     start = newest or ([branch_from] if branch_from is not None else [])
     for path in start:
         try:
             state: Mapping[str, Any] = read_training_state(path)
         except CheckpointError:
-            if newest:  # damaged: the run itself falls back to one before
+            if newest and rewind_to is None:  # damaged: the run itself falls back to one before
                 return
             raise
         check_same_model(path, state["model"], config.model.model_dump(mode="json"))

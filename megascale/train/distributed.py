@@ -196,6 +196,14 @@ def on_first(process: Process, action: Callable[[], Result]) -> Result | None:
     return result
 
 
+def from_first(process: Process, value: Result) -> Result:
+    """Rank 0's `value`, on every rank. Collective."""
+    box = [value]
+    if process.world_size > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
 def check_shared(process: Process, folder: Path, *, seconds: float = 60.0) -> None:
     """Check that all nodes see the directory that rank 0 writes to. Collective.
 

@@ -19,9 +19,9 @@ from megascale.errors import (
 from megascale.plan.flops import flops_per_token
 from megascale.schedule.batch import BatchSchedule, Segment
 from megascale.train.build import Parts
-from megascale.train.checkpoint import Checkpointer, SaveResult, rng_state
+from megascale.train.checkpoint import Checkpointer, SaveResult, list_checkpoints, rng_state
 from megascale.train.evaluate import evaluate
-from megascale.train.guard import Decision, Guard
+from megascale.train.guard import Decision, Guard, way_out
 from megascale.train.signals import SignalFlags
 from megascale.train.state import RunCounters, pack_state
 from megascale.train.step import StepStatistics, accumulate_gradients
@@ -109,8 +109,23 @@ class Loop:
         return GuardError(
             f"The run consumed its {self.progress.tokens} tokens, and its last step "
             f"({self.progress.step}) was skipped: the final model is not what the schedule asked "
-            f"for, and was not saved. The last good checkpoint is {self.last_checkpoint or 'none'}."
+            f"for, and was not saved. {self._way_out(self.progress.tokens)}"
         )
+
+    def _way_out(self, stop: int) -> str:
+        """What the user can do after skipped steps, the last of which ended at `stop` tokens."""
+        after = self.guard.first_skip or stop
+        began = max(0, after - self.schedule.segments[0].batch_tokens)
+        if after > self.schedule.start_tokens:
+            last = after >= self.schedule.total_tokens
+            steps = self.schedule.total_steps if last else self.schedule.step_at_tokens(after)
+            began = self.schedule.window(steps - 1)[0]
+        sound = [
+            str(saved.path)
+            for saved in list_checkpoints(self.checkpointer.directory)
+            if saved.tokens <= began
+        ]
+        return way_out(sound[-1] if sound else None, (began, stop))
 
     def _steps(self, loader: Loader) -> bool:
         """Run steps until the schedule ends; True as soon as any rank was told to stop."""
@@ -155,7 +170,7 @@ class Loop:
         if decision.action == "stop":
             self._event(decision.event_kind, decision.message(), **decision.fields())
             self._collect_checkpoint()
-            raise decision.error(progress.step, progress.tokens, self.last_checkpoint)
+            raise decision.error(progress.step, progress.tokens, self._way_out(loaded.stop))
         if decision.apply:
             if probe is not None:
                 probe.before_update()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,6 +18,7 @@ from megascale.schedule.batch import BatchSchedule
 from megascale.train.build import Parts, build_parts
 from megascale.train.checkpoint import (
     Checkpointer,
+    Found,
     Retention,
     latest_checkpoint,
     pin,
@@ -34,6 +35,7 @@ from megascale.train.distributed import (
     Process,
     agree_on_config,
     check_shared,
+    from_first,
     on_first,
     start_process,
     stop_process,
@@ -41,6 +43,7 @@ from megascale.train.distributed import (
 from megascale.train.guard import Guard, GuardSettings
 from megascale.train.loop import Loop
 from megascale.train.peak import measure_gemm
+from megascale.train.rewind import REWOUND_MAY_CHANGE, leave_behind, rewind_target
 from megascale.train.rundir import RunDirectory, saved_form
 from megascale.train.saved_state import read_training_state
 from megascale.train.signals import SignalFlags
@@ -49,12 +52,15 @@ from megascale.train.telemetry.interval import IntervalAccumulator
 from megascale.train.telemetry.reporter import MakesDisplay, Reporter
 from megascale.train.telemetry.sinks import Sink, TensorBoardSink, WandbSink
 
+Attempt = Literal["start", "resume", "rewind", "branch"]
+
 
 def run(
     config: RunConfig,
     *,
     display: MakesDisplay,
     branch_from: Path | None = None,
+    rewind_to: Path | None = None,
     allow_changed: tuple[str, ...] = (),
 ) -> int:
     """Train, resuming whatever the run directory holds.
@@ -63,6 +69,7 @@ def run(
         config: checked by `check_run`.
         display: makes what rank 0 shows.
         branch_from: checkpoint of another run that a new run starts from (a decay branch).
+        rewind_to: checkpoint of this run that it goes back to.
         allow_changed: config keys, `tokenizer` or `past`, that a resumed run may change.
 
     Returns:
@@ -77,7 +84,16 @@ def run(
     try:
         check_shared(process, run_path(config))
         with SignalFlags() as signals:
-            code = _run(config, process, directory, signals, display, branch_from, allow_changed)
+            code = _run(
+                config,
+                process,
+                directory,
+                signals,
+                display,
+                branch_from=branch_from,
+                rewind_to=rewind_to,
+                allow_changed=allow_changed,
+            )
     finally:
         if directory is not None:
             directory.close()
@@ -91,7 +107,9 @@ def _run(
     directory: RunDirectory | None,
     signals: SignalFlags,
     display: MakesDisplay,
+    *,
     branch_from: Path | None,
+    rewind_to: Path | None,
     allow_changed: tuple[str, ...],
 ) -> int:
     parts = build_parts(config, process)
@@ -104,7 +122,15 @@ def _run(
     guard = Guard(guard_settings(config))
     interval = IntervalAccumulator(peak_flops=_peak_flops(config, process))
     with found_alike("run"):
-        found = latest_checkpoint(checkpoints, move_damaged=True)
+        target = None
+        if rewind_to is not None:
+            target = on_first(process, lambda: rewind_target(config, run_path(config), rewind_to))
+            target = from_first(process, target)
+            allow_changed = (*allow_changed, *REWOUND_MAY_CHANGE)
+        if target is None:
+            found = latest_checkpoint(checkpoints, move_damaged=True)
+        else:
+            found = Found(verify_checkpoint(target.path), [], [])
         progress, notes = RunCounters(), []
         source = found.path if found is not None else branch_from
         if source is None and config.train.initial_weights is not None:
@@ -134,11 +160,16 @@ def _run(
         notes += on_first(process, lambda: schedule_jumps(path, config, progress.tokens)) or []
     # Only now, with everything accepted, does the run directory take on this config.
     notes += on_first(process, lambda: _begin(directory, config, parts, allow_changed)) or []
+    if target is not None:
+        on_first(process, lambda: leave_behind(target))
     reporter = on_first(
         process, lambda: _reporter(config, directory, schedule, process, interval, display)
     )
     if reporter is not None:
-        _report_start(reporter, config, schedule, progress, source, found is None, notes)
+        how: Attempt = "start"
+        if source is not None:
+            how = "branch" if found is None else "resume" if target is None else "rewind"
+        _report_start(reporter, config, schedule, progress, source, how, notes)
         for line in found.rejected if found is not None else []:
             reporter.event(
                 "fallback",
@@ -255,7 +286,7 @@ def _report_start(
     schedule: BatchSchedule,
     progress: RunCounters,
     source: Path | None,
-    fresh: bool,
+    how: Attempt,
     notes: list[str],
 ) -> None:
     segments = [
@@ -279,7 +310,7 @@ def _report_start(
             f"{config.name}: {config.train.total_tokens} tokens in {schedule.total_steps} steps, "
             f"{len(schedule.segments)} batch sizes -> {reporter.log.directory}"
         )
-    elif fresh:
+    elif how == "branch":
         reporter.event(
             "branch",
             step=progress.step,
@@ -289,9 +320,11 @@ def _report_start(
             **fields,
         )
     else:
-        reporter.log.resume(progress.step, progress.tokens, checkpoint=str(source), **fields)
+        log = reporter.log.resume if how == "resume" else reporter.log.rewind
+        log(progress.step, progress.tokens, checkpoint=str(source), **fields)
+        done = "resumed from" if how == "resume" else "went back to"
         reporter.console.line(
-            f"{config.name}: resumed from {source} (step {progress.step}, {progress.tokens} tokens)"
+            f"{config.name}: {done} {source} (step {progress.step}, {progress.tokens} tokens)"
         )
     for note in notes:
         reporter.event("warning", step=progress.step, tokens=progress.tokens, message=note)

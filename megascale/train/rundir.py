@@ -55,6 +55,7 @@ MAY_CHANGE = (
     "data.validation",
     "data.sources",
     "data.phases",
+    "data.skip_tokens",
 )
 """Config keys, with all below them, that a resumed run may change without being another run.
 

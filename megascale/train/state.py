@@ -52,6 +52,7 @@ def pack_state(
         "model": config.model.model_dump(mode="json"),
         "config_digest": config.digest(),
         "stream": parts.stream.fingerprint(before=progress.tokens),
+        "skip_tokens": [list(window) for window in parts.stream.spec.skips],
         "tokenizer_sha256": parts.stream.spec.tokenizer_sha256,
         "schedule_source": dict(schedule_source),
         "layout": {

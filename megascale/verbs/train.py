@@ -22,6 +22,8 @@ EPILOG = """Examples:
 
   torchrun --nproc-per-node 8 -m megascale train run.yaml parallel.tensor=2
 
+  megascale train run.yaml --from runs/run/checkpoints/step-... lr.peak=3e-4
+
   megascale train run.yaml --branch-decay runs/run/checkpoints/step-... lr.decay_tokens=1B
 
 Exit codes: 0 done; 2 config, schedule or layout; 3 data; 4 checkpoint; 5 run directory;
@@ -67,6 +69,16 @@ def train(
             "as it is."
         ),
     ] = None,
+    rewind_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="CHECKPOINT",
+            help="Go back to this older checkpoint of the run, with another learning rate, a "
+            "longer stable phase or data.skip_tokens; what came after it stays on disk, marked as "
+            "abandoned. The same command again resumes.",
+        ),
+    ] = None,
     allow_changed: Annotated[
         list[str] | None,
         typer.Option(
@@ -86,11 +98,7 @@ def train(
     changeable = tuple(allow_changed or ())
     with found_alike("node"):  # no rank depends on another yet, and all of a node see the same
         _check_options(explain, dry_run, as_json, world_size)
-        if branch_decay is not None and branch_from is not None:
-            from megascale.errors import ConfigError
-
-            rule = "--branch-decay and --branch-from exclude each other"
-            raise ConfigError.of("--branch-from", str(branch_from), rule)
+        _check_starts(branch_decay, branch_from, rewind_to)
         cfg = _config(config, overrides or [], branch_decay)
         origin = branch_from if branch_decay is None else branch_decay
         if explain:
@@ -98,7 +106,7 @@ def train(
             return
         from megascale.train.checks import check_free, check_run
 
-        check_run(cfg, ranks, branch_from=origin, allow_changed=changeable)
+        check_run(cfg, ranks, branch_from=origin, rewind_to=rewind_to, allow_changed=changeable)
         if dry_run:
             check_free(cfg)
             typer.echo(
@@ -113,7 +121,15 @@ def train(
     from megascale.train.run import run
     from megascale.verbs.run_console import RunConsole
 
-    raise typer.Exit(run(cfg, display=RunConsole, branch_from=origin, allow_changed=changeable))
+    raise typer.Exit(
+        run(
+            cfg,
+            display=RunConsole,
+            branch_from=origin,
+            rewind_to=rewind_to,
+            allow_changed=changeable,
+        )
+    )
 
 
 def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int | None) -> None:
@@ -133,6 +149,20 @@ def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int 
             world_size,
             "is for --explain and --dry-run; torchrun --nproc-per-node starts ranks",
         )
+
+
+def _check_starts(
+    branch_decay: Path | None, branch_from: Path | None, rewind_to: Path | None
+) -> None:
+    from megascale.errors import ConfigError
+
+    if branch_decay is not None and branch_from is not None:
+        rule = "--branch-decay and --branch-from exclude each other"
+        raise ConfigError.of("--branch-from", str(branch_from), rule)
+    begun = "--branch-decay" if branch_decay is not None else "--branch-from"
+    if rewind_to is not None and (branch_decay is not None or branch_from is not None):
+        rule = f"goes back within a run, {begun} begins another: they exclude each other"
+        raise ConfigError.of("--from", str(rewind_to), rule)
 
 
 def _config(path: Path, overrides: list[str], branch_decay: Path | None) -> RunConfig:
