@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from megascale.train.checkpoint import (
     Retention,
     latest_checkpoint,
     pin,
+    read_once,
     verify_checkpoint,
 )
 from megascale.train.checks import (
@@ -142,7 +144,7 @@ def _run(
         if source is not None:
             progress, restored = restore(
                 source,
-                read_training_state(source),
+                read_once(partial(read_training_state, source)),
                 config,
                 parts,
                 guard,

@@ -62,13 +62,6 @@ def train(
             "lr.decay_tokens at once, in a run of its own; the stable run stays as it is."
         ),
     ] = None,
-    branch_from: Annotated[
-        Path | None,
-        typer.Option(
-            help="Start this config's run, as it is, from a checkpoint of another run, which stays "
-            "as it is."
-        ),
-    ] = None,
     rewind_to: Annotated[
         Path | None,
         typer.Option(
@@ -77,6 +70,13 @@ def train(
             help="Go back to this older checkpoint of the run, with another learning rate, a "
             "longer stable phase or data.skip_tokens; what came after it stays on disk, marked as "
             "abandoned. The same command again resumes.",
+        ),
+    ] = None,
+    branch_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start this config's run, as it is, from a checkpoint of another run, which stays "
+            "as it is."
         ),
     ] = None,
     allow_changed: Annotated[
@@ -154,15 +154,15 @@ def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int 
 def _check_starts(
     branch_decay: Path | None, branch_from: Path | None, rewind_to: Path | None
 ) -> None:
+    """Refuse two places to start from."""
     from megascale.errors import ConfigError
 
-    if branch_decay is not None and branch_from is not None:
-        rule = "--branch-decay and --branch-from exclude each other"
-        raise ConfigError.of("--branch-from", str(branch_from), rule)
-    begun = "--branch-decay" if branch_decay is not None else "--branch-from"
-    if rewind_to is not None and (branch_decay is not None or branch_from is not None):
-        rule = f"goes back within a run, {begun} begins another: they exclude each other"
-        raise ConfigError.of("--from", str(rewind_to), rule)
+    starts = {"--branch-decay": branch_decay, "--branch-from": branch_from, "--from": rewind_to}
+    given = {key: value for key, value in starts.items() if value is not None}
+    if len(given) > 1:
+        key, value = list(given.items())[-1]
+        about = "--from goes back within a run, a branch begins another"
+        raise ConfigError.of(key, str(value), f"{' and '.join(given)} exclude each other: {about}")
 
 
 def _config(path: Path, overrides: list[str], branch_decay: Path | None) -> RunConfig:
