@@ -99,7 +99,7 @@ def largest_attention_logit(query: Tensor, key: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Qwen3's self-attention; a tensor-parallel region over heads.
+    """Qwen3's self-attention, or Llama's without QK-norm; a tensor-parallel region over heads.
 
     Attributes:
         largest_logit: where a tensor is put, forward passes raise it to the largest logit of the
@@ -112,6 +112,7 @@ class Attention(nn.Module):
         self.largest_logit: Tensor | None = None
         self._mesh, self._sequence_parallel = mesh, sequence_parallel
         self._head_dim = config.head_dim
+        self._qk_norm = config.qk_norm
         self._grouped = config.num_key_value_heads != config.num_attention_heads
         hidden, bias = config.hidden_size, config.attention_bias
         self.q_proj = ColumnParallelLinear(hidden, config.query_size, bias, mesh)
@@ -119,8 +120,9 @@ class Attention(nn.Module):
         self.v_proj = ColumnParallelLinear(hidden, config.key_value_size, bias, mesh)
         self.o_proj = RowParallelLinear(config.query_size, hidden, bias, mesh, sequence_parallel)
         partial = mesh.tp_size > 1  # each rank sees its own heads only
-        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
-        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         """Attend within each sequence.
@@ -133,8 +135,10 @@ class Attention(nn.Module):
         x = enter_region(x, self._mesh, self._sequence_parallel)
         shape = (-1, cos.shape[0], self._heads(self.q_proj), self._head_dim)
         kv_shape = (-1, cos.shape[0], self._heads(self.k_proj), self._head_dim)
-        query = apply_rope(self.q_norm(self.q_proj(x).view(shape)), cos, sin)
-        key = apply_rope(self.k_norm(self.k_proj(x).view(kv_shape)), cos, sin)
+        query, key = self.q_proj(x).view(shape), self.k_proj(x).view(kv_shape)
+        if self._qk_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = apply_rope(query, cos, sin), apply_rope(key, cos, sin)
         value = self.v_proj(x).view(kv_shape)
         if self.largest_logit is not None:
             found = largest_attention_logit(query[0], key[0]).to(self.largest_logit.dtype)

@@ -53,6 +53,11 @@ class ModelConfig(BaseModel):
         False, description="the output projection is the embedding, counted and stored once"
     )
     attention_bias: Flag = Field(False, description="biases on q, k, v and o projections")
+    qk_norm: Flag = Field(
+        True,
+        description="RMSNorm of queries and keys of each head, as in Qwen3; without it a dense "
+        "model is a Llama",
+    )
     hidden_act: str = Field("silu", description="activation of SwiGLU; only silu exists in Qwen3")
     initializer_range: Number = Field(0.02, description="standard deviation of the initial weights")
 

@@ -262,8 +262,11 @@ def block_activation_bytes(
     query, key = config.query_size // tensor, config.key_value_size // tensor
     heads = (config.num_attention_heads + config.num_key_value_heads) // tensor
     attention = (3 if autocast else 1) * hidden * compute
-    attention += (3 * query + 3 * key) * compute
-    attention += heads * FP32 + config.num_attention_heads // tensor * FP32
+    # before the norm (where there is one), rotated, and the output; keys likewise, and values
+    kept = 3 if config.qk_norm else 2
+    attention += kept * (query + key) * compute
+    attention += config.num_attention_heads // tensor * FP32
+    attention += heads * FP32 if config.qk_norm else 0
     inner = 3 * config.intermediate_size // tensor
     if not config.is_moe_layer(layer):
         return stream + attention + ((2 if autocast else 1) * hidden + inner) * compute

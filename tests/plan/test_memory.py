@@ -41,7 +41,8 @@ MIXED = MOE.model_copy(
         "tie_word_embeddings": True,
     }
 )
-MODELS = [DENSE, MOE, MIXED]
+LLAMA = DENSE.model_copy(update={"qk_norm": False})
+MODELS = [DENSE, MOE, MIXED, LLAMA]
 LENGTH, SEQUENCES = 72, 3
 
 
