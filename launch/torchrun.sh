@@ -37,7 +37,7 @@ if [[ "$nodes" =~ ^[0-9]+$ ]] && [[ "$nproc" =~ ^[0-9]+$ ]]; then
 fi
 # Without torch there is no torchrun; the verb says what to install.
 "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' ||
-exec "$python" -m megascale train "$@"
+  exec "$python" -m megascale train "$@"
 exec "$python" -m torch.distributed.run --nnodes "$nodes" \
   --nproc-per-node "$nproc" --max-restarts "${MAX_RESTARTS:-3}" \
   --shutdown_timeout "${SHUTDOWN_TIMEOUT:-100}" "${rendezvous[@]}" -m megascale train "$@"
