@@ -21,7 +21,7 @@ from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 from megascale.train.micro_gradients import MicroGradientNorms
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective, accumulate_gradients
 
 DENSE = {
@@ -45,8 +45,7 @@ def measure(shape: dict, rows: int, length: int, micro_batches: int, steps: int)
     model = Qwen3(config, mesh, ModelOptions(balance_window_tokens=window))
     initialize(model, mesh, seed=0)
     parallel = DataParallel(model, mesh, precision="fp32")
-    decays = {name: True for name, _ in model.named_parameters()}
-    optimizer = ShardedAdamW(model, mesh, decays=decays, beta1=0.9, beta2=0.95, eps=1e-8)
+    optimizer = ShardedOptimizer(model, mesh)
     norms = MicroGradientNorms(parallel, mesh, optimizer)
     tokens = torch.randint(0, config.vocab_size, (micro_batches, rows, length))
     batches = tuple(LoadedMicroBatch(part, part.roll(-1, 1), None) for part in tokens)

@@ -37,9 +37,20 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "fit": ("megascale.verbs.fit", "app", "Fit a law to run logs, or to points."),
     "recommend": ("megascale.verbs.recommend", "app", "Learning rate and batch by every law."),
+    "predict": (
+        "megascale.verbs.predict",
+        "app",
+        "Losses of schedules by a law of whole schedules.",
+    ),
     "schedule": ("megascale.verbs.schedule", "app", "Lay out and export a batch schedule."),
+    "branch": (
+        "megascale.verbs.branch",
+        "app",
+        "Short runs of several batches from one checkpoint: how far the batch can grow now.",
+    ),
     "sweep": ("megascale.verbs.sweep", "app", "Run a study: many runs, one table."),
     "compare": ("megascale.verbs.compare", "app", "Compare runs at equal tokens and loss."),
+    "eval": ("megascale.verbs.eval", "app", "Downstream accuracy of a run's checkpoints."),
     "report": ("megascale.verbs.report", "app", "One page of logs, points and grids."),
     "doctor": (
         "megascale.verbs.doctor",
@@ -125,17 +136,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         words = None if arguments is None else list(arguments)
         code = app(words, prog_name="megascale", standalone_mode=False)
+        sys.stdout.flush()
     except UserError as error:
         _say(f"megascale: {error}", error.found_by)
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(130)
+    except (BrokenPipeError, SystemExit) as left:  # click makes the one the other
+        if not isinstance(left if isinstance(left, OSError) else left.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer goes nowhere
+        given = sys.argv[1:] if arguments is None else arguments
+        if set(given[:1]) & set(TRAINS):
+            raise
+        sys.exit(0)  # whoever read the output has enough of it, as `| head` has
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         _explain_usage(error)
         sys.exit(EXIT_CONFIG)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+TRAINS = ("train", "sweep")
+"""Verbs whose work is not what they print: a reader that leaves has not seen it done."""
 
 
 def speaks_for(found_by: str, environment: Mapping[str, str]) -> bool:

@@ -14,7 +14,9 @@ import megascale
 from tests.conftest import REPOSITORY
 from tests.verbs.scene import make_scene
 
-USES_TORCH = ("megascale.kernels.", "megascale.model.", "megascale.parallel.", "megascale.train.")
+USES_TORCH = tuple(
+    f"megascale.{name}." for name in ("downstream", "kernels", "model", "parallel", "train")
+)
 OFFLINE = {
     "megascale.data.loader": False,
     "megascale.integrations.hugging_face": False,

@@ -156,7 +156,13 @@ class WeightDecayConfig(Section):
     """Decoupled weight decay as a function of consumed tokens."""
 
     value: NonNegativeFloat = Field(
-        0.1, description="coefficient at token 0: weights lose lr x value of themselves per step"
+        0.1, description="coefficient at token 0; relative_to says of what"
+    )
+    relative_to: Literal["lr", "schedule"] = Field(
+        "lr",
+        description="lr: weights lose lr x value of themselves per step, as PyTorch's AdamW has "
+        "it; schedule: (lr / lr.peak) x value, so that a change of the peak leaves the decay as it "
+        "is",
     )
     exclude: list[Literal["norm", "bias", "embedding"]] = Field(
         ["norm", "bias"], description="parameter groups without weight decay"

@@ -13,16 +13,15 @@ from megascale.config.fields import (
     Count,
     NonNegativeFloat,
     PositiveCount,
-    PositiveFloat,
     Section,
     message_as_is,
 )
+from megascale.config.optimizer_sections import OptimizerConfig
 from megascale.config.schedule_sections import BatchConfig, LRConfig, WeightDecayConfig
 from megascale.errors import UserError
 from megascale.model.config import ModelConfig
 
 Degree = Annotated[int, Field(ge=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(Section):
@@ -80,18 +79,6 @@ class TrainConfig(Section):
         None,
         description="CPU threads of each process; null takes OMP_NUM_THREADS, else a share of "
         "SLURM_CPUS_PER_TASK or of the node's cores",
-    )
-
-
-class OptimizerConfig(Section):
-    """The optimizer; its learning rate and weight decay are sections of their own."""
-
-    name: Literal["adamw"] = Field("adamw", description="optimizer")
-    beta1: Beta = Field(0.9, description="decay of the first moment, per step")
-    beta2: Beta = Field(0.95, description="decay of the second moment, per step")
-    eps: PositiveFloat = Field(1e-8, description="added to the root of the second moment")
-    grad_clip: PositiveFloat | None = Field(
-        1.0, description="largest global gradient norm; null does not clip"
     )
 
 
@@ -180,6 +167,11 @@ class LogConfig(Section):
     )
     interval_steps: PositiveCount | None = Field(
         1, description="steps between two records, instead of interval_tokens"
+    )
+    weights_interval_steps: PositiveCount | None = Field(
+        None,
+        description="steps between two measurements of the RMS of weights and of updates by kind "
+        "of parameter, and of the largest attention logit; null does not measure them",
     )
     noise_scale: NoiseScaleConfig = Field(
         default_factory=NoiseScaleConfig, description="gradient noise scale"

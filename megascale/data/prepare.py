@@ -11,13 +11,28 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-from megascale.data.documents import Batch, find_inputs, read_batches
+from megascale.data.documents import (
+    BATCH_BYTES,
+    BATCH_DOCUMENTS,
+    Batch,
+    find_inputs,
+    read_batches,
+)
 from megascale.data.indexed import Sidecar, idx_path
+from megascale.data.journal import (
+    JOURNAL_BATCHES,
+    Written,
+    fingerprint,
+    journal_path,
+    read_journal,
+    write_journal,
+)
 from megascale.data.tokenize import EncodedBatch, MalformedDocument, TokenizerFile, encode_batch
-from megascale.data.writer import IndexedWriter
+from megascale.data.writer import IndexedWriter, partial_paths, token_dtype
 from megascale.errors import DataError
 
 _SHOWN_MALFORMED = 5
@@ -47,6 +62,7 @@ class Prepared:
     malformed_list: Path | None
     empty_documents: int
     text_bytes: int
+    resumed_tokens: int
 
 
 def prepare(
@@ -65,7 +81,8 @@ def prepare(
 ) -> Prepared:
     """Tokenize text files into `PREFIX.bin`, `.idx` and `.meta.json`.
 
-    The result is the same for any number of workers. Lines that cannot be used are counted, the
+    The result is the same for any number of workers. A run that was killed leaves its partial
+    files; the same inputs and settings go on with them. Lines that cannot be used are counted, the
     first ones returned, and all of them written to `PREFIX.malformed.jsonl`.
 
     Args:
@@ -94,15 +111,25 @@ def prepare(
     total_bytes = sum(path.stat().st_size for path in files)
     loaded = TokenizerFile(tokenizer)
     eos_id = loaded.eos_id(eos_token) if append_eos else None
-    batches = read_batches(files, text_field=text_field, document=document)
-    encoded = _encode_all(batches, loaded, workers, text_field, eos_id)
-    first_malformed: list[MalformedDocument] = []
-    malformed = empty = text_bytes = 0
     listing = Path(f"{prefix}.malformed.jsonl")
     partial = Path(f"{listing}.partial")
+    settings = (loaded.sha256, text_field, document, eos_id, strict, BATCH_BYTES, BATCH_DOCUMENTS)
+    identity = fingerprint(files, settings)
+    after = _killed_before(prefix, identity, loaded.vocab_size, partial)
+    start = after or Written(identity)
+    batches = read_batches(files, text_field=text_field, document=document)
+    left = islice(batches, start.batches, None)
+    encoded = _encode_all(left, loaded, workers, text_field, eos_id)
+    first_malformed = [MalformedDocument(*item) for item in start.first_malformed]
+    malformed, empty, text_bytes = start.malformed, start.empty_documents, start.text_bytes
     try:
-        with IndexedWriter(prefix, loaded.vocab_size) as writer, partial.open("w") as bad_lines:
-            for read_bytes, part in encoded:
+        with (
+            IndexedWriter(prefix, loaded.vocab_size, after=after) as writer,
+            partial.open("r+" if after else "w") as bad_lines,
+        ):
+            bad_lines.seek(start.malformed_bytes)
+            bad_lines.truncate()
+            for number, (read_bytes, part) in enumerate(encoded, start.batches + 1):
                 if part.malformed and strict:
                     raise DataError(f"{part.malformed[0]}. --strict allows no such line.")
                 for item in part.malformed:
@@ -112,6 +139,25 @@ def prepare(
                 empty += part.empty_documents
                 text_bytes += part.text_bytes
                 writer.add(part.tokens, part.lengths)
+                if number % JOURNAL_BATCHES == 0:
+                    writer.sync()
+                    bad_lines.flush()
+                    os.fsync(bad_lines.fileno())
+                    write_journal(
+                        prefix,
+                        Written(
+                            identity,
+                            number,
+                            writer.tokens,
+                            writer.documents,
+                            writer.max_token_id,
+                            malformed,
+                            bad_lines.tell(),
+                            empty,
+                            text_bytes,
+                            [[one.path, one.line, one.reason] for one in first_malformed],
+                        ),
+                    )
                 on_progress(
                     PrepareProgress(read_bytes, total_bytes, writer.documents, writer.tokens)
                 )
@@ -138,6 +184,7 @@ def prepare(
         raise DataError.of(str(prefix), "cannot be written", str(failure)) from None
     finally:
         partial.unlink(missing_ok=True)
+        journal_path(prefix).unlink(missing_ok=True)
     return Prepared(
         prefix=Path(prefix),
         sidecar=sidecar,
@@ -149,7 +196,18 @@ def prepare(
         malformed_list=listing if malformed else None,
         empty_documents=empty,
         text_bytes=text_bytes,
+        resumed_tokens=start.tokens,
     )
+
+
+def _killed_before(
+    prefix: str | Path, identity: str, vocab_size: int, bad_lines: Path
+) -> Written | None:
+    """Where a killed run of the same inputs and settings stopped, if its files are there."""
+    partials = partial_paths(prefix)
+    width = token_dtype(vocab_size).itemsize
+    sizes = {partials["bin"]: width, partials["lengths"]: 4, bad_lines: 1}
+    return read_journal(prefix, identity, sizes)
 
 
 def _nothing_to_write(

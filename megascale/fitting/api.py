@@ -16,6 +16,7 @@ from megascale.fitting.arguments import (
     natural_variant,
     parameter_boxes,
     real_number,
+    refuse_with_shared,
     residual_kind,
     run_numbers,
     runs_drawn,
@@ -31,6 +32,7 @@ from megascale.fitting.own_law import fit_callable, parameter_names
 from megascale.fitting.points import Points, check_parameters, collect, float_column, from_frame
 from megascale.fitting.refit import EngineJob
 from megascale.fitting.result import FitResult
+from megascale.fitting.shared import SharedProblem, fit_shared
 from megascale.fitting.status import BAD_INPUT, Status
 
 BOOTSTRAPS = {
@@ -65,6 +67,7 @@ def fit(
     fixed: Mapping[str, Any] | None = None,
     initial: Mapping[str, Any] | Sequence[Any] | None = None,
     p0: Sequence[Any] | None = None,
+    shared: Sequence[str] | None = None,
     loss: str = "squared",
     delta: float = DEFAULT_DELTA,
     starts: int | str = "auto",
@@ -108,6 +111,8 @@ def fit(
         initial: {parameter: value} for every parameter, or the values in the law's order: the only
             start, instead of the search.
         p0: scipy's name for `initial`.
+        shared: parameters that all problems have in common; the others are each problem's own. The
+            noise is then one of all problems, and errors and limits are of all points together.
         loss: "squared", or "huber" with `delta` in units of the residual.
         delta: where the Huber loss turns linear.
         starts: "auto" searches until starts agree; an integer fixes how many; "grid" is
@@ -184,6 +189,8 @@ def fit(
         points.rearrange(runs, "runs")
     drawn = runs_drawn(points, runs, bootstrap)
     known_noise = bool(absolute_sigma)
+    if shared:
+        refuse_with_shared(law, shared, names, fixed, initial, loss, bootstrap, starts, device)
     if callable(law):
         if bootstrap in STUDENTISED:
             rule = "is for laws of the engine; a callable takes parametric, pairs or runs"
@@ -225,33 +232,6 @@ def fit(
     if loss == "huber" and not delta > 0:
         raise FitError.of("delta", delta, "must be positive", DEFAULT_DELTA)
     count = start_count(starts, known)
-    raw = _engine.fit(
-        law=known.index,
-        residual=RESIDUALS[kind],
-        loss=int(loss == "huber"),
-        delta=float(delta),
-        offsets=points.offsets,
-        x=points.x,
-        y=points.y,
-        weights=weight,
-        **boxes,
-        starts=count,
-        compatibility_grid=starts == "grid",
-        tolerance=float(tolerance),
-        max_iterations=int(max_iterations),
-        threads=thread_count(threads),
-        bootstrap=BOOTSTRAPS[bootstrap],
-        replicates=int(replicates),
-        seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
-        groups=None if bootstrap not in BY_RUN else run_numbers(points, runs),
-        known_noise=known_noise,
-        studentise=bootstrap in STUDENTISED,
-        device=engine_device(device, loss, bootstrap, starts),
-        progress=progress,
-    )
-    if errors == "raise" or (errors == "auto" and points.single):
-        _raise_on_bad_input(raw, points, known)
-        _refuse_few(raw, drawn, bootstrap, known_noise)
     public = known.name if known.name != "wsd_natural" else "wsd"
     job = EngineJob(
         law=known.index,
@@ -264,6 +244,38 @@ def fit(
         max_iterations=int(max_iterations),
         threads=thread_count(threads),
     )
+    if shared:
+        which = tuple(known.params.index(name) for name in shared)
+        together = SharedProblem(laws()[public], job, points, weight, which)
+        raw = fit_shared(together, known_noise)
+    else:
+        raw = _engine.fit(
+            law=known.index,
+            residual=RESIDUALS[kind],
+            loss=int(loss == "huber"),
+            delta=float(delta),
+            offsets=points.offsets,
+            x=points.x,
+            y=points.y,
+            weights=weight,
+            **boxes,
+            starts=count,
+            compatibility_grid=starts == "grid",
+            tolerance=float(tolerance),
+            max_iterations=int(max_iterations),
+            threads=thread_count(threads),
+            bootstrap=BOOTSTRAPS[bootstrap],
+            replicates=int(replicates),
+            seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
+            groups=None if bootstrap not in BY_RUN else run_numbers(points, runs),
+            known_noise=known_noise,
+            studentise=bootstrap in STUDENTISED,
+            device=engine_device(device, loss, bootstrap, starts),
+            progress=progress,
+        )
+        if errors == "raise" or (errors == "auto" and points.single):
+            _raise_on_bad_input(raw, points, known)
+            _refuse_few(raw, drawn, bootstrap, known_noise)
     return FitResult.from_engine(
         law=laws()[public],
         residual=kind,
@@ -277,6 +289,7 @@ def fit(
         known_noise=known_noise,
         drawn=drawn,
         runs=runs,
+        shared=shared or (),
     )
 
 

@@ -159,6 +159,46 @@ def parameter_boxes(
     return out
 
 
+def refuse_with_shared(
+    law: Any,
+    shared: Sequence[str],
+    names: Sequence[str],
+    fixed: Mapping[str, Any] | None,
+    initial: Mapping[str, Any] | None,
+    loss: str,
+    bootstrap: str | None,
+    starts: int | str,
+    device: str,
+) -> None:
+    """Refuses what a fit of parameters in common cannot do.
+
+    Raises:
+        FitError: naming it.
+    """
+    if isinstance(shared, str) or not all(isinstance(name, str) for name in shared):
+        raise FitError.of("shared", shared, "must be a list of parameters", list(names)[:1])
+    for name in shared:
+        if name not in names:
+            raise FitError.of("shared", name, "the law has no such parameter", list(names))
+        if fixed and name in fixed:
+            raise FitError.of("shared", name, "is fixed: nothing is left to share", "one of both")
+    if len(set(shared)) == len(names):
+        rule = "leaves no problem a parameter of its own: fit them as one"
+        raise FitError.of("shared", ", ".join(shared), rule, "no groups")
+    refused = (
+        (callable(law), "law", "a callable", "shared parameters are for laws of the engine"),
+        (loss != "squared", "loss", loss, "shared parameters need the squared loss"),
+        (bootstrap is not None, "bootstrap", bootstrap, "shared parameters have no bootstrap"),
+        (starts != "auto", "starts", starts, "shared parameters have their own search"),
+        (bool(initial), "initial", "given", "shared parameters have their own search"),
+        (device == "cuda", "device", device, "shared parameters are fitted on the CPU"),
+    )
+    nearest = ("a law's name", "squared", None, "auto", None, "cpu")
+    for (wrong, name, value, rule), legal in zip(refused, nearest, strict=True):
+        if wrong:
+            raise FitError.of(name, value, rule, legal)
+
+
 def runs_drawn(points: Points, runs: Any, bootstrap: str | None) -> np.ndarray | None:
     """Runs of each problem, where a bootstrap draws runs."""
     if bootstrap not in BY_RUN:

@@ -82,9 +82,7 @@ def _noise(result: Any, value: Array, sigma: Any) -> Array:
     if result.known_noise or result._weights is not None:
         rule = "needs the new points' own standard deviation where those of the fit have weights"
         raise FitError.of("sigma", None, rule, "sigma=")
-    freedom = np.maximum(result.points - result.free_params, 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.sqrt(result.objective / freedom)[:, None]
+    scale = np.sqrt(result.residual_variance)[:, None]
     return scale * (1.0 if result.residual == "absolute" else np.abs(value))
 
 
@@ -92,7 +90,7 @@ def _percentiles(result: Any, flat: list[Array], noise: Array, level: float) -> 
     if result.bootstrap is None:
         raise FitError.of("kind", "percentile", "needs a fit with bootstrap=", "wald")
     limits = np.empty((2, *noise.shape))
-    freedom = result.points - result.free_params
+    freedom = result.freedom
     drawn = np.empty((*noise.shape, result.bootstrap.shape[1]))
     for p in range(len(result)):
         values = _curve(result, result.bootstrap[p], flat).copy()
@@ -114,7 +112,7 @@ def _drawn_scale(result: Any, p: int, count: int, rng: np.random.Generator) -> A
     Limits of resampled replicates are stretched as a whole, those of wild ones also for residuals
     that the fit has shrunk; new noise is not shrunk.
     """
-    freedom = result.points[p] - result.free_params[p]
+    freedom = result.freedom[p]
     if result.resample in WILD:
         units = float(result.drawn[p])
         return np.full((count, 1), np.sqrt(max(units - result.free_params[p], 1.0) / units))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Self
 
@@ -12,9 +13,9 @@ from megascale.fitting import _engine
 from megascale.fitting.catalogue import Law, predict
 from megascale.fitting.points import Points
 from megascale.fitting.refit import EngineJob
+from megascale.fitting.residuals import law_residuals, residual_between
 from megascale.fitting.status import AGAINST, Status, weak_parameters
 from megascale.fitting.support import unsupported
-from megascale.formats.tokens_to_loss import steps_at_batch, tokens_at_batch
 
 Array = np.ndarray
 
@@ -39,6 +40,9 @@ class FitValues:
         known_noise: whether the points' standard deviations were given as absolute.
         drawn: points, or runs, that a resample of each problem draws.
         runs: the labels given as `runs`, in the caller's order, or None.
+        shared: parameters that all problems have in common.
+        freedom: degrees of freedom of the noise: points less parameters; of all problems together
+            where they share parameters.
         labels: the group label of every problem, or None.
     """
 
@@ -67,6 +71,7 @@ class FitValues:
         known_noise: bool = False,
         drawn: Array | None = None,
         runs: Any = None,
+        shared: Sequence[str] = (),
     ) -> None:
         self.law = law
         self.names = names
@@ -96,14 +101,15 @@ class FitValues:
         self.known_noise = known_noise
         self.drawn = self.points if drawn is None else drawn
         self.runs = runs
+        self.shared = tuple(shared)
+        self.freedom = diagnostics.get("freedom", self.points - self.free_params)
         self.labels = points.labels
         self.label_names: list[str] = []
         self._triangle = triangle
         self._derived_errors = diagnostics.get("derived_errors", np.empty((len(values), 0)))
-        if known_noise:
-            freedom = self.points - self.free_params
+        if known_noise and not shared:
             with np.errstate(divide="ignore", invalid="ignore"):
-                unit = (freedom / self.objective)[:, None]
+                unit = (self.freedom / self.objective)[:, None]
                 self._triangle = triangle * unit
                 self._derived_errors = self._derived_errors * np.sqrt(unit)
         self._points = points
@@ -127,6 +133,7 @@ class FitValues:
         known_noise: bool,
         drawn: Array | None,
         runs: Any,
+        shared: Sequence[str],
     ) -> Self:
         """Wraps what `_engine.fit` returned."""
         return cls(
@@ -152,6 +159,7 @@ class FitValues:
             known_noise=known_noise,
             drawn=drawn,
             runs=runs,
+            shared=shared,
         )
 
     def __len__(self) -> int:
@@ -230,12 +238,16 @@ class FitValues:
     def aicc(self) -> Array:
         """Akaike's criterion with the small-sample correction, Gaussian residuals, sigma fitted.
 
-        Infinite where the correction has no meaning: n <= k + 1 with k counting sigma.
+        Infinite where the correction has no meaning: n <= k + 1 with k counting sigma. Problems
+        that share parameters have one criterion, of all their points.
         """
-        n = self.points.astype(float)
-        k = self.free_params + 1.0
+        n, square = self.points.astype(float), self.rms**2
+        if self.shared:
+            square = np.full(len(self), (n * square).sum() / n.sum())
+            n = np.full(len(self), n.sum())
+        k = n - self.freedom + 1.0
         with np.errstate(divide="ignore", invalid="ignore"):
-            value = n * np.log(self.rms**2) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+            value = n * np.log(square) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
         return np.where(n > k + 1, value, np.inf)
 
     def replicates(self, name: str) -> Array:
@@ -275,6 +287,13 @@ class FitValues:
             out |= {name: derived[:, i] for i, name in enumerate(self._engine_law.derived)}
         return out
 
+    @property
+    def residual_variance(self) -> Array:
+        """Variance of a residual of weight 1, an entry a problem; NaN without freedom."""
+        total = np.full(len(self), self.objective.sum()) if self.shared else self.objective
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.freedom > 0, total / self.freedom, np.nan)
+
     def weak(self, problem: int = 0) -> list[str]:
         """Parameters of one problem that its points hardly determine."""
         return weak_parameters(self.flags[problem], self.names)
@@ -306,20 +325,7 @@ class FitValues:
         """Residual of every point in the order of the flat columns, in the fit's residual kind."""
         repeat = np.diff(self._points.offsets)
         params = {k: np.repeat(v, repeat) for k, v in self.params.items()}
-        x, y = self._points.x, self._points.y
-        with np.errstate(invalid="ignore", divide="ignore"):
-            if self._engine_law is not None and self._engine_law.tokens_steps:
-                batch = y / x[0]
-                if self.residual == "ray" and self.law == "wsd":
-                    return np.log(steps_at_batch(self.law, params, batch) / x[0])
-                if self.residual == "ray" and self.law == "classic":
-                    return tokens_at_batch(self.law, params, batch) / y - 1
-                if self.law in ("noise_floor", "two_power"):
-                    value = tokens_at_batch(self.law, params, batch)
-                else:
-                    value = self._value(params, list(x))
-            else:
-                value = self._value(params, list(x))
-            if self.residual in ("log", "ray"):
-                return np.log(value / y)
-            return value / y - 1 if self.residual == "relative" else value - y
+        x, y = list(self._points.x), self._points.y
+        if self._engine_law is not None:
+            return law_residuals(self._engine_law, self.residual, params, x, y)
+        return residual_between(self._value(params, x), y, self.residual)

@@ -90,7 +90,7 @@ def quantile(result: Any, level: float) -> Array:
     tail = 0.5 + level / 2
     if result.known_noise:
         return np.full(len(result), stats.norm.ppf(tail))
-    freedom = result.points - result.free_params
+    freedom = result.freedom
     return np.where(freedom > 0, stats.t.ppf(tail, np.maximum(freedom, 1)), np.nan)
 
 

@@ -61,7 +61,7 @@ def profile_limits(
         raise FitError.of("parameter", name, rule, list(result.names))
     at = result.names.index(name)
     value = result.values[:, at]
-    freedom = result.points - result.free_params
+    freedom = result.freedom
     least = result.objective
     if result.known_noise:
         allowed = least + stats.norm.ppf(0.5 + level / 2) ** 2

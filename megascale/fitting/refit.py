@@ -115,10 +115,13 @@ def engine_job(result: Any, argument: str) -> EngineJob:
     """How the engine fitted a result.
 
     Raises:
-        FitError: a callable was fitted, or the loss is Huber's.
+        FitError: a callable was fitted, the loss is Huber's, or problems share parameters.
     """
     if result.job is None:
         raise FitError.of(argument, result.law, "is for laws of the engine", "a law's name")
     if result.settings.get("loss") != "squared":
         raise FitError.of(argument, result.settings["loss"], "needs the squared loss", "squared")
+    if result.shared:
+        rule = "is for problems without parameters in common"
+        raise FitError.of(argument, ", ".join(result.shared), rule, "shared=None")
     return result.job

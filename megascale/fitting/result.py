@@ -121,7 +121,8 @@ class FitResult(FitValues):
 
     @property
     def chi_squared(self) -> Array:
-        """The sum of squared residuals in units of the known standard deviations.
+        """The sum of squared residuals in units of the known standard deviations; of all problems
+        together where they share parameters.
 
         Raises:
             FitError: the fit was made without `absolute_sigma`, or with a Huber loss.
@@ -129,7 +130,7 @@ class FitResult(FitValues):
         if not self.known_noise:
             rule = "chi-squared needs sigma= and absolute_sigma=True"
             raise FitError.of("absolute_sigma", False, rule, True)
-        return self.objective
+        return np.full(len(self), self.objective.sum()) if self.shared else self.objective
 
     @property
     def p_value(self) -> Array:
@@ -137,7 +138,7 @@ class FitResult(FitValues):
 
         NaN where there are as many parameters as points.
         """
-        freedom = self.points - self.free_params
+        freedom = self.freedom
         value = stats.chi2.sf(self.chi_squared, np.maximum(freedom, 1))
         return np.where(freedom > 0, value, np.nan)
 
@@ -164,14 +165,14 @@ class FitResult(FitValues):
         """
         if self.interval_kind != "wald" or self.job is None or name not in self.names:
             return np.zeros(len(self), bool)
-        if self.settings["loss"] != "squared":
+        if self.settings["loss"] != "squared" or self.shared:
             return np.zeros(len(self), bool)
         error = self.errors[name]
         with np.errstate(invalid="ignore"):
             silent = ~(np.isfinite(error) & (error > 0))
             if not of_any_sign(name):
                 silent |= error > np.abs(self[name])
-        known = (self.points > self.free_params) & (self.objective > 0)
+        known = (self.freedom > 0) & (self.objective > 0)
         return silent & free_problems(self, name) & self.solved & known
 
     @cached_property

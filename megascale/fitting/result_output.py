@@ -59,6 +59,7 @@ def plain_result(result: Any) -> dict[str, Any]:
         "interval_kind": result.interval_kind,
         "bootstrap_replicates": 0 if result.bootstrap is None else result.bootstrap.shape[1],
         "resample": result.resample,
+        "shared": list(result.shared),
         **{k: v for k, v in result.settings.items() if v is not None},
         "group_names": result.label_names,
         "problems": list(plain_problems(result, 0, len(result))),
@@ -92,6 +93,15 @@ def result_columns(result: Any) -> dict[str, Any]:
 def many_problems(result: Any, limit: int) -> str:
     """One line a problem, the first `limit` of them."""
     lines = [f"{result.law}: {len(result)} problems, {int(result.converged.sum())} converged"]
+    if result.shared:
+        percent = f"{100 * result.confidence:g} %"
+        lines.append(f"common to all, {int(result.freedom[0])} degrees of freedom together:")
+        rows = []
+        for name in result.shared:
+            low, high = result.limits(name)
+            numbers = (result[name][0], result.errors[name][0], low[0], high[0])
+            rows.append([name, *(f"{v:.5g}" for v in numbers)])
+        lines += plain_lines(["", "value", "error", f"{percent} low", "high"], rows)
     shown = (*result.names, *result.derived)
     head = ["problem", *shown, "rms", "status"]
     rows = []

@@ -22,6 +22,10 @@ from megascale.formats.law_upgrade import FIRST_SCHEMA, POWER_PARAMETERS, SCHEMA
 from megascale.formats.power_form import log_power
 from megascale.shipped import locate
 
+STEEPEST = 100
+"""Bound of the exponents."""
+LEAST_OUTPUT, MOST_OUTPUT = 1e-30, 2.0**62
+"""Bounds of what a law may give: a learning rate above nothing, a batch that can be counted."""
 MOST_LAW_BYTES = 64 * 2**20
 """A law is small; what is larger is no law file."""
 
@@ -38,6 +42,12 @@ class Parameter(Part):
     low: float | None = Field(None, description="lower end of the interval")
     high: float | None = Field(None, description="upper end of the interval")
     unit: str = Field("", description="unit in words; empty for a pure number")
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError("low must not exceed high")
+        return self
 
 
 class Range(Part):
@@ -201,7 +211,7 @@ class LawFile(Part):
             d_tokens: tokens.
 
         Raises:
-            DataError: N or D is not positive, or the output is larger than any number.
+            DataError: N or D is not positive, or the output is no batch and no learning rate.
         """
         for name, value in (("N", n_params), ("D", d_tokens)):
             if not value > 0:
@@ -209,13 +219,19 @@ class LawFile(Part):
         n = n_params / SCALES[self.n_unit]
         d = d_tokens / SCALES[self.d_unit]
         if self.table is not None:
-            return interpolate(self.table.d, self.table.value, d)
+            return self._usable(interpolate(self.table.d, self.table.value, d), n_params, d_tokens)
         coef, a, b = (self.parameters[key].value for key in ("coef", "a", "b"))
         try:
-            return math.exp(log_power(math.log(coef), a, b, math.log(n), math.log(d)))
+            found = math.exp(log_power(math.log(coef), a, b, math.log(n), math.log(d)))
         except OverflowError:
-            rule = f"law {self.name} gives more than any number at N = {n_params:.4g}"
-            raise DataError.of("D", d_tokens, rule) from None
+            found = math.inf
+        return self._usable(found, n_params, d_tokens)
+
+    def _usable(self, found: float, n_params: float, d_tokens: float) -> float:
+        if not LEAST_OUTPUT <= found <= MOST_OUTPUT:
+            rule = f"law {self.name} gives {self.output} {found:.4g} at N = {n_params:.4g}: none"
+            raise DataError.of("D", d_tokens, rule)
+        return found
 
     def outside_range(self, n_params: float | None, d_tokens: float) -> list[str]:
         """In words, where (N, D) lies outside the fitted points; empty inside or where unknown.
@@ -250,8 +266,18 @@ class LawFile(Part):
             if self.table is not None or set(self.parameters) != {"coef", "a", "b"}:
                 raise ValueError("form power has the parameters coef, a and b, and no table")
             coef = self.parameters["coef"]
-            if coef.value <= 0 or (coef.low is not None and coef.low <= 0):
+            ends = (coef.low, coef.value, coef.high)
+            if any(end is not None and end <= 0 for end in ends):
                 raise ValueError("coef and its interval must be positive")
+            for name in ("a", "b"):
+                one = self.parameters[name]
+                if any(
+                    end is not None and abs(end) > STEEPEST
+                    for end in (one.low, one.value, one.high)
+                ):
+                    raise ValueError(
+                        f"{name} and its interval lie between -{STEEPEST} and {STEEPEST}"
+                    )
             return self
         if self.covariance is not None:
             raise ValueError("a covariance is of form power")

@@ -123,9 +123,9 @@ def best_schedule(
     mean = Judge(law, draws_of_each(law, SEARCH_DRAWS), cost)
     said("the best fixed batch")
     fixed = best_fixed(bounds, mean)
-    fixed = refine(
-        fixed, Goal(), replace(bounds, max_changes=0), Judge(law, rows, cost), scales=(0.0625,)
-    )
+    if not bounds.past:
+        still, whole = replace(bounds, max_changes=0), Judge(law, rows, cost)
+        fixed = refine(fixed, Goal(), still, whole, scales=(0.0625,))
     judges = [
         Judge(law, own, cost, level, law.end_losses([fixed.history()], own)[:, 0])
         for own in (draws_of_each(law, SCREEN_DRAWS), draws_of_each(law, SEARCH_DRAWS), rows)
@@ -134,9 +134,9 @@ def best_schedule(
 
     def search(goal: Goal, *extra: SchedulePlan) -> SchedulePlan:
         found = best_plan(goal, bounds, screen, judge, fixed, extra=extra)
-        best = [_on_steps(plan) for plan in (found, fixed)]
+        best = [_on_steps(plan, bounds) for plan in (found, fixed)]
         ends = [refine(plan, goal, bounds, whole, scales=(0.125, 0.0625)) for plan in best]
-        return whole.best([_on_steps(plan) for plan in ends] + [fixed], goal)[0][0]
+        return whole.best([_on_steps(plan, bounds) for plan in ends] + [fixed], goal)[0][0]
 
     said("the lowest loss")
     lowest = search(Goal("loss"))
@@ -149,14 +149,20 @@ def best_schedule(
         goal = Goal("loss", most_cost=share * base)
         near = judge.best(list(judge.losses), goal, 2)
         ends = [refine(plan, goal, bounds, judge, scales=(0.25, 0.0625)) for plan, _ in near]
-        plan, key = whole.best([_on_steps(end) for end in ends], goal)[0]
+        plan, key = whole.best([_on_steps(end, bounds) for end in ends], goal)[0]
         if key[0] == 0 or cost(plan) <= share * base * 1.005:
             between.append(plan)
     tuned = None if bounds.plans_lr else _tuned_opponent(law, bounds, mean)
 
     def outcome(plan: SchedulePlan) -> PlanOutcome:
         return outcome_of(
-            law, plan, fixed, confidence=confidence, times=times, price_per_hour=price_per_hour
+            law,
+            plan,
+            fixed,
+            confidence=confidence,
+            times=times,
+            price_per_hour=price_per_hour,
+            start_tokens=bounds.start_tokens,
         )
 
     found = {}
@@ -226,12 +232,14 @@ def _tuned_opponent(law: LossDraws, bounds: PlanBounds, mean: Judge) -> Schedule
     return best_fixed(checked_bounds(wider), mean)
 
 
-def _on_steps(plan: SchedulePlan) -> SchedulePlan:
+def _on_steps(plan: SchedulePlan, bounds: PlanBounds) -> SchedulePlan:
     """The plan with its switches at the steps at which they can happen."""
-    batches = [plan.batches[0]]
-    for start, size in plan.batches[1:]:
-        begin, before = batches[-1]
-        batches.append((begin + -(-(start - begin) // before) * before, size))
+    batches = list(bounds.past) or [plan.batches[0]]
+    begin, before = max(batches[-1][0], bounds.start_tokens), batches[-1][1]
+    for start, size in plan.batches[len(batches) :]:
+        begin += -(-(start - begin) // before) * before
+        batches.append((begin, size))
+        before = size
     return replace(plan, batches=tuple(batches))
 
 

@@ -36,6 +36,9 @@ class PlanBounds:
         shapes: of the decay.
         coupling: how the learning rate follows the batch.
         weight_decay: of every step.
+        past: (start_tokens, batch_tokens) of a running run up to now; every plan begins with it,
+            and no bound is held against it.
+        start_tokens: where the run stands; what is planned lies beyond.
     """
 
     total_tokens: int
@@ -52,6 +55,8 @@ class PlanBounds:
     shapes: tuple[Shape, ...] = ("linear",)
     coupling: Coupling = "constant"
     weight_decay: float = 0.0
+    past: tuple[tuple[int, int], ...] = ()
+    start_tokens: int = 0
 
     @property
     def decays(self) -> bool:
@@ -94,17 +99,32 @@ class PlanBounds:
 
     def allows(self, plan: SchedulePlan) -> bool:
         """Whether a plan keeps the bounds on batches and on the tokens between changes."""
-        sizes = [size for _, size in plan.batches]
-        if plan.changes > self.max_changes or plan.batches[0][0] != 0:
+        known = len(self.past)
+        if plan.batches[:known] != self.past or plan.batches[0][0] != 0:
+            return False
+        sizes = [size for _, size in plan.batches[known:]]
+        if len(sizes) - (not known) > self.max_changes:
             return False
         if any(not self.batch[0] <= size <= self.batch[1] for size in sizes):
             return False
-        pairs = list(itertools.pairwise(sizes))
+        pairs = list(itertools.pairwise([*(size for _, size in self.past[-1:]), *sizes]))
         if any(after == before for before, after in pairs):
             return False
         if self.direction == "up" and any(after < before for before, after in pairs):
             return False
-        return plan.changes == 0 or min(tokens for tokens, _ in plan.shares()) >= self.min_gap
+        starts = [start for start, _ in plan.batches[known:]]
+        if known and starts and starts[0] < self.start_tokens:
+            return False
+        edges = [*starts, self.total_tokens]
+        if len(edges) == 1 or (not known and len(edges) == 2):
+            return True
+        return min(b - a for a, b in itertools.pairwise(edges)) >= self.min_gap
+
+    @property
+    def places(self) -> tuple[int, int]:
+        """Tokens between which a switch may lie."""
+        first = self.start_tokens if self.past else self.min_gap
+        return first, self.total_tokens - self.min_gap
 
 
 def checked_bounds(bounds: PlanBounds) -> PlanBounds:
@@ -133,9 +153,10 @@ def checked_bounds(bounds: PlanBounds) -> PlanBounds:
         if lower > upper or lower < 0 or upper > top:
             rule = f"the lower end must not be above the upper one, nor the upper above {top:g}"
             raise ScheduleError.of(key, f"{lower:g}:{upper:g}", rule)
-    if bounds.max_changes and not 1 <= bounds.min_gap <= bounds.total_tokens // 2:
+    left = bounds.total_tokens - bounds.start_tokens
+    if bounds.max_changes and not 1 <= bounds.min_gap <= left // 2:
         rule = "must leave room for a change within the run"
-        nearest = format_count(max(bounds.total_tokens // 20, 1))
+        nearest = format_count(max(left // 20, 1))
         raise ScheduleError.of("--min-gap", bounds.min_gap, rule, nearest)
     return replace(bounds, batch=(least, most))
 

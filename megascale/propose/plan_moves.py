@@ -41,19 +41,21 @@ def lattice(
             if _plans(len(slots), len(rungs), many, bounds.direction) <= most:
                 break
         for starts in itertools.combinations(slots, many):
-            edges = (0, *starts, bounds.total_tokens)
-            if many and min(b - a for a, b in itertools.pairwise(edges)) < bounds.min_gap:
-                continue
-            for sizes in _sizes(rungs, many + 1, bounds.direction):
-                found.append(bounds.plan(tuple(zip(edges[:-1], sizes, strict=True)), lr))
+            for sizes in _sizes(rungs, many + (not bounds.past), bounds.direction):
+                begins = starts if bounds.past else (0, *starts)
+                batches = (*bounds.past, *zip(begins, sizes, strict=True))
+                plan = bounds.plan(batches, lr)
+                if bounds.allows(plan):
+                    found.append(plan)
     return found
 
 
 def switch_slots(bounds: PlanBounds, lr: LRSchedule, count: int) -> tuple[int, ...]:
     """About `count` even places of a switch, and the start of the decay."""
-    total, gap = bounds.total_tokens, bounds.min_gap
-    low, high = gap, total - gap
+    low, high = bounds.places
     even = {round(low + (high - low) * (i + 0.5) / count) for i in range(count)}
+    if bounds.past:
+        even.add(bounds.start_tokens)
     if lr.kind == "wsd" and low <= lr.decay_start_tokens <= high:
         even.add(lr.decay_start_tokens)
     return tuple(sorted(even))
@@ -126,47 +128,57 @@ def _small_moves(
 def _batch_moves(
     plan: SchedulePlan, bounds: PlanBounds, scale: float
 ) -> Iterator[tuple[tuple[int, int], ...]]:
+    known = len(bounds.past)
     starts = [start for start, _ in plan.batches]
     sizes = [size for _, size in plan.batches]
-    shift = max(1, round(bounds.total_tokens * scale / 8))
+    shift = max(1, round((bounds.total_tokens - bounds.start_tokens) * scale / 8))
+    free = range(max(known, 1), len(starts))
 
     def zipped(at: Sequence[int], of: Sequence[int]) -> tuple[tuple[int, int], ...]:
         return tuple(zip(at, of, strict=True))
 
     for sign in (-1, 1):
-        for i in range(1, len(starts)):
+        for i in free:
             moved = list(starts)
             moved[i] += sign * shift
+            if bounds.past:
+                moved[i] = max(moved[i], bounds.start_tokens)
             yield zipped(moved, sizes)
-        if len(starts) > 2:
-            yield zipped([0, *(start + sign * shift for start in starts[1:])], sizes)
-        for i, size in enumerate(sizes):
-            yield zipped(starts, [*sizes[:i], _moved(size, sign * scale, bounds), *sizes[i + 1 :]])
-        yield zipped(starts, [_moved(size, sign * scale, bounds) for size in sizes])
+        if len(free) > 1:
+            later = [start + sign * shift for start in starts[free.start :]]
+            yield zipped([*starts[: free.start], *later], sizes)
+        for i in range(known, len(sizes)):
+            size = _moved(sizes[i], sign * scale, bounds)
+            yield zipped(starts, [*sizes[:i], size, *sizes[i + 1 :]])
+        later = [_moved(size, sign * scale, bounds) for size in sizes[known:]]
+        yield zipped(starts, [*sizes[:known], *later])
 
 
 def _change_moves(
     plan: SchedulePlan, bounds: PlanBounds, scale: float
 ) -> Iterator[tuple[tuple[int, int], ...]]:
+    known = len(bounds.past)
     starts = [start for start, _ in plan.batches]
     sizes = [size for _, size in plan.batches]
 
     def zipped(at: Sequence[int], of: Sequence[int]) -> tuple[tuple[int, int], ...]:
         return tuple(zip(at, of, strict=True))
 
-    for i in range(len(sizes)):
-        if i:
+    for i in range(max(known - 1, 0), len(sizes)):
+        if i >= max(known, 1):
             yield zipped([*starts[:i], *starts[i + 1 :]], [*sizes[:i], *sizes[i + 1 :]])
-        if i == 0 and len(sizes) > 1:
+        if i == 0 and not known and len(sizes) > 1:
             yield zipped([0, *starts[2:]], sizes[1:])
+        begin = max(starts[i], bounds.start_tokens)
         end = starts[i + 1] if i + 1 < len(starts) else bounds.total_tokens
-        for share in (0.25, 0.5, 0.75):
-            at = round(starts[i] + share * (end - starts[i]))
+        for share in (0.0, 0.25, 0.5, 0.75) if i < known else (0.25, 0.5, 0.75):
+            at = round(begin + share * (end - begin))
             for sign in (-1, 1):
                 other = _moved(sizes[i], sign * max(scale, 0.25), bounds)
                 more = [*starts[: i + 1], at, *starts[i + 1 :]]
                 yield zipped(more, [*sizes[: i + 1], other, *sizes[i + 1 :]])
-                yield zipped(more, [*sizes[:i], other, *sizes[i:]])
+                if i >= known:
+                    yield zipped(more, [*sizes[:i], other, *sizes[i:]])
 
 
 def _moved(size: int, power: float, bounds: PlanBounds) -> int:

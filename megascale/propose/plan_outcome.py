@@ -63,6 +63,7 @@ def outcome_of(
     confidence: float,
     times: StepTimes | None = None,
     price_per_hour: float | None = None,
+    start_tokens: int = 0,
 ) -> PlanOutcome:
     """A plan in numbers.
 
@@ -73,11 +74,13 @@ def outcome_of(
         confidence: of the intervals.
         times: seconds of a step; None where they are not known.
         price_per_hour: of the whole machine.
+        start_tokens: where a running run stands; what lies before is not shortened.
 
     Raises:
         ScheduleError: a batch lies outside the step times.
     """
-    scaled = [plan.scaled(share) for share in SHARES if plan.scaled(share).lr.decay_tokens >= 0]
+    shortened = [plan.scaled(share, start_tokens) for share in SHARES]
+    scaled = [one for one in shortened if one.lr.decay_tokens >= 0]
     histories = [opponent.history(), plan.history(), *(one.history() for one in scaled)]
     losses = law.end_losses(histories)
     against, own = losses[:, 0], losses[:, 1]

@@ -129,19 +129,19 @@ def best_fixed(bounds: PlanBounds, judge: Judge, *, grid: int = 4) -> SchedulePl
     """The fixed batch and learning rate of the lowest loss: the opponent.
 
     It has the same bounds as a plan, and is sought on the whole grid of batches and rates before
-    it is refined.
+    it is refined. For a running run it is the batch that runs on, or one change now.
 
     Args:
         bounds: of plans.
         judge: of losses, without an opponent.
         grid: values of each thing of the learning rate that is planned.
     """
-    fixed = [
-        bounds.plan(((0, size),), lr)
-        for lr in rates(bounds, grid)
-        for size in bounds.ladder(2**0.5)
-    ]
-    still = replace(bounds, max_changes=0)
+    still = replace(bounds, max_changes=1 if bounds.past else 0)
+    begin = bounds.start_tokens
+    sizes = [((begin, size),) for size in bounds.ladder(2**0.5)] + [()] * bool(bounds.past)
+    tried = [bounds.plan((*bounds.past, *size), lr) for lr in rates(bounds, grid) for size in sizes]
+    fixed = [plan for plan in tried if still.allows(plan)]
+    still = replace(still, min_gap=bounds.total_tokens - begin)
     starts = judge.best(fixed, Goal(), 3)
     ends = [refine(plan, Goal(), still, judge) for plan, _ in starts]
     return judge.best(ends, Goal())[0][0]

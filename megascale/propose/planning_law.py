@@ -128,8 +128,18 @@ def _measured_ends(fit: HistoryFit, runs: Sequence[HistoryRun]) -> tuple[np.ndar
 
 
 def runs_of_logs(table: RunTable, *, weight_decay: float = 0.0) -> list[HistoryRun]:
+    """The runs of `fittable_runs`; raises as it does."""
+    return fittable_runs(table, weight_decay=weight_decay)[0]
+
+
+def fittable_runs(
+    table: RunTable, *, weight_decay: float = 0.0
+) -> tuple[list[HistoryRun], str, float]:
     """Histories with the losses that a law can hold: validation losses where every run has enough
     of them, else training losses; from after the beginning on.
+
+    Returns:
+        The runs, the kind of loss, and the tokens from which losses are taken.
 
     Raises:
         FitError: a run's history cannot be told, or a run has no loss after the beginning.
@@ -149,5 +159,5 @@ def runs_of_logs(table: RunTable, *, weight_decay: float = 0.0) -> list[HistoryR
         begin = max(2 * seen.warmup_tokens, EARLY * seen.tokens)
         runs = runs_of_table(table, loss=kind, weight_decay=weight_decay, from_tokens=begin)
         if kind == training or min(len(run.loss) for run in runs) >= LEAST_VALIDATIONS:
-            return runs
+            return runs, kind, begin
     raise FitError.of("--runs", "no loss", "the logs have too few losses after the beginning")

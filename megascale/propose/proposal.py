@@ -13,7 +13,7 @@ from typing import Any
 
 from megascale.errors import ConfigError
 from megascale.formats.law_band import law_band, shown_confidence
-from megascale.formats.law_file import LawFile
+from megascale.formats.law_file import MOST_OUTPUT, LawFile
 from megascale.propose.replan import Standing, replanned_law_points, replanned_table
 from megascale.propose.savings import FixedBatch, TokenSaving, fixed_batch, token_saving
 from megascale.schedule.batch import BatchSchedule, Segment, build_batch_schedule
@@ -250,7 +250,8 @@ def _bands(law: LawRequest, total_tokens: int, at: Standing | None) -> tuple[Bat
         found = law_band(law.law, law.n_params, tokens, law.confidence)
         if found is None:
             return (law.law.evaluate(law.n_params, tokens),) * 2
-        return found.low, found.high
+        # An interval without an upper end is drawn to the largest batch that can be counted.
+        return found.low, min(found.high, MOST_OUTPUT)
 
     def points_of(end: Callable[[int], float]) -> tuple[BatchPoint, ...]:
         if at is not None:

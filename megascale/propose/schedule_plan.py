@@ -83,14 +83,19 @@ class SchedulePlan:
         """Optimiser steps, not rounded."""
         return sum(tokens / batch for tokens, batch in self.shares())
 
-    def scaled(self, share: float) -> SchedulePlan:
-        """The same plan over `share` of its tokens: switches and decay move along, warmup stays."""
-        total = round(self.total_tokens * share)
+    def scaled(self, share: float, begin: int = 0) -> SchedulePlan:
+        """The same plan over `share` of its tokens beyond `begin`: switches there and the decay
+        move along, warmup and what was before stay."""
+
+        def moved(tokens: int) -> int:
+            return tokens if tokens <= begin else round(begin + (tokens - begin) * share)
+
+        total = moved(self.total_tokens)
         decay = min(round(self.lr.decay_tokens * share), total - self.lr.warmup_tokens)
         if self.lr.kind == "cosine":
             decay = total - self.lr.warmup_tokens
         lr = replace(self.lr, total_tokens=total, decay_tokens=decay)
-        batches = tuple((round(start * share), batch) for start, batch in self.batches)
+        batches = tuple((moved(start), batch) for start, batch in self.batches)
         return replace(self, batches=batches, lr=lr)
 
     def history(self, name: str = "") -> History:

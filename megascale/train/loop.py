@@ -171,6 +171,10 @@ class Loop:
         weight_decay = parts.weight_decay.at(middle)
         balance, noise = parts.balance, self.config.log.noise_scale
         measured = _due(loaded.step + 1, (0, 0), noise.interval_steps, None)
+        probed = _due(loaded.step + 1, (0, 0), self.config.log.weights_interval_steps, None)
+        probe = parts.probe if probed else None
+        if probe is not None:
+            probe.begin()
         statistics, gradients = accumulate_gradients(
             parts.parallel,
             parts.mesh,
@@ -191,12 +195,15 @@ class Loop:
             self.saver.collect()
             raise decision.error(progress.step, progress.tokens, self._way_out(loaded.stop))
         if decision.apply:
+            if probe is not None:
+                probe.before_update()
             parts.optimizer.step(
                 gradients,
                 lr=lr,
                 weight_decay=weight_decay,
                 grad_norm=statistics.grad_norm,
                 clip=self.config.optimizer.grad_clip,
+                batch_tokens=segment.batch_tokens,
             )
             if balance is not None:
                 balance.update(statistics.expert_counts, tokens)
@@ -204,6 +211,8 @@ class Loop:
                 note = parts.noise.add(statistics.noise)
                 if note is not None:
                     self._event("warning", note)
+        if probe is not None:
+            probe.end()
         parts.optimizer.zero_grad()
         progress.step = loaded.step + 1
         progress.tokens = loaded.stop
@@ -356,6 +365,8 @@ class Loop:
         if self.interval.steps and self.interval.last is not None:
             record = self.interval.record()
             record["token_hash"] = f"{self.progress.token_hash:016x}"
+            if self.parts.probe is not None:
+                record |= self.parts.probe.record()
             if self.parts.noise is not None:
                 record |= self.parts.noise.record(
                     batch_tokens=record["batch_tokens"],

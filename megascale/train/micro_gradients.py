@@ -23,7 +23,7 @@ from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import collect_specs
 from megascale.train.noise_scale import NoiseMeasurement, PartSums
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 
 IGNORED = -100  # a target that does not count
 SUMS = 6  # what `MicroGradientNorms.sums` adds to a step's collective
@@ -32,7 +32,7 @@ SUMS = 6  # what `MicroGradientNorms.sums` adds to a step's collective
 class MicroGradientNorms:
     """The squared norms of a step's units, dense and expert parameters apart."""
 
-    def __init__(self, parallel: DataParallel, mesh: Mesh, optimizer: ShardedAdamW):
+    def __init__(self, parallel: DataParallel, mesh: Mesh, optimizer: ShardedOptimizer):
         """Args: the wrapped model, the process's place, and the optimizer over its shards."""
         self._parallel, self._mesh = parallel, mesh
         specs = collect_specs(parallel.model)
@@ -105,7 +105,7 @@ class MicroGradientNorms:
         """This rank's share of the six sums that `measurement` reads. Collective with experts.
 
         Args:
-            gradients: the step's, complete, as `ShardedAdamW.gradients` gives them.
+            gradients: the step's, complete, as `ShardedOptimizer.gradients` gives them.
 
         Returns:
             [6] float64: of dense parameters and of experts in turn, the squared norms of all

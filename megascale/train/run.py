@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from megascale.train.checkpoint import (
     Retention,
     latest_checkpoint,
     pin,
+    read_once,
     verify_checkpoint,
 )
 from megascale.train.checks import (
@@ -138,11 +140,11 @@ def _run(
             notes.append(f"weights start from {config.train.initial_weights}")
         if found is None and branch_from is not None:
             verify_checkpoint(branch_from)
-            on_first(process, lambda: pin(branch_from, f"decay branch {config.name}"))
+            on_first(process, lambda: pin(branch_from, f"branch {config.name}"))
         if source is not None:
             progress, restored = restore(
                 source,
-                read_training_state(source),
+                read_once(partial(read_training_state, source)),
                 config,
                 parts,
                 guard,

@@ -14,7 +14,7 @@ from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 from megascale.train.micro_gradients import SUMS, MicroGradientNorms, halves
 from megascale.train.noise_scale import NoiseMeasurement
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 
 _HASH_SHIFTS = (0, 16, 32, 48)
 
@@ -75,7 +75,7 @@ class StepStatistics:
 def accumulate_gradients(
     parallel: DataParallel,
     mesh: Mesh,
-    optimizer: ShardedAdamW,
+    optimizer: ShardedOptimizer,
     loaded: LoadedStep,
     *,
     batch_tokens: int,

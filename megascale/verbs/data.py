@@ -115,6 +115,8 @@ def prepare(
         f"{done.prefix}: {facts.tokens:,} tokens in {facts.documents:,} documents from "
         f"{done.files:,} files; {done.text_bytes / facts.tokens:.2f} bytes of text per token"
     )
+    if done.resumed_tokens:
+        typer.echo(f"went on after {done.resumed_tokens:,} tokens that a killed run had written")
     if done.eos_token is None:
         typer.echo("nothing marks where a document ends")
     else:

@@ -18,6 +18,7 @@ from megascale.verbs.schedule_options import BatchRounding, RateCoupling, RateKi
 from megascale.verbs.schedule_output import segments_json, write_export
 
 if TYPE_CHECKING:
+    from megascale.propose.plan_check import JudgedPlan
     from megascale.propose.proposal import Proposal
 
 app = typer.Typer(
@@ -88,6 +89,7 @@ def schedule(
     from megascale.propose.proposal import propose, standing_layout
     from megascale.propose.replan import standing
     from megascale.verbs import schedule_inputs as inputs
+    from megascale.verbs.schedule_optimize import PlanRequest, judge_from_logs, optimize_from_logs
 
     at = None if replan is None else standing(replan)
     total = inputs.total_tokens(tokens, at)
@@ -97,70 +99,66 @@ def schedule(
         sequence, micro, ranks = standing_layout(
             at, sequence_length=seq_length, micro_batch=micro_batch, data_parallel=dp
         )
+    asked = PlanRequest(
+        objective="tokens" if optimize is None else optimize.value,
+        total=total,
+        sequence=sequence,
+        micro=micro,
+        ranks=ranks,
+        multiple=batch_multiple,
+        min_batch=min_batch,
+        max_batch=max_batch,
+        lr=lr,
+        lr_kind=lr_kind.value,
+        warmup=warmup,
+        decay=decay,
+        decay_shape=decay_shape.value,
+        final_ratio=final_ratio,
+        coupling=lr_coupling.value,
+        weight_decay=weight_decay,
+        calibrate=calibrate,
+        max_changes=max_changes,
+        min_gap=min_gap,
+        shrink=shrink,
+        step_seconds=step_seconds,
+        price=price,
+        no_worse=no_worse,
+        beyond_data=beyond_data,
+        confidence=confidence,
+        at=at,
+    )
     if optimize is not None:
-        from megascale.verbs.schedule_optimize import PlanRequest, optimize_from_logs
-
-        refuse_beside(
-            "--optimize",
-            {
-                "--table": table,
-                "--megatron-steps": megatron_steps,
-                "--law-file": law_file,
-                "--megatron-rampup": megatron_rampup,
-                "--rule": rule,
-                "--replan": replan,
-                "--interval": interval,
-                "--initial": initial,
-                "--fixed": fixed,
-            },
-        )
-        optimize_from_logs(
-            runs,
-            PlanRequest(
-                objective=optimize.value,
-                total=total,
-                sequence=sequence,
-                micro=micro,
-                ranks=ranks,
-                multiple=batch_multiple,
-                min_batch=min_batch,
-                max_batch=max_batch,
-                lr=lr,
-                lr_kind=lr_kind.value,
-                warmup=warmup,
-                decay=decay,
-                decay_shape=decay_shape.value,
-                final_ratio=final_ratio,
-                coupling=lr_coupling.value,
-                weight_decay=weight_decay,
-                calibrate=calibrate,
-                max_changes=max_changes,
-                min_gap=min_gap,
-                shrink=shrink,
-                step_seconds=step_seconds,
-                price=price,
-                no_worse=no_worse,
-                beyond_data=beyond_data,
-                confidence=confidence,
-            ),
-            to=None if to is None else to.value,
-            output=output,
-            plot=plot,
-            as_json=as_json,
-        )
+        sources: dict[str, object] = {
+            "--table": table,
+            "--megatron-steps": megatron_steps,
+            "--law-file": law_file,
+            "--megatron-rampup": megatron_rampup,
+            "--rule": rule,
+            "--interval": interval,
+            "--initial": initial,
+            "--fixed": fixed,
+        }
+        refuse_beside("--optimize", sources)
+        trainer = None if to is None else to.value
+        optimize_from_logs(runs, asked, to=trainer, output=output, plot=plot, as_json=as_json)
         return
     planning: dict[str, object] = {
-        "--runs": runs,
-        "--weight-decay": weight_decay,
         "--min-gap": min_gap,
         "--step-seconds": step_seconds,
         "--price": price,
         "--plot": plot,
         "--shrink": shrink or None,
-        "--beyond-data": beyond_data or None,
         "--no-worse": no_worse or None,
-        "--no-calibrate": None if calibrate else True,
     }
+    if runs is None:
+        planning |= {
+            "--weight-decay": weight_decay,
+            "--beyond-data": beyond_data or None,
+            "--no-calibrate": None if calibrate else True,
+        }
+    elif replan is not None:
+        rule_of = "a running run's rest is judged with --optimize alone"
+        raise ConfigError.of("--runs", str(runs[0]), rule_of)
     refuse_beside("a schedule that is not planned; give --optimize", planning)
     unit = math.lcm(micro * ranks, batch_multiple) * sequence
     sources = {
@@ -174,8 +172,9 @@ def schedule(
     if len(given) != 1:
         what = f"exactly one of {', '.join(sources)} says how large the batch is"
         raise ConfigError.of("schedule", " and ".join(given) or "(no source)", what)
-    if confidence is not None and law_file is None:
-        raise ConfigError.of("--confidence", confidence, "is of a law's band; give --law-file")
+    if confidence is not None and law_file is None and runs is None:
+        rule_of = "is of a law's band; give --law-file, or --runs"
+        raise ConfigError.of("--confidence", confidence, rule_of)
     peak, final = inputs.one_number(lr, "--lr"), inputs.one_number(final_ratio, "--final-ratio")
     request: dict[str, Any] = {}
     if law_file is not None:
@@ -243,7 +242,8 @@ def schedule(
             lr_coupling=lr_coupling.value,
             past=() if at is None else at.history,
         )
-    _show(found, text, output, as_json)
+    judged = None if runs is None else judge_from_logs(runs, asked, found.schedule, quiet=as_json)
+    _show(found, judged, text, output, as_json)
 
 
 def refuse_beside(what: str, given: dict[str, object]) -> None:
@@ -261,15 +261,24 @@ def refuse_beside(what: str, given: dict[str, object]) -> None:
             raise ConfigError.of(name, str(value), f"has no meaning with {what}")
 
 
-def _show(found: Proposal, text: str | None, output: Path | None, as_json: bool) -> None:
+def _show(
+    found: Proposal,
+    judged: JudgedPlan | None,
+    text: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
     if text is None and output is not None:
         raise ConfigError.of("--output", str(output), "says where an export goes; give --export")
     if as_json:
-        typer.echo(segments_json(found.to_dict() | {"export": text}))
+        more = {} if judged is None else {"against_fixed": judged.to_dict()}
+        typer.echo(segments_json(found.to_dict() | more | {"export": text}))
     elif text is None or output is not None:
         from megascale.verbs.schedule_tables import print_proposal
         from megascale.verbs.tables import wide_console
 
+        for sentence in () if judged is None else judged.sentences:
+            wide_console().print(sentence, highlight=False)
         print_proposal(found, wide_console())
     if text is not None and output is not None:
         write_export(output, text)

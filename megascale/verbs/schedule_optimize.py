@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from megascale.propose.best_schedule import BestSchedule
     from megascale.propose.loss_draws import LossDraws
     from megascale.propose.plan_bounds import PlanBounds
+    from megascale.propose.plan_check import JudgedPlan
     from megascale.propose.plan_verdict import PlanVerdict
+    from megascale.propose.replan import Standing
     from megascale.propose.seen_ranges import SeenRanges
     from megascale.propose.step_times import StepTimes
     from megascale.schedule.batch import BatchSchedule
@@ -40,6 +42,7 @@ class PlanRequest:
         max_changes, min_gap, shrink: of the batch.
         step_seconds, price, no_worse, beyond_data: of the objective.
         confidence: of the intervals; None is 0.9.
+        at: where a running run stands, of which only the rest is planned.
     """
 
     objective: str
@@ -67,6 +70,7 @@ class PlanRequest:
     no_worse: float
     beyond_data: bool
     confidence: float | None
+    at: Standing | None = None
 
     @property
     def unit(self) -> int:
@@ -90,23 +94,55 @@ def optimize_from_logs(
         ConfigError: no logs, or as `optimize_schedule`.
         FitError: the logs do not tell the law.
     """
+    if not paths:
+        rule = "--optimize plans under a law of whole schedules: give the logs that it is fitted to"
+        raise ConfigError.of("--runs", None, rule, "--runs runs/")
+    law = _law(paths, request, quiet=as_json)
+    optimize_schedule(law, request, source=", ".join(map(str, paths)), as_json=as_json, **shown)
+
+
+def judge_from_logs(
+    paths: Sequence[Path], request: PlanRequest, schedule: BatchSchedule, *, quiet: bool
+) -> JudgedPlan:
+    """Fit the law of whole schedules to logs, and judge a given schedule under it.
+
+    Args:
+        paths: of the logs.
+        request: the options: learning rate, bounds of the opponent.
+        schedule: realised segments from token 0.
+        quiet: show no progress.
+
+    Raises:
+        FitError: the logs do not tell the law.
+        ScheduleError: the opponent's bounds lie outside what the law has seen.
+    """
+    from megascale.propose.plan_check import judge_schedule
+
+    law = _law(paths, request, quiet=quiet)
+    request = replace(request, min_batch=None, max_batch=None)
+    return judge_schedule(
+        law,
+        bounds_of(request, law.seen),
+        [(segment.start_tokens, segment.batch_tokens) for segment in schedule.segments],
+        confidence=request.confidence or 0.9,
+        beyond_data=request.beyond_data,
+    )
+
+
+def _law(paths: Sequence[Path], request: PlanRequest, *, quiet: bool) -> LossDraws:
     from megascale.propose.planning_law import law_of_logs
     from megascale.verbs.option_words import read_options
     from megascale.verbs.progress import StageLine
     from megascale.verbs.reading import load_logs
 
-    if not paths:
-        rule = "--optimize plans under a law of whole schedules: give the logs that it is fitted to"
-        raise ConfigError.of("--runs", None, rule, "--runs runs/")
     table = load_logs(paths, None, read_options(), False, 1, True)
-    with StageLine(quiet=as_json) as line:
-        law = law_of_logs(
+    with StageLine(quiet=quiet) as line:
+        return law_of_logs(
             table,
             weight_decay=request.weight_decay,
             calibrate=request.calibrate,
             progress=line.show,
         )
-    optimize_schedule(law, request, source=", ".join(map(str, paths)), as_json=as_json, **shown)
 
 
 def optimize_schedule(
@@ -158,6 +194,7 @@ def optimize_schedule(
             to,  # type: ignore[arg-type]
             lr=verdict.chosen.plan.lr,
             lr_coupling=found.bounds.coupling,
+            past=() if request.at is None else request.at.history,
         )
     if plot is not None:
         from megascale.report.plan_figure import draw_best_schedule
@@ -228,6 +265,7 @@ def lay_out(
         data_parallel=request.ranks,
         batch_multiple=request.multiple,
         rounding="exact",
+        start=(0, 0) if request.at is None else (request.at.tokens, request.at.step),
         lr_coupling=found.bounds.coupling,
         source=source,
         key="--optimize",
@@ -268,8 +306,8 @@ def bounds_of(request: PlanRequest, seen: SeenRanges) -> PlanBounds:
     warmup = min(round(seen.warmup_tokens), total // 2)
     if request.warmup is not None:
         warmup = parse_count(request.warmup, "--warmup")
-    gap = max(total // GAPS, 1)
-    return PlanBounds(
+    gap = max((total - (0 if request.at is None else request.at.tokens)) // GAPS, 1)
+    made = PlanBounds(
         total_tokens=total,
         unit_tokens=unit,
         batch=(least, most),
@@ -284,6 +322,49 @@ def bounds_of(request: PlanRequest, seen: SeenRanges) -> PlanBounds:
         shapes=(request.decay_shape,),  # type: ignore[arg-type]
         coupling=request.coupling,  # type: ignore[arg-type]
         weight_decay=request.weight_decay or 0.0,
+    )
+    return made if request.at is None else _bounds_of_rest(made, request, request.at)
+
+
+def _bounds_of_rest(bounds: PlanBounds, request: PlanRequest, at: Standing) -> PlanBounds:
+    """The bounds of a running run's rest: its batches so far, its learning rate's warmup and peak,
+    and its decay unless another is asked for.
+
+    Raises:
+        ConfigError: the run's config does not say its learning rate, or the option changes what
+            has been run.
+    """
+    for key, given in (("--lr", request.lr), ("--warmup", request.warmup)):
+        if given is not None:
+            raise ConfigError.of(key, given, "has been run already; the run's own holds")
+    peak, kind = at.lr.get("peak"), at.lr.get("kind")
+    if not isinstance(peak, float) or kind not in ("wsd", "constant"):
+        rule = "must have a config beside its log that says a learning rate of kind wsd or constant"
+        raise ConfigError.of("--replan", at.path, rule)
+    decay, final = bounds.decay_tokens, bounds.final_ratio
+    if request.decay is None:
+        decay = (int(at.lr.get("decay_tokens") or 0),) * 2
+    if request.final_ratio is None:
+        own = at.lr.get("final_lr")
+        ratio = at.lr.get("final_ratio", 0.1) if own is None else own / peak
+        final = (float(ratio),) * 2
+    left = bounds.total_tokens - at.tokens
+    if request.decay is not None and decay[1] > left:
+        raise ConfigError.of("--decay", request.decay, "longer than what is left of the run", left)
+    past = tuple(
+        (point.start_tokens, point.batch_tokens)
+        for point in at.history
+        if point.start_tokens < max(at.tokens, 1)
+    )
+    return replace(
+        bounds,
+        lr_kind=kind,
+        peak=(peak, peak),
+        warmup_tokens=int(at.lr.get("warmup_tokens") or 0),
+        decay_tokens=decay,
+        final_ratio=final,
+        past=past,
+        start_tokens=at.tokens,
     )
 
 

@@ -25,6 +25,8 @@ class Trainer(StrEnum):
     torchtitan = "torchtitan"
     olmo_core = "olmo-core"
     hf = "hf"
+    torchtitan_segments = "torchtitan-segments"
+    hf_segments = "hf-segments"
 
 
 class BatchRounding(StrEnum):
@@ -303,7 +305,8 @@ PlanRuns = Annotated[
     list[Path] | None,
     typer.Option(
         "--runs",
-        help="Logs that the law of whole schedules is fitted to first; repeatable.",
+        help="Logs that a law of whole schedules is fitted to first, to plan under it or to judge "
+        "the schedule; repeatable.",
         rich_help_panel=PLANNING,
     ),
 ]

@@ -74,7 +74,11 @@ def wide_console() -> Console:
     """Standard output, at least `WIDTH` columns wide where it is no terminal."""
     from rich.console import Console
 
-    console = Console()
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # the command line knows what that means
+
+    console = Piped()
     if not console.is_terminal:
         console.width = max(console.width, WIDTH)
     return console

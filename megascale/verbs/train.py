@@ -72,6 +72,13 @@ def train(
             "abandoned. The same command again resumes.",
         ),
     ] = None,
+    branch_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start this config's run, as it is, from a checkpoint of another run, which stays "
+            "as it is."
+        ),
+    ] = None,
     allow_changed: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,16 +98,15 @@ def train(
     changeable = tuple(allow_changed or ())
     with found_alike("node"):  # no rank depends on another yet, and all of a node see the same
         _check_options(explain, dry_run, as_json, world_size)
-        _check_starts(branch_decay, rewind_to)
+        _check_starts(branch_decay, branch_from, rewind_to)
         cfg = _config(config, overrides or [], branch_decay)
+        origin = branch_from if branch_decay is None else branch_decay
         if explain:
             _explain(cfg, ranks, as_json)
             return
         from megascale.train.checks import check_free, check_run
 
-        check_run(
-            cfg, ranks, branch_from=branch_decay, rewind_to=rewind_to, allow_changed=changeable
-        )
+        check_run(cfg, ranks, branch_from=origin, rewind_to=rewind_to, allow_changed=changeable)
         if dry_run:
             check_free(cfg)
             typer.echo(
@@ -119,7 +125,7 @@ def train(
         run(
             cfg,
             display=RunConsole,
-            branch_from=branch_decay,
+            branch_from=origin,
             rewind_to=rewind_to,
             allow_changed=changeable,
         )
@@ -145,12 +151,18 @@ def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int 
         )
 
 
-def _check_starts(branch_decay: Path | None, rewind_to: Path | None) -> None:
+def _check_starts(
+    branch_decay: Path | None, branch_from: Path | None, rewind_to: Path | None
+) -> None:
+    """Refuse two places to start from."""
     from megascale.errors import ConfigError
 
-    if branch_decay is not None and rewind_to is not None:
-        rule = "goes back within a run, --branch-decay begins another: they exclude each other"
-        raise ConfigError.of("--from", str(rewind_to), rule)
+    starts = {"--branch-decay": branch_decay, "--branch-from": branch_from, "--from": rewind_to}
+    given = {key: value for key, value in starts.items() if value is not None}
+    if len(given) > 1:
+        key, value = list(given.items())[-1]
+        about = "--from goes back within a run, a branch begins another"
+        raise ConfigError.of(key, str(value), f"{' and '.join(given)} exclude each other: {about}")
 
 
 def _config(path: Path, overrides: list[str], branch_decay: Path | None) -> RunConfig:

@@ -97,6 +97,15 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
     return value
 
 
+def mutate_number(value: Any, rng: random.Random) -> None:
+    """Change one number of a JSON value, in place, to one that is extreme or far from it."""
+    places = [(parent, key) for parent, key in _places(value) if type(parent[key]) in (int, float)]
+    parent, key = rng.choice(places)
+    old = parent[key]
+    extreme = [0, -1, 1, 5e-324, 1e-300, 1e-90, 1e-8, 1e20, 1e90, 1e300, 1e308]
+    parent[key] = rng.choice([*extreme, -old, old * 1e6, old * 1e-6, old * (1 + 1e-9)])
+
+
 def mutate_json(value: Any, rng: random.Random) -> bytes:
     """The text of a changed value, now and then damaged as text or bytes too."""
     text = json.dumps(mutate_value(value, rng))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import random
 import shutil
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 
 from megascale.errors import UserError
-from tests.borders.mutation import WORDS, mutate_bytes, mutate_json, mutate_text
+from tests.borders.mutation import WORDS, mutate_bytes, mutate_json, mutate_number, mutate_text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONFIGS = REPOSITORY / "configs"
@@ -119,6 +120,37 @@ def _law(rng: random.Random, sound: Path, scratch: Path) -> None:
         law_band(law, n, d)
 
 
+def _law_in_use(rng: random.Random, sound: Path, scratch: Path) -> None:
+    """A law file of the right form whose numbers are extreme, through the verbs that use it."""
+    from megascale.cli import main
+
+    content = json.loads(rng.choice(sorted(CONFIGS.glob("laws/*.json"))).read_bytes())
+    for _ in range(rng.randint(1, 3)):
+        mutate_number(content, rng)
+    file = scratch / "law.json"
+    file.write_text(json.dumps(content))
+    size = rng.choice(["--params=1B", "--params=10M"])
+    words = [
+        "schedule",
+        f"--law-file={file}",
+        size,
+        "--tokens=20B",
+        rng.choice(["--json", "--dp=8"]),
+    ]
+    if rng.random() < 0.5:
+        words = ["recommend", f"--law-file={file}", size, "--tokens=20B"]
+    shown = io.StringIO()
+    code: object = 0
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+        try:
+            main(words)
+        except SystemExit as left:
+            code = left.code
+    if code != 0:
+        assert code in range(2, 8), shown.getvalue()
+        raise UserError(shown.getvalue())
+
+
 def _make_run(folder: Path) -> None:
     from tests.formats.test_run_log import record
     from tests.runs.readers.test_own import HEADER
@@ -162,8 +194,6 @@ _GRID = b"n_params,tokens,lr,batch_tokens,loss\n1e8,2e9,0.001,65536,3.1\n1e8,2e9
 
 
 def _make_tables(folder: Path) -> None:
-    import io
-
     import polars as pl
 
     for name, text in (("points", _POINTS), ("grid", _GRID)):
@@ -258,13 +288,18 @@ def _manifest(rng: random.Random, sound: Path, scratch: Path) -> None:
 
 def _checkpoint(rng: random.Random, sound: Path, scratch: Path) -> None:
     """Index, state and tensor file, changed after their hashes were checked."""
-    from megascale.train.checkpoint import list_checkpoints, load_checkpoint, set_rng_state
+    from megascale.train.checkpoint import (
+        list_checkpoints,
+        load_checkpoint,
+        read_rank_state,
+        set_rng_state,
+    )
     from megascale.train.saved_state import read_training_state
     from tests.train.checkpoint_samples import empty_like, equal
 
     folder = scratch / "checkpoint"
     shutil.copytree(list_checkpoints(sound)[-1].path, folder)
-    kind = rng.choice(["index.json", "state.json", "tensors"])
+    kind = rng.choice(["index.json", "state.json", "rank-00000.json", "tensors"])
     if kind == "tensors":
         file = next(folder.glob("*.safetensors"))
         data = file.read_bytes()
@@ -277,11 +312,11 @@ def _checkpoint(rng: random.Random, sound: Path, scratch: Path) -> None:
     state = load_checkpoint(folder, wanted)
     if kind == "index.json":
         assert not any((chunk.local == 77).all() for chunk in wanted)
-    if kind == "state.json":
+    if kind in ("state.json", "rank-00000.json"):
         assert equal(wanted, _chunks())
         kept = torch.get_rng_state()
         try:
-            set_rng_state(state["ranks"][0] if state["ranks"] else {})
+            set_rng_state(read_rank_state(folder, 0, state) or {})
         finally:
             torch.set_rng_state(kept)
 
@@ -359,6 +394,7 @@ BORDERS: dict[str, Border] = {
     "model preset": Border(_nothing, _preset),
     "study": Border(_nothing, _study),
     "law file": Border(_nothing, _law),
+    "law in use": Border(_nothing, _law_in_use),
     "run log": Border(_make_run, _run_log),
     "foreign log": Border(_nothing, _foreign_log),
     "table": Border(_make_tables, _table),

@@ -130,6 +130,11 @@ def test_arguments_of_a_fit(arguments, said):
         fit("power_law", given_.pop("x"), given_.pop("y"), threads=1, **given_)
 
 
+def test_a_law_that_is_no_name():
+    with pytest.raises(FitError, match="law = 3: must be the name of a law"):
+        fit(3, np.ones(3), np.ones(3))
+
+
 def test_a_masked_array_without_masked_values_is_an_array():
     x = np.geomspace(1.0, 64.0, 7)
     y = np.ma.masked_array(2 * x**-0.5)

@@ -17,7 +17,7 @@ from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import gather_full, gradient
 from megascale.train.micro_gradients import MicroGradientNorms
 from megascale.train.noise_scale import PartSums
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective, accumulate_gradients
 from tests.multiprocess.harness import spawn_ranks
 from tests.multiprocess.test_data_parallel import LENGTH, SEQUENCES, model_config, window
@@ -34,8 +34,7 @@ def build(mesh: Mesh, moe: bool, *, sequence_parallel: bool, gather: str, compil
     model = Qwen3(model_config(moe), mesh, options)
     initialize(model, mesh, seed=3)
     parallel = DataParallel(model, mesh, precision="fp32", gather=gather)
-    decays = {name: True for name, _ in model.named_parameters()}
-    optimizer = ShardedAdamW(model, mesh, decays=decays, beta1=0.9, beta2=0.95, eps=1e-8)
+    optimizer = ShardedOptimizer(model, mesh)
     return parallel, optimizer
 
 

@@ -64,9 +64,11 @@ def known_plan(batches: tuple[tuple[int, int], ...], decay: int) -> SchedulePlan
     return SchedulePlan(batches, lr)
 
 
-def write_known_logs(path: Path, *, noise: float = 0.003, seconds: bool = False) -> Path:
+def write_known_logs(
+    path: Path, *, noise: float = 0.003, seconds: bool = False, seed: int = 1
+) -> Path:
     """A table of logs of `PLANS` under the known law, a hundred rows a run, with jitter."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seed)
     values = KnownLaw(1).values
     lines = ["run,tokens,batch_tokens,lr,train_loss,validation_loss,seconds"]
     for name, (batches, decay) in PLANS.items():

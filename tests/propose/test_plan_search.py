@@ -108,3 +108,38 @@ def test_refining_never_loses() -> None:
     end = refine(start, Goal(), SMALL, judge)
     assert judge.judged([end])[0][0] < judge.judged([start])[0][0]
     assert SMALL.allows(end)
+
+
+@pytest.mark.parametrize("goal", [Goal("loss"), Goal("cost")])
+def test_the_rest_of_a_running_run(goal) -> None:
+    """What was run stays; the rest is as good as the best of an exhaustive list."""
+    past, now = ((0, 256), (200_000, 512)), 400_000
+    bounds = replace(
+        SMALL,
+        past=past,
+        start_tokens=now,
+        max_changes=2,
+        min_gap=60_000,
+        decay_tokens=(200_000, 200_000),
+    )
+    law = KnownLaw(4)
+    [lr] = rates(bounds, 1)
+    plans = [bounds.plan(past, lr)]
+    sizes = range(256, 2049, 256)
+    spots = range(now, TOTAL - 59_999, 60_000)
+    for starts in [*((s,) for s in spots), *itertools.combinations(spots, 2)]:
+        for chosen in itertools.product(sizes, repeat=len(starts)):
+            plan = bounds.plan((*past, *zip(starts, chosen, strict=True)), lr)
+            if bounds.allows(plan):
+                plans.append(plan)
+    opponent = best_fixed(bounds, Judge(law, np.arange(4), steps))
+    assert opponent.batches[:2] == past
+    assert all(start == now for start, _ in opponent.batches[2:])
+    against = law.end_losses([opponent.history()])[:, 0]
+    judge = Judge(law, np.arange(4), steps, 0.95, against)
+    found = best_plan(goal, bounds, judge, judge, opponent)
+    assert found.batches[:2] == past
+    assert bounds.allows(found)
+    [(_, own)], [(_, best)] = judge.best([found], goal), judge.best(plans, goal)
+    assert own[0] == best[0] == 0
+    assert own[1] <= best[1] + (5e-4 if goal.small == "loss" else 0.005 * best[1])

@@ -70,3 +70,10 @@ def test_ranges_of_planned_runs_are_seen() -> None:
     assert SeenRanges.of_histories([constant.history()]).decay_share is None
     assert SeenRanges.of_histories([PLAN.history()]).warmup_tokens == 50_000
     assert seen.warmup_tokens == 25_000
+
+
+def test_what_has_been_run_is_not_shortened() -> None:
+    rest = PLAN.scaled(0.5, 400_000)
+    assert rest.total_tokens == 700_000
+    assert rest.batches == ((0, 256), (300_000, 512), (650_000, 1024))
+    assert rest.lr.decay_tokens == 100_000

@@ -26,7 +26,7 @@ from megascale.train.noise_scale import (
     learning_rate_shares,
     ratio_of_means,
 )
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective, accumulate_gradients
 from tests.tiny_run import (
     MODEL,
@@ -158,8 +158,7 @@ def test_the_interval_holds_the_noise_scale_of_a_real_population():
     truth = length * float((examples - mean).square().sum(1).mean() / mean.square().sum())
 
     parallel = DataParallel(model, Mesh(), precision="fp32")
-    decays = {name: True for name, _ in model.named_parameters()}
-    optimizer = ShardedAdamW(model, Mesh(), decays=decays, beta1=0.9, beta2=0.95, eps=1e-8)
+    optimizer = ShardedOptimizer(model, Mesh())
     norms, scale = MicroGradientNorms(parallel, Mesh(), optimizer), NoiseScale(window=64)
     for step in range(64):
         drawn = torch.randint(0, population, (batch,))

@@ -9,6 +9,7 @@ import pytest
 
 from megascale.config import load_config
 from tests.propose.known_law import write_known_logs
+from tests.propose.test_replan import log
 from tests.verbs.scene import call
 
 LAYOUT = ["--seq-length", "32", "--micro-batch", "4", "--tokens", "1M"]
@@ -138,3 +139,57 @@ def test_beyond_the_data_recommends_nothing(logs, capsys) -> None:
     small = any(b["batch_tokens"] < 256 for b in content["proposal"]["batches"])
     assert bool(unseen) == small
     assert content["recommended"] is False or not small
+
+
+def test_the_rest_of_a_running_run_is_planned(logs, tmp_path, capsys) -> None:
+    run = log(tmp_path / "run", [256] * 1172 + [512] * 200)
+    lr = {"kind": "wsd", "peak": 5e-3, "warmup_tokens": 50_000, "decay_tokens": 200_000}
+    train = {"total_tokens": 1_000_000, "micro_batch_size": 1}
+    content = {"train": train, "lr": lr | {"final_ratio": 0.1, "final_lr": None}}
+    (run / "config.json").write_text(json.dumps(content))
+    line = ["schedule", "--optimize", "tokens", "--runs", str(logs), "--replan", str(run)]
+    line += ["--no-calibrate", "--max-changes", "1"]
+    assert call([*line, "--json", "--export", "yaml"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    now = 1172 * 256 + 200 * 512
+    for one in (found["opponent"], found["proposal"], *found["front"]):
+        batches = [(b["start_tokens"], b["batch_tokens"]) for b in one["batches"]]
+        assert batches[:2] == [(0, 256), (1172 * 256, 512)]
+        assert all(start >= now for start, _ in batches[2:])
+        assert one["lr"]["decay_tokens"] == 200_000
+    assert found["segments"][0]["start_tokens"] == now
+    assert "0: 256, 300_032: 512" in found["export"]
+    assert call([*line, "--lr", "5e-3"]) == 2
+    assert "has been run already" in capsys.readouterr().err
+    assert call([*line, "--decay", "700K"]) == 2
+    assert "longer than what is left of the run" in capsys.readouterr().err
+    (run / "config.json").write_text(json.dumps({"train": train}))
+    assert call(line) == 2
+    assert "must have a config beside its log" in capsys.readouterr().err
+
+
+def judged(logs: Path, capsys, *more: str) -> dict:
+    line = ["schedule", *more, *LAYOUT, "--runs", str(logs), "--no-calibrate", "--json"]
+    assert call(line) == 0
+    return json.loads(capsys.readouterr().out)["against_fixed"]
+
+
+def test_a_given_schedule_is_judged_against_the_best_fixed_batch(logs, capsys) -> None:
+    late = ["--rule", "late", "--initial", "256", "--max-batch", "2Ki", "--lr", "5e-3"]
+    grown = judged(logs, capsys, *late, "--decay", "0")
+    assert grown["schedule"]["difference"]["high"] < 0
+    assert "is better than the best fixed batch" in grown["verdict"][0]
+    assert len(grown["opponent"]["batches"]) == 1
+    shrunk = judged(logs, capsys, "--table", "0:2Ki,500K:256", "--decay", "0")
+    assert shrunk["schedule"]["difference"]["low"] > 0
+    assert "is worse than the best fixed batch" in shrunk["verdict"][0]
+    unseen = judged(logs, capsys, "--table", "0:128,500K:512", "--decay", "200K")
+    assert any("a batch of 128" in said for said in unseen["outside_seen"])
+    assert "no recommendation" in unseen["verdict"][1]
+
+
+def test_a_judged_schedule_starts_at_token_0(logs, tmp_path, capsys) -> None:
+    run = log(tmp_path / "run", [256] * 10)
+    line = ["schedule", "--table", "0:512", "--replan", str(run), "--runs", str(logs)]
+    assert call(line) == 2
+    assert "--optimize alone" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from megascale.errors import CheckpointError, ConfigError
 from megascale.formats.json_text import read_json
 from megascale.train.rundir import sync_directory, write_durably
 
-FORMAT = "megascale.checkpoint/1"
+FORMAT = "megascale.checkpoint/2"
+READABLE = ("megascale.checkpoint/1", FORMAT)
+"""Format versions that are read; the first kept the random states of all ranks in the state."""
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.json"
 STATE_FILE = "state.json"
@@ -79,6 +81,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def rank_file(rank: int) -> str:
+    """The file with what differs from rank to rank, of one rank."""
+    return f"rank-{rank:05d}.json"
+
+
 def json_bytes(value: Any) -> bytes:
     """`value` as the JSON of a checkpoint file; refuses what JSON cannot hold exactly."""
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
@@ -92,7 +99,7 @@ def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
             something that is not a plain file name.
     """
     manifest = read_object(path / MANIFEST_FILE)
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in READABLE:
         raise CheckpointError.of(
             f"format of {path / MANIFEST_FILE}", manifest.get("format"), "cannot be read", FORMAT
         )
@@ -117,13 +124,8 @@ def manifest_bytes(files: dict[str, tuple[int, str]]) -> bytes:
     return json_bytes({"format": FORMAT, "files": entries})
 
 
-def damage(path: Path, *, part: int = 0, parts: int = 1) -> list[str]:
+def damage(path: Path) -> list[str]:
     """What is wrong with a checkpoint, checked by size and sha256 against its manifest.
-
-    Args:
-        path: the checkpoint.
-        part, parts: check only every `parts`-th file starting at `part`, so that ranks share
-            the reading.
 
     Returns:
         One line per finding; empty when sound.
@@ -132,9 +134,13 @@ def damage(path: Path, *, part: int = 0, parts: int = 1) -> list[str]:
         files = read_manifest(path)
     except CheckpointError as failure:
         return [str(failure)]
+    return damage_of(path, files)
+
+
+def damage_of(path: Path, files: Mapping[str, tuple[int, str]]) -> list[str]:
+    """What is wrong with some files of a checkpoint: name -> (bytes, sha256)."""
     found = []
-    for name in sorted(files)[part::parts]:
-        size, digest = files[name]
+    for name, (size, digest) in sorted(files.items()):
         try:
             actual = (path / name).stat().st_size
             if actual != size:

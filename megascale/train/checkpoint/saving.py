@@ -133,7 +133,7 @@ class Checkpointer:
             chunks: every tensor of the training state, as this rank's boxes of global tensors;
                 boxes that several ranks hold are written once.
             state: everything else, as JSON-able data; rank 0's counts.
-            rank_state: what differs from rank to rank (RNG states); kept in `state["ranks"]`.
+            rank_state: what differs from rank to rank (RNG states); in a file of each rank.
 
         Returns:
             The result, or None when the save goes on in the background.
@@ -264,12 +264,11 @@ class Checkpointer:
     ) -> SaveResult:
         final = self.directory / checkpoint_name(step, tokens)
         folder = self.directory / (TEMPORARY_PREFIX + final.name)
-        planner = ChunkSavePlanner(rank_state)
         total_bytes = 0
 
         def finished(index: dict[str, Any], files: dict[str, tuple[int, str]]) -> None:
             nonlocal total_bytes
-            whole = _with_own_keys(state, step, tokens, self._world_size, planner.rank_states)
+            whole = _with_own_keys(state, step, tokens, self._world_size)
             for name, data in ((INDEX_FILE, json_bytes(index)), (STATE_FILE, json_bytes(whole))):
                 _write_file(folder / name, data)
                 files[name] = (len(data), file_sha256(folder / name))
@@ -288,8 +287,10 @@ class Checkpointer:
         try:
             dcp.save(
                 group_chunks(chunks),
-                storage_writer=SafetensorsWriter(folder, finished),
-                planner=planner,
+                storage_writer=SafetensorsWriter(
+                    folder, finished, None if rank_state is None else json_bytes(dict(rank_state))
+                ),
+                planner=ChunkSavePlanner(),
                 process_group=self._group,
                 no_dist=self._group is None,
             )
@@ -343,7 +344,6 @@ def _with_own_keys(
     step: int,
     tokens: int,
     world_size: int,
-    rank_states: list[Any],
 ) -> dict[str, Any]:
     given = json.loads(state) if isinstance(state, bytes) else dict(state)
     return {
@@ -354,7 +354,6 @@ def _with_own_keys(
         "torch": torch.__version__,
         "world_size": world_size,
         **given,
-        "ranks": rank_states,
     }
 
 
