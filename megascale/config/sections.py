@@ -13,6 +13,7 @@ from megascale.config.fields import (
     Count,
     NonNegativeFloat,
     PositiveCount,
+    PositiveFloat,
     Section,
     message_as_is,
 )
