@@ -13,6 +13,7 @@ from megascale.config.fields import (
     Count,
     NonNegativeFloat,
     PositiveCount,
+    PositiveFloat,
     Section,
     message_as_is,
 )
@@ -69,6 +70,11 @@ class TrainConfig(Section):
         None,
         description="hub folder (config.json and safetensors) that a new run takes its weights "
         "from; null draws them from the seed",
+    )
+    exit_after_minutes: PositiveFloat | None = Field(
+        None,
+        description="minutes after which this process writes a checkpoint and ends with exit code "
+        "75, as for a signal; starting again goes on. null for never",
     )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
@@ -193,6 +199,16 @@ class CheckpointConfig(Section):
         1000,
         description="steps between two checkpoints, instead of interval_tokens; both null write "
         "one at the end only",
+    )
+    interval_minutes: PositiveFloat | None = Field(
+        None,
+        description="minutes by the clock after which a checkpoint is due as well, whatever the "
+        "steps and tokens; null for never",
+    )
+    full_disk_minutes: NonNegativeFloat = Field(
+        10.0,
+        description="minutes the last checkpoint of a run waits for room on a full disk before "
+        "older checkpoints are given up, oldest first",
     )
     keep_last: PositiveCount = Field(3, description="newest checkpoints kept")
     keep_every_tokens: PositiveCount | None = Field(

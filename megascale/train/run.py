@@ -10,8 +10,8 @@ import torch
 
 from megascale import __version__
 from megascale.config import RunConfig, dump_yaml
-from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, found_alike
-from megascale.formats.run_log import RunLog, read_run
+from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError, found_alike
+from megascale.formats.run_log import RunLog, attempts_of, read_run
 from megascale.model.count import count_parameters
 from megascale.model.hf import import_model
 from megascale.plan.flops import device_peak
@@ -51,7 +51,7 @@ from megascale.train.saved_state import read_training_state
 from megascale.train.signals import SignalFlags
 from megascale.train.state import RunCounters, restore
 from megascale.train.telemetry.interval import IntervalAccumulator
-from megascale.train.telemetry.reporter import MakesDisplay, Reporter
+from megascale.train.telemetry.reporter import MakesDisplay, Reporter, RunDisplay
 from megascale.train.telemetry.sinks import Sink, TensorBoardSink, WandbSink
 
 Attempt = Literal["start", "resume", "rewind", "branch"]
@@ -158,6 +158,12 @@ def _run(
         schedule = batch_schedule_of(config, parts.mesh.dp_size, start)
         check_sequence_lengths(config, process.world_size, schedule)
     path = run_path(config)
+    complete = found is not None and target is None and progress.tokens >= schedule.total_tokens
+    if complete and from_first(process, process.is_main and _ended_well(path)):
+        checkpointer.close()
+        if process.is_main:
+            _show_finished(path, display(total_tokens=progress.tokens, mode=config.log.console))
+        return EXIT_DONE
     if found is not None:
         notes += on_first(process, lambda: schedule_jumps(path, config, progress.tokens)) or []
     # Only now, with everything accepted, does the run directory take on this config.
@@ -165,7 +171,8 @@ def _run(
     if target is not None:
         on_first(process, lambda: leave_behind(target))
     reporter = on_first(
-        process, lambda: _reporter(config, directory, schedule, process, interval, display)
+        process,
+        lambda: _reporter(config, directory, schedule, process, interval, display),
     )
     if reporter is not None:
         how: Attempt = "start"
@@ -191,7 +198,6 @@ def _run(
         reporter=reporter,
         fresh=found is None,
     )
-    loop.last_checkpoint = None if source is None else str(source)
     try:
         code = loop.run() if progress.tokens < schedule.total_tokens else EXIT_DONE
         if reporter is not None:
@@ -347,10 +353,30 @@ def _report_end(
     if code == EXIT_INTERRUPTED:
         reporter.console.line("interrupted after a checkpoint: start again to go on")
         return
-    reporter.summary()
     assert directory is not None
-    from megascale.train.telemetry.figure import draw_run
+    try:
+        reporter.summary()
+        from megascale.train.telemetry.figure import draw_run
 
-    data = read_run(directory.path)
-    if data.records:
-        reporter.console.line(f"loss plot: {draw_run(data, directory.path / 'loss.png')}")
+        data = read_run(directory.path)
+        if data.records:
+            reporter.console.line(f"loss plot: {draw_run(data, directory.path / 'loss.png')}")
+    except Exception as failure:  # whatever it is: the run is complete, and its model is saved
+        reporter.console.line(
+            f"WARNING: the run is complete, but its summary and loss plot are not: {failure!r}"
+        )
+
+
+def _ended_well(path: Path) -> bool:
+    """Whether the log of a run says that its last attempt ended with success."""
+    try:
+        return attempts_of(read_run(path).events).exit_code == EXIT_DONE
+    except UserError:
+        return False
+
+
+def _show_finished(path: Path, display: RunDisplay) -> None:
+    """Show a run that ended before; its log stays as it is."""
+    display.summary(read_run(path).records)
+    display.line(f"{path}: the run has consumed all its tokens; nothing is left to do")
+    display.stop()

@@ -47,6 +47,7 @@ MAY_CHANGE = (
     "train.compile",
     "train.activation_checkpointing",
     "train.threads",
+    "train.exit_after_minutes",
     "train.eval_interval_tokens",
     "train.eval_at_start",
     "train.eval_tokens",
@@ -66,6 +67,10 @@ PAST = "past"
 """Allows a resumed run whose consumed tokens would be others now; `all` does not."""
 
 
+class DiskFullError(RunError):
+    """The disk or the quota is full: room may come back, or be made."""
+
+
 def disk_error(key: str, path: Path, failure: OSError) -> RunError:
     """What the user reads when `path` cannot be written."""
     if failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -73,7 +78,9 @@ def disk_error(key: str, path: Path, failure: OSError) -> RunError:
             f"{os.strerror(failure.errno)}; free some space (or raise the quota or file size "
             "limit) and start the same command again"
         )
-    elif failure.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        kind = RunError if failure.errno == errno.EFBIG else DiskFullError
+        return kind.of(key, str(path), rule)
+    if failure.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         rule = (
             f"{os.strerror(failure.errno)}; make it writable for this user or choose another "
             "output_dir"

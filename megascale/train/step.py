@@ -49,6 +49,7 @@ class StepStatistics:
         token_hash: `position_hash` of the tokens the step consumed.
         signalled: whether any rank was told to stop.
         saving: whether any rank was still writing a checkpoint in the background.
+        late: whether on any rank a checkpoint was due by its clock.
         noise: what the micro-batches say about the gradient's noise; None where not measured.
     """
 
@@ -62,6 +63,7 @@ class StepStatistics:
     token_hash: int
     signalled: bool
     saving: bool
+    late: bool
     noise: NoiseMeasurement | None = None
 
     @property
@@ -81,6 +83,7 @@ def accumulate_gradients(
     balance_counts: torch.Tensor | None = None,
     signalled: Callable[[], bool] = lambda: False,
     saving: bool = False,
+    late: bool = False,
     norms: MicroGradientNorms | None = None,
 ) -> tuple[StepStatistics, list[torch.Tensor]]:
     """Forward and backward of all micro-batches of a step, reduced over all ranks.
@@ -94,6 +97,7 @@ def accumulate_gradients(
         signalled: whether this rank was told to stop, asked when all micro-batches are done; the
             statistics say whether any was.
         saving: whether this rank is still writing a checkpoint; likewise.
+        late: whether on this rank a checkpoint is due by its clock; likewise.
         norms: measures the gradient noise of this step; None does not.
 
     Returns:
@@ -133,12 +137,14 @@ def accumulate_gradients(
     # 64 bits in four parts, which float64 sums exactly over any number of ranks
     parts = [float((loaded.token_hash >> shift) & 0xFFFF) for shift in _HASH_SHIFTS]
     flags = torch.tensor(
-        [*parts, float(signalled()), float(saving)], dtype=torch.float64, device=device
+        [*parts, float(signalled()), float(saving), float(late)],
+        dtype=torch.float64,
+        device=device,
     )
     vector = torch.cat([totals, flags]) if totals is not None else flags
     if mesh.tp_rank:
         vector.zero_()  # tensor-parallel ranks hold the same: one of them speaks for its group
-        vector[-2:] = flags[-2:]
+        vector[-3:] = flags[-3:]
     vector = torch.cat([vector, square.reshape(1)])
     if norms is not None:
         vector = torch.cat([norms.sums(gradients), vector])
@@ -162,11 +168,12 @@ def accumulate_gradients(
             expert_counts=values[3:entropy_start].long().reshape(layers, experts),
             router_entropy_sum=values[entropy_start : entropy_start + layers].tolist(),
             token_hash=sum(
-                int(part) << shift for part, shift in zip(values[-7:-3], _HASH_SHIFTS, strict=True)
+                int(part) << shift for part, shift in zip(values[-8:-4], _HASH_SHIFTS, strict=True)
             )
             % 2**64,
-            signalled=bool(values[-3] > 0),
-            saving=bool(values[-2] > 0),
+            signalled=bool(values[-4] > 0),
+            saving=bool(values[-3] > 0),
+            late=bool(values[-2] > 0),
             noise=noise,
         ),
         gradients,

@@ -205,6 +205,26 @@ class Checkpointer:
         self._verified.add(outcome.path.name)
         return outcome
 
+    def give_up_oldest(self) -> str | None:
+        """Delete the oldest checkpoint that is not the newest sound one, pinned or kept for ever.
+
+        Collective, with no save in flight.
+
+        Returns:
+            Its name; None where there is none to give up.
+        """
+        box: list[str | None] = [None]
+        if self._rank == 0:
+            least = Retention(1, self.retention.keep_every_tokens)
+            saved = list_checkpoints(self.directory)
+            pinned = pinned_names(self.directory)
+            for victim in least.superfluous(saved, verified=self._verified, pinned=pinned)[:1]:
+                delete_checkpoint(victim.path)
+                box = [victim.path.name]
+        if self._group is not None:
+            dist.broadcast_object_list(box, group=self._group, group_src=0)
+        return box[0]
+
     def close(self) -> SaveResult | None:
         """Finish the save in flight, as `collect`, and free the staging memory."""
         try:
