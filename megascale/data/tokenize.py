@@ -41,7 +41,9 @@ class TokenizerFile:
         self.sha256 = tokenizer_sha256(path)
         try:
             self.tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-        except Exception as failure:  # the binding raises plain Exception
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # plain Exception, or a panic of the library underneath
             raise DataError.of(
                 "--tokenizer", str(path), f"not a Hugging Face tokenizer.json: {failure}"
             ) from None

@@ -133,6 +133,9 @@ def from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     keys["head_dim"] = hf.get("head_dim") or default_head_dim
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
     thetas = [theta for theta in (hf.get("rope_theta"), rope.get("rope_theta")) if theta]
+    for theta in thetas:
+        if type(theta) not in (int, float):
+            raise ConfigError.of("config.json rope_theta", theta, "must be a number", ROPE_THETA)
     if len(set(thetas)) > 1:
         raise ConfigError.of(
             "config.json rope_theta", thetas[0], f"rope_parameters says {thetas[1]}", thetas
