@@ -119,7 +119,12 @@ def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
         cluster.ask("slurmd", "-L", str(folder / "slurmd.log"))
         idle = lambda: "idle" in cluster.ask("sinfo", "-h", "-o", "%t")  # noqa: E731
         cluster.wait("the node", idle, 60)
-        yield cluster
+        try:
+            yield cluster
+        finally:  # a job would outlive the daemons
+            cluster.ask("scancel", "--signal=KILL", "--full", "--state=RUNNING", "--me")
+            cluster.ask("scancel", "--me")
+            cluster.wait("an empty node", lambda: not cluster.ask("squeue", "-h"))
     finally:
         for name in ("slurmd", "slurmctld", "munge"):
             _end(folder / f"{name}.pid")
