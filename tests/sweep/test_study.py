@@ -50,6 +50,7 @@ def test_there_is_a_study_for_every_ablation():
         "step_law",
         "schedule_fit",
         "schedule_held_out",
+        "schedule_planned",
     }
 
 
