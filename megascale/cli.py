@@ -37,6 +37,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "fit": ("megascale.verbs.fit", "app", "Fit a law to run logs, or to points."),
     "recommend": ("megascale.verbs.recommend", "app", "Learning rate and batch by every law."),
+    "design": (
+        "megascale.verbs.design",
+        "app",
+        "The next runs that tell most about a law of whole schedules.",
+    ),
     "predict": (
         "megascale.verbs.predict",
         "app",

@@ -64,6 +64,7 @@ class SeenByRuns(Part):
     final_ratio: tuple[float, float] | None = Field(
         None, description="last learning rate over the peak, of runs that decay"
     )
+    warmup_tokens: float = Field(0.0, ge=0, description="middle of the runs' warmups")
 
 
 class ScheduleLawFile(Part):

@@ -10,7 +10,7 @@ import numpy as np
 from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.history import History, Pieces
-from megascale.fitting.history_result import HistoryFit, history_job
+from megascale.fitting.history_result import HistoryFit, history_job, predict_history
 from megascale.propose.seen_ranges import SeenRanges
 
 Array = np.ndarray
@@ -90,6 +90,19 @@ class FitDraws:
             part[:, pieces.order] = loss
             out[own] = part
         return out
+
+    def curves(self, history: History, tokens: Array) -> Array:
+        """Losses along one history at token counts, (draws, points), in nats.
+
+        Raises:
+            FitError: a token count lies outside the history.
+        """
+        return np.concatenate(
+            [
+                predict_history(fit.law, table, history, tokens, fit.scales)[0]
+                for fit, table in zip(self._fits, self._tables, strict=True)
+            ]
+        )
 
 
 def _table(fit: HistoryFit, each: int) -> Array:

@@ -2,7 +2,8 @@
 
 A predicted loss has three errors: of the parameters (replicates of a bootstrap over whole runs),
 of the form (several forms, equally many draws of each) and of the law itself, which is how far the
-same forms missed schedules that were left out of the fit. The first two are drawn for all
+same forms missed schedules that were left out of the fit. The value is the mean of the forms' best
+parameters. The first two are drawn for all
 schedules at once, so that what they have in common leaves their difference; the third of a
 difference is what left-out schedules' differences showed.
 """
@@ -19,6 +20,7 @@ from megascale.errors import FitError
 from megascale.fitting.history import History
 from megascale.fitting.history_result import predict_history
 from megascale.formats.student_t import student_reach
+from megascale.propose.loss_draws import draws_of_each
 from megascale.propose.schedule_law import ScheduleLaw
 
 POINTS = 48
@@ -97,7 +99,9 @@ def predict_schedules(
             raise FitError.of(f"schedule {history.name}", f"{history.total_tokens:,.0f}", rule)
     reach = student_reach(confidence, max(law.schedules - 1, 1))
     moved = np.zeros(len(histories)) if offsets is None else np.asarray(offsets, float)
-    ends = law.draws().end_losses(histories) + moved
+    draws = law.draws()
+    ends = draws.end_losses(histories) + moved
+    best = ends[draws_of_each(draws, 1)].mean(axis=0)
     factors = [widen if words else 1.0 for words in outside]
     chances = _chances(ends, law, factors, seed)
     out = []
@@ -107,8 +111,8 @@ def predict_schedules(
         if i and history.total_tokens == histories[0].total_tokens:
             factor = max(factors[0], factors[i])
             error = factor * law.difference_error
-            against = _interval(ends[:, i] - ends[:, 0], error, reach)
-        end = _interval(ends[:, i], factors[i] * law.level_error, reach)
+            against = _interval(best[i] - best[0], ends[:, i] - ends[:, 0], error, reach)
+        end = _interval(best[i], ends[:, i], factors[i] * law.level_error, reach)
         out.append(
             PredictedSchedule(
                 history.name, history, end, tokens, loss + moved[i], low + moved[i],
@@ -119,10 +123,16 @@ def predict_schedules(
     return out
 
 
-def _interval(draws: Array, error: float, reach: float) -> PredictedLoss:
-    centre = float(np.mean(draws))
-    half = reach * float(np.hypot(np.std(draws, ddof=1), error))
-    return PredictedLoss(centre, centre - half, centre + half)
+def _spread(draws: Array) -> Array:
+    """Half the distance between the 16th and the 84th percentile: a standard deviation that a few
+    replicates without any decay, which know nothing of one, do not decide."""
+    low, high = np.percentile(draws, [15.87, 84.13], axis=0)
+    return 0.5 * (high - low)
+
+
+def _interval(value: float, draws: Array, error: float, reach: float) -> PredictedLoss:
+    half = reach * float(np.hypot(_spread(draws), error))
+    return PredictedLoss(float(value), float(value - half), float(value + half))
 
 
 def _curve(
@@ -137,8 +147,8 @@ def _curve(
         parts.append(loss)
     least = min(len(part) for part in parts)
     draws = np.vstack([part[:least] for part in parts])
-    centre = draws.mean(axis=0)
-    half = reach * np.hypot(draws.std(axis=0, ddof=1), factor * law.level_error)
+    centre = np.mean([part[0] for part in parts], axis=0)
+    half = reach * np.hypot(_spread(draws), factor * law.level_error)
     return tokens, centre, centre - half, centre + half
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -188,7 +188,6 @@ class Runner:
         if run.parent is not None:
             words += ["--branch-decay", str(last_checkpoint(self._by_name[run.parent]))]
         cores = self.slots[slot]
-        threads = str(max(1, len(cores) // self.ranks))
         command = [sys.executable, "-m", "megascale.sweep.worker", str(os.getpid())]
         command += [",".join(map(str, cores)), str(self.ranks), *words]
         with open(self.log_of(state), "ab") as log:
@@ -197,7 +196,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                env=os.environ | thread_limits(os.environ, len(cores) // self.ranks),
                 start_new_session=True,
             )
         state.slot, state.began = slot, time.monotonic()
@@ -306,3 +305,10 @@ def _ending(state: RunState) -> str:
 
 def _exit_code(state: RunState) -> int:
     return state.exit_code if state.exit_code is not None and state.exit_code > 0 else 1
+
+
+def thread_limits(environment: Mapping[str, str], share: int) -> dict[str, str]:
+    """Threads of a run's libraries: as the environment says, else the run's share of the cores."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    said = environment.get(names[0])
+    return {name: environment.get(name, said or str(max(1, share))) for name in names}

@@ -306,6 +306,10 @@ OneLawFile = Annotated[
     Path | None,
     typer.Option("--law-file", help="Follow this law file.", rich_help_panel=MODEL),
 ]
+LawOfSchedules = Annotated[
+    Path | None,
+    typer.Option("--law-file", help="Law file of `megascale fit --law schedule`."),
+]
 
 # Output ----------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from megascale.verbs import schedule_options as own
-from megascale.verbs.options import AsJson
+from megascale.verbs.options import AsJson, LawOfSchedules
 
 if TYPE_CHECKING:
     from megascale.propose.prediction import PredictedSchedule
@@ -49,10 +49,7 @@ def predict(
             help="Configs, or run directories: finished, or under way, whose losses so far count.",
         ),
     ] = None,
-    law_file: Annotated[
-        Path | None,
-        typer.Option("--law-file", help="Law file of `megascale fit --law schedule`."),
-    ] = None,
+    law_file: LawOfSchedules = None,
     measured: Annotated[
         Path | None,
         typer.Option(
