@@ -1,17 +1,22 @@
 """How often the bands that verbs print hold the truth: a table for docs/coverage.md.
 
-    python -m benchmarks.coverage [--studies 300] [--only WORD]
+    python -m benchmarks.coverage [--only WORD] [--rows FILE] [--write docs/coverage.md]
 
 Prints Markdown, one row a band. A stated 90 % that is right holds in 90 % of the studies; 300
-studies tell that to about 2 points. Takes about half an hour of one core.
+studies tell that to about 2 points. Takes about half an hour of one core. Finished rows are kept in
+the file of `--rows` and are not made again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from benchmarks import coverage_studies as studies
 from benchmarks.coverage_studies import BATCHES, Held, Runs
@@ -48,6 +53,9 @@ PARAMETERS = (
     ("classic", 6), ("classic", 12), ("two_power", 6), ("two_power", 12), ("noise_floor", 6),
     ("noise_floor", 12), ("wsd", 10), ("wsd", 16),
 )  # fmt: skip
+
+BEGIN, END = "<!-- benchmarks/coverage.py writes what follows -->", "## Kinds of intervals"
+"""What its tables stand between in a page."""
 
 Study = tuple[str, str, Callable[[], tuple[Held, int]]]
 
@@ -121,28 +129,64 @@ def _whole(study: Callable[[], Held]) -> Callable[[], tuple[Held, int]]:
     return lambda: (study(), 0)
 
 
-def row(name: str, held: Held, refused: int) -> str:
-    """One row: what was simulated, and the share of every band that held, in per cent."""
-    shares = {band: 100 * sum(inside) / len(inside) for band, inside in held.items() if inside}
-    text = ", ".join(f"{band} {share:.0f}" for band, share in shares.items())
-    said = f" ({refused} gave no law)" if refused else ""
-    return f"| {name}{said} | {text} |"
+def shares(held: Held) -> dict[str, float]:
+    """How often every band held, in per cent."""
+    return {band: 100 * sum(inside) / len(inside) for band, inside in held.items() if inside}
+
+
+def finished(file: Path | None) -> dict[tuple[str, str], dict[str, Any]]:
+    """Rows that an earlier call left, by heading and name."""
+    if file is None or not file.exists():
+        return {}
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {(row["heading"], row["name"]): row for row in rows}
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The tables of finished rows: what was simulated, and the share of every band that held."""
+    lines, last = [], ""
+    for row in rows:
+        if row["heading"] != last:
+            last = row["heading"]
+            lines += ["", f"### {last}", "", "| simulated | held, in % |", "|---|---|"]
+        text = ", ".join(f"{band} {share:.0f}" for band, share in row["held"].items())
+        said = f" ({row['refused']} gave no law)" if row["refused"] else ""
+        lines.append(f"| {row['name']}{said} | {text} |")
+    seconds = sum(row["seconds"] for row in rows)
+    counts = sorted({row["studies"] for row in rows})
+    return "\n".join([*lines, "", f"{counts[-1]} studies each, {seconds:.0f} s of CPU time"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--studies", type=int, default=300)
     parser.add_argument("--only", default="", help="headings that contain this word")
+    parser.add_argument("--rows", type=Path, help="JSON lines of finished rows")
+    parser.add_argument("--write", type=Path, help="the page whose tables are replaced")
     options = parser.parse_args()
-    last, began = "", time.process_time()
+    known, rows = finished(options.rows), []
     for heading, name, study in all_studies(options.studies):
-        if options.only.lower() not in heading.lower():
-            continue
-        if heading != last:
-            print(f"\n### {heading}\n\n| simulated | held, in % |\n|---|---|", flush=True)
-            last = heading
-        print(row(name, *study()), flush=True)
-    print(f"\n{options.studies} studies each, {time.process_time() - began:.0f} s of CPU time")
+        row = known.get((heading, name))
+        if row is None or row["studies"] != options.studies:
+            if options.only.lower() not in heading.lower():
+                continue
+            began = time.process_time()
+            held, refused = study()
+            row = {"heading": heading, "name": name, "studies": options.studies,
+                   "held": shares(held), "refused": refused,
+                   "seconds": time.process_time() - began}  # fmt: skip
+            if options.rows is not None:
+                with options.rows.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            print(f"{heading}: {name}, {row['seconds']:.0f} s", file=sys.stderr, flush=True)
+        rows.append(row)
+    text = markdown(rows)
+    if options.write is None:
+        print(text)
+        return
+    page = options.write.read_text(encoding="utf-8")
+    begin, end = page.index(BEGIN) + len(BEGIN), page.index(END)
+    options.write.write_text(page[:begin] + "\n" + text + "\n\n" + page[end:], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from megascale.model.init import initialize
 from megascale.model.qwen3 import Qwen3
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective, accumulate_gradients
 
 SHAPE = ModelConfig(
@@ -56,14 +56,7 @@ class Variant:
         initialize(model, self.mesh, seed=1)
         gather = "block" if "block" in name else "step"
         self.parallel = DataParallel(model, self.mesh, precision="fp32", gather=gather)
-        self.optimizer = ShardedAdamW(
-            model,
-            self.mesh,
-            decays={name: True for name, _ in model.named_parameters()},
-            beta1=0.9,
-            beta2=0.95,
-            eps=1e-8,
-        )
+        self.optimizer = ShardedOptimizer(model, self.mesh)
 
     def step(self, loaded: LoadedStep) -> None:
         statistics_, gradients = accumulate_gradients(

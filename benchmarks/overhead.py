@@ -41,7 +41,7 @@ from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 from megascale.train.guard import Guard, GuardSettings
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective, accumulate_gradients
 from megascale.train.telemetry.interval import IntervalAccumulator, StepResult
 
@@ -100,8 +100,7 @@ def step_parts(folder: Path, steps: int) -> dict[str, float]:
     model = Qwen3(config.model, mesh, ModelOptions(balance_window_tokens=LENGTH))
     initialize(model, mesh, seed=1)
     parallel = DataParallel(model, mesh, precision="fp32")
-    names = {name: True for name, _ in model.named_parameters()}
-    optimizer = ShardedAdamW(model, mesh, decays=names, beta1=0.9, beta2=0.95, eps=1e-8)
+    optimizer = ShardedOptimizer(model, mesh)
     stream = Stream(
         StreamSpec({"toy": (str(folder / "toy"),)}, (PhaseSpec(0, {"toy": 1.0}),), seed=1)
     )

@@ -23,7 +23,8 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
              const py::object& lower, const py::object& upper, const py::object& fixed,
              const py::object& initial, int starts, bool compatibility_grid, double tolerance,
              int max_iterations, int threads, int bootstrap, int replicates, uint64_t seed,
-             const py::object& groups, const std::string& device, const py::object& progress) {
+             const py::object& groups, bool known_noise, bool studentise, const std::string& device,
+             const py::object& progress) {
   const auto& laws = megascale::laws();
   if (law < 0 || law >= static_cast<int>(laws.size())) throw std::invalid_argument("no such law");
   const py::ssize_t P = laws[law].params.size(), X = laws[law].inputs.size();
@@ -62,6 +63,7 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
   job.bootstrap = static_cast<megascale::Bootstrap>(bootstrap);
   job.replicates = replicates;
   job.seed = seed;
+  job.known_noise = known_noise;
 
   py::dict out;
   auto params = make<double>({problems, P});
@@ -78,7 +80,11 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
   const bool boot = job.bootstrap != megascale::Bootstrap::kNone && replicates > 0;
   auto boot_params = make<double>({boot ? problems : 0, boot ? replicates : 0, P});
   auto boot_objective = make<double>({boot ? problems : 0, boot ? replicates : 0});
+  const bool keep = boot && studentise;
+  const py::ssize_t quantities = P + static_cast<py::ssize_t>(laws[law].derived.size());
+  auto boot_errors = make<double>({keep ? problems : 0, keep ? replicates : 0, quantities});
   if (boot) {
+    std::fill_n(boot_errors.mutable_data(), boot_errors.size(), NAN);
     std::fill_n(boot_params.mutable_data(), boot_params.size(), py::float_(NAN).cast<double>());
     std::fill_n(boot_objective.mutable_data(), boot_objective.size(), NAN);
   } else {
@@ -100,6 +106,7 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
   job.bad_row = bad_row.mutable_data();
   job.boot_params = boot_params.mutable_data();
   job.boot_objective = boot_objective.mutable_data();
+  if (keep) job.boot_errors = boot_errors.mutable_data();
 
   run_interruptible(progress, problems, [&](megascale::Progress* state) {
     if (device == "cpu") {
@@ -132,6 +139,7 @@ py::dict fit(int law, int residual, int loss, double delta, const Array<int64_t>
   if (boot) {
     out["boot_params"] = boot_params;
     out["boot_objective"] = boot_objective;
+    if (keep) out["boot_errors"] = boot_errors;
   }
   return out;
 }
@@ -173,7 +181,8 @@ PYBIND11_MODULE(_engine, m) {
         py::arg("lower"), py::arg("upper"), py::arg("fixed"), py::arg("initial"), py::arg("starts"),
         py::arg("compatibility_grid"), py::arg("tolerance"), py::arg("max_iterations"),
         py::arg("threads"), py::arg("bootstrap"), py::arg("replicates"), py::arg("seed"),
-        py::arg("groups"), py::arg("device"), py::arg("progress"));
+        py::arg("groups"), py::arg("known_noise") = false, py::arg("studentise") = false,
+        py::arg("device"), py::arg("progress"));
   m.def("laws", &describe_laws);
   m.def("derive", &derive, py::arg("law"), py::arg("params"));
   bind_histories(m);

@@ -64,9 +64,13 @@ struct FitJob {
   int replicates = 0;
   uint64_t seed = 0;
   int64_t first_problem = 0;         // number of problem 0 in the caller's batch, for the draws
-  const int32_t* groups = nullptr;   // run of each point, 0.. per problem, for kRuns
+  const int32_t* groups = nullptr;   // run of each point, 0.. per problem, for kRuns, kWildRuns
+  bool known_noise = false;          // weights are 1 / variance: kParametric draws no scale
   double* boot_params = nullptr;     // problems x replicates x P; NaN where a replicate failed
   double* boot_objective = nullptr;  // problems x replicates
+  // Or null: standard errors of each replicate's parameters and derived quantities, problems x
+  // replicates x (P + K), for bootstraps that draw targets.
+  double* boot_errors = nullptr;
 };
 
 struct LawInfo {

@@ -2,8 +2,8 @@
 # Usage: prepare_environment [EXTRAS]   e.g. prepare_environment test,lint
 
 prepare_environment() {
-  local extras="${1:-}" python="${PYTHON:-python3}" spec=".[tensorboard]" stamp wanted
-  [ -n "$extras" ] && spec=".[tensorboard,$extras]"
+  local extras="${1:-}" python="${PYTHON:-python3}" spec=".[train,tensorboard]" stamp wanted
+  [ -n "$extras" ] && spec=".[train,tensorboard,$extras]"
 
   if [ ! -x .venv/bin/python ]; then
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
@@ -30,7 +30,8 @@ prepare_environment() {
       return 0
     fi
   done
-  echo "Installing megascale into .venv (the first time takes a few minutes) ..."
+  echo "Installing megascale into .venv (the first time: three to ten minutes;
+    torch with CUDA is about 5 GB, its CPU build 0.7 GB) ..."
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable "$spec"
   printf '%s' "$wanted" >".venv/.installed-${extras:-base}"

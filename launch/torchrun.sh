@@ -24,14 +24,20 @@ else
   : "${HEAD_NODE:?set HEAD_NODE=host:port, the same on every node}"
   rendezvous=(--rdzv-backend c10d --rdzv-endpoint "$HEAD_NODE" --rdzv-id "${RUN_ID:-megascale}")
 fi
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 nproc="${NPROC_PER_NODE:-$gpus}"
+# Where several ranks find no OMP_NUM_THREADS, torchrun gives each one thread: give them all cores.
+if [ -z "${OMP_NUM_THREADS:-}" ] && [[ "$nproc" =~ ^[0-9]+$ ]]; then
+  OMP_NUM_THREADS="$("$python" -m megascale.machine "$nproc")" && export OMP_NUM_THREADS
+fi
 if [[ "$nodes" =~ ^[0-9]+$ ]] && [[ "$nproc" =~ ^[0-9]+$ ]]; then
   code=0
   "$python" -m megascale train "$@" --dry-run --world-size "$((nodes * nproc))" || code=$?
   # A node that comes back may find the run directory still held by the workers of another one.
   [ "$code" = 0 ] || { [ "$code" = 5 ] && [ "$nodes" != 1 ]; } || exit "$code"
 fi
+# Without torch there is no torchrun; the verb says what to install.
+"$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' ||
+  exec "$python" -m megascale train "$@"
 exec "$python" -m torch.distributed.run --nnodes "$nodes" \
   --nproc-per-node "$nproc" --max-restarts "${MAX_RESTARTS:-3}" \
   --shutdown_timeout "${SHUTDOWN_TIMEOUT:-100}" "${rendezvous[@]}" -m megascale train "$@"

@@ -37,11 +37,32 @@ VERBS: dict[str, tuple[str, str, str]] = {
     ),
     "fit": ("megascale.verbs.fit", "app", "Fit a law to run logs, or to points."),
     "recommend": ("megascale.verbs.recommend", "app", "Learning rate and batch by every law."),
+    "design": (
+        "megascale.verbs.design",
+        "app",
+        "The next runs that tell most about a law of whole schedules.",
+    ),
+    "predict": (
+        "megascale.verbs.predict",
+        "app",
+        "Losses of schedules by a law of whole schedules.",
+    ),
     "schedule": ("megascale.verbs.schedule", "app", "Lay out and export a batch schedule."),
     "plan": ("megascale.verbs.plan", "app", "Memory, traffic and time on a cluster not here."),
+    "branch": (
+        "megascale.verbs.branch",
+        "app",
+        "Short runs of several batches from one checkpoint: how far the batch can grow now.",
+    ),
     "sweep": ("megascale.verbs.sweep", "app", "Run a study: many runs, one table."),
     "compare": ("megascale.verbs.compare", "app", "Compare runs at equal tokens and loss."),
+    "eval": ("megascale.verbs.eval", "app", "Downstream accuracy of a run's checkpoints."),
     "report": ("megascale.verbs.report", "app", "One page of logs, points and grids."),
+    "doctor": (
+        "megascale.verbs.doctor",
+        "app",
+        "What this machine lacks, and what to do about it.",
+    ),
 }
 
 SILENT_RANKS_WAIT_SECONDS = 5.0
@@ -65,7 +86,8 @@ class LazyVerbs(TyperGroup):
         return TyperCommand(cmd_name, help=summary, short_help=summary)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args[0] not in VERBS and not args[0].startswith("-"):
+        known = args[0] in VERBS or args[0].startswith("-")
+        if not known and not ctx.resilient_parsing:  # a shell that completes is told nothing
             close = difflib.get_close_matches(args[0], VERBS, n=1)
             rule = f"no such verb; verbs are {', '.join(VERBS)}"
             raise UserError.of("verb", args[0], rule, close or None)
@@ -81,7 +103,7 @@ app = typer.Typer(
     cls=LazyVerbs,
     name="megascale",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""Examples:
@@ -120,17 +142,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         words = None if arguments is None else list(arguments)
         code = app(words, prog_name="megascale", standalone_mode=False)
+        sys.stdout.flush()
     except UserError as error:
         _say(f"megascale: {error}", error.found_by)
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(130)
+    except (BrokenPipeError, SystemExit) as left:  # click makes the one the other
+        if not isinstance(left if isinstance(left, OSError) else left.__context__, BrokenPipeError):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer goes nowhere
+        given = sys.argv[1:] if arguments is None else arguments
+        if set(given[:1]) & set(TRAINS):
+            raise
+        sys.exit(0)  # whoever read the output has enough of it, as `| head` has
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         _explain_usage(error)
         sys.exit(EXIT_CONFIG)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+TRAINS = ("train", "sweep")
+"""Verbs whose work is not what they print: a reader that leaves has not seen it done."""
 
 
 def speaks_for(found_by: str, environment: Mapping[str, str]) -> bool:

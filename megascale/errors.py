@@ -97,6 +97,7 @@ def found_alike(by: Literal["node", "run"]) -> Iterator[None]:
 
 def _shown(value: Any) -> str:
     text = (value or "'' (empty)") if isinstance(value, str) else repr(_plain(value))
+    text = text.encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text):,} characters)"
 
 

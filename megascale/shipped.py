@@ -9,8 +9,15 @@ for.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
+
+from megascale.errors import ConfigError, UserError
+
+LONGEST_NAME = 255
+LONGEST_PATH = 4096
+"""Bytes that file systems allow for one part of a path, and for all of it."""
 
 PACKAGE = Path(__file__).resolve().parent
 INSTALLED = PACKAGE / "_configs"
@@ -39,6 +46,33 @@ def places(name: str | Path, kind: Kind = "") -> list[Path]:
     return found
 
 
+def legal_path(name: str | Path, key: str, *, error: type[UserError] = ConfigError) -> Path:
+    """A path that came from outside, refused where no file can have it or no table could hold it.
+
+    Args:
+        name: as given.
+        key: what names it, for the message.
+        error: the kind of error to raise.
+
+    Raises:
+        UserError: of the kind `error`; a NUL, a name that is not UTF-8, or one that is too long.
+    """
+    text = os.fspath(name)
+    if "\0" in text:
+        raise error.of(key, text.replace("\0", "\\0"), "a path holds no NUL character")
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError:
+        shown = text.encode("ascii", "backslashreplace").decode()
+        raise error.of(key, shown, "the name must be UTF-8; rename the file or folder") from None
+    longest = max((len(part) for part in raw.split(b"/")), default=0)
+    if longest > LONGEST_NAME:
+        raise error.of(key, text, f"a name has at most {LONGEST_NAME} bytes, this one {longest:,}")
+    if len(raw) > LONGEST_PATH:
+        raise error.of(key, text, f"a path has at most {LONGEST_PATH} bytes, this one {len(raw):,}")
+    return Path(text)
+
+
 def locate(name: str | Path, kind: Kind = "") -> Path:
     """The file a command line names: from the working directory, then among the shipped ones.
 
@@ -48,8 +82,11 @@ def locate(name: str | Path, kind: Kind = "") -> Path:
 
     Returns:
         The first that exists, else `name` itself, for the caller to report.
+
+    Raises:
+        ConfigError: no file can have this name; see `legal_path`.
     """
-    path = Path(name)
+    path = legal_path(name, f"{kind} file" if kind else "file")
     if path.exists():
         return path
     return next((place for place in places(name, kind) if place.is_file()), path)

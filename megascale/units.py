@@ -28,6 +28,10 @@ _COUNT = re.compile(
     r"(?P<number>\+?[0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]{1,2})?)\s*(?P<suffix>[A-Za-z]*)"
 )
 _EXACT_FLOAT = 2.0**53
+LARGEST_COUNT = 2**63 - 1
+"""Positions and counts are 64-bit in arrays and files."""
+_LONGEST_TEXT = 60
+_TOO_LARGE = "must be below 2^63"
 
 
 class CountError(ValueError):
@@ -50,7 +54,7 @@ def read_count(value: object) -> int:
     if isinstance(value, int):
         if value < 0:
             raise CountError("must not be negative", "0")
-        return value
+        return _bounded(value)
     if isinstance(value, float):
         return _read_float(value)
     return _read_text(value.strip())
@@ -101,7 +105,16 @@ def _read_float(value: float) -> int:
     return int(value)
 
 
+def _bounded(count: int) -> int:
+    if count > LARGEST_COUNT:
+        raise CountError(_TOO_LARGE, str(LARGEST_COUNT))
+    return count
+
+
 def _read_text(text: str) -> int:
+    if len(text) > _LONGEST_TEXT:
+        digits = text.lstrip("+").replace("_", "").isdecimal()
+        raise CountError(_TOO_LARGE if digits else GRAMMAR)
     match = _COUNT.fullmatch(text)
     if match is None:
         raise CountError(GRAMMAR)
@@ -115,7 +128,7 @@ def _read_text(text: str) -> int:
     whole = int(exact)
     if exact != whole:
         raise CountError("must be a whole number", f"{whole:_} or {whole + 1:_}")
-    return whole
+    return _bounded(whole)
 
 
 def _suggest_suffix(number: str, suffix: str) -> str | None:

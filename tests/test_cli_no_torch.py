@@ -14,9 +14,12 @@ import megascale
 from tests.conftest import REPOSITORY
 from tests.verbs.scene import make_scene
 
-USES_TORCH = ("megascale.kernels.", "megascale.model.", "megascale.parallel.", "megascale.train.")
+USES_TORCH = tuple(
+    f"megascale.{name}." for name in ("downstream", "kernels", "model", "parallel", "train")
+)
 OFFLINE = {
     "megascale.data.loader": False,
+    "megascale.integrations.hugging_face": False,
     "megascale.data.batches": True,
     "megascale.verbs.model": True,
     "megascale.model.config": True,
@@ -97,7 +100,7 @@ assert "torch" not in sys.modules
     packages = {name.split(".")[1] for name in modules}
     assert packages >= {"config", "schedule", "runs", "laws", "report"}
     assert packages >= {"fitting", "plan", "data", "formats", "curves", "propose", "verbs"}
-    assert set(OFFLINE) <= {*modules, "megascale.data.loader"}
+    assert {name for name, offline in OFFLINE.items() if offline} <= set(modules)
     run(program, json.dumps(modules))
 
 
@@ -126,3 +129,35 @@ def test_commands_work_without_torch(words: list[str], shown: str, tmp_path: Pat
     (tmp_path / "qwen3.yaml").write_text(preset.read_text())
     program = "from megascale.cli import main\nmain(sys.argv[1:])"
     assert shown in run(program, *words, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "run.yaml"],
+        ["sweep", "batch_size", "-o", "runs"],
+        ["model", "check", "folder"],
+        ["model", "export", "checkpoint", "-o", "folder"],
+    ],
+    ids=" ".join,
+)
+def test_what_needs_torch_says_how_to_get_it(words: list[str], tmp_path: Path) -> None:
+    make_scene(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    program = """
+import contextlib, io
+from megascale.cli import main
+error = io.StringIO()
+with contextlib.redirect_stderr(error):
+    try:
+        main(sys.argv[1:])
+    except SystemExit as left:
+        print(left.code, error.getvalue())
+"""
+    shown = run(program, *words, folder=tmp_path)
+    verb = " ".join(words[: 2 if words[0] == "model" else 1])
+    assert shown.startswith("2 ")
+    assert shown.count("\n") == 2
+    assert f"`megascale {verb}` needs it" in shown
+    assert "pip install 'megascale[train]'" in shown
+    assert sorted(tmp_path.rglob("*")) == before

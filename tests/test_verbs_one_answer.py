@@ -110,7 +110,9 @@ def said_by_report(folder: Path, loss: Any) -> Said:
     tokens = {
         (int(batch), group["target_loss"]): spent
         for group in document["tokens_steps"]["groups"]
-        for batch, spent in zip(group["points"]["batch"], group["points"]["tokens"], strict=True)
+        for batch, spent in zip(
+            group["points"]["batch"], group["points"]["consumed_tokens"], strict=True
+        )
     }
     crossings = {int(c["batch_small"]): c["tokens"] for c in document["curves"]["crossings"]}
     return Said(tokens, crossings, {})

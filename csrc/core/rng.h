@@ -106,6 +106,27 @@ class Draws {
     has_spare_ = true;
     return radius * std::cos(angle);
   }
+  // Chi-squared of some degrees of freedom (Marsaglia and Tsang 2000).
+  MS_HD double chi_squared(int freedom) {
+    if (freedom == 1) {
+      const double z = normal();
+      return z * z;
+    }
+    const double d = 0.5 * freedom - 1.0 / 3, c = 1 / vsqrt(9 * d);
+    for (;;) {
+      const double z = normal(), root = 1 + c * z;
+      if (root <= 0) continue;
+      const double v = root * root * root;
+      if (vlog(uniform()) < 0.5 * z * z + d - d * v + d * vlog(v)) return 2 * d * v;
+    }
+  }
+  // One of six values of mean 0, variance 1 and fourth moment 7/6 (Webb 2014): with few points or
+  // runs, signs alone give too few distinct samples.
+  MS_HD double webb() {
+    const uint32_t side = below(6);
+    const double size = vsqrt(0.5 * (side % 3 + 1));
+    return side < 3 ? size : -size;
+  }
 
  private:
   PhiloxKey key_;

@@ -34,6 +34,13 @@ enum Flag : uint32_t {
 
 enum class Residual : int32_t { kRelative = 0, kLog = 1, kAbsolute = 2, kRay = 3 };
 enum class Loss : int32_t { kSquared = 0, kHuber = 1 };
-enum class Bootstrap : int32_t { kNone = 0, kParametric = 1, kPairs = 2, kRuns = 3 };
+enum class Bootstrap : int32_t {
+  kNone = 0,
+  kParametric = 1,  // new noise of the fitted size
+  kPairs = 2,       // points with replacement
+  kRuns = 3,        // whole runs with replacement
+  kWild = 4,        // each point's own residual with a random factor
+  kWildRuns = 5,    // the same with one factor a run
+};
 
 }  // namespace megascale

@@ -1,7 +1,12 @@
 // Bootstrap replicates of a fitted chunk, warm-started from each problem's optimum and runner-up.
 //
-// A replicate is a new target (parametric) or new weights (pairs, runs: draw counts, so that the
-// inputs stay in place). Its draws depend on (seed, problem, replicate) alone.
+// A replicate is a new target (parametric, wild) or new weights (pairs, runs: draw counts, so that
+// the inputs stay in place). Its draws depend on (seed, problem, replicate) alone.
+//
+// Parametric noise has a scale drawn from what the residuals tell of it, s sqrt(f / chi2_f) with f
+// degrees of freedom, so that percentiles are as wide as Student's t; noise of one scale s would
+// cover as if s were known. A wild replicate multiplies each residual, made as large as its noise
+// by the point's leverage, by Webb's random factors: of a point, or one for all points of a run.
 #pragma once
 
 #include "cpu/pipeline.h"
@@ -30,9 +35,12 @@ class Bootstrapper {
         const int64_t out = id * job_.replicates + r;
         job_.boot_objective[out] = kNaN;
         std::fill_n(job_.boot_params + out * P, P, kNaN);
+        if (job_.boot_errors)
+          std::fill_n(job_.boot_errors + out * (P + Law::kDerived), P + Law::kDerived, kNaN);
       }
       const Solution<Law>& s = chunk().solutions[i];
       if (!fitted_.ok(i) || !(s.cost < kInfeasible)) continue;
+      if (draws_targets() && !(sigma_[i] >= 0)) continue;  // no freedom: nobody knows the noise
       const bool direct = linear && !chunk().problems[i].constrained;
       for (int r = from; r < to; ++r)
         for (int k = 0; k < (s.has_second && !direct ? 2 : 1); ++k)
@@ -148,6 +156,11 @@ class Bootstrapper {
 
   Chunk<Law>& chunk() { return fitted_.chunk(); }
 
+  bool wild() const {
+    return job_.bootstrap == Bootstrap::kWild || job_.bootstrap == Bootstrap::kWildRuns;
+  }
+  bool draws_targets() const { return job_.bootstrap == Bootstrap::kParametric || wild(); }
+
   // Scale and target of the projected form from the replicate's weights and targets.
   void project(const Prepared<Law>& p) {
     for (int i = 0; i < p.count; ++i) {
@@ -177,6 +190,7 @@ class Bootstrapper {
   void predict_all() {
     const size_t n = chunk().columns.size();
     fitted_y_.resize(n);
+    residual_.resize(wild() ? n : 0);
     sigma_.resize(chunk().problems.size());
     // Padded to whole vectors: a row past the problem has zero weight and a harmless target.
     for (auto* v : {&y_, &log_y_, &root_, &scale_, &target_}) v->assign(chunk().longest + 8, 0.0);
@@ -195,14 +209,84 @@ class Bootstrapper {
       one.coordinates(s.t, u, du);
       double influence[3] = {};
       if (job_.loss == Loss::kHuber) fitted_.influences(static_cast<int>(i), influence);
-      sigma_[i] =
-          std::sqrt(std::max(0.0, residual_variance(job_, p, influence, s.cost, p.free_count)));
-      if (!(sigma_[i] >= 0)) sigma_[i] = 0;
+      sigma_[i] = std::sqrt(residual_variance(job_, p, influence, s.cost, p.free_count));
+      if (job_.known_noise && !wild()) sigma_[i] = 1 / std::sqrt(unit(p));
+      bool active[P];
+      free_of_bounds(p, s.t, active);
+      const NormalFactor<P> normal(s.h, active);
       for (int k = 0; k < p.count; ++k) {
         for (int c = 0; c < X; ++c) x[c] = chunk().columns.full_x[c][p.at + k];
-        fitted_y_[p.at + k] = one.predict(u, x, chunk().columns.y[p.at + k], grad);
+        const double f = one.predict(u, x, chunk().columns.y[p.at + k], grad);
+        fitted_y_[p.at + k] = f;
+        if (!wild()) continue;
+        for (int a = 0; a < P; ++a) grad[a] *= du[a];
+        residual_[p.at + k] = own_noise(one, p, k, f, grad, normal);
       }
     }
+  }
+
+  // What lies between the fitted and the measured value of a point, in the residual's metric and
+  // over the root of one minus the leverage; `grad` by the solver's coordinates.
+  double own_noise(const Full<Law, double>& one, const Prepared<Law>& p, int k, double f,
+                   const double* grad, const NormalFactor<P>& normal) {
+    const Residual kind = full_residual<Law>(job_);
+    const double y = chunk().columns.y[p.at + k], log_y = chunk().columns.log_y[p.at + k];
+    const double root = chunk().columns.root[p.at + k];
+    double slope, white[P], leverage = 0;
+    one.against(f, y, log_y, kind, &slope);
+    normal.whiten(grad, white);
+    for (int a = 0; a < P; ++a) leverage += white[a] * white[a];
+    leverage *= root * root * slope * slope;
+    const double grown = 1 / std::sqrt(std::max(1 - leverage, 1e-3));
+    const double value = Law::kLogValue ? std::exp(f) : f;
+    const double ratio = y / value;
+    if (kind == Residual::kRelative) return (ratio - 1) * grown;
+    return (kind == Residual::kLog ? std::log(ratio) : y - value) * grown;
+  }
+
+  // Squared size of the solver's unit of a residual.
+  double unit(const Prepared<Law>& p) const {
+    return full_residual<Law>(job_) == Residual::kAbsolute ? p.sy * p.sy : 1.0;
+  }
+
+  void free_of_bounds(const Prepared<Law>& p, const double* t, bool* active) const {
+    for (int i = 0; i < P; ++i)
+      active[i] = p.free[i] != 0 && t[i] > p.lower[i] && t[i] < p.upper[i];
+  }
+
+  // Standard errors of a replicate's parameters and derived quantities, from its own residuals.
+  void keep_errors(const Task& task, const double* t, double cost, int64_t out) {
+    constexpr int K = Law::kDerived;
+    const Prepared<Law>& p = chunk().problems[task.problem];
+    draw(task, p);
+    Full<Law, double> one;
+    one.residual = full_residual<Law>(job_);
+    one.along_ray = along_ray<Law>(job_);
+    one.loss = job_.loss;
+    one.delta = job_.delta;
+    one.anchor = p.full_anchor;
+    for (int k = 0; k < X; ++k) one.points.x[k] = chunk().columns.full_x[k].data() + p.at;
+    one.points.y = y_.data();
+    one.points.log_y = log_y_.data();
+    one.points.root = root_.data();
+    one.points.count = p.count;
+    double at, g[P], h[packed_size(P)], u[P], jacobian[P * P], white[P];
+    one.evaluate(t, &at, g, h);
+    bool active[P];
+    free_of_bounds(p, t, active);
+    const NormalFactor<P> normal(h, active);
+    for (int i = 0; i < P; ++i) u[i] = from_solver<Law>(i, t[i], p.full_anchor);
+    jacobian_of(p, t, u, jacobian);
+    const double variance = job_.known_noise ? 1 / unit(p) : cost / (p.count - p.free_count);
+    double* errors = job_.boot_errors + out * (P + K);
+    for (int i = 0; i < P; ++i) {
+      normal.whiten(jacobian + i * P, white);
+      double sum = 0;
+      for (int a = 0; a < P; ++a) sum += white[a] * white[a];
+      const bool lost = p.free[i] != 0 && normal.norm[i] == 0;
+      errors[i] = lost ? kNaN : std::sqrt(sum * variance);
+    }
+    derived_errors(p, t, normal, variance, errors + P);
   }
 
   void draw(Task task, const Prepared<Law>& p) {
@@ -212,16 +296,27 @@ class Bootstrapper {
     const double* log_y = chunk().columns.log_y.data() + p.at;
     const double* root = chunk().columns.root.data() + p.at;
     const int n = p.count;
-    if (job_.bootstrap == Bootstrap::kParametric) {
+    if (draws_targets()) {
       const double* f = fitted_y_.data() + p.at;
-      const double sigma = sigma_[task.problem];
+      const bool as_fitted = job_.known_noise || wild();
+      const int freedom = p.count - p.free_count;
+      const double sigma =
+          sigma_[task.problem] *
+          (as_fitted ? 1.0 : std::sqrt(freedom / std::max(draws.chi_squared(freedom), 1e-300)));
+      const bool by_run = job_.bootstrap == Bootstrap::kWildRuns;
+      if (by_run) draw_factors(draws, p);
+      const int32_t* group = by_run ? chunk().columns.group.data() + p.at : nullptr;
+      auto fresh = [&](int i) {
+        if (!wild()) return sigma * draws.normal() / root[i];
+        return residual_[p.at + i] * (by_run ? factors_[group[i]] : draws.webb());
+      };
       const Residual kind = full_residual<Law>(job_);
       for (int i = 0; i < n; ++i) {
-        double noise = sigma * draws.normal() / root[i];
+        double noise = fresh(i);
         root_[i] = root[i];
         if (Law::kLogValue) {
           if (kind == Residual::kRelative) {
-            while (noise <= -0.99) noise = sigma * draws.normal() / root[i];
+            while (noise <= -0.99) noise = wild() ? -0.99 + 1e-9 : fresh(i);
             log_y_[i] = f[i] + vlog(1 + noise);
           } else if (kind == Residual::kLog) {
             log_y_[i] = f[i] + noise;
@@ -232,7 +327,7 @@ class Bootstrapper {
           continue;
         }
         if (kind == Residual::kRelative) {
-          while (noise <= -0.99) noise = sigma * draws.normal() / root[i];
+          while (noise <= -0.99) noise = wild() ? -0.99 + 1e-9 : fresh(i);
           y_[i] = f[i] * (1 + noise);
         } else {
           y_[i] = kind == Residual::kLog ? f[i] * vexp(noise) : f[i] + noise;
@@ -277,26 +372,32 @@ class Bootstrapper {
     for (int i = 0; i < p.count; ++i) count_[i] = runs_[group[i]];
   }
 
+  void draw_factors(Draws& draws, const Prepared<Law>& p) {
+    const int32_t* group = chunk().columns.group.data() + p.at;
+    factors_.resize(1 + *std::max_element(group, group + p.count));
+    for (double& factor : factors_) factor = draws.webb();
+  }
+
   // The better of a replicate's two starts; on a tie the first.
   void keep(const Task& task, double cost, const double* t) {
     if (!(cost < kInfeasible)) return;
     const Prepared<Law>& p = chunk().problems[task.problem];
     const int64_t out = p.id * job_.replicates + task.replicate;
-    const double unit = full_residual<Law>(job_) == Residual::kAbsolute ? p.sy * p.sy : 1.0;
-    const double objective = cost * unit * (job_.loss == Loss::kSquared ? 1.0 : 0.5);
+    const double objective = cost * unit(p) * (job_.loss == Loss::kSquared ? 1.0 : 0.5);
     double& best = job_.boot_objective[out];
     if (!std::isnan(best) && (best < objective || (best == objective && task.start > 0))) return;
     best = objective;
     natural_params(p, t, job_.boot_params + out * P);
     for (int i = 0; i < P; ++i)
       if (p.free[i] == 0) job_.boot_params[out * P + i] = job_.fixed[p.id * P + i];
+    if (job_.boot_errors && draws_targets()) keep_errors(task, t, cost, out);
   }
 
   const FitJob& job_;
   Pipeline<Law, Real>& fitted_;
   const std::atomic<bool>& cancel_;
   Pooled<Task> tasks_;
-  Pooled<double> fitted_y_, sigma_, y_, log_y_, root_, scale_, target_;
+  Pooled<double> fitted_y_, residual_, factors_, sigma_, y_, log_y_, root_, scale_, target_;
   Pooled<int> count_, runs_;
   Pooled<uint32_t> index_;
   double roots_[kRoots];

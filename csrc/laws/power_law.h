@@ -67,7 +67,8 @@ struct PowerLaw : LawDefaults {
   static MS_HD void from_natural(const double* theta, const double* sx, double sy, double* u) {
     u[0] = std::log(theta[0] / sy);
     for (int i = 0; i < K; ++i) {
-      u[0] += theta[i + 1] * std::log(sx[i]);
+      // At unit scale a held coefficient stands whatever the exponents, which may be NaN (free).
+      if (sx[i] != 1) u[0] += theta[i + 1] * std::log(sx[i]);
       u[i + 1] = theta[i + 1];
     }
   }

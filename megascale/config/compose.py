@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from megascale.errors import ConfigError
-from megascale.formats.yaml_text import parse_yaml
-from megascale.shipped import Kind, locate, places
+from megascale.formats.json_text import read_json
+from megascale.formats.yaml_text import MOST_CHARACTERS, MOST_LEVELS, parse_yaml
+from megascale.shipped import Kind, legal_path, locate, places
 
 KINDS: dict[str, Kind] = {"model.preset": "models", "batch.law.file": "laws"}
 """Keys that name files, and the shipped folder in which a bare name is looked for."""
@@ -19,11 +19,14 @@ REPLACED_WHOLE = {("batch", "schedule"), ("batch", "megatron_rampup")}
 """Mappings that a higher layer replaces instead of merging into."""
 
 ALTERNATIVES: dict[tuple[str, ...], frozenset[str]] = {
-    ("batch",): frozenset({"schedule", "law", "megatron_rampup", "megatron_steps"}),
+    ("batch",): frozenset({"schedule", "law", "remaining", "megatron_rampup", "megatron_steps"}),
     ("log",): frozenset({"interval_tokens", "interval_steps"}),
     ("checkpoint",): frozenset({"interval_tokens", "interval_steps"}),
 }
 """Keys of which a higher layer's choice takes the place of a lower layer's."""
+
+DEEPEST_BASE = 20
+"""So many files may be each other's base, one below the other."""
 
 Mapping = dict[str, Any]
 
@@ -51,7 +54,7 @@ def compose(
         )
     if not path.is_file():
         raise _missing("config", str(named), [path, *places(named)])
-    content = _read(path, ())
+    content = _read(path, (), {})
     for layer, beside in layers:
         content = merge(content, _prepare(layer, beside))
     if overrides:
@@ -92,8 +95,9 @@ def find_file(name: str, beside: Path, key: str) -> Path:
     """Resolve a file named in a config: beside that config, among the shipped, then from here.
 
     Raises:
-        ConfigError: found in none of these places.
+        ConfigError: found in none of these places, or no file can have this name.
     """
+    legal_path(name, key)
     looked = [beside / name, *places(name, KINDS.get(key, "")), Path(name)]
     for place in looked:
         if place.is_file() or (key == "model.preset" and (place / "config.json").is_file()):
@@ -105,11 +109,17 @@ class _FromPreset(dict[str, Any]):
     """A model section that starts from a preset: it replaces whatever lies below."""
 
 
-def _read(path: Path, open_files: tuple[Path, ...]) -> Mapping:
+def _read(path: Path, open_files: tuple[Path, ...], known: dict[Path, Mapping]) -> Mapping:
+    """A file over its bases; `known` holds what was read, so that no file is read twice."""
     resolved = path.resolve()
+    if resolved in known:
+        return known[resolved]
     if resolved in open_files:
         loop = " -> ".join(str(file) for file in (*open_files, resolved))
         raise ConfigError.of("base", str(path), f"files are each other's base: {loop}")
+    if len(open_files) > DEEPEST_BASE:
+        rule = f"more than {DEEPEST_BASE} files lie below each other as bases"
+        raise ConfigError.of("base", str(path), rule)
     content = parse_yaml(_text(path), str(path))
     if content is None:
         content = {}
@@ -123,13 +133,15 @@ def _read(path: Path, open_files: tuple[Path, ...]) -> Mapping:
     below: Mapping = {}
     for base in bases:
         base_path = find_file(base, resolved.parent, "base")
-        below = merge(below, _read(base_path, (*open_files, resolved)))
-    return merge(below, _prepare(content, resolved.parent))
+        below = merge(below, _read(base_path, (*open_files, resolved), known))
+    known[resolved] = merge(below, _prepare(content, resolved.parent))
+    return known[resolved]
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            return file.read(MOST_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}.") from None
 
@@ -160,10 +172,7 @@ def _read_preset(path: Path) -> Mapping:
     if path.is_dir():
         path = path / "config.json"
     if path.suffix == ".json":
-        try:
-            content = json.loads(_text(path))
-        except json.JSONDecodeError as error:
-            raise ConfigError.of("model.preset", str(path), f"not valid JSON: {error}") from None
+        content = read_json(path, "model.preset", error=ConfigError, most_bytes=MOST_CHARACTERS)
     else:
         content = parse_yaml(_text(path), str(path))
     if not isinstance(content, dict):
@@ -180,6 +189,13 @@ def _override_layer(overrides: Iterable[str]) -> Mapping:
             raise ConfigError.of(
                 "override", override, "must be key=value with a dotted key", "train.total_tokens=1B"
             )
+        if len(parts) > MOST_LEVELS:
+            raise ConfigError.of("override", key, f"has more than {MOST_LEVELS} parts")
+        try:
+            override.encode()
+        except UnicodeEncodeError:
+            shown = override.encode("ascii", "backslashreplace").decode()
+            raise ConfigError.of("override", shown, "must be UTF-8") from None
         here: Any = layer
         for part in parts[:-1]:
             here = here.setdefault(part, {})

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from megascale.config.fields import Count, NonNegativeFloat, PositiveCount, Section
+from megascale.config.fields import (
+    Count,
+    NonNegativeFloat,
+    PositiveCount,
+    Section,
+    TokenWindows,
+    rule_broken,
+)
 
 
 def _listed(value: object) -> object:
@@ -21,8 +29,8 @@ class SourceConfig(Section):
         BeforeValidator(_listed, json_schema_input_type=str | list[str]),
         Field(min_length=1),
     ] = Field(
-        description="prefix or list of prefixes of .bin/.idx files (Megatron's format), relative "
-        "to the working directory"
+        description="prefix of .bin/.idx files (Megatron's format), a folder of them or a pattern "
+        "such as data/*; or a list of these; relative to the working directory"
     )
 
 
@@ -44,6 +52,12 @@ class DataConfig(Section):
     phases: list[PhaseConfig] = Field(
         description="mixtures over time, the first from token 0; may be left out with one source",
         min_length=1,
+    )
+    skip_tokens: TokenWindows = Field(
+        (),
+        description="windows of the run's data that are left out, as START:END in tokens consumed "
+        "at the time: at START the data goes on with what would have come at END. What was "
+        "consumed already cannot be left out",
     )
     validation: dict[str, SourceConfig] = Field(
         default_factory=dict, description="held-out sources, each evaluated by itself"
@@ -75,6 +89,16 @@ class DataConfig(Section):
         description="token id that ends a document, for mask_documents; null takes it from the "
         "sources' .meta.json",
     )
+
+    @field_validator("skip_tokens")
+    @classmethod
+    def _skips_in_order(cls, windows: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+        for (first, _), (second, _) in pairwise(windows):
+            if second <= first:
+                raise rule_broken(
+                    f"windows begin one after the other, and one at {second} follows one at {first}"
+                )
+        return windows
 
     @model_validator(mode="before")
     @classmethod

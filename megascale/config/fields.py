@@ -8,12 +8,36 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import SerializationInfo
 
-from megascale.errors import UserError
+from megascale.errors import ConfigError, UserError
 from megascale.schedule.points import BatchPoint, format_table, parse_table
-from megascale.units import COUNT_PATTERN, GRAMMAR, CountError, format_count, read_count
+from megascale.units import (
+    COUNT_PATTERN,
+    GRAMMAR,
+    LARGEST_COUNT,
+    CountError,
+    format_count,
+    read_count,
+)
 
 READABLE = {"counts": "text"}
 """Serialization context under which counts are written as `4M` instead of 4000000."""
+
+
+def check_numbers(content: Any, at: tuple[str, ...] = ()) -> None:
+    """Refuse whole numbers that no 64-bit field can hold, wherever they stand in a config.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if isinstance(content, int) and not -LARGEST_COUNT <= content <= LARGEST_COUNT:
+        legal = LARGEST_COUNT if content > 0 else -LARGEST_COUNT
+        raise ConfigError.of(".".join(at), content, "must be below 2^63, or above -2^63", legal)
+    if isinstance(content, dict):
+        for key, value in content.items():
+            check_numbers(value, (*at, str(key)))
+    elif isinstance(content, (list, tuple)):
+        for index, value in enumerate(content):
+            check_numbers(value, (*at, str(index)))
 
 
 class Section(BaseModel):
@@ -35,17 +59,11 @@ def message_as_is(error: UserError) -> PydanticCustomError:
     return PydanticCustomError("message_as_is", "{message}", {"message": str(error)})
 
 
-LARGEST_COUNT = 2**63 - 1
-"""Positions and counts are 64-bit in arrays and files."""
-
-
 def _validate_count(value: object) -> int:
     try:
         count = read_count(value)
     except CountError as error:
         raise rule_broken(error.rule, error.nearest) from None
-    if count > LARGEST_COUNT:
-        raise rule_broken("must be below 2^63", str(LARGEST_COUNT))
     return count
 
 
@@ -124,3 +142,37 @@ BatchTable = Annotated[
     ),
 ]
 """A batch table; `megascale.schedule.points` has the grammar."""
+
+
+def _validate_window(value: object) -> tuple[int, int]:
+    rule = "must be a window of tokens START:END such as 12M:12.5M, with START before END"
+    parts = value.split(":") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or len(parts) != 2:
+        raise rule_broken(rule)
+    start, end = (_validate_count(part) for part in parts)
+    if start >= end:
+        raise rule_broken(rule, f"{format_count(start)}:{format_count(start + 1)}")
+    return start, end
+
+
+def _serialize_window(window: tuple[int, int]) -> str:
+    return ":".join(map(format_count, window))
+
+
+TokenWindow = Annotated[
+    tuple[int, int],
+    BeforeValidator(_validate_window),
+    PlainSerializer(_serialize_window, return_type=str),
+    WithJsonSchema({"type": "string"}),
+]
+"""Tokens from START up to END, written as START:END with counts such as 12M:12.5M."""
+
+
+def _validate_windows(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+TokenWindows = Annotated[
+    tuple[TokenWindow, ...],
+    BeforeValidator(_validate_windows, json_schema_input_type=list[TokenWindow]),
+]

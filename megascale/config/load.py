@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from megascale.config.compose import compose
+from megascale.config.fields import check_numbers
 from megascale.config.messages import error_line
 from megascale.config.rules import broken_rules
 from megascale.config.sections import RunConfig
@@ -46,6 +47,7 @@ def build_config(
     Raises:
         ConfigError: as `load_config`.
     """
+    check_numbers({key: value for key, value in content.items() if key != "model"})
     try:
         config = RunConfig.model_validate(dict(content))
     except ValidationError as error:

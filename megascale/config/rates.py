@@ -1,10 +1,16 @@
-"""Learning-rate and weight-decay schedules of a config's sections."""
+"""Schedules of a config's sections: learning rate, weight decay, and the batch by rule."""
 
 from __future__ import annotations
 
-from megascale.config.schedule_sections import LRConfig, WeightDecayConfig
+from megascale.config.schedule_sections import (
+    BatchRemainingConfig,
+    LRConfig,
+    WeightDecayConfig,
+)
 from megascale.errors import ScheduleError
 from megascale.schedule.lr import LRSchedule
+from megascale.schedule.points import BatchPoint
+from megascale.schedule.rules import remaining_points
 from megascale.schedule.weight_decay import WeightDecaySchedule
 
 
@@ -58,3 +64,27 @@ def build_weight_decay_schedule(
     """The weight-decay schedule of a config section over a run of `total_tokens` tokens."""
     end = config.value if config.end_value is None else config.end_value
     return WeightDecaySchedule(config.schedule, config.value, end, total_tokens)
+
+
+def build_remaining_points(
+    config: BatchRemainingConfig, lr: LRConfig, total_tokens: int
+) -> tuple[BatchPoint, ...]:
+    """The batches of a section `batch.remaining`, under its run's learning rate.
+
+    Raises:
+        ScheduleError: the learning rate decays throughout, or as `remaining_points`.
+    """
+    if lr.kind == "cosine":
+        raise ScheduleError.of(
+            "batch.remaining",
+            "lr.kind: cosine",
+            "the rule is for a learning rate that is stable before its decay",
+            "lr.kind: wsd",
+        )
+    return remaining_points(
+        config.initial_tokens,
+        total_tokens=total_tokens,
+        decay_tokens=min(lr.decay_tokens, total_tokens),
+        max_tokens=config.max_tokens,
+        ratio=config.ratio,
+    )

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from megascale.config.rates import build_lr_schedule
+from megascale.config.parameter_groups import group_problems, method_problems
+from megascale.config.rates import build_lr_schedule, build_remaining_points
 from megascale.config.sections import RunConfig
 from megascale.errors import ConfigError, ScheduleError, UserError
+from megascale.model.count import parameter_shapes
 from megascale.schedule.megatron import parse_step_schedule, rampup_points
 from megascale.schedule.points import point_problems
 from megascale.units import format_count
@@ -17,7 +19,16 @@ WEIGHT_TOLERANCE = 1e-9
 
 def broken_rules(config: RunConfig) -> list[str]:
     """One message for each rule between keys that `config` breaks; empty when it is sound."""
-    checks = (_budget, _batch, _learning_rate, _weight_decay, _mixtures, _intervals, _model)
+    checks = (
+        _budget,
+        _batch,
+        _learning_rate,
+        _weight_decay,
+        _mixtures,
+        _intervals,
+        _model,
+        _optimizer,
+    )
     return [str(error) for check in checks for error in check(config)]
 
 
@@ -36,7 +47,7 @@ def _budget(config: RunConfig) -> Iterator[UserError]:
 
 def _batch(config: RunConfig) -> Iterator[UserError]:
     batch = config.batch
-    sources = ("schedule", "law", "megatron_rampup", "megatron_steps")
+    sources = ("schedule", "law", "remaining", "megatron_rampup", "megatron_steps")
     given = [name for name in sources if getattr(batch, name) is not None]
     if len(given) != 1:
         yield ConfigError.of(
@@ -65,7 +76,9 @@ def _batch(config: RunConfig) -> Iterator[UserError]:
 def _batch_points(config: RunConfig, key: str) -> Iterator[UserError]:
     batch, length = config.batch, config.train.sequence_length
     try:
-        if batch.megatron_rampup is not None:
+        if batch.remaining is not None:
+            points = build_remaining_points(batch.remaining, config.lr, config.train.total_tokens)
+        elif batch.megatron_rampup is not None:
             points = rampup_points(**batch.megatron_rampup.model_dump(), sequence_length=length)
         elif batch.megatron_steps is not None:
             points = parse_step_schedule(batch.megatron_steps, sequence_length=length)
@@ -240,6 +253,17 @@ def _intervals(config: RunConfig) -> Iterator[UserError]:
         yield ConfigError.of(
             "data.eos_id", config.data.eos_id, "is used by data.mask_documents: true only", "null"
         )
+
+
+def _optimizer(config: RunConfig) -> Iterator[UserError]:
+    names = [name for name, _ in parameter_shapes(config.model)]
+    yield from group_problems(names, config.optimizer.groups)
+    yield from method_problems(names, config.optimizer)
+    optimizer = config.optimizer
+    default = type(optimizer).model_fields["beta2"].default
+    if optimizer.beta2_half_life_tokens is not None and optimizer.beta2 != default:
+        rule = "give optimizer.beta2 or optimizer.beta2_half_life_tokens, not both"
+        yield ConfigError.of("optimizer.beta2", optimizer.beta2, rule, default)
 
 
 def _model(config: RunConfig) -> Iterator[UserError]:

@@ -57,6 +57,19 @@ class MegatronRampupConfig(Section):
     )
 
 
+class BatchRemainingConfig(Section):
+    """A batch in proportion to 1 / (tokens left) until the decay, constant in it."""
+
+    initial_tokens: PositiveCount = Field(description="global batch (tokens) at token 0")
+    max_tokens: PositiveCount | None = Field(
+        None,
+        description="largest global batch (tokens); needed without a decay of the rate",
+    )
+    ratio: Annotated[float, Field(gt=1, le=1024)] = Field(
+        2.0, description="ratio of neighbouring batches; the layout has to divide each of them"
+    )
+
+
 class BatchConfig(Section):
     """Global batch size as a function of consumed tokens; exactly one source is given."""
 
@@ -66,6 +79,9 @@ class BatchConfig(Section):
         "first start is 0; a single entry is a constant batch",
     )
     law: BatchLawConfig | None = Field(None, description="follow a law file instead of a table")
+    remaining: BatchRemainingConfig | None = Field(
+        None, description="batch in proportion to 1 / (tokens left) instead of a table"
+    )
     megatron_rampup: MegatronRampupConfig | None = Field(
         None, description="Megatron's rampup grammar instead of a table"
     )
@@ -140,7 +156,13 @@ class WeightDecayConfig(Section):
     """Decoupled weight decay as a function of consumed tokens."""
 
     value: NonNegativeFloat = Field(
-        0.1, description="coefficient at token 0: weights lose lr x value of themselves per step"
+        0.1, description="coefficient at token 0; relative_to says of what"
+    )
+    relative_to: Literal["lr", "schedule"] = Field(
+        "lr",
+        description="lr: weights lose lr x value of themselves per step, as PyTorch's AdamW has "
+        "it; schedule: (lr / lr.peak) x value, so that a change of the peak leaves the decay as it "
+        "is",
     )
     exclude: list[Literal["norm", "bias", "embedding"]] = Field(
         ["norm", "bias"], description="parameter groups without weight decay"

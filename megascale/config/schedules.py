@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from megascale.config.rates import build_lr_schedule, build_weight_decay_schedule
+from megascale.config.rates import (
+    build_lr_schedule,
+    build_remaining_points,
+    build_weight_decay_schedule,
+)
 from megascale.config.sections import RunConfig
 from megascale.formats.law_file import read_law_file
 from megascale.model.count import count_parameters
@@ -80,6 +84,9 @@ def requested_batches(
     batch, length = config.batch, config.train.sequence_length
     if batch.law is not None:
         return _law_points(config, n_params)
+    if batch.remaining is not None:
+        points = build_remaining_points(batch.remaining, config.lr, config.train.total_tokens)
+        return points, {"kind": "remaining", **batch.remaining.model_dump()}
     if batch.megatron_rampup is not None:
         ramp = batch.megatron_rampup
         points = rampup_points(

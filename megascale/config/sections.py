@@ -17,12 +17,12 @@ from megascale.config.fields import (
     Section,
     message_as_is,
 )
+from megascale.config.optimizer_sections import OptimizerConfig
 from megascale.config.schedule_sections import BatchConfig, LRConfig, WeightDecayConfig
 from megascale.errors import UserError
 from megascale.model.config import ModelConfig
 
 Degree = Annotated[int, Field(ge=1)]
-Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class TrainConfig(Section):
@@ -71,22 +71,15 @@ class TrainConfig(Section):
         description="hub folder (config.json and safetensors) that a new run takes its weights "
         "from; null draws them from the seed",
     )
+    exit_after_minutes: PositiveFloat | None = Field(
+        None,
+        description="minutes after which this process writes a checkpoint and ends with exit code "
+        "75, as for a signal; starting again goes on. null for never",
+    )
     threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None,
-        description="CPU threads of each process; null shares the cores of a node among its "
-        "processes",
-    )
-
-
-class OptimizerConfig(Section):
-    """The optimizer; its learning rate and weight decay are sections of their own."""
-
-    name: Literal["adamw"] = Field("adamw", description="optimizer")
-    beta1: Beta = Field(0.9, description="decay of the first moment, per step")
-    beta2: Beta = Field(0.95, description="decay of the second moment, per step")
-    eps: PositiveFloat = Field(1e-8, description="added to the root of the second moment")
-    grad_clip: PositiveFloat | None = Field(
-        1.0, description="largest global gradient norm; null does not clip"
+        description="CPU threads of each process; null takes OMP_NUM_THREADS, else a share of "
+        "SLURM_CPUS_PER_TASK or of the node's cores",
     )
 
 
@@ -154,6 +147,19 @@ class WandbConfig(Section):
     mode: Literal["online", "offline"] = Field("online", description="offline keeps files only")
 
 
+class NoiseScaleConfig(Section):
+    """The gradient noise scale, from the micro-batch gradients that a step computes anyway."""
+
+    interval_steps: PositiveCount | None = Field(
+        16,
+        description="steps between two measurements of the gradient noise scale; null does not "
+        "measure it. A measured step of one micro-batch on one rank runs it as two halves",
+    )
+    window: Annotated[int, Field(ge=10, le=10_000)] = Field(
+        64, description="measurements that the noise scale and its interval are taken over"
+    )
+
+
 class LogConfig(Section):
     """What is logged, and how often."""
 
@@ -162,6 +168,14 @@ class LogConfig(Section):
     )
     interval_steps: PositiveCount | None = Field(
         1, description="steps between two records, instead of interval_tokens"
+    )
+    weights_interval_steps: PositiveCount | None = Field(
+        None,
+        description="steps between two measurements of the RMS of weights and of updates by kind "
+        "of parameter, and of the largest attention logit; null does not measure them",
+    )
+    noise_scale: NoiseScaleConfig = Field(
+        default_factory=NoiseScaleConfig, description="gradient noise scale"
     )
     tensorboard: bool = Field(False, description="write TensorBoard events into the run directory")
     wandb: WandbConfig | None = Field(None, description="log to Weights & Biases; null for no")
@@ -185,6 +199,16 @@ class CheckpointConfig(Section):
         1000,
         description="steps between two checkpoints, instead of interval_tokens; both null write "
         "one at the end only",
+    )
+    interval_minutes: PositiveFloat | None = Field(
+        None,
+        description="minutes by the clock after which a checkpoint is due as well, whatever the "
+        "steps and tokens; null for never",
+    )
+    full_disk_minutes: NonNegativeFloat = Field(
+        10.0,
+        description="minutes the last checkpoint of a run waits for room on a full disk before "
+        "older checkpoints are given up, oldest first",
     )
     keep_last: PositiveCount = Field(3, description="newest checkpoints kept")
     keep_every_tokens: PositiveCount | None = Field(

@@ -76,6 +76,8 @@ class Curve:
         placed: the losses before smoothing; None where they are not known.
         clock: steps, seconds and batch after each record; None where they are not known.
         whole: the curve that this one is a stretch of; None where it is one itself.
+        ramp_tokens: tokens by which the rise of the learning rate to its peak puts the run behind
+            one that begins there (`Records.ramp_tokens`).
     """
 
     run: str
@@ -92,6 +94,7 @@ class Curve:
     placed: Placed | None = None
     clock: RecordCounts | None = None
     whole: Curve | None = None
+    ramp_tokens: float = 0.0
 
     @property
     def is_validation(self) -> bool:
@@ -241,6 +244,7 @@ def _mean(curves: Sequence[Curve]) -> Curve:
         sources=tuple(sorted({name for curve in curves for name in curve.sources})),
         window=first.window,
         end=min(curve.last for curve in curves),
+        ramp_tokens=float(np.mean([curve.ramp_tokens for curve in curves])),
     )
 
 

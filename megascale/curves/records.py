@@ -16,6 +16,8 @@ INTERVAL_MEAN = "interval_mean"
 TRAIN_KINDS = (INTERVAL_MEAN, "instantaneous", "ema")
 """Kinds of training loss, the one that a curve is made from first."""
 VALIDATION = "validation"
+PLATEAU = 1e-3
+"""Relative departure from the peak learning rate that ends the constant phase."""
 LATE = 4.0
 """A log whose first record comes after so many of its longest intervals did not begin at 0."""
 NUMBERS = ("step", "tokens", "batch_tokens", "lr", "loss", "seconds")
@@ -186,6 +188,29 @@ class Records:
         both = (self.step > 0) & (self.tokens > 0)
         ratio = np.unique(self.tokens[both] / self.step[both])
         return float(ratio[0]) if len(ratio) == 1 else None
+
+    def ramp_tokens(self) -> float:
+        """Return the tokens by which a rising learning rate puts the run behind one that begins at
+        its peak: the integral of 1 - lr / peak over consumed tokens until the peak.
+
+        Progress at a constant batch goes with the sum of learning rates (docs/schedule-law.md), so
+        a warmup of W tokens from zero costs W / 2. 0 where no learning rate is logged, where the
+        first record is at the peak already, and for a log that begins late (a branch).
+        """
+        known = np.flatnonzero(np.isfinite(self.lr) & (self.tokens > 0))
+        known = known[np.argsort(self.tokens[known], kind="stable")]
+        known = known[np.diff(self.tokens[known], append=np.inf) > 0]
+        if len(known) < 2 or not self.lr[known].max() > 0:
+            return 0.0
+        tokens, share = self.tokens[known], self.lr[known] / self.lr[known].max()
+        top = int(np.argmax(share >= 1 - PLATEAU))
+        if top == 0 or tokens[0] > LATE * np.diff(tokens).max():
+            return 0.0
+        rise = (share[1] - share[0]) / (tokens[1] - tokens[0])
+        first = float(np.clip(share[0] - rise * tokens[0], 0.0, share[0]))
+        at = np.concatenate([[0.0], tokens[: top + 1]])
+        behind = 1 - np.concatenate([[first], share[: top + 1]])
+        return float(np.sum(np.diff(at) * (behind[1:] + behind[:-1]) / 2))
 
     def rates_at(self, rows: Index) -> Array:
         """Return the learning rate of rows; where they have none, the last one logged before."""

@@ -13,13 +13,11 @@ import polars as pl
 from megascale.arrays import Array
 from megascale.curves.choice import AUTO, LEAST, TRAIN, choose_loss, inventory
 from megascale.curves.curve import Curve, Curves, Dropped, RecordCounts
-from megascale.curves.records import VALIDATION, Placed, Records, split_runs
+from megascale.curves.records import PLATEAU, VALIDATION, Placed, Records, split_runs
 from megascale.curves.smoothing import Window, smooth
 from megascale.errors import DataError, FitError
 from megascale.runs.table import RunTable
 
-PLATEAU = 1e-3
-"""Relative departure from the peak learning rate that ends the constant phase."""
 LEAST_COMPARED = 3
 """Losses that a run needs to be compared with others."""
 
@@ -51,6 +49,7 @@ def curve_of(records: Records, wanted: str, window: Window) -> Curve | None:
         end=float(placed.after[-1]),
         placed=placed,
         clock=_clock(records, placed),
+        ramp_tokens=records.ramp_tokens(),
     )
 
 

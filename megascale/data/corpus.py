@@ -28,6 +28,7 @@ from megascale.data.indexed import IndexedTokens
 from megascale.data.opening import tokenizer_sha256
 from megascale.data.prepare import prepare
 from megascale.errors import DataError
+from megascale.formats.json_text import read_json
 
 SCHEMA = "megascale.corpus/1"
 RECIPE = 1
@@ -212,7 +213,7 @@ def _fingerprint(found: dict[str, list[_File]], limits: dict[str, int], vocab_si
 def _reuse(folder: Path, fingerprint: str) -> Corpus | None:
     tokenizer = folder / "tokenizer.json"
     try:
-        manifest = json.loads((folder / "corpus.json").read_text())
+        manifest = read_json(folder / "corpus.json", "corpus")
         if manifest["schema"] != SCHEMA or manifest["fingerprint"] != fingerprint:
             return None
         expected = tokenizer_sha256(tokenizer)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -16,13 +17,21 @@ from pathlib import Path
 from typing import IO, Literal
 
 from megascale.errors import DataError
+from megascale.extras import pip_command
+from megascale.formats.json_text import JsonTextError, parse_json
+from megascale.shipped import legal_path
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
 COMPRESSIONS = (".gz", ".zst")
 BATCH_BYTES = 1 << 20
 BATCH_DOCUMENTS = 2048
+MOST_ARRAY_BYTES = 2**30
+"""A JSON array is read whole; a larger one is refused."""
+LARGE_TEXT_BYTES = 16 * 2**20
+"""Plain text files above it are warned of where each is one document."""
 _PARQUET_ROWS = 2048
+_PEEK_BYTES = 64
 
 Kind = Literal["text", "json", "string"]
 
@@ -59,7 +68,7 @@ def find_inputs(inputs: Iterable[str | Path]) -> tuple[list[Path], list[Path]]:
     """
     files: list[Path] = []
     aside: list[Path] = []
-    for item in map(Path, inputs):
+    for item in (legal_path(path, "INPUT", error=DataError) for path in inputs):
         if item.is_dir():
             known = (*JSON_SUFFIXES, *TEXT_SUFFIXES, ".parquet")
             for path in sorted(path for path in item.rglob("*") if path.is_file()):
@@ -125,11 +134,46 @@ def _read_file(
                 yield RawDocument(str(path), 1, "text", stream.read()), raw.tell()
                 return
             kind: Kind = "json" if suffix in JSON_SUFFIXES else "text"
+            if kind == "json" and _begins_an_array(stream):
+                yield from _read_array(path, stream)
+                return
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     yield RawDocument(str(path), number, kind, line.rstrip(b"\r\n")), raw.tell()
     except (OSError, EOFError, zlib.error) as failure:
         raise DataError.of("INPUT", str(path), f"cannot be read: {failure}") from None
+
+
+def _begins_an_array(stream: IO[bytes]) -> bool:
+    """Whether the first character that counts is `[`: one JSON array, not lines of objects."""
+    peek = stream.peek(_PEEK_BYTES)[:_PEEK_BYTES]  # type: ignore[attr-defined]
+    return peek.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+
+
+def _read_array(path: Path, stream: IO[bytes]) -> Iterator[tuple[RawDocument, int]]:
+    """The items of a JSON array, counted from 1 in the place of lines."""
+    data = stream.read(MOST_ARRAY_BYTES + 1)
+    if len(data) > MOST_ARRAY_BYTES:
+        rule = f"a JSON array of more than {MOST_ARRAY_BYTES:,} bytes; write it as JSON lines"
+        raise DataError.of("INPUT", str(path), rule)
+    try:
+        items = parse_json(data)
+    except JsonTextError as failure:
+        raise DataError.of("INPUT", str(path), f"begins as a JSON array, but {failure}") from None
+    size = path.stat().st_size
+    for number, item in enumerate(items, start=1):
+        raw = json.dumps(item, ensure_ascii=False).encode("utf-8")
+        yield RawDocument(str(path), number, "json", raw), size * number // len(items)
+
+
+def large_texts(files: Iterable[Path]) -> list[Path]:
+    """Plain text files so large that they are hardly one document each."""
+    return [
+        path
+        for path in files
+        if _inner_suffix(path) not in (*JSON_SUFFIXES, ".parquet")
+        and path.stat().st_size > LARGE_TEXT_BYTES
+    ]
 
 
 def _decompressed(path: Path, raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
@@ -140,7 +184,7 @@ def _decompressed(path: Path, raw: IO[bytes], stack: ExitStack) -> IO[bytes]:
         try:
             import zstandard
         except ModuleNotFoundError:
-            rule = "reading .zst needs the package zstandard: pip install 'megascale[zstd]'"
+            rule = f"reading .zst needs the package zstandard: {pip_command('zstandard')}"
             raise DataError.of("INPUT", str(path), rule) from None
         reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
         return stack.enter_context(io.BufferedReader(_ZstdErrors(reader, zstandard.ZstdError)))

@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import struct
+import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from megascale.data.token_paths import find_prefixes
 from megascale.errors import DataError
+from megascale.formats.json_text import read_json
+from megascale.shipped import legal_path
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
@@ -37,6 +44,11 @@ DTYPES: dict[int, np.dtype[Any]] = {
 }
 FLOAT_CODES = {6: "float64", 7: "float32"}
 SIDECAR_SCHEMA = "megascale.tokens/1"
+MOST_MAPPED = 256
+"""So many token files are held open at a time."""
+_MAPPED: OrderedDict[int, NDArray[Any]] = OrderedDict()
+_MAPPED_LOCK = threading.RLock()
+_NUMBERS = itertools.count()
 _SAMPLE_WINDOWS = 8
 _SAMPLE_BYTES = 4096
 
@@ -83,22 +95,37 @@ def read_sidecar(prefix: str | Path) -> Sidecar | None:
         DataError: the file is there but is not a sidecar of this schema.
     """
     path = sidecar_path(prefix)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as failure:
-        raise DataError.of(str(path), "unreadable", f"must be a JSON sidecar: {failure}") from None
+    found = read_json(path, "sidecar")
     if not isinstance(found, dict) or found.pop("schema", None) != SIDECAR_SCHEMA:
         raise DataError.of(
             str(path), "unknown schema", f"must carry schema {SIDECAR_SCHEMA!r}; prepare it again"
         )
-    try:
-        return Sidecar(**found)
-    except TypeError:
+    if set(found) != set(_SIDECAR_KEYS):
         wanted = ", ".join(Sidecar.__slots__)
         keys = ", ".join(sorted(found)) or "none"
-        raise DataError.of(str(path), f"keys {keys}", f"a sidecar has {wanted}") from None
+        raise DataError.of(str(path), f"keys {keys}", f"a sidecar has {wanted}")
+    for key, (kind, words) in _SIDECAR_KEYS.items():
+        value = found[key]
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        if not fits or (isinstance(value, int) and not 0 <= value < 2**63):
+            raise DataError.of(f"{path}: {key}", value, f"must be {words}")
+    return Sidecar(**found)
+
+
+_COUNT = (int, "a whole number from 0 to 2^63")
+_SIDECAR_KEYS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "tokens": _COUNT,
+    "documents": _COUNT,
+    "dtype": (str, "text"),
+    "bin_sha256": (str, "text"),
+    "max_token_id": _COUNT,
+    "vocab_size": _COUNT,
+    "tokenizer_sha256": (str, "text"),
+    "eos_id": ((int, type(None)), "a whole number from 0 to 2^63, or null"),
+    "details": (dict, "a mapping"),
+}
 
 
 class IndexedTokens:
@@ -117,7 +144,9 @@ class IndexedTokens:
     """
 
     def __init__(self, prefix: str | Path) -> None:
-        self.prefix = Path(prefix)
+        self._number = next(_NUMBERS)
+        weakref.finalize(self, _MAPPED.pop, self._number, None)
+        self.prefix = legal_path(prefix, "token file", error=DataError)
         self._bin, self._idx = bin_path(prefix), idx_path(prefix)
         bin_bytes, idx_bytes = _size(self._bin), _size(self._idx)
         self.dtype, self.sequences, self._document_entries = _read_header(self._idx, idx_bytes)
@@ -169,13 +198,26 @@ class IndexedTokens:
         """Hash of the tokenizer file the tokens were made with; None without a sidecar."""
         return None if self.sidecar is None else self.sidecar.tokenizer_sha256
 
-    @cached_property
+    @property
     def flat(self) -> NDArray[Any]:
-        """All tokens as a read-only memory map, shape [tokens]; pages are read when touched."""
-        try:
-            return np.memmap(self._bin, dtype=self.dtype, mode="r", shape=(self.tokens,))
-        except (OSError, ValueError) as failure:
-            raise DataError.of(str(self._bin), "unreadable", str(failure)) from None
+        """All tokens as a read-only memory map, shape [tokens]; pages are read when touched.
+
+        Of all files of the process `MOST_MAPPED` are mapped at a time, those last used: a map
+        holds a file open, and a corpus may have more files than a process may open.
+        """
+        with _MAPPED_LOCK:
+            flat = _MAPPED.get(self._number)
+            if flat is not None:
+                _MAPPED.move_to_end(self._number)
+                return flat
+            try:
+                flat = np.memmap(self._bin, dtype=self.dtype, mode="r", shape=(self.tokens,))
+            except (OSError, ValueError) as failure:
+                raise DataError.of(str(self._bin), "unreadable", str(failure)) from None
+            _MAPPED[self._number] = flat
+            while len(_MAPPED) > MOST_MAPPED:
+                _MAPPED.popitem(last=False)
+            return flat
 
     def document_lengths(self, start: int, count: int) -> NDArray[np.int32]:
         """Lengths in tokens of sequences [start, start + count), read from the index."""
@@ -211,6 +253,8 @@ class IndexedTokens:
 class TokenSource:
     """Several prefixes read as one flat array of tokens, in the order given.
 
+    Prefixes may be folders or patterns, as `find_prefixes` takes them.
+
     Attributes:
         name: what errors call the source.
         files: the opened prefixes.
@@ -221,10 +265,8 @@ class TokenSource:
     """
 
     def __init__(self, name: str, prefixes: Sequence[str | Path]) -> None:
-        if not prefixes:
-            raise DataError.of(f"data.sources.{name}.path", "[]", "must name at least one prefix")
         self.name = name
-        self.files = tuple(IndexedTokens(prefix) for prefix in prefixes)
+        self.files = tuple(IndexedTokens(prefix) for prefix in find_prefixes(name, prefixes))
         self.starts = np.cumsum([0] + [file.tokens for file in self.files], dtype=np.int64)
         self.tokens = int(self.starts[-1])
         self.read_dtype = np.dtype(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,15 +37,34 @@ def open_stream(data: DataConfig, *, seed: int, vocab_size: int | None = None) -
 
     Raises:
         DataError: whatever is wrong with the files, mixtures, tokenizer or ids; also
-            `mask_documents` where nothing says which token ends a document.
+            `mask_documents` where nothing says which token ends a document, or where a source
+            was prepared without one.
     """
     phases = [PhaseSpec(phase.start_tokens, dict(phase.mixture)) for phase in data.phases]
     sources = {name: tuple(source.path) for name, source in data.sources.items()}
-    stream = Stream(stream_spec(data, sources, phases, seed, vocab_size))
+    spec = stream_spec(data, sources, phases, seed, vocab_size)
+    stream = Stream(replace(spec, skips=data.skip_tokens))
     if data.mask_documents and stream.eos_id is None:
         rule = "data.eos_id must be given: no sidecar says which token ends a document"
         raise DataError.of("data.mask_documents", True, rule, False)
+    if data.mask_documents and data.eos_id is None:
+        _check_ends(stream)
     return stream
+
+
+def _check_ends(stream: Stream) -> None:
+    """Refuse a file prepared without a token that ends documents, where masks look for one."""
+    for name, source in stream.sources.items():
+        for file in source.files:
+            if file.sidecar is not None and file.sidecar.eos_id is None:
+                raise DataError.of(
+                    "data.mask_documents",
+                    True,
+                    f"{file.prefix} of source {name} was prepared without a token that ends "
+                    f"documents, id {stream.eos_id} ends those of others: all its documents would "
+                    "be one; prepare it with the token, or state data.eos_id if they hold it",
+                    False,
+                )
 
 
 def stream_spec(

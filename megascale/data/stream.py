@@ -13,6 +13,8 @@ Rules for what does not fit:
   end), so none of them is left out for good. `describe()` reports the number.
 * A phase cuts off the block and the chunk of the phase before in which it starts, so positions
   before it never depend on it. Every source goes on with the chunk after the last it has begun.
+* A skipped window [a, b) leaves out what would have stood at these positions: the phase goes on at
+  a with what would have stood at b. Positions before a, and where phases start, stay as they are.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ from numpy.typing import NDArray
 from megascale.data.indexed import TokenSource, check_ids, check_vocab
 from megascale.data.mixture import Mixture, weight_parts
 from megascale.data.permutation import derive_key, numbered_keys, permute
+from megascale.data.specification import PhaseSpec, StreamSpec, check_phases, check_skips
 from megascale.errors import DataError
+
+__all__ = ["PhaseSpec", "Stream", "StreamSpec"]
 
 _PLACED_AT_ONCE = 512
 """Chunks whose places are worked out together: a few cost as much time as many."""
@@ -37,46 +42,13 @@ _NOTHING_PLACED = (range(0), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.i
 
 
 @dataclass(frozen=True, slots=True)
-class PhaseSpec:
-    """A mixture in force from `start_tokens` on: source name to share of the chunks."""
+class _Piece:
+    """Positions [start, stop) of one phase whose chunks lie on a grid that begins at `origin`."""
 
-    start_tokens: int
-    weights: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamSpec:
-    """All that determines a stream, besides the token files themselves.
-
-    Attributes:
-        sources: source name to prefixes (paths without `.bin`/`.idx`), read as one.
-        phases: mixtures by start, the first at token 0.
-        seed: key of every permutation.
-        chunk_tokens: length of the contiguous pieces that are shuffled.
-        mixture_block_chunks: chunks within which the weights hold exactly.
-        eos_id: token that ends a document; None takes it from the sidecars.
-        vocab_size: ids must be below it; None checks nothing.
-        tokenizer_sha256: hash of the tokenizer file that the config names; None checks nothing.
-        key: config key that holds the sources, for messages.
-        chunk_key: config key that gives `chunk_tokens`, for messages.
-    """
-
-    sources: Mapping[str, Sequence[str]]
-    phases: Sequence[PhaseSpec]
-    seed: int
-    chunk_tokens: int = 4096
-    mixture_block_chunks: int = 100
-    eos_id: int | None = None
-    vocab_size: int | None = None
-    tokenizer_sha256: str | None = None
-    key: str = "data.sources"
-    chunk_key: str = "data.chunk_tokens"
-
-
-@dataclass(frozen=True, slots=True)
-class _Phase:
+    number: int
     start: int
     stop: int | None
+    origin: int
     mixture: Mixture
     first_ordinals: NDArray[np.int64]
     sources: tuple[TokenSource, ...]
@@ -100,7 +72,8 @@ class Stream:
         if spec.chunk_tokens < 1:
             raise DataError.of(spec.chunk_key, spec.chunk_tokens, "must be positive", 1)
         self.spec = spec
-        _check_phases(spec)
+        check_phases(spec)
+        check_skips(spec)
         self.sources = {
             name: _open_source(spec.key, name, paths)
             for name, paths in sorted(spec.sources.items())
@@ -120,12 +93,12 @@ class Stream:
         largest = [_largest_id(source) for source in self.sources.values()]
         known = [value for value in largest if value is not None]
         self.vocab_max = max(known) if len(known) == len(largest) else None
-        self._phases = self._build_phases()
-        self._starts = np.array([phase.start for phase in self._phases], dtype=np.int64)
+        self._pieces = self._build_pieces()
+        self._starts = np.array([phase.start_tokens for phase in spec.phases], dtype=np.int64)
         self._recent: dict[int, tuple[range, NDArray[np.int64], NDArray[np.int64]]] = {}
 
-    def _build_phases(self) -> tuple[_Phase, ...]:
-        spec, phases = self.spec, []
+    def _build_pieces(self) -> tuple[_Piece, ...]:
+        spec, pieces = self.spec, []
         used = dict.fromkeys(self.sources, 0)
         for number, phase in enumerate(spec.phases):
             where = f"data.phases[{number}].mixture"
@@ -138,12 +111,19 @@ class Stream:
             first = np.array([used[name] for name in mixture.names], dtype=np.int64)
             stop = spec.phases[number + 1].start_tokens if number + 1 < len(spec.phases) else None
             sources = tuple(self.sources[name] for name in mixture.names)
-            phases.append(_Phase(phase.start_tokens, stop, mixture, first, sources))
+            start, origin = phase.start_tokens, phase.start_tokens
+            for low, high in spec.skips:
+                if low < phase.start_tokens or (stop is not None and low >= stop):
+                    continue
+                if low > start:
+                    pieces.append(_Piece(number, start, low, origin, mixture, first, sources))
+                start, origin = low, origin - (high - low)
+            pieces.append(_Piece(number, start, stop, origin, mixture, first, sources))
             if stop is not None:
-                begun = -(-(stop - phase.start_tokens) // spec.chunk_tokens)
+                begun = -(-(stop - origin) // spec.chunk_tokens)
                 for name, count in zip(mixture.names, mixture.delivered(begun)):
                     used[name] += int(count)
-        return tuple(phases)
+        return tuple(pieces)
 
     def read(self, start: int, count: int) -> NDArray[Any]:
         """Tokens at positions [start, start + count).
@@ -158,17 +138,13 @@ class Stream:
         if start < 0 or count < 0:
             raise DataError.of("stream window", (start, count), "must not be negative")
         pieces = []
-        for phase in self._phases:
-            low, high = max(start, phase.start), start + count
-            if phase.stop is not None:
-                high = min(high, phase.stop)
-            if low < high:
-                pieces.append(self._read_phase(phase, low - phase.start, high - phase.start))
+        for piece, low, high in self._overlaps(start, start + count):
+            pieces.append(self._read_piece(piece, low - piece.origin, high - piece.origin))
         if len(pieces) == 1:
             return pieces[0]
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
 
-    def _read_phase(self, phase: _Phase, low: int, high: int) -> NDArray[Any]:
+    def _read_piece(self, phase: _Piece, low: int, high: int) -> NDArray[Any]:
         chunk = self.spec.chunk_tokens
         first = low // chunk
         source_of, begin = self._placed(phase, first, -(-high // chunk))
@@ -190,7 +166,7 @@ class Stream:
         return tokens
 
     def _placed(
-        self, phase: _Phase, first: int, stop: int
+        self, phase: _Piece, first: int, stop: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """`_chunk_starts` of the chunks [first, stop), many at once and kept: reads go forward."""
         known, source_of, begin = self._recent.get(phase.start, _NOTHING_PLACED)
@@ -204,7 +180,7 @@ class Stream:
         return source_of[held], begin[held]
 
     def _chunk_starts(
-        self, phase: _Phase, chunks: NDArray[np.int64]
+        self, phase: _Piece, chunks: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """For chunks of a phase: index into its sources, first token within that source."""
         source_of, ordinal = phase.mixture.locate(chunks)
@@ -241,11 +217,12 @@ class Stream:
 
     def chunk_starts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Positions in [start, stop) at which a chunk begins, ascending."""
-        chunk = self.spec.chunk_tokens
-        parts = [
-            np.arange(low + (phase_start - low) % chunk, high, chunk, dtype=np.int64)
-            for phase_start, low, high in self._overlaps(start, stop)
-        ]
+        chunk, parts = self.spec.chunk_tokens, []
+        for piece, low, high in self._overlaps(start, stop):
+            if low == piece.start and (low - piece.origin) % chunk:  # after a skipped window
+                parts.append(np.array([low], dtype=np.int64))
+            first = low + (piece.origin - low) % chunk
+            parts.append(np.arange(first, high, chunk, dtype=np.int64))
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
     def joins(self, start: int, stop: int) -> int:
@@ -255,18 +232,20 @@ class Stream:
         """
         chunk = self.spec.chunk_tokens
         return sum(
-            (high - phase_start - 1) // chunk - (low - phase_start - 1) // chunk
-            for phase_start, low, high in self._overlaps(start + 1, stop + 1)
+            (high - piece.origin - 1) // chunk
+            - (low - piece.origin - 1) // chunk
+            + (low == piece.start and (low - piece.origin) % chunk != 0)
+            for piece, low, high in self._overlaps(start + 1, stop + 1)
         )
 
-    def _overlaps(self, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """(phase start, first, end) of each phase's part of [start, stop)."""
+    def _overlaps(self, start: int, stop: int) -> list[tuple[_Piece, int, int]]:
+        """(piece, first, end) of each piece's part of [start, stop)."""
         parts = []
-        for phase in self._phases:
-            low = max(start, phase.start)
-            high = stop if phase.stop is None else min(stop, phase.stop)
+        for piece in self._pieces:
+            low = max(start, piece.start)
+            high = stop if piece.stop is None else min(stop, piece.stop)
             if low < high:
-                parts.append((phase.start, low, high))
+                parts.append((piece, low, high))
         return parts
 
     def phase_at(self, position: int) -> int:
@@ -284,7 +263,9 @@ class Stream:
         spec = self.spec
         phases = [phase for phase in spec.phases if before is None or phase.start_tokens < before]
         names = sorted({name for phase in phases for name, w in phase.weights.items() if w})
+        skips = [list(skip) for skip in spec.skips if before is None or skip[0] < before]
         content = {
+            **({"skips": skips} if skips else {}),
             "seed": spec.seed,
             "chunk_tokens": spec.chunk_tokens,
             "mixture_block_chunks": spec.mixture_block_chunks,
@@ -311,10 +292,13 @@ class Stream:
         """
         chunk = self.spec.chunk_tokens
         used = dict.fromkeys(self.sources, 0)
-        for phase in self._phases:
-            stop = total_tokens if phase.stop is None else min(phase.stop, total_tokens or 0)
-            begun = -(-max(0, (stop or 0) - phase.start) // chunk)
-            for name, count in zip(phase.mixture.names, phase.mixture.delivered(begun)):
+        last: dict[int, tuple[Mixture, int]] = {}
+        for piece in self._pieces:
+            stop = total_tokens if piece.stop is None else min(piece.stop, total_tokens or 0)
+            if (stop or 0) > piece.start:
+                last[piece.number] = (piece.mixture, -(-((stop or 0) - piece.origin) // chunk))
+        for mixture, begun in last.values():
+            for name, count in zip(mixture.names, mixture.delivered(begun)):
                 used[name] += int(count)
         phases = [
             {"start_tokens": phase.start_tokens, "mixture": dict(phase.weights)}
@@ -330,31 +314,6 @@ class Stream:
                 **({} if total_tokens is None else {"epochs": used[name] / size}),
             }
         return {"chunk_tokens": chunk, "sources": sources, "phases": phases}
-
-
-def _check_phases(spec: StreamSpec) -> None:
-    if not spec.sources:
-        raise DataError.of("data.sources", "{}", "must name at least one source")
-    if not spec.phases or spec.phases[0].start_tokens != 0:
-        found = spec.phases[0].start_tokens if spec.phases else "[]"
-        raise DataError.of("data.phases[0].start_tokens", found, "the first phase starts at 0", 0)
-    for number, phase in enumerate(spec.phases):
-        previous = spec.phases[number - 1].start_tokens if number else -1
-        if phase.start_tokens <= previous:
-            raise DataError.of(
-                f"data.phases[{number}].start_tokens",
-                phase.start_tokens,
-                f"phases must start later one after the other; the one before starts at {previous}",
-                previous + 1,
-            )
-        for name in phase.weights:
-            if name not in spec.sources:
-                raise DataError.of(
-                    f"data.phases[{number}].mixture",
-                    name,
-                    "no such source under data.sources",
-                    sorted(spec.sources),
-                )
 
 
 def _open_source(key: str, name: str, paths: Sequence[str]) -> TokenSource:

@@ -41,7 +41,9 @@ class TokenizerFile:
         self.sha256 = tokenizer_sha256(path)
         try:
             self.tokenizer: Tokenizer = Tokenizer.from_file(str(path))
-        except Exception as failure:  # the binding raises plain Exception
+        except KeyboardInterrupt:
+            raise
+        except BaseException as failure:  # plain Exception, or a panic of the library underneath
             raise DataError.of(
                 "--tokenizer", str(path), f"not a Hugging Face tokenizer.json: {failure}"
             ) from None
@@ -50,31 +52,43 @@ class TokenizerFile:
         self.tokenizer.no_padding()
         self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Special tokens and their ids, by id. Text never gives these ids."""
+        added = sorted(self.tokenizer.get_added_tokens_decoder().items())
+        return {token.content: number for number, token in added if token.special}
+
+    def usual_eos(self) -> list[str]:
+        """Special tokens that by their names end a document."""
+        return [token for token in EOS_TOKENS if token in self.special_tokens]
+
     def eos_id(self, token: str | None = None) -> int:
         """Id of the token that ends a document.
 
         Args:
-            token: its text; None takes the first of the usual ones that the vocabulary has.
+            token: its text; None takes the usual one of the vocabulary.
 
         Raises:
-            DataError: the vocabulary has no such token.
+            DataError: there is no such token, it is an ordinary one that text can give too, or
+                several may be meant.
         """
-        candidates = EOS_TOKENS if token is None else (token,)
-        for candidate in candidates:
-            found = self.tokenizer.token_to_id(candidate)
-            if found is not None:
-                return found
-        special = [
-            added.content
-            for _, added in sorted(self.tokenizer.get_added_tokens_decoder().items())
-            if added.special
-        ]
-        raise DataError.of(
-            "--eos-token",
-            token if token is not None else "not given",
-            f"{self.path} has no token {' or '.join(candidates)}",
-            special[:8] or None,
-        )
+        special = self.special_tokens
+        usual = self.usual_eos()
+        if token is None and len(usual) > 1:
+            rule = f"{self.path} has several tokens that may end a document; name one"
+            raise DataError.of("--eos-token", "not given", rule, usual)
+        if token is None and usual:
+            return special[usual[0]]
+        if token in special:
+            return special[token]
+        legal = (usual or [*special])[:8] or None
+        if token is None:
+            rule = f"{self.path} has no special token {' or '.join(EOS_TOKENS)}"
+        elif self.tokenizer.token_to_id(token) is None:
+            rule = f"{self.path} has no token {token}"
+        else:
+            rule = f"an ordinary token of {self.path}: a text that holds it would end there"
+        raise DataError.of("--eos-token", token or "not given", rule, legal)
 
     def encode(self, texts: list[str]) -> list[NDArray[np.int32]]:
         """Ids of each text, without any added token."""

@@ -23,6 +23,7 @@ from megascale.data.indexed import (
     idx_path,
     sidecar_path,
 )
+from megascale.data.journal import Written
 from megascale.errors import DataError
 
 UINT16_VOCAB_LIMIT = 65_500
@@ -33,6 +34,11 @@ _BLOCK = 1 << 20
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """uint16 for vocabularies below 65,500, else int32: the rule of Megatron's own writer."""
     return np.dtype("<u2") if vocab_size < UINT16_VOCAB_LIMIT else np.dtype("<i4")
+
+
+def partial_paths(prefix: str | Path) -> dict[str, Path]:
+    """Files that hold an unfinished prefix, by what they become."""
+    return {kind: Path(f"{prefix}.{kind}.partial") for kind in ("bin", "idx", "meta", "lengths")}
 
 
 class IndexedWriter:
@@ -46,23 +52,51 @@ class IndexedWriter:
         DataError: ids that the vocabulary cannot hold, nothing written, or the disk is full.
     """
 
-    def __init__(self, prefix: str | Path, vocab_size: int) -> None:
+    def __init__(
+        self, prefix: str | Path, vocab_size: int, *, after: Written | None = None
+    ) -> None:
+        """Args:
+        prefix: where to write, without suffix.
+        vocab_size: of the tokenizer; chooses the dtype.
+        after: go on with the partial files of a killed writer, cut to what it had written.
+        """
         self.prefix = Path(prefix)
         self.vocab_size = vocab_size
         self.dtype = token_dtype(vocab_size)
-        self.tokens = 0
-        self.documents = 0
-        self.max_token_id = -1
+        self.tokens = 0 if after is None else after.tokens
+        self.documents = 0 if after is None else after.documents
+        self.max_token_id = -1 if after is None else after.max_token_id
         self._sha256 = hashlib.sha256()
-        self._partials = {
-            kind: Path(f"{prefix}.{kind}.partial") for kind in ("bin", "idx", "meta", "lengths")
-        }
+        self._partials = partial_paths(prefix)
         try:
             self.prefix.parent.mkdir(parents=True, exist_ok=True)
-            self._bin = self._partials["bin"].open("wb")
-            self._lengths = self._partials["lengths"].open("w+b")
+            self._bin = self._partials["bin"].open("wb" if after is None else "r+b")
+            self._lengths = self._partials["lengths"].open("w+b" if after is None else "r+b")
+            if after is not None:
+                self._go_on()
         except OSError as failure:
             raise DataError.of(str(prefix), "cannot be written", str(failure)) from None
+
+    def _go_on(self) -> None:
+        """Cut the files to what is counted, and hash the tokens again."""
+        self._bin.truncate(self.tokens * self.dtype.itemsize)
+        self._lengths.truncate(4 * self.documents)
+        while block := self._bin.read(_BLOCK):
+            self._sha256.update(block)
+        self._lengths.seek(0, os.SEEK_END)
+
+    def sync(self) -> None:
+        """Force everything added so far to the disk.
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        try:
+            for file in (self._bin, self._lengths):
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as failure:
+            raise DataError.of(str(self.prefix), "cannot be written", str(failure)) from None
 
     def __enter__(self) -> Self:
         return self

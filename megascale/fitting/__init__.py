@@ -5,7 +5,8 @@
 >>> result["B_opt"], result.interval("B_opt")
 """
 
-from megascale.fitting.api import fit, fit_frame, use_threads
+from megascale.fitting.api import fit, fit_frame
+from megascale.fitting.arguments import use_threads
 from megascale.fitting.catalogue import law_names
 from megascale.fitting.history import History
 from megascale.fitting.history_fit import fit_history

@@ -28,6 +28,8 @@ def fit(
     replicates: int,
     seed: int,
     groups: np.ndarray | None,
+    known_noise: bool = ...,
+    studentise: bool = ...,
     device: str,
     progress: Callable[[int, int], Any] | None,
 ) -> dict[str, Any]: ...

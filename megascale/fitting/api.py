@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
-import operator
-import os
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from megascale.errors import FitError
 from megascale.fitting import _engine
+from megascale.fitting.arguments import (
+    Bounds,
+    bounds_by_name,
+    engine_device,
+    natural_variant,
+    parameter_boxes,
+    real_number,
+    refuse_with_shared,
+    residual_kind,
+    run_numbers,
+    runs_drawn,
+    start_by_name,
+    start_count,
+    thread_count,
+    whole_number,
+)
 from megascale.fitting.catalogue import RESIDUALS, Law, engine_law, laws
+from megascale.fitting.intervals import BY_RUN, least_drawn, refuse_unsteady
+from megascale.fitting.noise import weights_of_sigma
 from megascale.fitting.own_law import fit_callable, parameter_names
-from megascale.fitting.points import Points, collect, from_frame
+from megascale.fitting.points import Points, check_parameters, collect, float_column, from_frame
+from megascale.fitting.refit import EngineJob
 from megascale.fitting.result import FitResult
+from megascale.fitting.shared import SharedProblem, fit_shared
 from megascale.fitting.status import BAD_INPUT, Status
 
-BOOTSTRAPS = {None: 0, "parametric": 1, "pairs": 2, "runs": 3}
+BOOTSTRAPS = {
+    None: 0,
+    "parametric": 1,
+    "pairs": 2,
+    "runs": 3,
+    "wild": 4,
+    "wild_runs": 5,
+    "studentised": 1,
+}
+STUDENTISED = ("studentised", "wild", "wild_runs")
+"""Bootstraps that keep each replicate's errors."""
 DEFAULT_DELTA = 1e-3
 DEFAULT_REPLICATES = 1000
+_MOST_REPLICATES = 1_000_000
 DEFAULT_TOLERANCE = 1e-8
-
-Bounds = Mapping[str, tuple[Any, Any]]
 
 
 def fit(
@@ -35,10 +61,13 @@ def fit(
     groups: Any = None,
     residual: str = "auto",
     weights: Any = None,
+    sigma: Any = None,
+    absolute_sigma: bool = False,
     bounds: Bounds | Sequence[Any] | None = None,
     fixed: Mapping[str, Any] | None = None,
     initial: Mapping[str, Any] | Sequence[Any] | None = None,
     p0: Sequence[Any] | None = None,
+    shared: Sequence[str] | None = None,
     loss: str = "squared",
     delta: float = DEFAULT_DELTA,
     starts: int | str = "auto",
@@ -69,6 +98,12 @@ def fit(
             "absolute" of (f - y)^2. "ray", for tokens-steps laws, measures along E = B S: log S
             at given B. "auto" takes the law's own: "ray" for tokens-steps laws.
         weights: a non-negative weight a point, multiplying its squared residual (or Huber loss).
+        sigma: standard deviation of each target, or of all, in the unit of y, as in scipy's
+            `curve_fit`: weights of 1 / variance in the fit's residual (sigma / y unless that is
+            absolute). Instead of `weights`.
+        absolute_sigma: whether `sigma` holds as it stands, not only up to a common factor.
+            Errors and intervals then come from it alone, and the result has `chi_squared` and
+            `p_value`.
         bounds: {parameter: (lower, upper)}, numbers or one a problem; None leaves a side open. As
             in scipy, a pair (lower, upper) of numbers, or of one number a parameter in the law's
             order, is taken too.
@@ -76,14 +111,20 @@ def fit(
         initial: {parameter: value} for every parameter, or the values in the law's order: the only
             start, instead of the search.
         p0: scipy's name for `initial`.
+        shared: parameters that all problems have in common; the others are each problem's own. The
+            noise is then one of all problems, and errors and limits are of all points together.
         loss: "squared", or "huber" with `delta` in units of the residual.
         delta: where the Huber loss turns linear.
         starts: "auto" searches until starts agree; an integer fixes how many; "grid" is
             Chinchilla's 4,500-start grid (arXiv 2404.10102).
-        bootstrap: None, "parametric" (new noise of the fitted size), "pairs" (points with
-            replacement) or "runs" (whole runs with replacement, `runs` labels the points).
+        bootstrap: None; "parametric" (new noise of the fitted size, itself drawn from what the
+            residuals tell of it), "studentised" (the same, with each replicate's own errors);
+            "wild" (each residual times a random factor: noise of unequal size), "wild_runs" (one
+            factor for all points of a run); "pairs" (points with replacement) or "runs" (whole
+            runs with replacement). `runs` labels the points of both by run. A callable takes
+            parametric, pairs and runs.
         replicates: bootstrap replicates a problem.
-        runs: a label a point for bootstrap="runs".
+        runs: a label a point, for bootstrap="runs" and "wild_runs" and for `influence`.
         confidence: of the intervals the result reports.
         tolerance: stop when the predicted relative decrease of the objective is below it.
         max_iterations: a start's budget; 0 is the solver's own.
@@ -102,29 +143,58 @@ def fit(
     Raises:
         FitError: an argument breaks a rule, or (see `errors`) a problem's points do.
     """
+    confidence = real_number(confidence, "confidence", 0.9)
+    tolerance = real_number(tolerance, "tolerance", DEFAULT_TOLERANCE)
+    delta = real_number(delta, "delta", DEFAULT_DELTA)
     if not 0 < confidence < 1:
         raise FitError.of("confidence", confidence, "must lie between 0 and 1", 0.9)
     if errors not in ("auto", "raise", "status"):
         raise FitError.of("errors", errors, "must be auto, raise or status", "auto")
     if bootstrap not in BOOTSTRAPS:
-        raise FitError.of("bootstrap", bootstrap, "must be parametric, pairs or runs", "parametric")
-    if bootstrap == "runs" and runs is None:
-        raise FitError.of("bootstrap", "runs", "needs runs, a label a point")
+        legal = ", ".join(str(name) for name in BOOTSTRAPS)
+        raise FitError.of("bootstrap", bootstrap, f"must be one of {legal}", "parametric")
+    if bootstrap in BY_RUN and runs is None:
+        raise FitError.of("bootstrap", bootstrap, "needs runs, a label a point")
+    if bootstrap in STUDENTISED and loss == "huber":
+        raise FitError.of("bootstrap", bootstrap, "is for the squared loss", "parametric")
+    if sigma is None and absolute_sigma:
+        raise FitError.of("absolute_sigma", True, "needs sigma, a standard deviation a point")
+    if sigma is not None and weights is not None:
+        raise FitError.of("sigma", "given with weights", "is another way to weigh: give one")
+    if absolute_sigma and loss == "huber":
+        raise FitError.of("absolute_sigma", True, "is for the squared loss", False)
     if not 0 < tolerance < 1:
         raise FitError.of("tolerance", tolerance, "must lie between 0 and 1", DEFAULT_TOLERANCE)
     if p0 is not None:
         if initial is not None:
             raise FitError.of("p0", "given with initial", "is another name of initial: give one")
         initial = p0
-    replicates, seed = _whole(replicates, "replicates", 1), _whole(seed, "seed", 0)
-    max_iterations = _whole(max_iterations, "max_iterations", 0)
+    replicates, seed = whole_number(replicates, "replicates", 1), whole_number(seed, "seed", 0)
+    if replicates > _MOST_REPLICATES:
+        rule = f"must be at most {_MOST_REPLICATES:,}"
+        raise FitError.of("replicates", replicates, rule, _MOST_REPLICATES)
+    max_iterations = whole_number(max_iterations, "max_iterations", 0)
     points = collect(x, y, offsets, groups)
-    weight = None if weights is None else points.rearrange(weights, "weights").astype(np.float64)
+    weight = (
+        None if weights is None else float_column(points.rearrange(weights, "weights"), "weights")
+    )
     if device not in ("auto", "cpu", "cuda"):
         raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
     names = parameter_names(law) if callable(law) else engine_law(law, points.x.shape[0]).params
-    bounds, initial = _named_bounds(bounds, names), _named_start(initial, names)
+    bounds, initial = bounds_by_name(bounds, names), start_by_name(initial, names)
+    check_parameters(names, bounds, fixed, initial)
+    if sigma is not None:
+        weight = weights_of_sigma(sigma, points, _residual_of(law, residual, points))
+    if bootstrap in BY_RUN or runs is not None:
+        points.rearrange(runs, "runs")
+    drawn = runs_drawn(points, runs, bootstrap)
+    known_noise = bool(absolute_sigma)
+    if shared:
+        refuse_with_shared(law, shared, names, fixed, initial, loss, bootstrap, starts, device)
     if callable(law):
+        if bootstrap in STUDENTISED:
+            rule = "is for laws of the engine; a callable takes parametric, pairs or runs"
+            raise FitError.of("bootstrap", bootstrap, rule, "parametric")
         if device == "cuda":
             raise FitError.of("device", "cuda", "a callable is fitted on the CPU", "cpu")
         return fit_callable(
@@ -137,7 +207,7 @@ def fit(
             initial=initial,
             loss=loss,
             delta=delta,
-            starts=8 if starts == "auto" else _start_count(starts, law),
+            starts=8 if starts == "auto" else start_count(starts, law),
             bootstrap=bootstrap,
             replicates=replicates,
             runs=None if runs is None else points.rearrange(runs, "runs"),
@@ -148,42 +218,64 @@ def fit(
             threads=thread_count(threads),
             progress=progress,
             raise_on_bad=errors == "raise" or (errors == "auto" and points.single),
+            known_noise=known_noise,
+            drawn=drawn,
         )
     known = engine_law(law, points.x.shape[0])
-    known = _natural_variant(known, bounds, fixed)
-    kind = _residual(known, residual)
-    boxes = _boxes(known, points.problems, bounds, fixed, initial)
+    if bootstrap == "studentised":
+        refuse_unsteady(known.name)
+    known = natural_variant(known, bounds, fixed)
+    kind = residual_kind(known, residual)
+    boxes = parameter_boxes(known, points.problems, bounds, fixed, initial)
     if loss not in ("squared", "huber"):
         raise FitError.of("loss", loss, "must be squared or huber", "squared")
     if loss == "huber" and not delta > 0:
         raise FitError.of("delta", delta, "must be positive", DEFAULT_DELTA)
-    count = _start_count(starts, known)
-    numbers = _run_numbers(points, runs) if bootstrap == "runs" else None
-    raw = _engine.fit(
+    count = start_count(starts, known)
+    public = known.name if known.name != "wsd_natural" else "wsd"
+    job = EngineJob(
         law=known.index,
-        residual=RESIDUALS[kind],
-        loss=int(loss == "huber"),
-        delta=float(delta),
-        offsets=points.offsets,
-        x=points.x,
-        y=points.y,
-        weights=weight,
-        **boxes,
-        starts=count,
-        compatibility_grid=starts == "grid",
+        natural=laws()["wsd_natural" if public == "wsd" else public].index,
+        residual=kind,
+        lower=boxes["lower"],
+        upper=boxes["upper"],
+        fixed=boxes["fixed"],
         tolerance=float(tolerance),
         max_iterations=int(max_iterations),
         threads=thread_count(threads),
-        bootstrap=BOOTSTRAPS[bootstrap],
-        replicates=int(replicates),
-        seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
-        groups=numbers,
-        device=_device(device, loss, bootstrap, starts),
-        progress=progress,
     )
-    if errors == "raise" or (errors == "auto" and points.single):
-        _raise_on_bad_input(raw, points, known)
-    public = known.name if known.name != "wsd_natural" else "wsd"
+    if shared:
+        which = tuple(known.params.index(name) for name in shared)
+        together = SharedProblem(laws()[public], job, points, weight, which)
+        raw = fit_shared(together, known_noise)
+    else:
+        raw = _engine.fit(
+            law=known.index,
+            residual=RESIDUALS[kind],
+            loss=int(loss == "huber"),
+            delta=float(delta),
+            offsets=points.offsets,
+            x=points.x,
+            y=points.y,
+            weights=weight,
+            **boxes,
+            starts=count,
+            compatibility_grid=starts == "grid",
+            tolerance=float(tolerance),
+            max_iterations=int(max_iterations),
+            threads=thread_count(threads),
+            bootstrap=BOOTSTRAPS[bootstrap],
+            replicates=int(replicates),
+            seed=int(seed) & 0xFFFF_FFFF_FFFF_FFFF,
+            groups=None if bootstrap not in BY_RUN else run_numbers(points, runs),
+            known_noise=known_noise,
+            studentise=bootstrap in STUDENTISED,
+            device=engine_device(device, loss, bootstrap, starts),
+            progress=progress,
+        )
+        if errors == "raise" or (errors == "auto" and points.single):
+            _raise_on_bad_input(raw, points, known)
+            _refuse_few(raw, drawn, bootstrap, known_noise)
     return FitResult.from_engine(
         law=laws()[public],
         residual=kind,
@@ -193,7 +285,11 @@ def fit(
         weights=weight,
         settings={"loss": loss, "delta": delta if loss == "huber" else None, "seed": seed},
         resample=bootstrap,
-        drawn_runs=None if numbers is None else run_counts(numbers, points.offsets),
+        job=job,
+        known_noise=known_noise,
+        drawn=drawn,
+        runs=runs,
+        shared=shared or (),
     )
 
 
@@ -206,6 +302,7 @@ def fit_frame(
     group: str | list[str] | None = None,
     weights: str | None = None,
     runs: str | None = None,
+    sigma: str | None = None,
     **options: Any,
 ) -> FitResult:
     """`fit` on the columns of a polars frame.
@@ -217,7 +314,8 @@ def fit_frame(
         y: target column.
         group: column or columns whose distinct values make the problems; they label the result.
         weights: column of weights.
-        runs: column naming the run a point came from, for bootstrap="runs".
+        runs: column naming the run a point came from.
+        sigma: column of standard deviations, in the unit of y.
         **options: passed to `fit`.
 
     Raises:
@@ -225,7 +323,7 @@ def fit_frame(
     """
     points, keys = from_frame(frame, x, y, group)
     given: dict[str, Any] = {}
-    for name, column in (("weights", weights), ("runs", runs)):
+    for name, column in (("weights", weights), ("runs", runs), ("sigma", sigma)):
         if column is None:
             continue
         if column not in list(frame.columns):
@@ -240,192 +338,31 @@ def fit_frame(
     return result
 
 
-def _whole(value: Any, name: str, least: int) -> int:
-    """A whole number, numpy's too.
+def _residual_of(law: str | Callable[..., Any], residual: str, points: Points) -> str:
+    if callable(law):
+        return "relative" if residual == "auto" else residual
+    return residual_kind(engine_law(law, points.x.shape[0]), residual)
 
-    Raises:
-        FitError: it is another kind of number, or below `least`.
+
+def _refuse_few(
+    raw: dict[str, Any], drawn: np.ndarray | None, bootstrap: str | None, known_noise: bool
+) -> None:
+    """Refuses bootstraps that too few points, or runs, leave without an interval.
+
+    In a batch whose problems are marked instead, these have limits of NaN.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise FitError.of(name, value, "must be a whole number", least) from None
-    if isinstance(value, bool) or (number < least and name != "seed"):
-        raise FitError.of(name, value, f"must be a whole number of at least {least}", least)
-    return number
-
-
-def _named_bounds(bounds: Any, names: Sequence[str]) -> Bounds | None:
-    """Bounds by parameter, from scipy's (lower, upper) where they are given so."""
-    if bounds is None or isinstance(bounds, Mapping):
-        return bounds
-    rule = "must be {parameter: (lower, upper)}, or a pair (lower, upper) as in scipy"
-    try:
-        low, high = bounds
-        sides = [np.broadcast_to(np.asarray(side, float), (len(names),)) for side in (low, high)]
-    except (TypeError, ValueError):
-        raise FitError.of("bounds", bounds, f"{rule}, each one number or {len(names)}") from None
-    return {
-        name: (float(below), float(above))
-        for name, below, above in zip(names, *sides, strict=True)
-        if np.isfinite(below) or np.isfinite(above) or np.isnan(below) or np.isnan(above)
-    }
-
-
-def _named_start(initial: Any, names: Sequence[str]) -> Mapping[str, Any] | None:
-    """A start by parameter, from values in the law's order where it is given so."""
-    if initial is None or isinstance(initial, Mapping):
-        return initial
-    values = list(np.atleast_1d(np.asarray(initial, dtype=object)))
-    if len(values) != len(names):
-        raise FitError.of("initial", f"{len(values)} values", f"must be {len(names)}: {names}")
-    return dict(zip(names, values, strict=True))
-
-
-def _start_count(starts: int | str, law: Any) -> int:
-    if isinstance(starts, str) and starts == "auto":
-        return 0
-    if isinstance(starts, str) and starts == "grid":
-        if getattr(law, "name", None) != "chinchilla":
-            raise FitError.of("starts", "grid", "is for the chinchilla law", "auto")
-        return 0
-    try:
-        count = operator.index(starts)  # type: ignore[arg-type]
-    except TypeError:
-        count = 0
-    if not 1 <= count <= 100_000:
-        raise FitError.of("starts", starts, "must be auto, grid or 1 to 100000", "auto")
-    return count
-
-
-def _residual(law: Law, residual: str) -> str:
-    if residual == "auto":
-        return law.default_residual
-    if residual not in RESIDUALS:
-        legal = ["auto", *RESIDUALS]
-        raise FitError.of("residual", residual, "must be one of " + ", ".join(legal), "auto")
-    if residual == "ray" and not law.tokens_steps:
-        raise FitError.of("residual", "ray", f"{law.name} is no tokens-steps law", "relative")
-    if residual in ("relative", "log") and not law.positive_target:
-        raise FitError.of("residual", residual, f"{law.name} has targets of any sign", "absolute")
-    return residual
-
-
-def _natural_variant(law: Law, bounds: Bounds | None, fixed: Mapping[str, Any] | None) -> Law:
-    joints = {"S_1", "S_opt", "S_2"}
-    named = set(bounds or ()) | set(fixed or ())
-    return laws()["wsd_natural"] if law.name == "wsd" and named & joints else law
-
-
-def _boxes(
-    law: Law,
-    problems: int,
-    bounds: Bounds | None,
-    fixed: Mapping[str, Any] | None,
-    initial: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """Bounds, fixed values and starts as (problems, parameters) arrays, or None."""
-
-    def table(values: Mapping[str, Any], name: str, fill: float) -> np.ndarray:
-        out = np.full((problems, len(law.params)), fill)
-        for key, value in values.items():
-            if key not in law.params:
-                raise FitError.of(name, key, f"{law.name} has no such parameter", list(law.params))
-            if value is None:
-                continue
-            try:
-                out[:, law.params.index(key)] = value
-            except (TypeError, ValueError):
-                raise FitError.of(
-                    f"{name}[{key}]", value, f"must be a number or {problems} numbers"
-                ) from None
-        return np.ascontiguousarray(out)
-
-    out: dict[str, Any] = dict.fromkeys(("lower", "upper", "fixed", "initial"))
-    if bounds:
-        for key, pair in bounds.items():
-            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise FitError.of(f"bounds[{key}]", pair, "must be a pair (lower, upper)")
-        out["lower"] = table({k: v[0] for k, v in bounds.items()}, "bounds", -np.inf)
-        out["upper"] = table({k: v[1] for k, v in bounds.items()}, "bounds", np.inf)
-        if np.isnan(out["lower"]).any() or np.isnan(out["upper"]).any():
-            raise FitError.of("bounds", "NaN", "must be numbers or None")
-    if fixed:
-        out["fixed"] = table(fixed, "fixed", np.nan)
-    if initial:
-        missing = [name for name in law.params if name not in initial]
-        if missing:
-            raise FitError.of("initial", list(initial), f"must name every parameter, no {missing}")
-        out["initial"] = table(initial, "initial", np.nan)
-        if not np.isfinite(out["initial"]).all():
-            raise FitError.of("initial", "NaN or infinity", "must be finite numbers")
-    return out
-
-
-def _run_numbers(points: Points, runs: Any) -> np.ndarray:
-    """Runs numbered from 0 within every problem."""
-    labels = points.rearrange(runs, "runs")
-    out = np.empty(len(labels), np.int32)
-    for begin, end in zip(points.offsets[:-1], points.offsets[1:], strict=True):
-        out[begin:end] = np.unique(labels[begin:end], return_inverse=True)[1]
-    return out
-
-
-def use_threads(threads: int | None) -> None:
-    """How many threads the fits of this process use where they are not told.
-
-    Args:
-        threads: None is all cores that this process may use.
-
-    Raises:
-        FitError: not a positive integer.
-    """
-    global _default_threads
-    _default_threads = None if threads is None else thread_count(threads)
-
-
-_default_threads: int | None = None
-
-
-def run_counts(numbers: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """How many runs every problem has, of runs numbered from 0 within each."""
-    return np.array([int(numbers[begin:end].max()) + 1 for begin, end in pairwise(offsets)])
-
-
-def thread_count(threads: int | None) -> int:
-    """Threads of a fit: those asked for, those of `use_threads`, or all cores of this process.
-
-    Raises:
-        FitError: not a positive integer.
-    """
-    threads = _default_threads if threads is None else threads
-    if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return _whole(threads, "threads", 1)
-
-
-def _device(device: str, loss: str, bootstrap: str | None, starts: int | str) -> str:
-    """The engine's device. The GPU runs squared-loss fits; the rest is the CPU's.
-
-    "auto" is the CPU: the last digits must not depend on what else a machine has.
-    """
-    able = loss == "squared" and bootstrap is None and starts != "grid"
-    if device == "cuda":
-        if not _engine.built_with_cuda:
-            raise FitError.of(
-                "device",
-                "cuda",
-                "this build has no CUDA back end (MEGASCALE_CUDA=1 adds it)",
-                "cpu",
-            )
-        if _engine.cuda_devices() == 0:
-            raise FitError.of("device", "cuda", "no CUDA device is present", "cpu")
-        if not able:
-            raise FitError.of(
-                "device", "cuda", "runs squared-loss fits without bootstrap or grid starts", "cpu"
-            )
-        return "cuda"
-    return "cpu"
+    if bootstrap is None:
+        return
+    counts = raw["points"] if drawn is None else drawn
+    what = "points" if drawn is None else "runs"
+    for problem, count in enumerate(counts.tolist()):
+        params = int(raw["free_params"][problem])
+        least = least_drawn(bootstrap, params, known_noise)
+        if count < least:
+            rule = f"{params} parameters need {least} {what} at least (problem {problem})"
+            enough = int(raw["points"][problem]) > params
+            nearest = "bootstrap='parametric'" if enough else "bootstrap=None"
+            raise FitError.of("bootstrap", f"{bootstrap} of {count} {what}", rule, nearest)
 
 
 def _raise_on_bad_input(raw: dict[str, Any], points: Points, law: Law) -> None:

@@ -85,7 +85,7 @@ class Outcome:
         self.objective[p] = squares if squared else found.cost
         self.rms[p] = np.sqrt(squares / (problem.root**2).sum())
         with np.errstate(divide="ignore", invalid="ignore"):
-            self.r_squared[p] = 1 - squares / _total(problem)
+            self.r_squared[p] = 1 - np.float64(squares) / _total(problem)
         self.status[p] = int(Status.CONVERGED if found.success else Status.MAX_ITERATIONS)
         covariance, flags = _covariance(problem, found, squares, int(self.points[p]))
         self.covariance[p] = covariance[np.tril_indices(len(theta))]

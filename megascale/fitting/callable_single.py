@@ -173,22 +173,24 @@ class Problem:
         return Minimum(finer.x, float(finer.cost), finer.jac, True, used, best.agreeing)
 
     def draw(
-        self, how: str, theta: Array, rms: float, run: Array | None, rng: np.random.Generator
+        self, how: str, theta: Array, rms: float | None, run: Array | None, rng: np.random.Generator
     ) -> tuple[Array, Array]:
         """Targets and roots of weights of one bootstrap replicate.
 
         Args:
-            how: "parametric" (noise of the fitted size), "pairs" (points) or "runs".
+            how: "parametric" (noise of a size drawn from what the fit tells of it), "pairs"
+                (points) or "runs".
             theta: all fitted parameters.
-            rms: of the fit.
+            rms: of the fit; None where weights are 1 / variance.
             run: a label a point, for "runs".
             rng: the replicate's own.
         """
         y, root, points = self.y, self.root, len(self.y)
         if how == "parametric":
-            freedom = max(int((root > 0).sum()) - int(self.free.sum()), 1)
-            noise = rng.standard_normal(points) * rms
-            noise *= np.sqrt((root**2).sum() / freedom) / np.maximum(root, 1e-300)
+            noise = rng.standard_normal(points) / np.maximum(root, 1e-300)
+            if rms is not None:
+                freedom = int((root > 0).sum()) - int(self.free.sum())
+                noise *= rms * np.sqrt((root**2).sum() / rng.chisquare(freedom))
             f = np.asarray(self.search.law(self.x, *theta), float)
             if self.search.kind == "relative":
                 y = f * np.maximum(1 + noise, 0.01)

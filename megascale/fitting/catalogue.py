@@ -76,6 +76,9 @@ def engine_law(name: str, columns: int) -> Law:
     Raises:
         FitError: no such law, or it takes another number of inputs.
     """
+    if not isinstance(name, str):
+        rule = "must be the name of a law the engine knows, or a callable"
+        raise FitError.of("law", name, rule, law_names())
     if name in FAMILIES:
         family = FAMILIES[name]
         if columns not in family:

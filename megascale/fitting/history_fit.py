@@ -10,7 +10,7 @@ import numpy as np
 
 from megascale.errors import FitError
 from megascale.fitting import _engine
-from megascale.fitting.api import thread_count
+from megascale.fitting.arguments import thread_count
 from megascale.fitting.history import Array
 from megascale.fitting.history_law import (
     LOG,

@@ -76,9 +76,24 @@ def _settled(law: HistoryLaw, histories: Sequence[History], pieces: Pieces) -> A
 
 
 def history_job(
-    law: HistoryLaw, histories: Sequence[History], tokens: Sequence[Array], scales: Scales
+    law: HistoryLaw,
+    histories: Sequence[History],
+    tokens: Sequence[Array],
+    scales: Scales,
+    pieces: Pieces | None = None,
 ) -> tuple[dict[str, Any], Pieces]:
-    pieces = cut(histories, tokens, scales.lr, growing=law.excess != "none")
+    """What the engine takes, and the pieces in it.
+
+    Args:
+        law: the form.
+        histories: one a run.
+        tokens: of each run's points.
+        scales: what the parameters are counted in.
+        pieces: cut before for a form that cuts alike (the same reference learning rate, and noise
+            with the excess loss or without), or None.
+    """
+    if pieces is None:
+        pieces = cut(histories, tokens, scales.lr, growing=law.excess != "none")
     tied = np.full(len(NAMES), -1, np.int32)
     factor = np.zeros(len(NAMES))
     for name, (other, ratio) in law.ties.items():

@@ -11,7 +11,6 @@ import inspect
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -99,6 +98,8 @@ def fit_callable(
     threads: int,
     progress: Callable[[int, int], None] | None,
     raise_on_bad: bool,
+    known_noise: bool = False,
+    drawn: Array | None = None,
 ) -> FitResult:
     """Fits `law(x, *parameters)` to every problem.
 
@@ -151,8 +152,9 @@ def fit_callable(
     def resampled(p: int) -> tuple[Array, Array]:
         run = None if runs is None else runs[points.offsets[p] : points.offsets[p + 1]]
         rngs = [np.random.default_rng([seed, p, r, 1]) for r in range(replicates)]
-        drawn = [able[p].draw(str(bootstrap), out.params[p], out.rms[p], run, rng) for rng in rngs]
-        return np.stack([y for y, _ in drawn]), np.stack([root for _, root in drawn])
+        scale = None if known_noise else float(out.rms[p])
+        fresh = [able[p].draw(str(bootstrap), out.params[p], scale, run, rng) for rng in rngs]
+        return np.stack([y for y, _ in fresh]), np.stack([root for _, root in fresh])
 
     def refitted(p: int, by_element: bool) -> tuple[Array, Array]:
         theta = out.params[p][able[p].free]
@@ -185,6 +187,8 @@ def fit_callable(
             out.end(p, able[p], minimum, many)
         if bootstrap:
             sure = [p for p in group if out.status[p] == Status.CONVERGED]
+            if bootstrap == "parametric" and not known_noise:
+                sure = [p for p in sure if out.points[p] > out.free_params[p]]
             refits = forked(partial(refitted, by_element=at_once), sure, threads)
             for p, (free, cost) in zip(sure, refits, strict=True):
                 out.boot_params[p] = held[p]
@@ -209,11 +213,10 @@ def fit_callable(
         bootstrap=out.boot_params if bootstrap else None,
         bootstrap_objective=out.boot_objective if bootstrap else None,
         engine_law=None,
-        resample=bootstrap,
-        drawn_runs=None
-        if bootstrap != "runs" or runs is None
-        else np.array([len(set(runs[a:b])) for a, b in pairwise(points.offsets)]),
         predictor=OwnPredictor(law, single),
+        resample=bootstrap,
+        known_noise=known_noise,
+        drawn=drawn,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,10 @@ class Points:
     def rearrange(self, values: Any, name: str) -> Array:
         """A per-point column of the user's, brought into the flat order."""
         if isinstance(values, (list, tuple)) and values and np.ndim(values[0]) == 1:
+            for part in values:
+                _refuse_mask(part, name)
             values = np.concatenate([np.asarray(v) for v in values])
+        _refuse_mask(values, name)
         column = np.asarray(values).reshape(-1)
         if len(column) != len(self.y):
             raise FitError.of(
@@ -39,7 +43,20 @@ class Points:
         return column if self.order is None else column[self.order]
 
 
-def _float_column(values: Any, name: str) -> Array:
+def _refuse_mask(values: Any, name: str) -> None:
+    """A masked value has a number under its mask, which an array without it would fit."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        count = int(np.ma.getmaskarray(values).sum())
+        raise FitError.of(name, f"{count} masked values", "leave the masked points out")
+
+
+def float_column(values: Any, name: str) -> Array:
+    """The values as float64.
+
+    Raises:
+        FitError: not real numbers, or some are masked.
+    """
+    _refuse_mask(values, name)
     try:
         given = np.asarray(values)
         if np.iscomplexobj(given):
@@ -56,8 +73,8 @@ def _is_ragged(values: Any) -> bool:
 def _columns(x: Any, points: int) -> Array:
     """Inputs as an (inputs, points) array. A 2-D array may come either way round."""
     if isinstance(x, (list, tuple)) and len(x) and np.ndim(x[0]) == 1:
-        return np.ascontiguousarray(np.stack([_float_column(c, "x") for c in x]))
-    columns = _float_column(x, "x")
+        return np.ascontiguousarray(np.stack([float_column(c, "x") for c in x]))
+    columns = float_column(x, "x")
     if columns.ndim == 1:
         return columns.reshape(1, -1)
     if columns.ndim != 2:
@@ -86,7 +103,7 @@ def collect(x: Any, y: Any, offsets: Any = None, groups: Any = None) -> Points:
         raise FitError.of("offsets", "given with groups", "give one of the two")
     if _is_ragged(y):
         return _from_lists(x, y)
-    target = _float_column(y, "y")
+    target = float_column(y, "y")
     if target.ndim == 2:
         if offsets is not None or groups is not None:
             raise FitError.of("y", "2-D", "must be flat when offsets or groups are given")
@@ -102,7 +119,10 @@ def collect(x: Any, y: Any, offsets: Any = None, groups: Any = None) -> Points:
         return _from_groups(columns, target, groups)
     if offsets is None:
         return Points(columns, target, np.array([0, len(target)], np.int64), None, None, True)
-    bounds = np.ascontiguousarray(np.asarray(offsets, dtype=np.int64))
+    given = np.asarray(offsets if not isinstance(offsets, (str, bytes)) else ["text"])
+    if given.ndim != 1 or given.dtype.kind not in "iu" or isinstance(offsets, np.ma.MaskedArray):
+        raise FitError.of("offsets", offsets, "must be whole numbers in one row")
+    bounds = np.ascontiguousarray(given.astype(np.int64))
     if (
         len(bounds) < 1
         or bounds[0] != 0
@@ -118,7 +138,7 @@ def collect(x: Any, y: Any, offsets: Any = None, groups: Any = None) -> Points:
 
 
 def _from_lists(x: Any, y: Any) -> Points:
-    targets = [_float_column(v, f"y[{i}]") for i, v in enumerate(y)]
+    targets = [float_column(v, f"y[{i}]") for i, v in enumerate(y)]
     if not isinstance(x, (list, tuple)) or len(x) != len(targets):
         raise FitError.of("x", type(x).__name__, f"must be a list of {len(targets)} like y")
     inputs = [_columns(v, len(t)) for v, t in zip(x, targets, strict=True)]
@@ -134,7 +154,7 @@ def _from_lists(x: Any, y: Any) -> Points:
 
 def _from_matrix(x: Any, target: Array) -> Points:
     problems, points = target.shape
-    columns = _float_column(x, "x")
+    columns = float_column(x, "x")
     if columns.shape == (points,):
         columns = np.broadcast_to(columns, target.shape)
     if columns.shape == target.shape:
@@ -194,11 +214,43 @@ def from_frame(
     for name in [*names, y, *keys]:
         if name not in present:
             raise FitError.of("column", name, "is not in the table", present)
-    columns = [_float_column(frame[name], name) for name in names]
-    target = _float_column(frame[y], y)
+    columns = [float_column(frame[name], name) for name in names]
+    target = float_column(frame[y], y)
     labels = None
     if keys:
         labels = list(zip(*(list(frame[key]) for key in keys), strict=True))
         if len(keys) == 1:
             labels = [label[0] for label in labels]
     return collect(np.stack(columns), target, groups=labels), keys
+
+
+def check_parameters(
+    names: Sequence[str],
+    bounds: Mapping[str, Any] | None,
+    fixed: Mapping[str, Any] | None,
+    initial: Mapping[str, Any] | None,
+) -> None:
+    """Refuse what is said of a parameter that is no number (or no number a problem).
+
+    Args:
+        names: of the law's parameters; other names are reported where the boxes are made.
+        bounds: parameter -> (lower, upper), either None for none.
+        fixed, initial: parameter -> value, or one a problem.
+
+    Raises:
+        FitError: naming the argument and the parameter.
+    """
+    for key, table in (("fixed", fixed), ("initial", initial)):
+        for name, value in (table or {}).items():
+            if name in names:
+                float_column(value, f"{key}[{name}]")
+    for name, pair in (bounds or {}).items():
+        if name not in names:
+            continue
+        try:
+            low, high = pair
+        except (TypeError, ValueError):
+            raise FitError.of(f"bounds[{name}]", pair, "must be a pair (lower, upper)") from None
+        for side in (low, high):
+            if side is not None:
+                float_column(side, f"bounds[{name}]")

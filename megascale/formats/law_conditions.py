@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SMALLEST, LARGEST = 1e-100, 1e100
+"""Bounds of the size of every number in a law file."""
 
 
 class Part(BaseModel):
     """Base of everything in a law file: no unknown keys, no change, finite numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _numbers_are_bounded(self) -> Self:
+        for name in type(self).model_fields:
+            check_size(name, getattr(self, name))
+        return self
+
+
+def check_size(name: str, value: object) -> None:
+    """Refuse a number so large or small that arithmetic with it overflows; lists are looked into.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            check_size(name, item)
+    elif isinstance(value, float) and value != 0 and not SMALLEST <= abs(value) <= LARGEST:
+        raise ValueError(f"{name} = {value:.4g}: numbers lie between {SMALLEST} and {LARGEST}")
 
 
 class Conditions(Part):

@@ -7,7 +7,6 @@ as what they meant; only the new version is written.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from bisect import bisect_right
 from itertools import pairwise
@@ -17,10 +16,18 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from megascale.errors import DataError
+from megascale.formats.json_text import JsonTextError, parse_json
 from megascale.formats.law_conditions import Conditions, Part
 from megascale.formats.law_upgrade import FIRST_SCHEMA, POWER_PARAMETERS, SCHEMA, upgraded
 from megascale.formats.power_form import log_power
 from megascale.shipped import locate
+
+STEEPEST = 100
+"""Bound of the exponents."""
+LEAST_OUTPUT, MOST_OUTPUT = 1e-30, 2.0**62
+"""Bounds of what a law may give: a learning rate above nothing, a batch that can be counted."""
+MOST_LAW_BYTES = 64 * 2**20
+"""A law is small; what is larger is no law file."""
 
 Scale = Literal["units", "thousands", "millions", "billions"]
 SCALES: dict[Scale, float] = {"units": 1.0, "thousands": 1e3, "millions": 1e6, "billions": 1e9}
@@ -36,6 +43,12 @@ class Parameter(Part):
     high: float | None = Field(None, description="upper end of the interval")
     unit: str = Field("", description="unit in words; empty for a pure number")
 
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError("low must not exceed high")
+        return self
+
 
 class Range(Part):
     """Where the points that were fitted lie; null where unknown."""
@@ -49,6 +62,15 @@ class Input(Part):
 
     path: str
     sha256: Sha256
+
+
+def _semidefinite(m: list[list[float]]) -> bool:
+    """Whether a 3 x 3 matrix whose 2 x 2 minors are not negative is positive semidefinite."""
+    scale = [math.sqrt(m[i][i]) for i in range(3)]
+    if not all(scale) or not all(math.isfinite(m[i][j]) for i in range(3) for j in range(3)):
+        return all(math.isfinite(one) for one in scale)
+    r, s, t = (m[i][j] / scale[i] / scale[j] for i, j in ((1, 0), (2, 0), (2, 1)))
+    return 1 + 2 * r * s * t - r * r - s * s - t * t >= -1e-6
 
 
 class Covariance(Part):
@@ -71,6 +93,8 @@ class Covariance(Part):
                     raise ValueError("matrix is symmetric")
                 if abs(m[i][j]) > most + 1e-12:
                     raise ValueError("no covariance exceeds its variances' geometric mean")
+        if not _semidefinite(m):
+            raise ValueError("matrix has a negative eigenvalue: it is the covariance of nothing")
         return self
 
 
@@ -187,7 +211,7 @@ class LawFile(Part):
             d_tokens: tokens.
 
         Raises:
-            DataError: N or D is not positive.
+            DataError: N or D is not positive, or the output is no batch and no learning rate.
         """
         for name, value in (("N", n_params), ("D", d_tokens)):
             if not value > 0:
@@ -195,9 +219,19 @@ class LawFile(Part):
         n = n_params / SCALES[self.n_unit]
         d = d_tokens / SCALES[self.d_unit]
         if self.table is not None:
-            return interpolate(self.table.d, self.table.value, d)
+            return self._usable(interpolate(self.table.d, self.table.value, d), n_params, d_tokens)
         coef, a, b = (self.parameters[key].value for key in ("coef", "a", "b"))
-        return math.exp(log_power(math.log(coef), a, b, math.log(n), math.log(d)))
+        try:
+            found = math.exp(log_power(math.log(coef), a, b, math.log(n), math.log(d)))
+        except OverflowError:
+            found = math.inf
+        return self._usable(found, n_params, d_tokens)
+
+    def _usable(self, found: float, n_params: float, d_tokens: float) -> float:
+        if not LEAST_OUTPUT <= found <= MOST_OUTPUT:
+            rule = f"law {self.name} gives {self.output} {found:.4g} at N = {n_params:.4g}: none"
+            raise DataError.of("D", d_tokens, rule)
+        return found
 
     def outside_range(self, n_params: float | None, d_tokens: float) -> list[str]:
         """In words, where (N, D) lies outside the fitted points; empty inside or where unknown.
@@ -232,8 +266,18 @@ class LawFile(Part):
             if self.table is not None or set(self.parameters) != {"coef", "a", "b"}:
                 raise ValueError("form power has the parameters coef, a and b, and no table")
             coef = self.parameters["coef"]
-            if coef.value <= 0 or (coef.low is not None and coef.low <= 0):
+            ends = (coef.low, coef.value, coef.high)
+            if any(end is not None and end <= 0 for end in ends):
                 raise ValueError("coef and its interval must be positive")
+            for name in ("a", "b"):
+                one = self.parameters[name]
+                if any(
+                    end is not None and abs(end) > STEEPEST
+                    for end in (one.low, one.value, one.high)
+                ):
+                    raise ValueError(
+                        f"{name} and its interval lie between -{STEEPEST} and {STEEPEST}"
+                    )
             return self
         if self.covariance is not None:
             raise ValueError("a covariance is of form power")
@@ -278,13 +322,16 @@ def read_law_file(path: str | Path) -> LawFile:
     """
     path = locate(path, "laws")
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MOST_LAW_BYTES + 1)
     except OSError as error:
         raise DataError.of("law file", str(path), f"cannot be read: {error.strerror}") from None
+    if len(raw) > MOST_LAW_BYTES:
+        raise DataError.of("law file", str(path), f"larger than {MOST_LAW_BYTES:,} bytes: not read")
     try:
-        content = json.loads(raw)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError.of("law file", str(path), f"not JSON: {error}") from None
+        content = parse_json(raw)
+    except JsonTextError as error:
+        raise DataError.of("law file", str(path), str(error)) from None
     found = content.get("schema") if isinstance(content, dict) else None
     if found == FIRST_SCHEMA:
         content = upgraded(content)

@@ -28,6 +28,7 @@ EVENT_KINDS = frozenset(
     {
         "start",
         "resume",
+        "rewind",
         "batch_change",
         "phase_change",
         "lr_phase",
@@ -55,8 +56,13 @@ INTEGER_KEYS = (
 REQUIRED_KEYS = (*INTEGER_KEYS, "loss_sum", "loss", "lr", "weight_decay", "grad_norm", "seconds")
 
 
-ATTEMPT_KINDS = ("start", "resume", "branch")
+ATTEMPT_KINDS = ("start", "resume", "rewind", "branch")
 """Kinds of events that begin an attempt."""
+
+_TRAINING_KINDS = frozenset(
+    {"batch_change", "phase_change", "lr_phase", "checkpoint", "evaluation", "skip", "spike"}
+)
+"""Kinds of events that tell what became of the model; an attempt takes back those beyond it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +203,19 @@ class RunLog:
         self._take_over(step, tokens)
         self.event("resume", step=step, tokens=tokens, **fields)
 
-    def _take_over(self, step: int, tokens: int) -> None:
-        self._metrics.write(
-            {"resumed_at_step": step, "resumed_at_tokens": tokens, "time": timestamp()}
-        )
+    def rewind(self, step: int, tokens: int, **fields: Any) -> None:
+        """Log the event `rewind`: the run deliberately goes back to an older checkpoint.
+
+        What was logged beyond it stays in the files, marked as abandoned by this; it is on the
+        disk when this returns. Arguments as for `resume`.
+        """
+        self._take_over(step, tokens, rewound=True)
+        self.event("rewind", step=step, tokens=tokens, **fields)
+        self.sync()
+
+    def _take_over(self, step: int, tokens: int, **fields: Any) -> None:
+        marker = {"resumed_at_step": step, "resumed_at_tokens": tokens, **fields}
+        self._metrics.write({**marker, "time": timestamp()})
 
     def metrics(self, record: Mapping[str, Any]) -> None:
         """Append one interval's record (see docs/formats/run-log.md for its keys).
@@ -279,7 +294,7 @@ def _count_attempts(path: Path) -> int:
                 kind = json.loads(line).get("kind")
             except (ValueError, RecursionError, AttributeError):
                 continue
-            attempts += kind in ("start", "resume", "branch")
+            attempts += kind in ATTEMPT_KINDS
     return attempts
 
 
@@ -303,6 +318,7 @@ class RunData:
     header: dict[str, Any]
     records: list[dict[str, Any]]  # ascending step
     events: list[dict[str, Any]]  # in the order written
+    abandoned_events: list[dict[str, Any]] = field(default_factory=list)  # taken back by an attempt
     malformed: list[MalformedLine] = field(default_factory=list)
     superseded: int = 0  # records another attempt wrote again
 
@@ -314,8 +330,10 @@ class RunData:
 def read_run(path: str | Path) -> RunData:
     """Read the log of a run.
 
-    A record counts if no later line replaces it: the last record of a step wins, and a resume
-    marker drops every earlier record beyond the step it resumed at.
+    A record counts if no later line replaces it: the last record of a step wins, and the marker of
+    a resumed or rewound attempt drops every earlier record beyond the step it began at. Events of
+    the training beyond that step, such as evaluations, are in `abandoned_events`; those that tell
+    what became of the process all count.
 
     Args:
         path: the run directory, or its `metrics.jsonl`.
@@ -334,6 +352,8 @@ def read_run(path: str | Path) -> RunData:
     for number, line in _objects(metrics, malformed):
         if not header:
             header = _checked_header(metrics, line)
+        elif "resumed_at_step" in line and type(line["resumed_at_step"]) is not int:
+            malformed.append(MalformedLine(metrics, number, "resumed_at_step is no whole number"))
         elif "resumed_at_step" in line:
             dropped = [step for step in by_step if step > line["resumed_at_step"]]
             superseded += len(dropped)
@@ -351,7 +371,24 @@ def read_run(path: str | Path) -> RunData:
     if events_path.is_file():
         events = [line for _, line in _objects(events_path, malformed) if "kind" in line]
     records = [by_step[step] for step in sorted(by_step)]
-    return RunData(metrics, header, records, events, malformed, superseded)
+    counting, abandoned = _counting(events)
+    return RunData(metrics, header, records, counting, abandoned, malformed, superseded)
+
+
+def _counting(
+    events: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Events that count, and those of training that a later attempt took back."""
+    counting: list[dict[str, Any]] = []
+    abandoned: list[dict[str, Any]] = []
+    limit = math.inf
+    for event in reversed(events):
+        step = event.get("step")
+        beyond = type(step) is int and step > limit
+        (abandoned if beyond and event["kind"] in _TRAINING_KINDS else counting).append(event)
+        if event["kind"] in ATTEMPT_KINDS and type(step) is int:
+            limit = min(limit, step)
+    return counting[::-1], abandoned[::-1]
 
 
 def _objects(path: Path, malformed: list[MalformedLine]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -380,4 +417,8 @@ def _checked_header(path: Path, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _wrong_integers(line: dict[str, Any]) -> str:
-    return ", ".join(key for key in INTEGER_KEYS if type(line.get(key)) is not int)
+    return ", ".join(
+        key
+        for key in INTEGER_KEYS
+        if type(line.get(key)) is not int or not -(2**63) <= line[key] < 2**63
+    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from megascale.arrays import Array
 
 MOST_LEVERAGE = 1 - 1e-9
 """A cluster that alone decides a parameter has leverage 1; its residuals say nothing of it."""

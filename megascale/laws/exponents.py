@@ -19,9 +19,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from megascale.arrays import Array
 from megascale.errors import FitError
-
-Array = npt.NDArray[np.float64]
 
 EXPONENT_SIZE = 0.5
 """What an exponent of N or D is worth knowing to; see above."""

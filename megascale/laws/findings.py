@@ -7,7 +7,7 @@ that the page and the law files hold the same digits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -18,12 +18,22 @@ from megascale.errors import FitError, UserError
 from megascale.formats.law_file import LawFile
 from megascale.laws.batch.equivalence import best_batch_at_tokens
 from megascale.laws.batch.from_points import batch_law_of_study
+from megascale.laws.batch.points import at_peak_rate
 from megascale.laws.batch.study import AUTO, BATCH_LAWS, BatchStudy, study_batches
-from megascale.laws.from_logs import LogOptions, curves_of, extract_all, run_sizes
+from megascale.laws.batch.surface import SurfaceFit, surface_law_file
+from megascale.laws.batch.surface_choice import few_batches, surface_curves, surface_or_laws
+from megascale.laws.from_logs import (
+    LogOptions,
+    curves_of,
+    extract_all,
+    run_sizes,
+    surface_of,
+)
 from megascale.laws.grid.fit import GridFit, fit_grid
 from megascale.laws.grid.from_logs import grid_of_runs
 from megascale.laws.grid.regret import published_pairs, published_regret, target_of_cell
 from megascale.laws.grid.shapes import CellShape, cell_shapes
+from megascale.laws.growing import growing_verdicts
 from megascale.laws.law_files import Naming, NKind
 from megascale.runs.table import RunTable
 
@@ -40,10 +50,12 @@ class RunFindings:
     Attributes:
         crossings: of neighbouring batch sizes.
         dropped: runs that gave no curve, and why.
+        growing: a sentence for each run whose batch changed, against the best fixed one.
     """
 
     crossings: list[BatchCrossing]
     dropped: list[Dropped]
+    growing: list[str]
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,8 @@ class BatchFindings:
         from_points: whether the points are those of tables.
         left_out: in words, settings of the curves that gave no points.
         law: B_opt(D) as a law file; None where `study.open_law` says why there is none.
+        surface: the loss surface that the law comes from instead of the best batches of targets.
+        choice: why it is, or is not; empty where it was not asked.
         direct: batches of lowest loss at the targets' own tokens, straight from the curves:
             n_params, lr, tokens, batch_tokens, log_error, loss.
     """
@@ -65,6 +79,8 @@ class BatchFindings:
     from_points: bool
     left_out: list[str]
     law: LawFile | None
+    surface: SurfaceFit | None
+    choice: str
     direct: list[dict[str, Any]]
 
 
@@ -138,7 +154,8 @@ def find_all(
         sizes, n_kind = run_sizes(logs, options)
         found = curves_of(logs, options, sizes)
         curves = found.constant_batch()
-        runs = RunFindings(find_crossings(curves), found.dropped)
+        growing = growing_verdicts(logs, sizes, options.losses, options.window)
+        runs = RunFindings(find_crossings(curves), found.dropped, growing)
     batches, why = _batches(curves, list(points.values()), n_kind, law, options, naming)
     tables = dict(grids)
     if not tables and logs is not None:
@@ -171,7 +188,7 @@ def _batches(
             return None, "there is no run of constant batch and no table of points"
         else:
             extraction, left_out = extract_all(curves, options)
-            points = extraction.points
+            points = at_peak_rate(extraction.points)
         study = study_batches(
             points,
             law,
@@ -183,13 +200,19 @@ def _batches(
         if law != AUTO:
             raise
         return None, str(error)
+    naming = replace(naming or Naming("B_opt(D)"), n_kind=n_kind)
+    choice, surface, file = "", None, None
+    if law == AUTO and not tables:
+        choice, surface, file = _surface(curves, extraction.points, study, naming, options)
     return (
         BatchFindings(
             study=study,
             n_kind=n_kind,
             from_points=bool(tables),
             left_out=left_out,
-            law=_law(study, replace(naming or Naming("B_opt(D)"), n_kind=n_kind)),
+            law=_law(study, naming) if surface is None else file,
+            surface=surface,
+            choice=choice,
             direct=[] if tables else _direct(study, curves),
         ),
         "",
@@ -198,6 +221,23 @@ def _batches(
 
 def _without_empty_columns(points: pl.DataFrame) -> pl.DataFrame:
     return points.drop([c for c in points.columns if points[c].null_count() == len(points)])
+
+
+def _surface(
+    curves: list[Curve],
+    points: pl.DataFrame,
+    study: BatchStudy,
+    naming: Naming,
+    options: LogOptions,
+) -> tuple[str, SurfaceFit | None, LawFile | None]:
+    """Why one surface is taken or not; and the surface with its law file where it is."""
+    choice = few_batches(curves) or surface_or_laws(curves, points, study.selection, study.law)
+    if choice is None or not choice.taken:
+        return "" if choice is None else choice.reason, None, None
+    surface, targets = surface_of(surface_curves(curves), options)
+    evidence = {"phase": options.phase, "surface_choice": asdict(choice)}
+    file = surface_law_file(surface, targets, naming, options.confidence, evidence)
+    return choice.reason, surface, file
 
 
 def _law(study: BatchStudy, naming: Naming) -> LawFile | None:

@@ -19,9 +19,10 @@ from megascale.formats.law_file import LawFile, input_of
 from megascale.laws.audit import Audit
 from megascale.laws.batch.equivalence import equivalence
 from megascale.laws.batch.from_points import BatchLaw, batch_law_from_points
-from megascale.laws.batch.points import Extraction, choose_targets, extract
+from megascale.laws.batch.points import Extraction, at_peak_rate, choose_targets, extract
 from megascale.laws.batch.study import AUTO, BATCH_LAWS
 from megascale.laws.batch.surface import SurfaceFit, fit_surfaces, surface_law_file
+from megascale.laws.batch.surface_choice import ABOVE, few_batches, surface_curves, surface_or_laws
 from megascale.laws.batch.tokens_steps import LAW_PARAMETERS
 from megascale.laws.law_files import Naming, NKind
 from megascale.laws.learning_rate import search_factor
@@ -90,7 +91,8 @@ def points_of_logs(logs: RunTable, options: LogOptions | None = None) -> pl.Data
     """The (S, E) points that laws of tokens and steps are fitted to, as a table for `fit`.
 
     Returns:
-        Columns run, N (with unknown sizes empty), lr, target_loss, B, E, S, log_error.
+        Columns run, N (with unknown sizes empty), lr, target_loss, B, E, S, log_error,
+        ramp_tokens. E and S are counted at the peak learning rate: E + ramp_tokens were consumed.
 
     Raises:
         DataError, FitError: as `fit_logs`.
@@ -100,7 +102,7 @@ def points_of_logs(logs: RunTable, options: LogOptions | None = None) -> pl.Data
     sizes, _ = run_sizes(logs, options)
     curves = require_constant_batch(curves_of(logs, options, sizes), logs)
     extraction, _ = extract_all(curves, options)
-    return extraction.points.rename(
+    return at_peak_rate(extraction.points).rename(
         {"n_params": "N", "batch_tokens": "B", "tokens": "E", "steps": "S"}
     )
 
@@ -162,16 +164,21 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
         return _fit_rates(found, curves, naming, options, evidence)
     crossings = find_crossings(curves)
     evidence["crossings"] = [asdict(crossing) for crossing in crossings]
-    if law == SURFACE:
-        return _fit_surface(found, curves, crossings, naming, options, evidence)
+    few = few_batches(curves) if law == AUTO else None
+    if few is not None:
+        evidence["surface_choice"] = asdict(few)
+    if law == SURFACE or few is not None:
+        able = curves if few is None else surface_curves(curves)
+        return _fit_surface(found, able, crossings, naming, options, evidence)
     extraction, left_out = extract_all(curves, options)
     evidence["settings_left_out"] = left_out
     evidence["extraction"] = {
         "points": len(extraction.points),
         "missed": len(extraction.missed),
     }
+    before = dict(evidence)
     made = batch_law_from_points(
-        extraction.points,
+        at_peak_rate(extraction.points),
         law,
         naming,
         form=options.form,
@@ -180,12 +187,19 @@ def fit_logs(logs: RunTable, law: str, naming: Naming, options: LogOptions | Non
         seed=options.seed,
         evidence=evidence,
     )
+    if law == AUTO:
+        choice = surface_or_laws(curves, extraction.points, made.selection, made.study.law)
+        if choice is not None:
+            before["surface_choice"] = asdict(choice)
+            if choice.taken:
+                able = surface_curves(curves)
+                return _fit_surface(found, able, crossings, naming, options, before)
     both = equivalence(made.optimal, curves)["log_ratio"].drop_nulls().to_numpy()
     agreement = {
         "targets": len(both),
         "rms_log_ratio": float(np.sqrt((both**2).mean())) if len(both) else None,
     }
-    diagnostics = made.file.diagnostics | {"best_batch_by_tokens": agreement}
+    diagnostics = made.file.diagnostics | before | {"best_batch_by_tokens": agreement}
     file = made.file.model_copy(update={"diagnostics": diagnostics})
     return LogFit(file, found, crossings, extraction, made, made.audits)
 
@@ -284,6 +298,10 @@ def _evidence(found: Curves, options: LogOptions) -> dict[str, Any]:
         "smoothing": asdict(options.window),
         "losses": sorted({curve.loss_kind for curve in found.curves}),
         "phase": options.phase,
+        "ramp_tokens": [
+            float(edge([curve.ramp_tokens for curve in found.curves], default=0.0))
+            for edge in (min, max)
+        ],
     }
 
 
@@ -339,17 +357,23 @@ def _fit_surface(
     options: LogOptions,
     evidence: dict[str, Any],
 ) -> LogFit:
+    surface, targets = surface_of(curves, options)
+    file = surface_law_file(surface, targets, naming, options.confidence, evidence)
+    return LogFit(file, found, crossings, None, surface, [])
+
+
+def surface_of(curves: list[Curve], options: LogOptions) -> tuple[SurfaceFit, list[float]]:
+    """The loss surface of curves of one setting, and the target losses it is asked at.
+
+    Raises:
+        FitError: several settings, or too few batch sizes.
+    """
     if isinstance(options.targets, int):
         least = min(6, max(len({curve.batch_tokens for curve in curves}), 4))
         targets = choose_targets(curves, options.targets, min_batches=least)
     else:
         targets = sorted(map(float, options.targets), reverse=True)
-    fits = fit_surfaces(
-        curves,
-        below_loss=1.1 * max(targets),
-    )
+    fits = fit_surfaces(curves, below_loss=ABOVE * max(targets))
     if len(fits) != 1:
         raise FitError.of("settings", len(fits), "a loss surface is of one N and learning rate", 1)
-    surface = fits[0]
-    file = surface_law_file(surface, targets, naming, options.confidence, evidence)
-    return LogFit(file, found, crossings, None, surface, [])
+    return fits[0], targets

@@ -19,10 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
+from megascale.arrays import Array, Index
 
 
 @dataclass(frozen=True)
@@ -42,9 +40,9 @@ class RunErrors:
 
 def draw_run_errors(
     residuals: Array,
-    owner: Indices,
-    group: Indices,
-    setting: Indices,
+    owner: Index,
+    group: Index,
+    setting: Index,
     *,
     unit: Array,
     left: Array,
@@ -86,9 +84,7 @@ def draw_run_errors(
     return RunErrors(draws * unit, np.maximum(spare, 1.0), scale)
 
 
-def residual_tables(
-    residuals: Array, owner: Indices, group: Indices, setting: Indices
-) -> list[Array]:
+def residual_tables(residuals: Array, owner: Index, group: Index, setting: Index) -> list[Array]:
     """(runs, targets) residuals of every setting, 0 where a run has no point; as above."""
     residuals = np.nan_to_num(residuals)
     return [
@@ -98,8 +94,8 @@ def residual_tables(
 
 
 def _by_setting(
-    owner: Indices, group: Indices, setting: Indices
-) -> Iterator[tuple[Indices, Indices, Indices, Indices]]:
+    owner: Index, group: Index, setting: Index
+) -> Iterator[tuple[Index, Index, Index, Index]]:
     """Points of each setting, their rows (runs) and columns (groups), and the groups' numbers."""
     for number in np.unique(setting):
         points = np.flatnonzero(setting[group] == number)
@@ -108,7 +104,7 @@ def _by_setting(
         yield points, row, column, groups
 
 
-def _table(residuals: Array, row: Indices, column: Indices) -> Array:
+def _table(residuals: Array, row: Index, column: Index) -> Array:
     table = np.zeros((int(row.max()) + 1, int(column.max()) + 1))
     table[row, column] = residuals
     return table

@@ -81,14 +81,38 @@ def document_mask(doc_ids: Tensor) -> Tensor:
     return ((doc_ids[:, :, None] == doc_ids[:, None, :]) & causal).unsqueeze(1)
 
 
+@torch.no_grad()
+def largest_attention_logit(query: Tensor, key: Tensor) -> Tensor:
+    """The largest q k / sqrt(head_dim) that causal attention within one sequence sees.
+
+    Args:
+        query: `[S, heads, head_dim]`, after norms and rotation.
+        key: `[S, key-value heads, head_dim]`.
+    """
+    group = query.shape[1] // key.shape[1]
+    hidden = torch.ones(query.shape[0], key.shape[0], dtype=torch.bool, device=query.device).triu(1)
+    largest = [
+        (query[:, head] @ key[:, head // group].T).masked_fill(hidden, -torch.inf).max()
+        for head in range(query.shape[1])
+    ]
+    return torch.stack(largest).max() / query.shape[2] ** 0.5
+
+
 class Attention(nn.Module):
-    """Qwen3's self-attention; a tensor-parallel region over heads."""
+    """Qwen3's self-attention, or Llama's without QK-norm; a tensor-parallel region over heads.
+
+    Attributes:
+        largest_logit: where a tensor is put, forward passes raise it to the largest logit of the
+            first sequence, over this rank's heads; None does nothing.
+    """
 
     def __init__(self, config: ModelConfig, mesh: Mesh, sequence_parallel: bool):
         """Args: the model's shape, this rank's place, whether activations come cut by token."""
         super().__init__()
+        self.largest_logit: Tensor | None = None
         self._mesh, self._sequence_parallel = mesh, sequence_parallel
         self._head_dim = config.head_dim
+        self._qk_norm = config.qk_norm
         self._grouped = config.num_key_value_heads != config.num_attention_heads
         hidden, bias = config.hidden_size, config.attention_bias
         self.q_proj = ColumnParallelLinear(hidden, config.query_size, bias, mesh)
@@ -96,8 +120,9 @@ class Attention(nn.Module):
         self.v_proj = ColumnParallelLinear(hidden, config.key_value_size, bias, mesh)
         self.o_proj = RowParallelLinear(config.query_size, hidden, bias, mesh, sequence_parallel)
         partial = mesh.tp_size > 1  # each rank sees its own heads only
-        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
-        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         """Attend within each sequence.
@@ -110,9 +135,14 @@ class Attention(nn.Module):
         x = enter_region(x, self._mesh, self._sequence_parallel)
         shape = (-1, cos.shape[0], self._heads(self.q_proj), self._head_dim)
         kv_shape = (-1, cos.shape[0], self._heads(self.k_proj), self._head_dim)
-        query = apply_rope(self.q_norm(self.q_proj(x).view(shape)), cos, sin)
-        key = apply_rope(self.k_norm(self.k_proj(x).view(kv_shape)), cos, sin)
+        query, key = self.q_proj(x).view(shape), self.k_proj(x).view(kv_shape)
+        if self._qk_norm:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query, key = apply_rope(query, cos, sin), apply_rope(key, cos, sin)
         value = self.v_proj(x).view(kv_shape)
+        if self.largest_logit is not None:
+            found = largest_attention_logit(query[0], key[0]).to(self.largest_logit.dtype)
+            self.largest_logit = torch.maximum(self.largest_logit, found)
         attended = F.scaled_dot_product_attention(
             query.transpose(1, 2),
             key.transpose(1, 2),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -52,6 +53,11 @@ class ModelConfig(BaseModel):
         False, description="the output projection is the embedding, counted and stored once"
     )
     attention_bias: Flag = Field(False, description="biases on q, k, v and o projections")
+    qk_norm: Flag = Field(
+        True,
+        description="RMSNorm of queries and keys of each head, as in Qwen3; without it a dense "
+        "model is a Llama",
+    )
     hidden_act: str = Field("silu", description="activation of SwiGLU; only silu exists in Qwen3")
     initializer_range: Number = Field(0.02, description="standard deviation of the initial weights")
 
@@ -274,7 +280,8 @@ MOE_KEYS = (
 
 def nearest_divisors(value: int, of: int) -> list[int]:
     """The largest divisor of `of` below `value` and the smallest above it, where they exist."""
-    divisors = [d for d in range(1, of + 1) if of % d == 0]
+    small = [d for d in range(1, math.isqrt(max(of, 0)) + 1) if of % d == 0]
+    divisors = sorted({*small, *(of // d for d in small)})
     below = [d for d in divisors if d <= value][-1:]
     above = [d for d in divisors if d > value][:1]
     return below + above
@@ -288,24 +295,26 @@ def read_model_config(path: str | Path) -> ModelConfig:
     Raises:
         ConfigError: the file is missing, is not a mapping, or breaks a rule.
     """
-    from megascale.formats.yaml_text import parse_yaml
+    from megascale.formats.json_text import read_json
+    from megascale.formats.yaml_text import MOST_CHARACTERS, parse_yaml
 
     path = locate(path, "models")
     if path.is_dir():
         path = path / "config.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as failure:
-        raise ConfigError.of("model preset", str(path), f"cannot be read: {failure}") from failure
     is_json = path.suffix == ".json"
-    try:
-        content = json.loads(text) if is_json else parse_yaml(text, str(path))
-    except json.JSONDecodeError as failure:
-        raise ConfigError.of("model preset", str(path), f"is not valid: {failure}") from failure
+    if is_json:
+        content = read_json(path, "model preset", error=ConfigError, most_bytes=MOST_CHARACTERS)
+    else:
+        try:
+            with path.open(encoding="utf-8") as file:
+                text = file.read(MOST_CHARACTERS + 1)
+        except (OSError, UnicodeDecodeError) as failure:
+            raise ConfigError.of("model preset", str(path), f"cannot be read: {failure}") from None
+        content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise ConfigError.of("model preset", str(path), "must hold a mapping of keys to values")
     try:
-        return ModelConfig.from_hf(content) if is_json else ModelConfig(**content)
+        return ModelConfig.from_hf(content) if is_json else ModelConfig.model_validate(content)
     except ValidationError as failure:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}"

@@ -69,8 +69,9 @@ def parameter_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]
             yield f"{attention}.{name}.weight", (rows, columns)
             if config.attention_bias:
                 yield f"{attention}.{name}.bias", (rows,)
-        yield f"{attention}.q_norm.weight", (config.head_dim,)
-        yield f"{attention}.k_norm.weight", (config.head_dim,)
+        if config.qk_norm:
+            yield f"{attention}.q_norm.weight", (config.head_dim,)
+            yield f"{attention}.k_norm.weight", (config.head_dim,)
         yield f"{prefix}.input_layernorm.weight", (hidden,)
         yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
         if config.is_moe_layer(layer):

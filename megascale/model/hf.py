@@ -293,6 +293,14 @@ class HubWeights:
                 raise CheckpointError.of(
                     name, f"shape {self._files.shape(name)}", f"must have shape {shape}"
                 )
+            if (dtype := self._files.dtype(name)) not in DTYPES.values():
+                raise CheckpointError.of(
+                    name,
+                    f"dtype {dtype}",
+                    "quantised weights mean nothing without their scales; write the model out in "
+                    "a floating-point type first",
+                    sorted(DTYPES.values()),
+                )
 
     def _expected(self) -> dict[str, tuple[int, ...]]:
         if not self._fused:

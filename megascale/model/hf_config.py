@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 DENSE = ("Qwen3ForCausalLM", "qwen3")
 MOE = ("Qwen3MoeForCausalLM", "qwen3_moe")
+LLAMA = ("LlamaForCausalLM", "llama")
 
 SHARED_DEFAULTS: dict[str, Any] = {
     "vocab_size": 151936,
@@ -31,6 +32,11 @@ MOE_DEFAULTS: dict[str, Any] = {
     "num_experts": 128,
     "norm_topk_prob": False,
     "mlp_only_layers": [],
+}
+LLAMA_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 32000,
+    "num_key_value_heads": None,
+    "max_position_embeddings": 2048,
 }
 REQUIRED = (
     "hidden_size",
@@ -60,6 +66,7 @@ WITHOUT_EFFECT = frozenset(
         "output_hidden_states",
         "output_router_logits",
         "pad_token_id",
+        "pretraining_tp",
         "problem_type",
         "return_dict",
         "router_aux_loss_coef",
@@ -93,16 +100,17 @@ def from_hf(hf: dict[str, Any]) -> dict[str, Any]:
         ConfigError: another architecture; scaled RoPE; a sliding window in use; dropout in
             attention; quantised weights; or any key whose meaning is not known here.
     """
-    moe = _family(hf) == MOE
+    family = _family(hf)
+    moe, llama = family == MOE, family == LLAMA
     _refuse_what_cannot_be_computed(hf)
-    defaults = SHARED_DEFAULTS | (MOE_DEFAULTS if moe else {})
+    defaults = SHARED_DEFAULTS | (MOE_DEFAULTS if moe else LLAMA_DEFAULTS if llama else {})
     known = WITHOUT_EFFECT | CHECKED | set(SHARED_DEFAULTS) | set(MOE_DEFAULTS) | set(REQUIRED)
     for key, value in hf.items():
         if key not in known and value not in (None, False, [], {}):
             raise ConfigError.of(
                 f"config.json {key}",
                 value,
-                "is not a key of Qwen3; remove it if it does not change the logits",
+                "is no known key of Qwen3 or Llama; remove it if it does not change the logits",
                 difflib.get_close_matches(key, known, n=1) or None,
             )
     missing = [key for key in REQUIRED if key not in hf]
@@ -117,11 +125,17 @@ def from_hf(hf: dict[str, Any]) -> dict[str, Any]:
     if moe:
         keys["num_experts"] = hf.get("num_experts", hf.get("num_local_experts", 128))
         keys["mlp_only_layers"] = tuple(keys["mlp_only_layers"] or ())
-    # transformers defaults the head width differently in the two families.
-    default_head_dim = hf["hidden_size"] // hf["num_attention_heads"] if moe else 128
+    # transformers defaults the head width differently in the families.
+    default_head_dim = 128
+    if moe or llama:
+        default_head_dim = hf["hidden_size"] // hf["num_attention_heads"]
+    keys["qk_norm"] = not llama
     keys["head_dim"] = hf.get("head_dim") or default_head_dim
     rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
     thetas = [theta for theta in (hf.get("rope_theta"), rope.get("rope_theta")) if theta]
+    for theta in thetas:
+        if type(theta) not in (int, float):
+            raise ConfigError.of("config.json rope_theta", theta, "must be a number", ROPE_THETA)
     if len(set(thetas)) > 1:
         raise ConfigError.of(
             "config.json rope_theta", thetas[0], f"rope_parameters says {thetas[1]}", thetas
@@ -137,7 +151,7 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
     `rope_parameters` for transformers 5.
 
     Raises:
-        ConfigError: shared experts or an expert bias are in use.
+        ConfigError: shared experts or an expert bias are in use, or a MoE model has no QK-norm.
     """
     for key in ("shared_expert_intermediate_size", "expert_bias"):
         if getattr(config, key):
@@ -148,17 +162,27 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
                 "rest as a different model",
                 type(config).model_fields[key].default,
             )
-    architecture, model_type = MOE if config.is_moe else DENSE
+    if config.is_moe and not config.qk_norm:
+        raise ConfigError.of(
+            "model.qk_norm",
+            False,
+            "cannot be exported: transformers' Qwen3-MoE always normalises queries and keys",
+            True,
+        )
+    dense = DENSE if config.qk_norm else LLAMA
+    architecture, model_type = MOE if config.is_moe else dense
     hf: dict[str, Any] = {
         "architectures": [architecture],
         "model_type": model_type,
         "attention_dropout": 0.0,
         "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "use_sliding_window": False,
-        "sliding_window": None,
         "use_cache": True,
     }
+    if config.qk_norm:
+        hf |= {"use_sliding_window": False, "sliding_window": None}
+    else:
+        hf["mlp_bias"] = False
     for key in (*REQUIRED, *SHARED_DEFAULTS, "head_dim"):
         hf[key] = getattr(config, key)
     if config.is_moe:
@@ -170,20 +194,24 @@ def to_hf(config: ModelConfig) -> dict[str, Any]:
 
 def _family(hf: dict[str, Any]) -> tuple[str, str]:
     architectures, model_type = hf.get("architectures") or [], hf.get("model_type")
-    for family in (DENSE, MOE):
+    if not isinstance(architectures, list):
+        raise ConfigError.of("config.json architectures", architectures, "must be a list")
+    for family in (DENSE, MOE, LLAMA):
         if model_type == family[1] and all(name == family[0] for name in architectures):
             return family
     raise ConfigError.of(
         "config.json architectures",
         f"{list(architectures)} with model_type {model_type}",
-        "only Qwen3 dense and Qwen3-MoE language models can be read",
-        [f"{name} with model_type {kind}" for name, kind in (DENSE, MOE)],
+        "only Qwen3 dense, Qwen3-MoE and Llama language models can be read",
+        [f"{name} with model_type {kind}" for name, kind in (DENSE, MOE, LLAMA)],
     )
 
 
 def _refuse_what_cannot_be_computed(hf: dict[str, Any]) -> None:
     for key in ("rope_scaling", "rope_parameters"):
         rope = hf.get(key) or {}
+        if not isinstance(rope, dict):
+            raise ConfigError.of(f"config.json {key}", rope, "must be a mapping or null")
         kind = rope.get("rope_type", rope.get("type", "default"))
         extra = sorted(set(rope) - {"rope_type", "type", "rope_theta"})
         if kind != "default" or extra:
@@ -193,7 +221,10 @@ def _refuse_what_cannot_be_computed(hf: dict[str, Any]) -> None:
                 "scaled rotary embedding is not implemented; the model would compute other logits",
                 "rope_type default",
             )
-    sliding = [kind for kind in hf.get("layer_types") or [] if kind != "full_attention"]
+    kinds = hf.get("layer_types")
+    if kinds is not None and not isinstance(kinds, list):
+        raise ConfigError.of("config.json layer_types", kinds, "must be a list or null")
+    sliding = [kind for kind in kinds or [] if kind != "full_attention"]
     if hf.get("use_sliding_window") or sliding:
         raise ConfigError.of(
             "config.json use_sliding_window",

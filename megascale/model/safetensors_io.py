@@ -20,7 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from megascale.errors import CheckpointError
+from megascale.formats.json_text import read_json
 from megascale.model.count import elements
+from megascale.shipped import legal_path
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -135,8 +137,8 @@ class SafetensorsFolder:
     """The tensors of a hub folder, read by slices. Use as a context manager.
 
     Raises:
-        CheckpointError: no safetensors in the folder, a damaged or missing file, an index that
-            points outside the folder.
+        CheckpointError: no safetensors in the folder, a single file beside an index, a damaged or
+            missing file, an index that points outside the folder.
     """
 
     def __init__(self, folder: str | Path):
@@ -166,6 +168,10 @@ class SafetensorsFolder:
         """Shape of the tensor called `name`."""
         return tuple(self._slice(name).get_shape())
 
+    def dtype(self, name: str) -> str:
+        """dtype of the tensor called `name`, in safetensors' words."""
+        return str(self._slice(name).get_dtype())
+
     def read(self, name: str, index: tuple[slice, ...]) -> torch.Tensor:
         """Read the part `index` of the tensor called `name`; only that part is loaded."""
         tensor: torch.Tensor = self._slice(name)[index]
@@ -192,20 +198,32 @@ class SafetensorsFolder:
         return self._files[file]
 
     def _locate(self) -> dict[str, str]:
-        if (index := self.folder / INDEX).is_file():
-            try:
-                weight_map = json.loads(index.read_text())["weight_map"]
-            except (ValueError, KeyError, TypeError) as failure:
+        index, single = self.folder / INDEX, self.folder / SINGLE
+        if index.is_file() and single.is_file():
+            raise CheckpointError.of(
+                "model folder",
+                str(self.folder),
+                f"has both {SINGLE} and {INDEX}: which of them is the model cannot be known. Move "
+                "one of them away",
+            )
+        if index.is_file():
+            content = read_json(index, "safetensors index", error=CheckpointError)
+            weight_map = content.get("weight_map") if isinstance(content, dict) else None
+            if not isinstance(weight_map, dict):
                 raise CheckpointError.of(
-                    "safetensors index", str(index), "must hold a weight_map"
-                ) from failure
+                    "safetensors index", str(index), "must hold a weight_map: name -> file"
+                )
             for name, file in weight_map.items():
+                if not isinstance(file, str):
+                    rule = "must be the name of a file"
+                    raise CheckpointError.of(f"safetensors index {name}", file, rule)
+                legal_path(file, f"safetensors index {name}", error=CheckpointError)
                 if Path(file).name != file or not (self.folder / file).is_file():
                     raise CheckpointError.of(
                         f"safetensors index {name}", file, f"is not a file in {self.folder}"
                     )
             return dict(weight_map)
-        if (self.folder / SINGLE).is_file():
+        if single.is_file():
             return dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
         raise CheckpointError.of(
             "model folder",

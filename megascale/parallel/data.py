@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from megascale.parallel.mesh import Mesh
@@ -137,6 +138,24 @@ class DataParallel:
             if self._ddp is not None and not last:
                 stack.enter_context(self._ddp.no_sync())
             yield
+
+    def gradient_leaves(self) -> dict[str, torch.Tensor]:
+        """The tensors that a backward pass hands one micro-batch's whole gradient to, by name.
+
+        These are the parameters themselves, and under FSDP2 the gathered ones, which stay the same
+        objects for the life of the wrapper. A tensor hook on one sees the gradient of this rank's
+        micro-batch alone, before it is accumulated or reduced. Collective under FSDP2.
+        """
+        if not self._fsdp:
+            return dict(self.model.named_parameters())
+        leaves: dict[str, torch.Tensor] = {}
+        for module in self._fsdp:
+            module.unshard()
+            for name, parameter in self.model.named_parameters():
+                if not isinstance(parameter, DTensor):
+                    leaves.setdefault(name, parameter)
+            module.reshard()
+        return leaves
 
     def rest(self) -> None:
         """Free the whole parameters that forward passes without a backward left gathered.

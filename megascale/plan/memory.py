@@ -13,6 +13,7 @@ from typing import Any
 
 from megascale.model.config import ModelConfig
 from megascale.model.count import component_of, elements, parameter_shapes
+from megascale.model.kinds import kind_of
 from megascale.parallel.layout import Layout
 
 FP32 = 4
@@ -58,6 +59,17 @@ class MemoryEstimate:
         }
 
 
+def _optimizer_line(sizes: dict[str, int], optimizer: str) -> MemoryLine:
+    if optimizer == "adamw":
+        return MemoryLine("AdamW moments", 2 * sum(sizes.values()) * FP32, "two, fp32")
+    held = sum(sizes.values())
+    note = "one, fp32"
+    if optimizer == "muon":
+        held += sum(size for name, size in sizes.items() if kind_of(name) != "matrices")
+        note = "one of projections, two of the rest, fp32"
+    return MemoryLine("optimizer state", held * FP32, note)
+
+
 def estimate_memory(
     config: ModelConfig,
     layout: Layout,
@@ -68,6 +80,7 @@ def estimate_memory(
     precision: str = "fp32",
     checkpoint_every: int = 0,
     fsdp_gather: str = "step",
+    optimizer: str = "adamw",
 ) -> MemoryEstimate:
     """Estimate the peak memory of one rank in a training step.
 
@@ -81,6 +94,8 @@ def estimate_memory(
         precision: `fp32` or `bf16`.
         checkpoint_every: recompute every n-th block; 0 keeps all activations.
         fsdp_gather: `step` or `block`: how long FSDP keeps whole parameters.
+        optimizer: `adamw`, `muon`, `sgd` or `sign`: AdamW keeps two moments of a parameter, the
+            others one; Muon leaves all but the projections to AdamW.
     """
     sizes = dict(local_sizes(config, layout))
     whole = dict(local_sizes(config, layout, sharded=False))
@@ -92,7 +107,7 @@ def estimate_memory(
     lines = [
         MemoryLine("parameters", sharded * FP32, "fp32, also the master weights"),
         MemoryLine("gradients", sharded * FP32, "fp32"),
-        MemoryLine("AdamW moments", 2 * sharded * FP32, "two, fp32"),
+        _optimizer_line(sizes, optimizer),
     ]
     if fsdp:
         block, root = _largest_block(whole), _outside_blocks(whole)
@@ -247,8 +262,11 @@ def block_activation_bytes(
     query, key = config.query_size // tensor, config.key_value_size // tensor
     heads = (config.num_attention_heads + config.num_key_value_heads) // tensor
     attention = (3 if autocast else 1) * hidden * compute
-    attention += (3 * query + 3 * key) * compute
-    attention += heads * FP32 + config.num_attention_heads // tensor * FP32
+    # before the norm (where there is one), rotated, and the output; keys likewise, and values
+    kept = 3 if config.qk_norm else 2
+    attention += kept * (query + key) * compute
+    attention += config.num_attention_heads // tensor * FP32
+    attention += heads * FP32 if config.qk_norm else 0
     inner = 3 * config.intermediate_size // tensor
     if not config.is_moe_layer(layer):
         return stream + attention + ((2 if autocast else 1) * hidden + inner) * compute

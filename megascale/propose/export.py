@@ -13,12 +13,22 @@ from megascale.propose.export_megatron import (
     rampup_arguments,
     step_schedule_arguments,
 )
+from megascale.propose.export_segments import hugging_face_segments, torchtitan_segments
 from megascale.schedule.batch import BatchSchedule, Coupling
 from megascale.schedule.lr import LRSchedule
 from megascale.schedule.points import BatchPoint, format_table
 from megascale.units import format_count
 
-Format = Literal["yaml", "megatron", "megatron-rampup", "torchtitan", "olmo-core", "hf"]
+Format = Literal[
+    "yaml",
+    "megatron",
+    "megatron-rampup",
+    "torchtitan",
+    "torchtitan-segments",
+    "olmo-core",
+    "hf",
+    "hf-segments",
+]
 
 
 def export(
@@ -47,6 +57,10 @@ def export(
         return _lines(step_schedule_arguments(schedule, lr))
     if to == "megatron-rampup":
         return _lines(rampup_arguments(schedule, lr))
+    if to == "torchtitan-segments":
+        return _lines(torchtitan_segments(schedule, lr))
+    if to == "hf-segments":
+        return _lines(hugging_face_segments(schedule, lr))
     if to == "olmo-core":
         return _olmo_core(schedule, lr_coupling)
     return _torchtitan(schedule, lr) if to == "torchtitan" else _hf(schedule, lr)
@@ -161,18 +175,19 @@ def _olmo_core(schedule: BatchSchedule, lr_coupling: Coupling) -> str:
     )
 
 
-def _one_batch(schedule: BatchSchedule, name: str, why: str) -> None:
+def _one_batch(schedule: BatchSchedule, to: Format, name: str, why: str) -> None:
     if len(schedule.segments) > 1:
         sizes = ", ".join(format_count(segment.batch_tokens) for segment in schedule.segments)
         raise CannotExport(
             f"cannot export: {name} has no batch schedule ({sizes}): {why}. "
-            "Nearest legal: a table with one batch."
+            f"Nearest legal: --export {to}-segments, a run a batch, or a table with one batch."
         )
 
 
 def _torchtitan(schedule: BatchSchedule, lr: LRSchedule | None) -> str:
     _one_batch(
         schedule,
+        "torchtitan",
         "torchtitan",
         "gradient accumulation is fixed at its start, and its learning rate counts steps",
     )
@@ -210,6 +225,7 @@ def _titan_decay(lr: LRSchedule) -> str:
 def _hf(schedule: BatchSchedule, lr: LRSchedule | None) -> str:
     _one_batch(
         schedule,
+        "hf",
         "the Hugging Face Trainer",
         "gradient_accumulation_steps is one number for the run",
     )

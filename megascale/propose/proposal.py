@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from megascale.errors import ConfigError
 from megascale.formats.law_band import law_band, shown_confidence
-from megascale.formats.law_file import LawFile
+from megascale.formats.law_file import MOST_OUTPUT, LawFile
 from megascale.propose.replan import Standing, replanned_law_points, replanned_table
 from megascale.propose.savings import FixedBatch, TokenSaving, fixed_batch, token_saving
 from megascale.schedule.batch import BatchSchedule, Segment, build_batch_schedule
 from megascale.schedule.law_driven import law_driven_points, points_from_law
 from megascale.schedule.points import BatchPoint
+from megascale.units import format_count, short_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,8 @@ class LawRequest:
         law, file: the law and its path.
         n_params: N as the law counts it.
         interval_tokens, momentum, min_tokens, max_tokens: as `law_driven_points`.
-        initial_tokens: batch before the first look; the run's own batch when re-planning.
+        initial_tokens: batch before the first look; None takes the law's own, half an interval in,
+            or the running run's when re-planning.
         confidence: of the band; None takes the law's own.
         peak_lr, lr_schedule: of the run, where known; the law's conditions are held against them.
     """
@@ -84,6 +88,34 @@ class Proposal:
     at: Standing | None = None
     confidence: float | None = None
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against a schedule that follows a law, by its own numbers."""
+        if "sha256" not in self.schedule.source:
+            return ()
+        said = []
+        falls = [
+            (before, after)
+            for before, after in pairwise(self.schedule.segments)
+            if after.batch_tokens < before.batch_tokens
+        ]
+        if falls:
+            before, after = falls[0]
+            more = f", and {len(falls) - 1} times more" if len(falls) > 1 else ""
+            said.append(
+                f"the plan shrinks the batch from {format_count(before.batch_tokens)} to "
+                f"{format_count(after.batch_tokens)} at {format_count(after.start_tokens)} tokens"
+                f"{more}: a smaller --initial or a --min-batch keeps it from that"
+            )
+        saved = self.tokens
+        if not isinstance(saved, str) and saved.token_saving < 0:
+            said.append(
+                f"by the law's own numbers the plan loses: a fixed batch of "
+                f"{short_count(round(saved.best_batch_tokens))} reaches its loss on "
+                f"{-saved.token_saving / (1 - saved.token_saving):.1%} fewer tokens"
+            )
+        return tuple(said)
+
     def band_at(self, threshold: int) -> BatchBand | None:
         """The band of the segment asked for at `threshold` tokens."""
         at = bisect_left(self.bands, threshold, key=lambda band: band.requested_start_tokens)
@@ -93,13 +125,11 @@ class Proposal:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         schedule = self.schedule
-        segments = []
-        names = tuple(Segment.__slots__)
-        for segment in schedule.segments:
-            band = self.band_at(segment.requested_start_tokens)
+        segments = segments_dict(schedule)
+        for segment in segments:
+            band = self.band_at(segment["requested_start_tokens"])
             limits = None if band is None else [band.low_tokens, band.high_tokens]
-            values = {name: getattr(segment, name) for name in names}
-            segments.append(values | {"batch_band_tokens": limits})
+            segment["batch_band_tokens"] = limits
         return {
             "start_tokens": schedule.start_tokens,
             "start_step": schedule.start_step,
@@ -107,11 +137,18 @@ class Proposal:
             "total_steps": schedule.total_steps,
             "source": dict(schedule.source),
             "segments": segments,
+            "warnings": list(self.warnings),
             "band_confidence": self.confidence,
             "fixed_batches": [asdict(fixed) for fixed in self.fixed],
             "token_saving": self.tokens if isinstance(self.tokens, str) else asdict(self.tokens),
             "replanned_from": None if self.at is None else asdict(self.at),
         }
+
+
+def segments_dict(schedule: BatchSchedule) -> list[dict[str, Any]]:
+    """Realised segments as plain JSON types."""
+    names = tuple(Segment.__slots__)
+    return [{name: getattr(segment, name) for name in names} for segment in schedule.segments]
 
 
 def propose(
@@ -136,12 +173,16 @@ def propose(
         layout: as `build_batch_schedule`, without `start`.
 
     Raises:
-        ConfigError: neither or both of points and law, or no batch to start from.
+        ConfigError: neither or both of points and law.
         ScheduleError: as `build_batch_schedule`.
     """
     bands: tuple[BatchBand, ...] = ()
     confidence = None
+    multiple = layout.get("batch_multiple", 1)
     if law is not None and points is None:
+        if law.initial_tokens is None and at is None:
+            unit = math.lcm(layout["micro_batch_size"] * layout["data_parallel"], multiple)
+            law = replace(law, initial_tokens=_first_batch(law, unit * layout["sequence_length"]))
         points, source = _law_points(law, total_tokens, at)
         bands = _bands(law, total_tokens, at)
         confidence = shown_confidence(law.law, law.confidence)[0] if bands else None
@@ -167,22 +208,26 @@ def propose(
     return Proposal(schedule, bands, _fixed(schedule, law, fixed_tokens), tokens, at, confidence)
 
 
+def _first_batch(law: LawRequest, unit_tokens: int) -> int:
+    """The law's batch half an interval in, at least one that the layout runs, within its bounds."""
+    batch = max(round(law.law.evaluate(law.n_params, law.interval_tokens / 2)), unit_tokens)
+    if law.max_tokens is not None:
+        batch = min(batch, law.max_tokens)
+    return max(batch, law.min_tokens or 1)
+
+
 def _law_points(
     law: LawRequest,
     total_tokens: int,
     at: Standing | None,
 ) -> tuple[tuple[BatchPoint, ...], dict[str, Any]]:
-    if law.initial_tokens is None and at is None:
-        raise ConfigError.of(
-            "--initial", None, "the batch before the first look must be given", "2M"
-        )
     common = law.looks(total_tokens)
     points, source = points_from_law(
         law.law,
         law.n_params,
         file=law.file,
         key="--law-file",
-        initial_tokens=at.batch_tokens if at is not None else law.initial_tokens,
+        initial_tokens=law.initial_tokens if at is None else at.batch_tokens,
         **common,
     )
     if at is not None:
@@ -205,7 +250,8 @@ def _bands(law: LawRequest, total_tokens: int, at: Standing | None) -> tuple[Bat
         found = law_band(law.law, law.n_params, tokens, law.confidence)
         if found is None:
             return (law.law.evaluate(law.n_params, tokens),) * 2
-        return found.low, found.high
+        # An interval without an upper end is drawn to the largest batch that can be counted.
+        return found.low, min(found.high, MOST_OUTPUT)
 
     def points_of(end: Callable[[int], float]) -> tuple[BatchPoint, ...]:
         if at is not None:

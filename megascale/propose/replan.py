@@ -6,13 +6,13 @@ ran there as the law's starting point.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megascale.errors import DataError, ScheduleError
+from megascale.formats.json_text import read_json
 from megascale.formats.run_log import RunData, read_run
 from megascale.schedule.law_driven import law_driven_points
 from megascale.schedule.points import BatchPoint
@@ -30,6 +30,7 @@ class Standing:
         batch_tokens, micro_batches, sequence_length: of its last step.
         history: realised batches so far; changes stand where the log says they happened.
         total_tokens, micro_batch_size: from the run's config, None without one.
+        lr: the `lr` section of the run's config; empty without one.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Standing:
     history: tuple[BatchPoint, ...]
     total_tokens: int | None
     micro_batch_size: int | None
+    lr: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def data_parallel(self) -> int | None:
@@ -65,7 +67,8 @@ def standing(path: str | Path) -> Standing:
     if not run.records:
         raise DataError.of("--replan", str(path), "the run has logged no step yet: plan it whole")
     last = run.records[-1]
-    train = _config(run.path.parent).get("train", {})
+    config = _config(run.path.parent)
+    train = config.get("train", {})
     return Standing(
         path=str(path),
         tokens=last["tokens"],
@@ -76,6 +79,7 @@ def standing(path: str | Path) -> Standing:
         history=_history(run),
         total_tokens=train.get("total_tokens"),
         micro_batch_size=train.get("micro_batch_size"),
+        lr=config.get("lr", {}),
     )
 
 
@@ -144,7 +148,7 @@ def _history(run: RunData) -> tuple[BatchPoint, ...]:
 def _config(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG_DATA_FILE
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(file, "run config")
+    except DataError:
         return {}
     return content if isinstance(content, dict) else {}

@@ -44,9 +44,17 @@ def tokens_steps_section(found: BatchFindings) -> dict[str, Any]:
             "verdicts": study.selection.table().to_dicts(),
             "refuted": [list(pair) for pair in study.selection.classic_refuted],
             "confidence": study.optimal.confidence,
+            "ramp_tokens": _most_ramp(study),
             "tables": {name: fit.table().to_dicts() for name, fit in study.fits.items()},
         }
     )
+
+
+def _most_ramp(study: BatchStudy) -> float:
+    """Tokens that a run lost at most to the rise of its learning rate, and that laws leave out."""
+    points = study.fits[study.law].points
+    most = points["ramp_tokens"].max() if "ramp_tokens" in points.columns else None
+    return float(most or 0.0)  # type: ignore[arg-type]
 
 
 def _key(group: Any) -> tuple[float | None, float | None, float]:
@@ -70,9 +78,11 @@ def _group(
         begin, end = fit.offsets[index], fit.offsets[index + 1]
         own = fit.points[int(begin) : int(end)]
         sizes = own["batch_tokens"].to_numpy()
+        ramp = own["ramp_tokens"].fill_null(0.0) if "ramp_tokens" in own.columns else 0.0
         points = {
             "batch": _short(sizes),
             "tokens": _short(own["tokens"].to_numpy()),
+            "consumed_tokens": _short((own["tokens"] + ramp).to_numpy()),
             "log_error": own["log_error"].to_list() if "log_error" in own.columns else None,
         }
         batch = np.geomspace(sizes.min() / BEYOND, sizes.max() * BEYOND, CURVE_POINTS)
@@ -108,8 +118,10 @@ def best_batch_section(found: BatchFindings) -> dict[str, Any]:
             "clouds": _clouds(optimal),
             "confidence": optimal.confidence,
             "replicates": len(optimal.log_batch),
-            "power": _power(study),
-            "no_power": study.open_law,
+            "power": _power(found),
+            "no_power": "" if found.surface is not None else study.open_law,
+            "surface": found.surface is not None,
+            "choice": found.choice,
             "direct": found.direct,
         }
     )
@@ -129,11 +141,15 @@ def _clouds(optimal: OptimalBatches) -> list[dict[str, list[float]]]:
     return clouds
 
 
-def _power(study: BatchStudy) -> dict[str, Any] | None:
-    """B_opt(D) and its lines, where the best batches determine it."""
-    if study.power is None or study.open_law:
+def _power(found: BatchFindings) -> dict[str, Any] | None:
+    """B_opt(D) and its lines, where the surface or the best batches determine it."""
+    study, optimal, birge = found.study, found.study.optimal, 1.0
+    if found.surface is not None:
+        law = found.surface.power()
+    elif study.power is None or study.open_law:
         return None
-    law, optimal = study.power.law, study.optimal
+    else:
+        law, birge = study.power.law, study.power.birge
     sizes = optimal.table.filter(pl.col("used"))["n_params"].unique().sort().to_list()
     d = np.geomspace(law.d_range[0] / 4, law.d_range[1] * 16, 60)
     lines = []
@@ -148,7 +164,7 @@ def _power(study: BatchStudy) -> dict[str, Any] | None:
         "b": law.b,
         "b_error": float(np.sqrt(law.covariance[2, 2])),
         "rms": law.rms,
-        "birge": study.power.birge,
+        "birge": birge,
         "d": _short(d),
         "d_range": law.d_range,
         "lines": lines,

@@ -17,6 +17,7 @@ from megascale.report.calculator import Defaults, calculator
 from megascale.report.curves import crossing_rows, drawn_curves, run_rows
 from megascale.report.grid import grid_section
 from megascale.report.inputs import Inputs
+from megascale.report.verdicts import verdicts
 
 if TYPE_CHECKING:
     from megascale.laws.findings import Findings
@@ -63,6 +64,7 @@ def build_document(inputs: Inputs, findings: Findings, settings: Settings) -> di
         "schema": SCHEMA,
         "title": settings.title,
         "version": __version__,
+        "verdicts": verdicts(findings, own),
         "notes": list(inputs.notes),
         "studies": inputs.studies,
         "curves": _curves(inputs, findings),
@@ -115,6 +117,7 @@ def document_summary(document: dict[str, Any]) -> dict[str, Any]:
         "schema": SCHEMA,
         "title": document["title"],
         "version": document["version"],
+        "verdicts": document["verdicts"],
         "studies": document["studies"],
         "runs": curves if "empty" in curves else curves["runs"],
         "crossings": [] if "empty" in curves else curves["crossings"],

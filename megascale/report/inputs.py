@@ -14,6 +14,7 @@ from megascale.errors import DataError, FitError
 from megascale.formats.law_file import LawFile, read_law_file
 from megascale.laws.grid.table import grid_table
 from megascale.report.studies import read_studies
+from megascale.runs.check import mixed_logs
 from megascale.runs.inputs import GRID, LAW_FILE, LOGS, POINTS, STUDY, WORDS, Recognised, recognise
 from megascale.runs.measured import point_rows
 from megascale.runs.readers.base import ReadOptions
@@ -120,6 +121,7 @@ def read_inputs(
         for read in found.runs.files:
             if read.malformed_count:
                 found.notes.append(f"{read.path}: {read.malformed_count} malformed lines")
+        found.notes += [f"{place}: {message}" for place, message in mixed_logs(found.runs)]
     return found
 
 

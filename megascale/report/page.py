@@ -43,7 +43,8 @@ def render_page(document: dict[str, Any]) -> str:
 </head>
 <body>
 <a class="skip" href="#main">Skip to the figures</a>
-<header><h1>{title}</h1><p id="lead"></p><nav id="nav" aria-label="Sections"></nav></header>
+<header><h1>{title}</h1><p id="lead"></p><div id="verdicts"></div>
+<nav id="nav" aria-label="Sections"></nav></header>
 <main id="main"></main>
 <noscript>This page draws its figures with JavaScript, all of which it carries itself.</noscript>
 <script type="application/json" id="data">{data}</script>

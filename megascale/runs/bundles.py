@@ -34,7 +34,7 @@ class Bundles:
             try:
                 index = json.loads(path.read_bytes())
                 self._places |= {key: (path, report) for key, report in index.items()}
-            except (OSError, ValueError, AttributeError):
+            except (OSError, ValueError, AttributeError, RecursionError):
                 continue
 
     def load(self, key: str, path: Path) -> FileRead | None:

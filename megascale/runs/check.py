@@ -85,14 +85,23 @@ def refuse_mixed(loaded: RunTable) -> None:
     Raises:
         DataError: there is one; `runs check` shows all of them.
     """
-    found = [(read, note) for read in loaded.files for note in read.notes if note.kind == MIXED]
+    found = mixed_logs(loaded)
     if not found:
         return
-    read, note = found[0]
-    place = f"{read.path}:{note.line}" if note.line else str(read.path)
+    place, message = found[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-    rule = f"{note.message}{more}; leave it out, or divide it (megascale runs check shows all)"
+    rule = f"{message}{more}; leave it out, or divide it (megascale runs check shows all)"
     raise DataError.of("log", place, rule)
+
+
+def mixed_logs(loaded: RunTable) -> list[tuple[str, str]]:
+    """Return where logs hold several runs under one name, and what tells it."""
+    return [
+        (f"{read.path}:{note.line}" if note.line else str(read.path), note.message)
+        for read in loaded.files
+        for note in read.notes
+        if note.kind == MIXED
+    ]
 
 
 def _of_file(run: str, read: FileRead) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from megascale.errors import ConfigError, RunError
+from megascale.formats.csv_output import write_csv
 from megascale.runs.table import RunTable
 
 SUFFIXES = (".csv", ".parquet")
@@ -42,7 +43,7 @@ def export_table(
         )
     try:
         if path.suffix == ".csv":
-            table.write_csv(path)
+            write_csv(table, path)
         else:
             table.write_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as failure:

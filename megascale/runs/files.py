@@ -8,10 +8,13 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from megascale.errors import DataError
 from megascale.formats.run_log import METRICS_FILE, SCHEMA
+from megascale.shipped import legal_path
+from megascale.units import SUFFIXES as UNITS
 
 PACKED = (".gz", ".zst", ".zstd")
 SUFFIXES = frozenset(
@@ -25,7 +28,9 @@ STUDY_FOLDER, STUDY_LOCK, STUDY_RESULTS = "sweep", "run.lock", "results.json"
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _LAUNCH = re.compile(r"\d{8}-\d{4,6}")
 """torchtitan's folder of event files: one a launch, named by its time."""
-_NUMBERS = re.compile(r"(\d+)")
+_NUMBERS = re.compile(
+    r"(?P<number>\d++(?:\.\d++)?+)(?P<unit>[KMGT]i|[KMBT])?(?![A-Za-z])|(?P<bare>\d+)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,8 @@ class LogFile:
 
     Attributes:
         path: where it is.
-        named: the user named this very file; if no reader knows it, that is an error.
+        named: the user named this file and no other: if no reader knows it, that is an error.
+            Of several, which a shell may have expanded from a pattern, the others are read.
     """
 
     path: Path
@@ -53,11 +59,11 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
     """
     found: dict[Path, LogFile] = {}
     for text in paths:
-        path = Path(text)
+        path = legal_path(text, "path", error=DataError)
         if path.is_dir():
             files = [LogFile(file, False) for file in _walk(path)]
         elif path.is_file():
-            files = [LogFile(path, True)]
+            files = [LogFile(path, len(paths) == 1)]
         elif any(mark in str(text) for mark in "*?["):
             files = [LogFile(file, False) for file in _globbed(str(text))]
             if not files:
@@ -66,6 +72,7 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
             near = difflib.get_close_matches(path.name, _names(path.parent), n=3)
             raise DataError.of("path", str(text), "no such file or directory", near or None)
         for file in files:
+            legal_path(file.path, "path", error=DataError)
             found.setdefault(file.path, file)
     if not found:
         shown = ", ".join(str(path) for path in paths)
@@ -73,10 +80,18 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
     return sorted(found.values(), key=lambda file: natural(str(file.path)))
 
 
-def natural(text: str) -> list[str | tuple[int, str]]:
-    """Return a sort key under which checkpoint-1000 comes after checkpoint-500."""
-    pieces = _NUMBERS.split(text)
-    return [f"{int(piece):020d}" if index % 2 else piece for index, piece in enumerate(pieces)]
+def natural(text: str) -> list[str]:
+    """Return a sort key under which checkpoint-1000 comes after checkpoint-500, and 1Ki after 128.
+
+    A number may have a fraction and a suffix of `megascale.units`; one of a version or a date is
+    compared piece by piece all the same.
+    """
+    key, at = [], 0
+    for found in _NUMBERS.finditer(text):
+        value = Decimal(found["number"] or found["bare"]) * UNITS.get(found["unit"] or "", 1)
+        key += [text[at : found.start()], f"{value:050.12f}"]
+        at = found.end()
+    return [*key, text[at:]]
 
 
 def _globbed(pattern: str) -> Iterator[Path]:

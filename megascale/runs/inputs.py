@@ -29,6 +29,7 @@ from megascale.runs.vocabulary import (
     find_columns,
     our_name,
 )
+from megascale.shipped import legal_path
 
 Holds = Literal["logs", "points", "grid", "law file", "study", "table"]
 """What a path may hold; "table" is one that is none of the others."""
@@ -96,7 +97,7 @@ def recognise(
     Raises:
         DataError: a table is wanted and cannot be read as one.
     """
-    path = Path(path)
+    path = legal_path(path, "path", error=DataError)
     if path.is_dir():
         if (path / STUDY_FOLDER / STUDY_RESULTS).is_file():
             return Recognised(path, STUDY, f"its results are in {STUDY_FOLDER}/{STUDY_RESULTS}")

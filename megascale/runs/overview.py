@@ -53,6 +53,8 @@ class RunOverview:
         name: the run's id.
         format: of its files.
         path: its first file.
+        n_params: N, as the log says.
+        peak_lr: highest learning rate.
         steps, tokens: finished steps and consumed tokens after the last row.
         segments: batch sizes in order.
         loss, validation_loss: the last of each kind, in nats per token; where there are several
@@ -68,6 +70,8 @@ class RunOverview:
     name: str
     format: str
     path: str
+    n_params: int | None
+    peak_lr: float | None
     steps: int | None
     tokens: int | None
     segments: tuple[OverviewSegment, ...]
@@ -151,6 +155,8 @@ def _overview(loaded: RunTable, run: LoadedRun, rows: _Columns) -> RunOverview:
         name=run.run,
         format=run.format,
         path=str(files[0].path),
+        n_params=run.meta.n_params,
+        peak_lr=_highest(rows.lr),
         steps=_last(rows.step),
         tokens=_last(rows.tokens),
         segments=tuple(
@@ -173,6 +179,11 @@ def _overview(loaded: RunTable, run: LoadedRun, rows: _Columns) -> RunOverview:
 def _last(counts: npt.NDArray[np.int64]) -> int | None:
     known = np.flatnonzero(counts != MISSING)
     return int(counts[known[-1]]) if len(known) else None
+
+
+def _highest(values: npt.NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.max()) if len(known) else None
 
 
 def _last_real(values: npt.NDArray[np.float64]) -> float | None:

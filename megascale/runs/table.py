@@ -71,7 +71,7 @@ class RunTable:
             `validation:SET` where a log has several sets); empty where a log does not say.
         runs: one entry per run, in the order of the table.
         files: per file its hash, malformed lines and notes; their tables are empty.
-        skipped: files of trees and globs that no reader knows or could read, with the reason.
+        skipped: files that no reader knows or could read, and copies of others, with the reason.
     """
 
     table: pl.DataFrame
@@ -153,7 +153,7 @@ def load_runs(
         progress: show a bar on stderr.
 
     Raises:
-        DataError: a path is missing, a named file is in no known format or damaged beyond
+        DataError: a path is missing, the only file named is in no known format or damaged beyond
             reading, or nothing was read at all.
     """
     listed = [paths] if isinstance(paths, (str, Path)) else list(paths)
@@ -173,7 +173,21 @@ def load_runs(
         reasons = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
         shown = ", ".join(str(path) for path in listed)
         raise DataError.of("path", shown, f"no log that can be read ({reasons})")
+    files = files if join else _without_copies(files, skipped)
     return _combined(files, skipped, join)
+
+
+def _without_copies(files: list[FileRead], skipped: list[tuple[Path, str]]) -> list[FileRead]:
+    """The files of which no earlier one has the same contents: a copy is no further seed."""
+    first: dict[tuple[str, str], FileRead] = {}
+    kept = []
+    for file in files:
+        original = first.setdefault((file.sha256, file.format), file)
+        if original is file or not file.table.height:
+            kept.append(file)
+        else:
+            skipped.append((file.path, f"it is a copy of {original.path}, byte for byte"))
+    return kept
 
 
 def _read_all(tasks: list[ReadTask], workers: int, progress: bool) -> list[FileRead | str]:

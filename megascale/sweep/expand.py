@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from megascale.config import RunConfig, build_config
 from megascale.config.compose import compose, find_file
 from megascale.errors import ConfigError, UserError
 from megascale.shipped import locate
-from megascale.sweep.study import Axis, Settings, StudyAt, tree_of
+from megascale.sweep.study import MOST_STUDY_RUNS, Axis, Settings, StudyAt, tree_of
 from megascale.units import format_count, parse_count
 
 
@@ -63,6 +64,10 @@ def expand(
     base = find_file(at.block.base or at.study.base or "", beside, "base")
     arms = list(at.arms) or [""]
     order = sorted(arms, key=lambda arm: bool(arm and at.arms[arm].branch_from))
+    count = len(arms) * math.prod(len(axis.points()) for axis in at.axes.values())
+    if count > MOST_STUDY_RUNS:
+        rule = f"a study has at most {MOST_STUDY_RUNS:,} runs at one scale"
+        raise ConfigError.of("axes", f"{count:,} runs", rule)
     runs: dict[str, PlannedRun] = {}
     for arm, point in itertools.product(order, _points(at.axes)):
         layers = [at.study.settings, at.block.settings]

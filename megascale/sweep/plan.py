@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from megascale.errors import UserError
+from megascale.errors import ConfigError, UserError
 from megascale.plan.steps import segment_work
+from megascale.schedule.batch import BatchSchedule
 from megascale.sweep.expand import PlannedRun
 from megascale.sweep.study import Scale
 from megascale.train.checks import batch_schedule_of, layout_of
 from megascale.train.explain import explain
+from megascale.units import format_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +52,56 @@ def plan_runs(runs: Sequence[PlannedRun], scale: Scale) -> list[RunPlan]:
     Raises:
         LayoutError: the ranks do not fit a run.
         ScheduleError: some segment is illegal on them.
+        ConfigError: two runs are one, once their batches are rounded and clipped.
     """
     ends: dict[str, tuple[int, int]] = {}
     plans = []
+    first: dict[str, PlannedRun] = {}
+    twins: list[UserError] = []
     for run in runs:
         try:
-            plan, ends[run.name] = _plan(run, scale, ends)
+            plan, schedule = _plan(run, scale, ends)
         except UserError as error:
             raise type(error)(f"run {run.name}: {error}") from None
+        ends[run.name] = (schedule.total_tokens, schedule.total_steps)
         plans.append(plan)
+        twin = first.setdefault(_what_it_does(run, schedule), run)
+        if twin is not run and not _varies_micro_batches(twin, run):
+            batches = " > ".join(format_count(batch) for batch in plan.batches[:4])
+            more = " > ..." if len(plan.batches) > 4 else ""
+            rule = f"trains the same as {twin.name}: batches {batches}{more} tokens once realised"
+            twins.append(ConfigError.of("run", run.name, f"{rule}; leave one of them out"))
+    if twins:
+        raise ConfigError.together(twins)
     return plans
+
+
+def _what_it_does(run: PlannedRun, schedule: BatchSchedule) -> str:
+    """All that decides a run's numbers but for their rounding, as text.
+
+    Micro-batches cut the same batch, so they do not count.
+    """
+    content = run.config.model_dump(mode="json")
+    for key in ("name", "output_dir", "batch", "log", "checkpoint"):
+        del content[key]
+    del content["train"]["micro_batch_size"]
+    changes: list[tuple[int, tuple[float, ...]]] = []
+    for part in schedule.segments:
+        size = (part.batch_tokens, part.sequence_length, part.lr_scale)
+        if not changes or changes[-1][1] != size:
+            changes.append((part.start_tokens, size))
+    return json.dumps([run.parent, content, changes], sort_keys=True)
+
+
+def _varies_micro_batches(one: PlannedRun, other: PlannedRun) -> bool:
+    """Whether two runs ask for the same batches and were given different micro-batches for it."""
+    sizes = [run.config.train.micro_batch_size for run in (one, other)]
+    return one.config.batch == other.config.batch and sizes[0] != sizes[1]
 
 
 def _plan(
     run: PlannedRun, scale: Scale, ends: dict[str, tuple[int, int]]
-) -> tuple[RunPlan, tuple[int, int]]:
+) -> tuple[RunPlan, BatchSchedule]:
     config = run.config
     report = explain(config, scale.ranks)
     start = (0, 0) if run.parent is None else ends[run.parent]
@@ -87,4 +125,4 @@ def _plan(
         memory_bytes=report.memory.total,
         seconds=seconds,
     )
-    return plan, (schedule.total_tokens, schedule.total_steps)
+    return plan, schedule

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from megascale.errors import LayoutError, UserError
+from megascale.machine import usable_cores
 from megascale.sweep.plan import RunPlan
 from megascale.sweep.progress import check_same_run, is_finished
-from megascale.sweep.runner import usable_cores
 from megascale.sweep.study import StudyAt
 from megascale.train.checks import check_run
 

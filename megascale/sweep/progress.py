@@ -6,10 +6,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from megascale.config import RunConfig
 from megascale.errors import RunError
+from megascale.formats.json_text import JsonTextError, parse_json
 from megascale.formats.run_log import METRICS_FILE, attempts_of, read_run
 from megascale.train.checks import run_path
 from megascale.train.rundir import CONFIG_DATA_FILE, flatten, run_began, saved_form, with_later_keys
@@ -44,15 +46,15 @@ def read_progress(path: Path) -> LoggedProgress:
     for line in reversed(lines):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and "tokens" in record and "loss" in record:
-            loss = record["loss"]
-            return LoggedProgress(
-                record["tokens"],
-                None if loss is None else float(loss),
-                record.get("tokens_per_second"),
-            )
+            tokens, loss = record["tokens"], record["loss"]
+            speed = record.get("tokens_per_second")
+            if type(tokens) is int and all(
+                type(x) in (int, float, NoneType) for x in (loss, speed)
+            ):
+                return LoggedProgress(tokens, None if loss is None else float(loss), speed)
     return LoggedProgress()
 
 
@@ -78,9 +80,11 @@ def check_same_run(config: RunConfig) -> None:
     if not run_began(path):
         return
     try:
-        saved: Any = json.loads((path / CONFIG_DATA_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        saved: Any = parse_json((path / CONFIG_DATA_FILE).read_bytes())
+    except (OSError, JsonTextError) as error:
         raise RunError.of("run directory", str(path), f"cannot be read: {error}") from None
+    if not isinstance(saved, dict):
+        raise RunError.of("run directory", str(path), f"{CONFIG_DATA_FILE} must hold a mapping")
     old, new = flatten(with_later_keys(saved)), flatten(with_later_keys(saved_form(config)))
     changed = [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"

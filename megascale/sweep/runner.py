@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from typing import Any, Literal, Self
 
 from megascale.config import dump_yaml
 from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError
+from megascale.machine import usable_cores
 from megascale.sweep.plan import RunPlan
 from megascale.sweep.progress import LoggedProgress, is_finished, read_progress
 from megascale.train.checks import run_path
@@ -187,7 +188,6 @@ class Runner:
         if run.parent is not None:
             words += ["--branch-decay", str(last_checkpoint(self._by_name[run.parent]))]
         cores = self.slots[slot]
-        threads = str(max(1, len(cores) // self.ranks))
         command = [sys.executable, "-m", "megascale.sweep.worker", str(os.getpid())]
         command += [",".join(map(str, cores)), str(self.ranks), *words]
         with open(self.log_of(state), "ab") as log:
@@ -196,7 +196,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+                env=os.environ | thread_limits(os.environ, len(cores) // self.ranks),
                 start_new_session=True,
             )
         state.slot, state.began = slot, time.monotonic()
@@ -266,13 +266,6 @@ def share_cores(jobs: int) -> list[tuple[int, ...]]:
     return [tuple(cores[index * each : (index + 1) * each]) for index in range(jobs)]
 
 
-def usable_cores() -> list[int]:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
 def last_checkpoint(parent: RunState) -> Path:
     """The checkpoint a finished run ended with.
 
@@ -312,3 +305,10 @@ def _ending(state: RunState) -> str:
 
 def _exit_code(state: RunState) -> int:
     return state.exit_code if state.exit_code is not None and state.exit_code > 0 else 1
+
+
+def thread_limits(environment: Mapping[str, str], share: int) -> dict[str, str]:
+    """Threads of a run's libraries: as the environment says, else the run's share of the cores."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    said = environment.get(names[0])
+    return {name: environment.get(name, said or str(max(1, share))) for name in names}

@@ -14,12 +14,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from megascale.config.fields import PositiveCount, PositiveFloat, Section, rule_broken
+from megascale.config.fields import (
+    PositiveCount,
+    PositiveFloat,
+    Section,
+    check_numbers,
+    rule_broken,
+)
 from megascale.config.messages import error_line
 from megascale.errors import ConfigError
-from megascale.formats.yaml_text import parse_yaml
+from megascale.formats.yaml_text import MOST_CHARACTERS, parse_yaml
 from megascale.shipped import CONFIG_ROOT, locate
 from megascale.units import CountError, read_count
+
+MOST_AXIS_POINTS = 1000
+MOST_STUDY_RUNS = 10_000
+"""Bounds of an axis and of all runs of a study at one scale."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 ScaleName = Literal["smoke", "workstation", "paper"]
@@ -31,7 +41,7 @@ class LogGrid(Section):
 
     start: Any = Field(description="first value, a number or a count such as 64K")
     stop: Any = Field(description="last value")
-    count: Annotated[int, Field(ge=2)] = Field(description="how many values")
+    count: Annotated[int, Field(ge=2, le=MOST_AXIS_POINTS)] = Field(description="how many values")
 
     def values(self) -> list[int | float]:
         """The series: whole numbers where both ends are, else four significant digits."""
@@ -74,6 +84,9 @@ class Axis(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Axis:
+        if isinstance(self.seeds, int) and not 1 <= self.seeds <= MOST_AXIS_POINTS:
+            nearest = str(min(max(self.seeds, 1), MOST_AXIS_POINTS))
+            raise rule_broken(f"seeds must be 1 to {MOST_AXIS_POINTS}", nearest)
         kinds = [name for name in ("values", "log", "zip", "seeds") if getattr(self, name)]
         if len(kinds) != 1:
             raise rule_broken("an axis has exactly one of values, log, zip and seeds, not empty")
@@ -83,6 +96,8 @@ class Axis(Section):
             raise rule_broken("the lists of zip must be equally long")
         if isinstance(self.seeds, list) and len(set(self.seeds)) != len(self.seeds):
             raise rule_broken("a seed is given twice")
+        if len(self.points()) > MOST_AXIS_POINTS:
+            raise rule_broken(f"an axis has at most {MOST_AXIS_POINTS} points")
         if self.labels is not None and len(self.labels) != len(self.points()):
             raise rule_broken(f"labels must be {len(self.points())}, one a point")
         return self
@@ -271,7 +286,8 @@ def load_study(path: Path) -> Study:
     """
     path = locate(path, "studies")
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)
     except (OSError, UnicodeDecodeError) as error:
         folders = (path.parent, CONFIG_ROOT / "studies")
         there = {file.name: str(file) for folder in folders for file in folder.glob("*.yaml")}
@@ -282,6 +298,7 @@ def load_study(path: Path) -> Study:
     content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise ConfigError.of("STUDY", str(path), "must hold a mapping of keys")
+    check_numbers(content)
     try:
         study = Study.model_validate(content)
     except ValidationError as error:

@@ -25,7 +25,7 @@ def tokens_steps_answers(results: Sequence[RunResult], wanted: Fit) -> list[Answ
     """
     try:
         from megascale import fitting
-        from megascale.laws.batch.points import choose_targets, extract
+        from megascale.laws.batch.points import at_peak_rate, choose_targets, extract
     except ImportError as error:
         note = f"not fitted: the fitting engine is missing ({error}); install with a C++ compiler"
         return [Answer("E(S)", COLUMNS, [], [note])]
@@ -49,7 +49,7 @@ def tokens_steps_answers(results: Sequence[RunResult], wanted: Fit) -> list[Answ
         found.append(_points(of, points))
         rows, data = [], []
         for target in targets:
-            part = points.filter(points["target_loss"] == target)
+            part = at_peak_rate(points.filter(points["target_loss"] == target))
             for law in wanted.laws:
                 row, facts = _fit_one(fitting, law, target, part)
                 rows.append(row)

@@ -31,14 +31,15 @@ def branch_config(config: RunConfig, checkpoint: Path) -> RunConfig:
             lies in the warmup or in a decay.
         CheckpointError: the checkpoint cannot be read.
     """
-    from megascale.train.checkpoint import list_checkpoints, read_state
+    from megascale.train.checkpoint import list_checkpoints
+    from megascale.train.saved_state import read_training_state
 
     if not checkpoint.is_dir():
         siblings = [str(saved.path) for saved in list_checkpoints(checkpoint.parent)]
         raise CheckpointError.of(
             "--branch-decay", str(checkpoint), "no such checkpoint", siblings[-1:] or None
         )
-    state = read_state(checkpoint)
+    state = read_training_state(checkpoint)
     consumed = int(state["consumed_tokens"])
     if config.lr.kind not in ("wsd", "inverse_sqrt", "power"):
         raise ConfigError.of(

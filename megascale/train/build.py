@@ -23,9 +23,12 @@ from megascale.schedule.weight_decay import WeightDecaySchedule
 from megascale.train.balance import ExpertBalance
 from megascale.train.checks import balance_window, layout_of
 from megascale.train.distributed import Process
-from megascale.train.groups import decay_groups
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.groups import update_rules
+from megascale.train.micro_gradients import MicroGradientNorms
+from megascale.train.noise_scale import NoiseScale
+from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective
+from megascale.train.weight_probe import WeightProbe
 
 
 @dataclass
@@ -35,17 +38,23 @@ class Parts:
     Attributes:
         balance: expert loads and biases; None for a dense model.
         validation: what evaluations read, by name of the held-out source.
+        norms: measures the gradient noise of a step; None where it is off.
+        noise: the noise scale so far; None where it is off.
+        probe: measures weights, updates and attention logits; None where it is off.
     """
 
     mesh: Mesh
     parallel: DataParallel
-    optimizer: ShardedAdamW
+    optimizer: ShardedOptimizer
     balance: ExpertBalance | None
     objective: Objective
     stream: Stream
     validation: dict[str, HeldOut]
     lr: LRSchedule
     weight_decay: WeightDecaySchedule
+    norms: MicroGradientNorms | None = None
+    noise: NoiseScale | None = None
+    probe: WeightProbe | None = None
 
     @property
     def model(self) -> Qwen3:
@@ -80,7 +89,7 @@ class Computation:
 
     mesh: Mesh
     parallel: DataParallel
-    optimizer: ShardedAdamW
+    optimizer: ShardedOptimizer
     balance: ExpertBalance | None
     objective: Objective
 
@@ -118,13 +127,12 @@ def build_computation(
     if shards:
         # Cut first, fill after: no rank ever holds the whole model.
         fill(model, mesh)
-    optimizer = ShardedAdamW(
+    optimizer = ShardedOptimizer(
         model,
         mesh,
-        decays=decay_groups([name for name, _ in model.named_parameters()], config),
-        beta1=config.optimizer.beta1,
-        beta2=config.optimizer.beta2,
-        eps=config.optimizer.eps,
+        rules=update_rules([name for name, _ in model.named_parameters()], config),
+        decay_unit=config.lr.peak if config.weight_decay.relative_to == "schedule" else 1.0,
+        beta2_half_life=config.optimizer.beta2_half_life_tokens,
     )
     moe = config.moe_balance
     balance = None
@@ -158,6 +166,8 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
     stream = open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
     validation = open_held_out(config)
     built = build_computation(config, process)
+    probed = config.log.weights_interval_steps is not None
+    measured = config.log.noise_scale.interval_steps is not None
     return Parts(
         mesh=built.mesh,
         parallel=built.parallel,
@@ -168,4 +178,7 @@ def build_parts(config: RunConfig, process: Process) -> Parts:
         validation=validation,
         lr=lr_schedule_from_config(config),
         weight_decay=weight_decay_from_config(config),
+        probe=WeightProbe(built.parallel.model, built.mesh, built.optimizer) if probed else None,
+        norms=MicroGradientNorms(built.parallel, built.mesh, built.optimizer) if measured else None,
+        noise=NoiseScale(window=config.log.noise_scale.window) if measured else None,
     )

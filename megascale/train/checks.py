@@ -16,7 +16,7 @@ from megascale.config.schedules import (
 from megascale.data.held_out import evaluation_sequence_length, open_held_out
 from megascale.data.opening import open_stream
 from megascale.data.stream import Stream
-from megascale.errors import CheckpointError, RunError
+from megascale.errors import CheckpointError, LayoutError, RunError
 from megascale.formats.run_log import read_run
 from megascale.parallel.layout import Layout
 from megascale.plan.layout import validate_layout
@@ -42,15 +42,31 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
     """The validated layout of a config on `ranks` processes.
 
     Raises:
-        LayoutError: a degree does not divide what it cuts.
+        LayoutError: a degree does not divide what it cuts, or Muon would see parts of matrices.
     """
-    return validate_layout(
+    layout = validate_layout(
         config.model,
         config.train,
         config.parallel,
         ranks,
         balance_window_tokens=balance_window(config),
     )
+    if config.optimizer.name == "muon":
+        _check_muon(config, layout)
+    return layout
+
+
+def _check_muon(config: RunConfig, layout: Layout) -> None:
+    """Muon orthogonalises a whole matrix: parts of it, each by itself, are another update."""
+    if layout.tensor > 1:
+        rule = "muon updates whole matrices, and tensor parallelism cuts them"
+        raise LayoutError.of("parallel.tensor", layout.tensor, rule, 1)
+    if layout.data_mode != "ddp" and layout.data > 1:
+        rule = "muon updates whole matrices, and this mode cuts them over the data ranks"
+        raise LayoutError.of("parallel.data_mode", layout.data_mode, rule, "ddp")
+    if config.model.is_moe:
+        rule = "muon has no update for stacked experts yet; this model has routed experts"
+        raise LayoutError.of("optimizer.name", "muon", rule, "adamw")
 
 
 def balance_window(config: RunConfig) -> int:
@@ -93,6 +109,7 @@ def check_run(
     ranks: int,
     *,
     branch_from: Path | None = None,
+    rewind_to: Path | None = None,
     allow_changed: tuple[str, ...] = (),
 ) -> None:
     """Check layout, schedules, data and run directory for `ranks` processes; start nothing.
@@ -104,6 +121,7 @@ def check_run(
         config: the run.
         ranks: processes that will be started.
         branch_from: checkpoint of another run that this one would start from.
+        rewind_to: checkpoint of this run that it would go back to.
         allow_changed: as for `megascale.train.run.run`.
 
     Raises:
@@ -112,7 +130,14 @@ def check_run(
     layout = layout_of(config, ranks)
     lr_schedule_from_config(config)
     weight_decay_from_config(config)
-    schedule = batch_schedule_of(config, layout.data, start=_reached(run_path(config)))
+    target = None
+    if rewind_to is not None:
+        from megascale.train.rewind import REWOUND_MAY_CHANGE, rewind_target
+
+        target = rewind_target(config, run_path(config), rewind_to)
+        allow_changed = (*allow_changed, *REWOUND_MAY_CHANGE)
+    reached = _reached(run_path(config)) if target is None else (target.tokens, target.step)
+    schedule = batch_schedule_of(config, layout.data, start=reached)
     check_sequence_lengths(config, ranks, schedule)
     stream = open_stream(config.data, seed=config.seed, vocab_size=config.model.vocab_size)
     open_held_out(config)
@@ -120,7 +145,8 @@ def check_run(
         require_tensorboard()
     if config.log.wandb is not None:
         require_wandb(config.log.wandb.project)
-    _check_directory(config, stream, branch_from, allow_changed)
+    start = None if target is None else target.path
+    _check_directory(config, stream, branch_from, start, allow_changed)
 
 
 def check_free(config: RunConfig) -> None:
@@ -206,7 +232,11 @@ def schedule_jumps(path: Path, config: RunConfig, tokens: int) -> list[str]:
 
 
 def _check_directory(
-    config: RunConfig, stream: Stream, branch_from: Path | None, allow_changed: tuple[str, ...]
+    config: RunConfig,
+    stream: Stream,
+    branch_from: Path | None,
+    rewind_to: Path | None,
+    allow_changed: tuple[str, ...],
 ) -> None:
     """Whether the run directory can be made, or holds this run with a checkpoint of this model."""
     path = run_path(config)
@@ -223,7 +253,7 @@ def _check_directory(
     if run_began(path):
         compare_with_saved(path, saved_form(config), identity_of(stream), allow_changed)
         _check_not_lost(path)
-    _check_checkpoint(config, path / "checkpoints", branch_from, stream, allow_changed)
+    _check_checkpoint(config, path / "checkpoints", branch_from, rewind_to, stream, allow_changed)
 
 
 def _check_not_lost(path: Path) -> None:
@@ -253,6 +283,7 @@ def _check_checkpoint(
     config: RunConfig,
     folder: Path,
     branch_from: Path | None,
+    rewind_to: Path | None,
     stream: Stream,
     allow_changed: tuple[str, ...],
 ) -> None:
@@ -264,15 +295,18 @@ def _check_checkpoint(
             with HubWeights(weights, config.model):
                 return
         return
-    from megascale.train.checkpoint import check_same_model, list_checkpoints, read_state
+    from megascale.train.checkpoint import check_same_model, list_checkpoints
+    from megascale.train.saved_state import read_training_state
 
     newest = [saved.path for saved in list_checkpoints(folder)[-1:]]
+    if rewind_to is not None:
+        newest = [rewind_to]
     start = newest or ([branch_from] if branch_from is not None else [])
     for path in start:
         try:
-            state: Mapping[str, Any] = read_state(path)
+            state: Mapping[str, Any] = read_training_state(path)
         except CheckpointError:
-            if newest:  # damaged: the run itself falls back to one before
+            if newest and rewind_to is None:  # damaged: the run itself falls back to one before
                 return
             raise
         check_same_model(path, state["model"], config.model.model_dump(mode="json"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import time
 import uuid
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from megascale.errors import ConfigError, LayoutError, RunError, UserError
+from megascale.machine import rank_threads
 from megascale.train.rundir import disk_error
 
 Result = TypeVar("Result")
@@ -49,10 +51,11 @@ def start_process(*, backend: str = "auto", threads: int | None = None) -> Proce
 
     Args:
         backend: `auto` (NCCL with GPUs, gloo without), `gloo` or `nccl`.
-        threads: CPU threads of this process; None shares the machine's cores evenly among its
-            local ranks. Results are bitwise repeatable only at equal thread counts.
+        threads: CPU threads of this process; None takes OMP_NUM_THREADS or a share of the
+            cores (`rank_threads`). Results are bitwise repeatable only at equal thread counts.
 
     Raises:
+        ConfigError: OMP_NUM_THREADS or Slurm's variable is no positive integer.
         LayoutError: NCCL is to be used and this process has no GPU.
     """
     environment = os.environ
@@ -74,10 +77,10 @@ def start_process(*, backend: str = "auto", threads: int | None = None) -> Proce
         torch.cuda.set_device(device)
     else:
         device = torch.device("cpu")
-    cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads or max(1, cores // local_world_size))
+    torch.set_num_threads(threads or rank_threads(local_world_size))
     torch.set_flush_denormal(True)
     if world_size > 1 and not dist.is_initialized():
+        allow_connections(world_size)
         store, _, _ = next(dist.rendezvous("env://", rank, world_size, timeout=TIMEOUT))
         if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
             store = dist.PrefixStore(agree_on_attempt(store, rank, world_size), store)
@@ -150,23 +153,88 @@ def agree_on_config(process: Process, digest: str) -> None:
     if process.world_size == 1:
         return
     store = dist.distributed_c10d._get_default_store()
+    compare_digests(store, process.rank, process.world_size, digest)
+
+
+def compare_digests(store: dist.Store, rank: int, world_size: int, digest: str) -> None:
+    """Stop on every rank where one rank's digest differs from the first rank's.
+
+    A rank makes at most eight requests of the store, the first one more for every rank that
+    differs, so the store answers O(ranks) requests.
+
+    Args:
+        store: shared by all ranks.
+        rank: of this process.
+        world_size: number of processes.
+        digest: hash of the resolved config of this rank.
+
+    Raises:
+        ConfigError: as `agree_on_config`.
+    """
     prefix = "megascale/config-digest"
-    store.set(f"{prefix}/{process.rank}", digest)
-    digests = [store.get(f"{prefix}/{rank}").decode() for rank in range(process.world_size)]
+    if rank == 0:
+        store.set(f"{prefix}/first", digest)
+        first = digest
+    else:
+        first = store.get(f"{prefix}/first").decode()
+        if digest != first:
+            number = store.add(f"{prefix}/differing", 1)
+            store.set(f"{prefix}/differing/{number}", f"{rank} {digest}")
+        if store.add(f"{prefix}/compared", 1) == world_size - 1:
+            store.set(f"{prefix}/all-compared", "")
+    if rank == 0:
+        if world_size > 1:
+            store.wait([f"{prefix}/all-compared"])
+        count = store.add(f"{prefix}/differing", 0)
+        listed = [store.get(f"{prefix}/differing/{n}").decode() for n in range(1, count + 1)]
+        store.set(f"{prefix}/verdict", ",".join(listed))
+    verdict = store.get(f"{prefix}/verdict").decode()
     # Rank 0 serves the store: it must not leave before everybody has read.
-    store.add(f"{prefix}/read", 1)
-    while process.is_main and store.add(f"{prefix}/read", 0) < process.world_size:
-        time.sleep(0.01)
-    different = [rank for rank, other in enumerate(digests) if other != digests[0]]
-    if different:
-        error = ConfigError.of(
-            "config",
-            f"{digests[different[0]][:12]} on rank {different[0]}",
-            f"every rank must be started with the same config and overrides; ranks {different} "
-            f"differ from rank 0 ({digests[0][:12]})",
+    if store.add(f"{prefix}/read", 1) == world_size:
+        store.set(f"{prefix}/all-read", "")
+    if rank == 0:
+        store.wait([f"{prefix}/all-read"])
+    if not verdict:
+        return
+    others = sorted((int(one.split()[0]), one.split()[1]) for one in verdict.split(","))
+    different = [other for other, _ in others]
+    error = ConfigError.of(
+        "config",
+        f"{others[0][1][:12]} on rank {different[0]}",
+        f"every rank must be started with the same config and overrides; ranks {different} "
+        f"differ from rank 0 ({first[:12]})",
+    )
+    error.found_by = "run"
+    raise error
+
+
+SPARE_DESCRIPTORS = 256
+"""Open files of a process beside its connections: token files, libraries, logs."""
+MESHES = 2
+"""Groups in which gloo connects every rank with every other: the default one, the checkpoints'."""
+
+
+def allow_connections(world_size: int) -> None:
+    """Raise the limit of open files to what gloo's connections take, a socket a rank and group.
+
+    Raises:
+        LayoutError: the system's hard limit is below that.
+    """
+    need = MESHES * (world_size - 1) + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= need:
+        return
+    if hard != resource.RLIM_INFINITY and hard < need:
+        error = LayoutError.of(
+            "ulimit -n",
+            hard,
+            f"{world_size} ranks need {need} open files each: gloo connects every rank with every "
+            "other; raise the hard limit (in limits.conf, LimitNOFILE or the container's --ulimit)",
+            need,
         )
-        error.found_by = "run"
+        error.found_by = "node"
         raise error
+    resource.setrlimit(resource.RLIMIT_NOFILE, (need, hard))
 
 
 def on_first(process: Process, action: Callable[[], Result]) -> Result | None:
@@ -193,6 +261,14 @@ def on_first(process: Process, action: Callable[[], Result]) -> Result | None:
         failure.found_by = "run"
         raise failure
     return result
+
+
+def from_first(process: Process, value: Result) -> Result:
+    """Rank 0's `value`, on every rank. Collective."""
+    box = [value]
+    if process.world_size > 1:
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def check_shared(process: Process, folder: Path, *, seconds: float = 60.0) -> None:

@@ -59,7 +59,7 @@ def evaluate(
     unit = micro_batch_size * sequence_length * mesh.dp_size
     total = torch.zeros((), dtype=torch.float64, device=mesh.device)
     for index in range(-(-tokens // unit)):
-        if _any_rank(stopped(), mesh):
+        if any_rank(stopped(), mesh):
             parallel.rest()
             return None
         batch = micro_batch(
@@ -89,7 +89,8 @@ def evaluate(
     return Evaluation(float(total), valid_targets(stream, 0, tokens))
 
 
-def _any_rank(told: bool, mesh: Mesh) -> bool:
+def any_rank(told: bool, mesh: Mesh) -> bool:
+    """Whether `told` holds on any rank. Collective."""
     if mesh.world_size == 1:
         return told
     flag = torch.tensor(float(told), device=mesh.device)

@@ -24,7 +24,7 @@ from megascale.schedule.batch import BatchSchedule
 from megascale.schedule.lr import LRSchedule
 from megascale.schedule.weight_decay import WeightDecaySchedule
 from megascale.train.checks import batch_schedule_of, check_sequence_lengths, layout_of
-from megascale.train.groups import decays, parameter_kind
+from megascale.train.groups import UpdateRule, parameter_kind, update_rules
 
 SCHEMA = "megascale.explain/1"
 
@@ -57,17 +57,30 @@ class Landmark:
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters that are treated alike by weight decay.
+    """Parameters that are updated alike.
 
     Attributes:
         kind: `norm`, `bias`, `embedding`, or `weight` for the rest.
+        match: pattern of `optimizer.groups` that they come from; None for none.
         decays: whether weight decay applies.
+        lr_multiplier: factor on the learning rate.
+        weight_decay: coefficient at token 0.
+        method: `adamw`, `muon`, `sgd` or `sign`.
+        beta1, beta2, eps: Adam's constants, beta1 also the momentum of the others; beta2 is None
+            where it follows the batch.
         tensors: how many.
         parameters: their elements.
     """
 
     kind: str
+    match: str | None
     decays: bool
+    lr_multiplier: float
+    weight_decay: float
+    method: str
+    beta1: float
+    beta2: float | None
+    eps: float
     tensors: int
     parameters: int
 
@@ -162,6 +175,7 @@ def explain(config: RunConfig, world_size: int) -> ExplainReport:
             precision=config.train.precision,
             checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
             fsdp_gather=config.parallel.fsdp_gather,
+            optimizer=config.optimizer.name,
         ),
         flops=flops_per_token(config.model, config.train.sequence_length),
     )
@@ -197,15 +211,34 @@ def _landmarks(
 
 
 def _groups(config: RunConfig) -> tuple[ParameterGroup, ...]:
-    counts: dict[tuple[str, bool], tuple[int, int]] = {}
-    for name, shape in parameter_shapes(config.model):
-        kind = parameter_kind(name) or "weight"
-        key = (kind, decays(name, config.weight_decay.exclude))
+    counts: dict[tuple[str, UpdateRule], tuple[int, int]] = {}
+    shapes = dict(parameter_shapes(config.model))
+    for name, rule in update_rules(shapes, config).items():
+        key = (parameter_kind(name) or "weight", rule)
         tensors, parameters = counts.get(key, (0, 0))
-        counts[key] = (tensors + 1, parameters + elements(shape))
+        counts[key] = (tensors + 1, parameters + elements(shapes[name]))
+    made = [_group(kind, rule, config, *counts[kind, rule]) for kind, rule in counts]
     return tuple(
-        ParameterGroup(kind, decaying, *counts[kind, decaying])
-        for kind, decaying in sorted(
-            counts, key=lambda key: (not key[1], key[0] != "weight", key[0])
-        )
+        sorted(made, key=lambda g: (g.match is not None, not g.decays, g.kind != "weight", g.kind))
+    )
+
+
+def _group(
+    kind: str, rule: UpdateRule, config: RunConfig, tensors: int, parameters: int
+) -> ParameterGroup:
+    coefficient = config.weight_decay.value if rule.decays else 0.0
+    if rule.weight_decay is not None:
+        coefficient = rule.weight_decay
+    return ParameterGroup(
+        kind=kind,
+        match=rule.match,
+        decays=rule.decays if rule.weight_decay is None else rule.weight_decay > 0,
+        lr_multiplier=rule.lr_multiplier,
+        weight_decay=coefficient,
+        method=rule.method,
+        beta1=rule.beta1,
+        beta2=rule.beta2,
+        eps=rule.eps,
+        tensors=tensors,
+        parameters=parameters,
     )

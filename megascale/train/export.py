@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
+from megascale.data.tokenizer_folder import tokenizer_files
 from megascale.errors import CheckpointError
 from megascale.model.config import ModelConfig
 from megascale.model.count import parameter_shapes
@@ -33,11 +35,14 @@ def export_checkpoint(
         folder: to be made.
         dtype: `fp32`, `bf16` or `fp16`.
         max_shard_bytes: largest file.
-        tokenizer: `tokenizer.json` to copy beside the weights.
-        eos_token_id: end-of-text token, written into the folder's configs.
+        tokenizer: `tokenizer.json` to copy beside the weights, with a `tokenizer_config.json`
+            under which transformers gives the same ids.
+        eos_token_id: token that ends a document, written into the folder's configs; None takes
+            the tokenizer's usual one.
 
     Raises:
         CheckpointError: the checkpoint is damaged or holds no model; the folder exists.
+        DataError: the tokenizer cannot be read, or has no such token.
         ConfigError: the model has parts that transformers lacks.
     """
     checkpoint = Path(checkpoint)
@@ -45,15 +50,14 @@ def export_checkpoint(
     state = read_state(checkpoint)
     if "model" not in state:
         raise CheckpointError.of("checkpoint", str(checkpoint), "does not say which model it is of")
-    config = ModelConfig(**state["model"])
-    extra = {}
+    try:
+        config = ModelConfig.model_validate(state["model"])
+    except ValidationError as error:
+        rule = f"its model config cannot be read ({error.error_count()} problems)"
+        raise CheckpointError.of("checkpoint", str(checkpoint), rule) from None
+    extra: dict[str, bytes] = {}
     if tokenizer is not None:
-        try:
-            extra["tokenizer.json"] = Path(tokenizer).read_bytes()
-        except OSError as failure:
-            raise CheckpointError.of(
-                "tokenizer", str(tokenizer), f"cannot be read: {failure.strerror}"
-            ) from failure
+        extra, eos_token_id = tokenizer_files(tokenizer, eos_token_id)
     write_hub_folder(
         config,
         saved_parameters(checkpoint, config),

@@ -25,6 +25,7 @@ from statistics import median
 from typing import Any, Literal
 
 from megascale.errors import ConfigError, GuardError
+from megascale.units import format_count
 
 _MAD_TO_SIGMA = 1.4826  # for a normal distribution
 
@@ -106,24 +107,39 @@ class Decision:
             return f"{found}; budget of {self.budget} skipped steps is spent"
         return f"{found}; step skipped, {self.spent} of {self.budget}"
 
-    def error(self, step: int, tokens: int, last_checkpoint: str | None) -> GuardError:
+    def error(self, step: int, tokens: int, way_out: str) -> GuardError:
         """The error that ends the run.
 
         Args:
             step: finished steps before this one.
             tokens: consumed tokens before this step.
-            last_checkpoint: path of the last good checkpoint, None if there is none.
+            way_out: what `way_out` says.
         """
-        where = (
-            f"The last good checkpoint is {last_checkpoint}"
-            if last_checkpoint
-            else "There is no checkpoint yet"
-        )
         return GuardError(
-            f"training stopped at step {step}, {tokens} tokens: {self.message()}. {where}. "
-            "Nothing was written after it. Start again from it with a lower lr.peak, another "
-            "seed or data, or a larger guard budget"
+            f"training stopped at step {step}, {tokens} tokens: {self.message()}. {way_out}"
         )
+
+
+def way_out(checkpoint: str | None, fault: tuple[int, int]) -> str:
+    """How a stopped run goes on.
+
+    Args:
+        checkpoint: path of the last one from before the first skip that the budget counts; None
+            if there is none.
+        fault: tokens from the first of these skips to the last.
+    """
+    window = ":".join(map(format_count, fault))
+    if checkpoint is None:
+        return (
+            "There is no checkpoint from before the first of these steps. Start a run of another "
+            "name with a lower lr.peak, another seed, a larger guard budget or "
+            f"data.skip_tokens=\"['{window}']\""
+        )
+    return (
+        f"The last good checkpoint, from before the first of these steps, is {checkpoint}. Go back "
+        f"to it with --from {checkpoint} and a lower lr.peak, a larger guard budget, or without "
+        f"the data at fault: data.skip_tokens=\"['{window}']\""
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +210,11 @@ class Guard:
             for entry in self._window
         )
         return self.settings.grad_norm_factor * typical if typical > 0 else math.inf
+
+    @property
+    def first_skip(self) -> int | None:
+        """Consumed tokens after the first skipped step that the budgets still count."""
+        return min((tokens for tokens, _ in self._skips), default=None)
 
     def reset_window(self) -> None:
         """Forget the running statistics: another data mixture or sequence length begins.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from megascale.config import RunConfig
@@ -12,18 +11,17 @@ from megascale.errors import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
     GuardError,
-    RunError,
     UserError,
-    found_alike,
 )
 from megascale.plan.flops import flops_per_token
 from megascale.schedule.batch import BatchSchedule, Segment
 from megascale.train.build import Parts
-from megascale.train.checkpoint import Checkpointer, SaveResult, rng_state
+from megascale.train.checkpoint import Checkpointer, list_checkpoints
 from megascale.train.evaluate import evaluate
-from megascale.train.guard import Decision, Guard
+from megascale.train.guard import Decision, Guard, way_out
+from megascale.train.saver import RunSaver
 from megascale.train.signals import SignalFlags
-from megascale.train.state import RunCounters, pack_state
+from megascale.train.state import RunCounters
 from megascale.train.step import StepStatistics, accumulate_gradients
 from megascale.train.telemetry.interval import IntervalAccumulator, StepResult
 from megascale.train.telemetry.reporter import Reporter
@@ -55,10 +53,24 @@ class Loop:
         self.guard, self.interval = guard, interval
         self.checkpointer, self.signals, self.reporter = checkpointer, signals, reporter
         self.fresh = fresh
-        self.last_checkpoint: str | None = None
         self.stopping = False  # some rank was told to stop, and all of them know
         self.skipping = False  # the last step was not applied
         self.postponed = False  # a checkpoint was due while steps were skipped
+        self._ends_at: float | None = None
+        if config.train.exit_after_minutes is not None:
+            self._ends_at = time.monotonic() + 60 * config.train.exit_after_minutes
+        self.saver = RunSaver(
+            config,
+            parts,
+            progress,
+            guard=guard,
+            interval=interval,
+            checkpointer=checkpointer,
+            schedule_source=dict(schedule.source),
+            event=self._event,
+            sync=lambda: reporter.log.sync() if reporter is not None else None,
+            told_to_stop=self._told_to_stop,
+        )
         self._flops = {
             length: flops_per_token(config.model, length).total
             for length in {segment.sequence_length for segment in schedule.segments}
@@ -91,26 +103,51 @@ class Loop:
             with loader:
                 interrupted = self.stopping or self._steps(loader)
         except UserError:
-            self._collect_checkpoint()  # one that was on its way is still worth having
+            self.saver.collect()  # one that was on its way is still worth having
             raise
         if interrupted and self.progress.tokens < self.schedule.total_tokens:
-            self._event("signal", f"{self.signals.requested() or 'signal on another rank'}: saving")
-            self._save(wait=True)
+            self._event("signal", f"{self._why_stopping()}: saving")
+            self.saver.save_last(urgent=True)
             return EXIT_INTERRUPTED
         self._flush_interval()
         if self.skipping:
             raise self._ended_on_a_skip()
-        self._save(wait=True)
+        self.saver.save_last(urgent=False)
         return EXIT_DONE
+
+    def _told_to_stop(self) -> bool:
+        """Whether this rank was, by a signal or because its time is over."""
+        over = self._ends_at is not None and time.monotonic() >= self._ends_at
+        return over or self.signals.requested() is not None
+
+    def _why_stopping(self) -> str:
+        if self.signals.requested() is None and self.config.train.exit_after_minutes is not None:
+            return f"{self.config.train.exit_after_minutes:g} minutes (train.exit_after_minutes)"
+        return self.signals.requested() or "signal on another rank"
 
     def _ended_on_a_skip(self) -> GuardError:
         """What the user reads when the last update could not be applied: no success."""
-        self._collect_checkpoint()
+        self.saver.collect()
         return GuardError(
             f"The run consumed its {self.progress.tokens} tokens, and its last step "
             f"({self.progress.step}) was skipped: the final model is not what the schedule asked "
-            f"for, and was not saved. The last good checkpoint is {self.last_checkpoint or 'none'}."
+            f"for, and was not saved. {self._way_out(self.progress.tokens)}"
         )
+
+    def _way_out(self, stop: int) -> str:
+        """What the user can do after skipped steps, the last of which ended at `stop` tokens."""
+        after = self.guard.first_skip or stop
+        began = max(0, after - self.schedule.segments[0].batch_tokens)
+        if after > self.schedule.start_tokens:
+            last = after >= self.schedule.total_tokens
+            steps = self.schedule.total_steps if last else self.schedule.step_at_tokens(after)
+            began = self.schedule.window(steps - 1)[0]
+        sound = [
+            str(saved.path)
+            for saved in list_checkpoints(self.checkpointer.directory)
+            if saved.tokens <= began
+        ]
+        return way_out(sound[-1] if sound else None, (began, stop))
 
     def _steps(self, loader: Loader) -> bool:
         """Run steps until the schedule ends; True as soon as any rank was told to stop."""
@@ -120,7 +157,7 @@ class Loop:
             statistics = self._step(loaded, segment)
             loader.advance(loaded)
             self.stopping = statistics.signalled
-            self._after_step(loaded, saving=statistics.saving)
+            self._after_step(loaded, saving=statistics.saving, late=statistics.late)
             if self.stopping:
                 return True
         return False
@@ -132,7 +169,12 @@ class Loop:
         middle = (loaded.start + loaded.stop) / 2
         lr = parts.lr.at(middle) * segment.lr_scale
         weight_decay = parts.weight_decay.at(middle)
-        balance = parts.balance
+        balance, noise = parts.balance, self.config.log.noise_scale
+        measured = _due(loaded.step + 1, (0, 0), noise.interval_steps, None)
+        probed = _due(loaded.step + 1, (0, 0), self.config.log.weights_interval_steps, None)
+        probe = parts.probe if probed else None
+        if probe is not None:
+            probe.begin()
         statistics, gradients = accumulate_gradients(
             parts.parallel,
             parts.mesh,
@@ -141,25 +183,36 @@ class Loop:
             batch_tokens=segment.batch_tokens,
             objective=parts.objective,
             balance_counts=None if balance is None else balance.previous,
-            signalled=lambda: self.signals.requested() is not None,
+            signalled=self._told_to_stop,
             saving=self.checkpointer.in_flight and not self.checkpointer.finished,
+            norms=parts.norms if measured else None,
+            late=self.saver.late,
         )
         tokens = loaded.stop - loaded.start
         decision = self._verdict(loaded, statistics)
         if decision.action == "stop":
             self._event(decision.event_kind, decision.message(), **decision.fields())
-            self._collect_checkpoint()
-            raise decision.error(progress.step, progress.tokens, self.last_checkpoint)
+            self.saver.collect()
+            raise decision.error(progress.step, progress.tokens, self._way_out(loaded.stop))
         if decision.apply:
+            if probe is not None:
+                probe.before_update()
             parts.optimizer.step(
                 gradients,
                 lr=lr,
                 weight_decay=weight_decay,
                 grad_norm=statistics.grad_norm,
                 clip=self.config.optimizer.grad_clip,
+                batch_tokens=segment.batch_tokens,
             )
             if balance is not None:
                 balance.update(statistics.expert_counts, tokens)
+            if parts.noise is not None and statistics.noise is not None:
+                note = parts.noise.add(statistics.noise)
+                if note is not None:
+                    self._event("warning", note)
+        if probe is not None:
+            probe.end()
         parts.optimizer.zero_grad()
         progress.step = loaded.step + 1
         progress.tokens = loaded.stop
@@ -230,11 +283,12 @@ class Loop:
             extra={"aux_loss": statistics.aux_loss, "z_loss": statistics.z_loss} if moe else {},
         )
 
-    def _after_step(self, loaded: LoadedStep, *, saving: bool) -> None:
+    def _after_step(self, loaded: LoadedStep, *, saving: bool, late: bool) -> None:
         """Whatever is due after the step that `loaded` was.
 
         Args:
             saving: whether any rank was writing a checkpoint when the step reduced its gradients.
+            late: whether on any rank a checkpoint was due by its clock.
         """
         config, tokens = self.config, (loaded.start, loaded.stop)
         log, checkpoint = config.log, config.checkpoint
@@ -243,13 +297,13 @@ class Loop:
         ends = loaded.stop == self.schedule.total_tokens
         if self.stopping:
             if self.checkpointer.in_flight and not saving:
-                self._collect_checkpoint()
+                self.saver.collect()
             return  # the loop ends here, with a checkpoint of its own
         if ends or _due(self.progress.step, tokens, None, config.train.eval_interval_tokens):
             self._evaluate()
         if self.checkpointer.in_flight and not saving:
-            self._collect_checkpoint()
-        due = _due(
+            self.saver.collect()
+        due = late or _due(
             self.progress.step, tokens, checkpoint.interval_steps, checkpoint.interval_tokens
         )
         if self.stopping or ends or not (due or self.postponed):
@@ -258,14 +312,19 @@ class Loop:
         # delete older ones.
         self.postponed = self.skipping
         if not self.skipping:
-            self._save(wait=False)
+            self.saver.save()
 
     def _announce(self, loaded: LoadedStep, segment: Segment) -> None:
         """Log the changes that begin with this step."""
-        step, parts = loaded.step, self.parts
+        step = loaded.step
         if step > self.schedule.start_step and step == segment.first_step:
             before = self.schedule.segment_at_step(step - 1)
+            cut = ("batch_tokens", "micro_batches", "sequence_length", "lr_scale")
+            alike = all(getattr(before, key) == getattr(segment, key) for key in cut)
             self._flush_interval()  # no record straddles two batch sizes
+            if alike:
+                self._log_phases(loaded)
+                return
             self._event(
                 "batch_change",
                 f"batch {before.batch_tokens} -> {segment.batch_tokens} tokens "
@@ -279,6 +338,11 @@ class Loop:
                 sequence_length=segment.sequence_length,
                 lr_scale=segment.lr_scale,
             )
+        self._log_phases(loaded)
+
+    def _log_phases(self, loaded: LoadedStep) -> None:
+        """Log the data mixture and the phase of the learning rate that begin with this step."""
+        step, parts = loaded.step, self.parts
         if step == 0:
             return
         start, _ = (
@@ -301,6 +365,14 @@ class Loop:
         if self.interval.steps and self.interval.last is not None:
             record = self.interval.record()
             record["token_hash"] = f"{self.progress.token_hash:016x}"
+            if self.parts.probe is not None:
+                record |= self.parts.probe.record()
+            if self.parts.noise is not None:
+                record |= self.parts.noise.record(
+                    batch_tokens=record["batch_tokens"],
+                    sequence_length=record["sequence_length"],
+                    beta1=self.config.optimizer.beta1,
+                )
             if self.reporter is not None:
                 self.reporter.interval(record)
 
@@ -315,7 +387,7 @@ class Loop:
                 micro_batch_size=self.config.train.micro_batch_size,
                 mask_documents=data.mask_documents,
                 balance_counts=None if self.parts.balance is None else self.parts.balance.previous,
-                stopped=lambda: self.signals.requested() is not None,
+                stopped=self._told_to_stop,
             )
             if result is None:
                 self.stopping = True
@@ -330,69 +402,6 @@ class Loop:
                 sequence_length=held_out.sequence_length,
                 seconds=time.perf_counter() - began,
             )
-
-    def _save(self, *, wait: bool) -> None:
-        """Write a checkpoint of this moment.
-
-        A failure on the way is reported and training goes on: the next one may succeed. At the
-        end of a run, or after a signal, it is the run's error.
-        """
-        self._collect_checkpoint()
-        try:
-            with found_alike("run"):
-                result = self.checkpointer.save(
-                    step=self.progress.step,
-                    tokens=self.progress.tokens,
-                    chunks=self.parts.chunks(),
-                    state=pack_state(
-                        self.config,
-                        self.parts,
-                        self.progress,
-                        self.guard,
-                        self.interval,
-                        schedule_source=self.schedule.source,
-                    ),
-                    rank_state=rng_state(self.parts.mesh.device),
-                )
-                if wait and result is None:
-                    result = self.checkpointer.collect()
-        except RunError as failure:
-            if wait:
-                raise
-            self._checkpoint_failed(failure)
-            return
-        if result is not None:
-            self._saved(result)
-
-    def _collect_checkpoint(self) -> None:
-        """Wait for a save in the background; report how it went."""
-        try:
-            result = self.checkpointer.collect()
-        except RunError as failure:
-            self._checkpoint_failed(failure)
-            return
-        if result is not None:
-            self._saved(result)
-
-    def _checkpoint_failed(self, failure: RunError) -> None:
-        self._event("warning", f"checkpoint not written, training goes on: {failure}")
-
-    def _saved(self, result: SaveResult) -> None:
-        self.last_checkpoint = str(result.path)
-        if self.reporter is not None:
-            self.reporter.log.sync()
-        fields: Mapping[str, Any] = {
-            "path": str(result.path),
-            "bytes": result.bytes,
-            "seconds": result.seconds,
-            "blocked_seconds": result.blocked_seconds,
-            "deleted": result.deleted,
-        }
-        self._event(
-            "checkpoint", f"checkpoint {result.path.name} in {result.seconds:.1f} s", **fields
-        )
-        for warning in result.warnings:
-            self._event("warning", warning)
 
     def _event(self, kind: str, message: str, **fields: Any) -> None:
         if self.reporter is not None:

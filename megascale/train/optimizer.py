@@ -1,4 +1,4 @@
-"""AdamW over the local shards, with the gradient norm taken over all ranks.
+"""The optimizer over the local shards, with the gradient norm taken over all ranks.
 
 The optimizer never sees a `DTensor`: it works on the plain tensors behind the parameters, which
 is the same code for one process, DDP, FSDP2, tensor and expert parallel, and avoids the mixing of
@@ -7,6 +7,7 @@ plain and distributed tensors that fused kernels refuse.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch import nn
 
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import Chunk, collect_specs, local_chunk
+from megascale.train.groups import UpdateRule
+from megascale.train.update_methods import STATE_KEYS, make
 
 
 @dataclass
@@ -26,14 +29,14 @@ class LocalParameter:
         owner: the parameter itself (a `DTensor` under FSDP2), whose `.grad` autograd fills.
         local: the same memory as a plain parameter, which the optimizer updates.
         weight: 1 / number of ranks that hold this very part: its share in the global norm.
-        decays: whether weight decay applies.
+        rule: how it is updated.
     """
 
     name: str
     owner: nn.Parameter
     local: nn.Parameter
     weight: float
-    decays: bool
+    rule: UpdateRule
 
 
 def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
@@ -41,10 +44,13 @@ def local_tensor(tensor: torch.Tensor) -> torch.Tensor:
     return getattr(tensor, "_local_tensor", tensor)
 
 
-class ShardedAdamW:
-    """Decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101) on local shards.
+class ShardedOptimizer:
+    """AdamW, Muon, SGD or sign descent by each parameter's rule, on local shards.
 
-    `p -= lr * weight_decay * p` for decaying parameters, as PyTorch's AdamW has it.
+    Weight decay is decoupled (Loshchilov and Hutter, arXiv 1711.05101) for all of them:
+    `p -= lr * weight_decay * p` for decaying parameters, as PyTorch's AdamW has it, or with `lr` in
+    units of its peak there. Muon needs whole matrices on every rank; see
+    `megascale.train.checks.layout_of`.
     """
 
     def __init__(
@@ -52,18 +58,20 @@ class ShardedAdamW:
         model: Any,
         mesh: Mesh,
         *,
-        decays: dict[str, bool],
-        beta1: float,
-        beta2: float,
-        eps: float,
+        rules: Mapping[str, UpdateRule] | None = None,
+        decay_unit: float = 1.0,
+        beta2_half_life: int | None = None,
     ):
         """Collect the local parts of `model`'s parameters.
 
         Args:
             model: a `Qwen3`, already wrapped for its data dimension and initialised.
             mesh: the process's place.
-            decays: parameter name -> whether weight decay applies to it.
-            beta1, beta2, eps: Adam's constants; the betas act per step.
+            rules: parameter name -> how it is updated; None for the defaults of `UpdateRule`.
+            decay_unit: learning rate at which weights lose exactly the coefficient of weight decay
+                per step: 1 as PyTorch has it, the peak for a decay independent of the peak.
+            beta2_half_life: tokens over which the second moment of rules without a beta2 of their
+                own forgets half.
         """
         specs = collect_specs(model)
         self._mesh = mesh
@@ -79,15 +87,21 @@ class ShardedAdamW:
                     owner=parameter,
                     local=nn.Parameter(local_tensor(parameter.detach())),
                     weight=1.0 / chunk.replicas,
-                    decays=decays[name],
+                    rule=UpdateRule() if rules is None else rules[name],
                 )
             )
-        groups = []
-        for wanted in (True, False):
-            members = [p.local for p in self.parameters if p.decays is wanted]
-            if members:
-                groups.append({"params": members, "decays": wanted})
-        self._adam = torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=eps, fused=True)
+        self._decay_unit, self._beta2_half_life = decay_unit, beta2_half_life
+        self._updates = 0
+        members: dict[UpdateRule, list[nn.Parameter]] = {}
+        for parameter in self.parameters:
+            members.setdefault(parameter.rule, []).append(parameter.local)
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for rule, owned in members.items():
+            group: dict[str, Any] = {"params": owned, "rule": rule}
+            if rule.method == "adamw":
+                group["eps"] = rule.eps
+            groups.setdefault(rule.method, []).append(group)
+        self._methods = {method: make(method, owned) for method, owned in groups.items()}
 
     def gradients(self) -> list[torch.Tensor]:
         """Local gradients in the order of `parameters`; a missing one counts as zero."""
@@ -120,6 +134,7 @@ class ShardedAdamW:
         weight_decay: float,
         grad_norm: float,
         clip: float | None,
+        batch_tokens: int | None = None,
     ) -> None:
         """Clip by the global norm, then update the local shards in place.
 
@@ -129,17 +144,42 @@ class ShardedAdamW:
             weight_decay: coefficient for the decaying parameters.
             grad_norm: global gradient norm, before clipping.
             clip: largest norm let through, None for no clipping.
+            batch_tokens: global batch, for rules whose beta2 follows it.
         """
         if clip is not None and grad_norm > clip:
             torch._foreach_mul_(gradients, clip / (grad_norm + 1e-6))
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.local.grad = gradient
-        for group in self._adam.param_groups:
-            group["lr"] = lr
-            group["weight_decay"] = weight_decay if group["decays"] else 0.0
-        self._adam.step()
+        for method, optimizer in self._methods.items():
+            for group in optimizer.param_groups:
+                rule: UpdateRule = group["rule"]
+                group["lr"] = lr * rule.lr_multiplier
+                group["weight_decay"] = self._decay(rule, weight_decay)
+                if method == "adamw":
+                    group["betas"] = (rule.beta1, self._beta2(rule, batch_tokens))
+                else:
+                    group["momentum"] = rule.beta1
+            optimizer.step()
+        self._updates += 1
         for parameter in self.parameters:
             parameter.local.grad = None
+
+    def _decay(self, rule: UpdateRule, weight_decay: float) -> float:
+        """The coefficient that a method multiplies by the group's learning rate."""
+        if rule.weight_decay is not None:
+            weight_decay = rule.weight_decay
+        elif not rule.decays:
+            return 0.0
+        if self._decay_unit == 1.0 or not rule.lr_multiplier:
+            return weight_decay
+        return weight_decay / (self._decay_unit * rule.lr_multiplier)
+
+    def _beta2(self, rule: UpdateRule, batch_tokens: int | None) -> float:
+        if rule.beta2 is not None:
+            return rule.beta2
+        if batch_tokens is None or self._beta2_half_life is None:
+            raise ValueError("a beta2 by tokens needs the batch and the half-life")
+        return 0.5 ** (batch_tokens / self._beta2_half_life)
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -147,15 +187,15 @@ class ShardedAdamW:
             parameter.owner.grad = None
 
     def chunks(self) -> dict[str, Chunk]:
-        """Adam's moments and step counts, with the geometry of their parameters.
+        """The optimizer's state, with the geometry of its parameters.
 
-        Keys are `optimizer.exp_avg.NAME`, `optimizer.exp_avg_sq.NAME`; tensors alias the
-        optimizer's own, so loading into them restores it. Missing moments are made first.
+        Keys are `optimizer.STATE.NAME`, as in `optimizer.exp_avg.NAME`; tensors alias the
+        optimizer's own, so loading into them restores it. Missing ones are made first.
         """
         found = {}
         for parameter in self.parameters:
             state = self._state(parameter)
-            for key in ("exp_avg", "exp_avg_sq"):
+            for key in STATE_KEYS[parameter.rule.method]:
                 chunk = local_chunk(
                     parameter.name, self._specs[parameter.name], parameter.owner, self._mesh
                 )
@@ -168,20 +208,24 @@ class ShardedAdamW:
         return [value for owned in self.parameters for value in self._state(owned).values()]
 
     def _state(self, parameter: LocalParameter) -> dict[str, torch.Tensor]:
-        state = self._adam.state[parameter.local]
-        if not state:
+        method = parameter.rule.method
+        state = self._methods[method].state[parameter.local]
+        if method == "adamw" and "step" not in state:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.local.device)
-            state["exp_avg"] = torch.zeros_like(parameter.local)
-            state["exp_avg_sq"] = torch.zeros_like(parameter.local)
+        for key in STATE_KEYS[method]:
+            if state.get(key) is None:
+                state[key] = torch.zeros_like(parameter.local)
         return state
 
     @property
     def updates(self) -> int:
         """Number of updates made (skipped steps do not count): Adam's bias correction."""
-        state = self._adam.state[self.parameters[0].local]
-        return int(state["step"].item()) if state else 0
+        return self._updates
 
     @updates.setter
     def updates(self, count: int) -> None:
+        self._updates = count
         for parameter in self.parameters:
-            self._state(parameter)["step"].fill_(float(count))
+            state = self._state(parameter)
+            if parameter.rule.method == "adamw":
+                state["step"].fill_(float(count))

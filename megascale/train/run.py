@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from megascale import __version__
 from megascale.config import RunConfig, dump_yaml
-from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, found_alike
-from megascale.formats.run_log import RunLog, read_run
+from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError, found_alike
+from megascale.formats.run_log import RunLog, attempts_of, read_run
 from megascale.model.count import count_parameters
 from megascale.model.hf import import_model
 from megascale.plan.flops import device_peak
@@ -18,10 +19,11 @@ from megascale.schedule.batch import BatchSchedule
 from megascale.train.build import Parts, build_parts
 from megascale.train.checkpoint import (
     Checkpointer,
+    Found,
     Retention,
     latest_checkpoint,
     pin,
-    read_state,
+    read_once,
     verify_checkpoint,
 )
 from megascale.train.checks import (
@@ -35,6 +37,7 @@ from megascale.train.distributed import (
     Process,
     agree_on_config,
     check_shared,
+    from_first,
     on_first,
     start_process,
     stop_process,
@@ -42,12 +45,16 @@ from megascale.train.distributed import (
 from megascale.train.guard import Guard, GuardSettings
 from megascale.train.loop import Loop
 from megascale.train.peak import measure_gemm
+from megascale.train.rewind import REWOUND_MAY_CHANGE, leave_behind, rewind_target
 from megascale.train.rundir import RunDirectory, saved_form
+from megascale.train.saved_state import read_training_state
 from megascale.train.signals import SignalFlags
 from megascale.train.state import RunCounters, restore
 from megascale.train.telemetry.interval import IntervalAccumulator
-from megascale.train.telemetry.reporter import MakesDisplay, Reporter
+from megascale.train.telemetry.reporter import MakesDisplay, Reporter, RunDisplay
 from megascale.train.telemetry.sinks import Sink, TensorBoardSink, WandbSink
+
+Attempt = Literal["start", "resume", "rewind", "branch"]
 
 
 def run(
@@ -55,6 +62,7 @@ def run(
     *,
     display: MakesDisplay,
     branch_from: Path | None = None,
+    rewind_to: Path | None = None,
     allow_changed: tuple[str, ...] = (),
 ) -> int:
     """Train, resuming whatever the run directory holds.
@@ -63,6 +71,7 @@ def run(
         config: checked by `check_run`.
         display: makes what rank 0 shows.
         branch_from: checkpoint of another run that a new run starts from (a decay branch).
+        rewind_to: checkpoint of this run that it goes back to.
         allow_changed: config keys, `tokenizer` or `past`, that a resumed run may change.
 
     Returns:
@@ -77,7 +86,16 @@ def run(
     try:
         check_shared(process, run_path(config))
         with SignalFlags() as signals:
-            code = _run(config, process, directory, signals, display, branch_from, allow_changed)
+            code = _run(
+                config,
+                process,
+                directory,
+                signals,
+                display,
+                branch_from=branch_from,
+                rewind_to=rewind_to,
+                allow_changed=allow_changed,
+            )
     finally:
         if directory is not None:
             directory.close()
@@ -91,7 +109,9 @@ def _run(
     directory: RunDirectory | None,
     signals: SignalFlags,
     display: MakesDisplay,
+    *,
     branch_from: Path | None,
+    rewind_to: Path | None,
     allow_changed: tuple[str, ...],
 ) -> int:
     parts = build_parts(config, process)
@@ -104,7 +124,15 @@ def _run(
     guard = Guard(guard_settings(config))
     interval = IntervalAccumulator(peak_flops=_peak_flops(config, process))
     with found_alike("run"):
-        found = latest_checkpoint(checkpoints, move_damaged=True)
+        target = None
+        if rewind_to is not None:
+            target = on_first(process, lambda: rewind_target(config, run_path(config), rewind_to))
+            target = from_first(process, target)
+            allow_changed = (*allow_changed, *REWOUND_MAY_CHANGE)
+        if target is None:
+            found = latest_checkpoint(checkpoints, move_damaged=True)
+        else:
+            found = Found(verify_checkpoint(target.path), [], [])
         progress, notes = RunCounters(), []
         source = found.path if found is not None else branch_from
         if source is None and config.train.initial_weights is not None:
@@ -112,11 +140,11 @@ def _run(
             notes.append(f"weights start from {config.train.initial_weights}")
         if found is None and branch_from is not None:
             verify_checkpoint(branch_from)
-            on_first(process, lambda: pin(branch_from, f"decay branch {config.name}"))
+            on_first(process, lambda: pin(branch_from, f"branch {config.name}"))
         if source is not None:
             progress, restored = restore(
                 source,
-                read_state(source),
+                read_once(partial(read_training_state, source)),
                 config,
                 parts,
                 guard,
@@ -130,15 +158,27 @@ def _run(
         schedule = batch_schedule_of(config, parts.mesh.dp_size, start)
         check_sequence_lengths(config, process.world_size, schedule)
     path = run_path(config)
+    complete = found is not None and target is None and progress.tokens >= schedule.total_tokens
+    if complete and from_first(process, process.is_main and _ended_well(path)):
+        checkpointer.close()
+        if process.is_main:
+            _show_finished(path, display(total_tokens=progress.tokens, mode=config.log.console))
+        return EXIT_DONE
     if found is not None:
         notes += on_first(process, lambda: schedule_jumps(path, config, progress.tokens)) or []
     # Only now, with everything accepted, does the run directory take on this config.
     notes += on_first(process, lambda: _begin(directory, config, parts, allow_changed)) or []
+    if target is not None:
+        on_first(process, lambda: leave_behind(target))
     reporter = on_first(
-        process, lambda: _reporter(config, directory, schedule, process, interval, display)
+        process,
+        lambda: _reporter(config, directory, schedule, process, interval, display),
     )
     if reporter is not None:
-        _report_start(reporter, config, schedule, progress, source, found is None, notes)
+        how: Attempt = "start"
+        if source is not None:
+            how = "branch" if found is None else "resume" if target is None else "rewind"
+        _report_start(reporter, config, schedule, progress, source, how, notes)
         for line in found.rejected if found is not None else []:
             reporter.event(
                 "fallback",
@@ -158,7 +198,6 @@ def _run(
         reporter=reporter,
         fresh=found is None,
     )
-    loop.last_checkpoint = None if source is None else str(source)
     try:
         code = loop.run() if progress.tokens < schedule.total_tokens else EXIT_DONE
         if reporter is not None:
@@ -255,7 +294,7 @@ def _report_start(
     schedule: BatchSchedule,
     progress: RunCounters,
     source: Path | None,
-    fresh: bool,
+    how: Attempt,
     notes: list[str],
 ) -> None:
     segments = [
@@ -279,7 +318,7 @@ def _report_start(
             f"{config.name}: {config.train.total_tokens} tokens in {schedule.total_steps} steps, "
             f"{len(schedule.segments)} batch sizes -> {reporter.log.directory}"
         )
-    elif fresh:
+    elif how == "branch":
         reporter.event(
             "branch",
             step=progress.step,
@@ -289,9 +328,11 @@ def _report_start(
             **fields,
         )
     else:
-        reporter.log.resume(progress.step, progress.tokens, checkpoint=str(source), **fields)
+        log = reporter.log.resume if how == "resume" else reporter.log.rewind
+        log(progress.step, progress.tokens, checkpoint=str(source), **fields)
+        done = "resumed from" if how == "resume" else "went back to"
         reporter.console.line(
-            f"{config.name}: resumed from {source} (step {progress.step}, {progress.tokens} tokens)"
+            f"{config.name}: {done} {source} (step {progress.step}, {progress.tokens} tokens)"
         )
     for note in notes:
         reporter.event("warning", step=progress.step, tokens=progress.tokens, message=note)
@@ -312,10 +353,30 @@ def _report_end(
     if code == EXIT_INTERRUPTED:
         reporter.console.line("interrupted after a checkpoint: start again to go on")
         return
-    reporter.summary()
     assert directory is not None
-    from megascale.train.telemetry.figure import draw_run
+    try:
+        reporter.summary()
+        from megascale.train.telemetry.figure import draw_run
 
-    data = read_run(directory.path)
-    if data.records:
-        reporter.console.line(f"loss plot: {draw_run(data, directory.path / 'loss.png')}")
+        data = read_run(directory.path)
+        if data.records:
+            reporter.console.line(f"loss plot: {draw_run(data, directory.path / 'loss.png')}")
+    except Exception as failure:  # whatever it is: the run is complete, and its model is saved
+        reporter.console.line(
+            f"WARNING: the run is complete, but its summary and loss plot are not: {failure!r}"
+        )
+
+
+def _ended_well(path: Path) -> bool:
+    """Whether the log of a run says that its last attempt ended with success."""
+    try:
+        return attempts_of(read_run(path).events).exit_code == EXIT_DONE
+    except UserError:
+        return False
+
+
+def _show_finished(path: Path, display: RunDisplay) -> None:
+    """Show a run that ended before; its log stays as it is."""
+    display.summary(read_run(path).records)
+    display.line(f"{path}: the run has consumed all its tokens; nothing is left to do")
+    display.stop()

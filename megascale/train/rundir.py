@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from megascale.config import RunConfig, dump_yaml
 from megascale.errors import RunError
+from megascale.formats.json_text import JsonTextError, parse_json
 from megascale.formats.run_log import timestamp
 
 LOCK_FILE = "run.lock"
@@ -46,6 +47,7 @@ MAY_CHANGE = (
     "train.compile",
     "train.activation_checkpointing",
     "train.threads",
+    "train.exit_after_minutes",
     "train.eval_interval_tokens",
     "train.eval_at_start",
     "train.eval_tokens",
@@ -54,6 +56,7 @@ MAY_CHANGE = (
     "data.validation",
     "data.sources",
     "data.phases",
+    "data.skip_tokens",
 )
 """Config keys, with all below them, that a resumed run may change without being another run.
 
@@ -64,6 +67,10 @@ PAST = "past"
 """Allows a resumed run whose consumed tokens would be others now; `all` does not."""
 
 
+class DiskFullError(RunError):
+    """The disk or the quota is full: room may come back, or be made."""
+
+
 def disk_error(key: str, path: Path, failure: OSError) -> RunError:
     """What the user reads when `path` cannot be written."""
     if failure.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -71,7 +78,9 @@ def disk_error(key: str, path: Path, failure: OSError) -> RunError:
             f"{os.strerror(failure.errno)}; free some space (or raise the quota or file size "
             "limit) and start the same command again"
         )
-    elif failure.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        kind = RunError if failure.errno == errno.EFBIG else DiskFullError
+        return kind.of(key, str(path), rule)
+    if failure.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         rule = (
             f"{os.strerror(failure.errno)}; make it writable for this user or choose another "
             "output_dir"
@@ -298,10 +307,10 @@ def saved_form(config: RunConfig) -> dict[str, Any]:
 
 def _saved_mapping(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except OSError as failure:
         raise disk_error("run directory", path, failure) from failure
-    except ValueError:
+    except JsonTextError:
         content = None
     if not isinstance(content, dict):
         raise RunError.of(

@@ -11,7 +11,12 @@ import torch
 
 from megascale.config import RunConfig
 from megascale.train.build import Parts
-from megascale.train.checkpoint import check_same_model, load_checkpoint, set_rng_state
+from megascale.train.checkpoint import (
+    check_same_model,
+    load_checkpoint,
+    read_rank_state,
+    set_rng_state,
+)
 from megascale.train.checks import check_same_past
 from megascale.train.guard import Guard
 from megascale.train.telemetry.interval import IntervalAccumulator
@@ -52,6 +57,7 @@ def pack_state(
         "model": config.model.model_dump(mode="json"),
         "config_digest": config.digest(),
         "stream": parts.stream.fingerprint(before=progress.tokens),
+        "skip_tokens": [list(window) for window in parts.stream.spec.skips],
         "tokenizer_sha256": parts.stream.spec.tokenizer_sha256,
         "schedule_source": dict(schedule_source),
         "layout": {
@@ -64,6 +70,7 @@ def pack_state(
         "guard": guard.state_dict(),
         "interval": interval.state_dict(),
         "balance": None if parts.balance is None else parts.balance.state_dict(),
+        "noise_scale": None if parts.noise is None else parts.noise.state_dict(),
     }
 
 
@@ -93,18 +100,24 @@ def restore(
     check_same_model(path, state["model"], config.model.model_dump(mode="json"))
     tokens = int(state["consumed_tokens"])
     notes = check_same_past(path, state, parts.stream, allow_changed)
-    load_checkpoint(path, parts.chunks())
+    load_checkpoint(path, parts.chunks(), state=dict(state))
     parts.optimizer.updates = int(state["updates"])
     guard.load_state_dict(state["guard"])
     interval.load_state_dict(state["interval"])
     if parts.balance is not None:
         parts.balance.load_state_dict(state["balance"])
-    ranks = state["ranks"]
-    if len(ranks) == parts.mesh.world_size:
-        set_rng_state(ranks[parts.mesh.rank], parts.mesh.device)
+    # older checkpoints, and those of runs that did not measure it, hold none
+    if parts.noise is not None and state.get("noise_scale") is not None:
+        parts.noise.load_state_dict(state["noise_scale"])
+    ranks = state["world_size"]
+    own = None
+    if ranks == parts.mesh.world_size:
+        own = read_rank_state(path, parts.mesh.rank, state)
+    if own is not None:
+        set_rng_state(own, parts.mesh.device)
     else:
         notes.append(
-            f"random generators start afresh: {len(ranks)} ranks saved the checkpoint, "
+            f"random generators start afresh: {ranks} ranks saved the checkpoint, "
             f"{parts.mesh.world_size} load it"
         )
     if state["threads"] != torch.get_num_threads():

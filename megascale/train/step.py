@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,9 @@ import torch.distributed as dist
 from megascale.data.loader import LoadedStep
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.micro_gradients import SUMS, MicroGradientNorms, halves
+from megascale.train.noise_scale import NoiseMeasurement
+from megascale.train.optimizer import ShardedOptimizer
 
 _HASH_SHIFTS = (0, 16, 32, 48)
 
@@ -46,6 +49,8 @@ class StepStatistics:
         token_hash: `position_hash` of the tokens the step consumed.
         signalled: whether any rank was told to stop.
         saving: whether any rank was still writing a checkpoint in the background.
+        late: whether on any rank a checkpoint was due by its clock.
+        noise: what the micro-batches say about the gradient's noise; None where not measured.
     """
 
     loss_sum: float
@@ -58,6 +63,8 @@ class StepStatistics:
     token_hash: int
     signalled: bool
     saving: bool
+    late: bool
+    noise: NoiseMeasurement | None = None
 
     @property
     def loss(self) -> float:
@@ -68,7 +75,7 @@ class StepStatistics:
 def accumulate_gradients(
     parallel: DataParallel,
     mesh: Mesh,
-    optimizer: ShardedAdamW,
+    optimizer: ShardedOptimizer,
     loaded: LoadedStep,
     *,
     batch_tokens: int,
@@ -76,6 +83,8 @@ def accumulate_gradients(
     balance_counts: torch.Tensor | None = None,
     signalled: Callable[[], bool] = lambda: False,
     saving: bool = False,
+    late: bool = False,
+    norms: MicroGradientNorms | None = None,
 ) -> tuple[StepStatistics, list[torch.Tensor]]:
     """Forward and backward of all micro-batches of a step, reduced over all ranks.
 
@@ -88,6 +97,8 @@ def accumulate_gradients(
         signalled: whether this rank was told to stop, asked when all micro-batches are done; the
             statistics say whether any was.
         saving: whether this rank is still writing a checkpoint; likewise.
+        late: whether on this rank a checkpoint is due by its clock; likewise.
+        norms: measures the gradient noise of this step; None does not.
 
     Returns:
         The statistics and the local gradients (unclipped), complete over all ranks.
@@ -96,23 +107,29 @@ def accumulate_gradients(
     windows = batch_tokens / objective.window_tokens if objective.window_tokens else 1.0
     totals: torch.Tensor | None = None
     shape = (0, 0)
-    for number, batch in enumerate(loaded.micro_batches, start=1):
-        tokens = batch.inputs.to(device, non_blocking=True)
-        targets = batch.targets.to(device, non_blocking=True)
-        documents = batch.doc_ids
-        if documents is not None:
-            documents = documents.to(device, non_blocking=True)
-        with parallel.accumulate(last=number == len(loaded.micro_batches)):
-            output = parallel(tokens, targets, doc_ids=documents, balance_counts=balance_counts)
-            loss = output.loss_sum / max(loaded.valid_targets, 1)
-            if objective.aux_loss_coef:
-                loss = loss + output.aux_sum * (objective.aux_loss_coef / windows)
-            if objective.z_loss_coef:
-                loss = loss + output.z_sum * (objective.z_loss_coef / batch_tokens)
-            loss.backward()
-        shape = tuple(output.expert_counts.shape)
-        flat = torch.cat([value.detach().double().reshape(-1) for value in output])
-        totals = flat if totals is None else totals + flat
+    batches = loaded.micro_batches
+    if norms is not None:
+        batches = halves(batches, mesh, window_tokens=objective.window_tokens)
+    with nullcontext() if norms is None else norms.watching():
+        for number, batch in enumerate(batches, start=1):
+            tokens = batch.inputs.to(device, non_blocking=True)
+            targets = batch.targets.to(device, non_blocking=True)
+            documents = batch.doc_ids
+            if documents is not None:
+                documents = documents.to(device, non_blocking=True)
+            with parallel.accumulate(last=number == len(batches)):
+                output = parallel(tokens, targets, doc_ids=documents, balance_counts=balance_counts)
+                loss = output.loss_sum / max(loaded.valid_targets, 1)
+                if objective.aux_loss_coef:
+                    loss = loss + output.aux_sum * (objective.aux_loss_coef / windows)
+                if objective.z_loss_coef:
+                    loss = loss + output.z_sum * (objective.z_loss_coef / batch_tokens)
+                loss.backward()
+            if norms is not None:
+                norms.end_unit(batch.targets)
+            shape = tuple(output.expert_counts.shape)
+            flat = torch.cat([value.detach().double().reshape(-1) for value in output])
+            totals = flat if totals is None else totals + flat
     parallel.finish()
 
     gradients = optimizer.gradients()
@@ -120,16 +137,24 @@ def accumulate_gradients(
     # 64 bits in four parts, which float64 sums exactly over any number of ranks
     parts = [float((loaded.token_hash >> shift) & 0xFFFF) for shift in _HASH_SHIFTS]
     flags = torch.tensor(
-        [*parts, float(signalled()), float(saving)], dtype=torch.float64, device=device
+        [*parts, float(signalled()), float(saving), float(late)],
+        dtype=torch.float64,
+        device=device,
     )
     vector = torch.cat([totals, flags]) if totals is not None else flags
     if mesh.tp_rank:
         vector.zero_()  # tensor-parallel ranks hold the same: one of them speaks for its group
-        vector[-2:] = flags[-2:]
+        vector[-3:] = flags[-3:]
     vector = torch.cat([vector, square.reshape(1)])
+    if norms is not None:
+        vector = torch.cat([norms.sums(gradients), vector])
     if mesh.world_size > 1:
         dist.all_reduce(vector)
     values = vector.cpu()
+    noise = None
+    if norms is not None:
+        noise = norms.measurement(values[:SUMS].tolist(), loaded.valid_targets)
+        values = values[SUMS:]
 
     layers, experts = shape
     entropy_start = 3 + layers * experts
@@ -143,11 +168,13 @@ def accumulate_gradients(
             expert_counts=values[3:entropy_start].long().reshape(layers, experts),
             router_entropy_sum=values[entropy_start : entropy_start + layers].tolist(),
             token_hash=sum(
-                int(part) << shift for part, shift in zip(values[-7:-3], _HASH_SHIFTS, strict=True)
+                int(part) << shift for part, shift in zip(values[-8:-4], _HASH_SHIFTS, strict=True)
             )
             % 2**64,
-            signalled=bool(values[-3] > 0),
-            saving=bool(values[-2] > 0),
+            signalled=bool(values[-4] > 0),
+            saving=bool(values[-3] > 0),
+            late=bool(values[-2] > 0),
+            noise=noise,
         ),
         gradients,
     )

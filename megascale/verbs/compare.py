@@ -83,7 +83,10 @@ def compare(
     smooth: Smooth = "5%",
     target_loss: TargetLoss = None,
     rows: Annotated[
-        int, typer.Option(min=1, help="Lines of each table of two runs, and of a run in JSON.")
+        int,
+        typer.Option(
+            min=1, max=100_000, help="Lines of each table of two runs, and of a run in JSON."
+        ),
     ] = 8,
     plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
     as_json: AsJson = False,
@@ -209,6 +212,8 @@ def _rank(name: str, wanted: list[str]) -> int:
 def _document(
     taken: str, window: Window, curves: list[Curve], found: list[Comparison]
 ) -> dict[str, object]:
+    from megascale.curves.verdict import verdict
+
     return {
         "schema": SCHEMA,
         "loss": taken,
@@ -224,5 +229,6 @@ def _document(
             }
             for curve in curves
         ],
+        "verdict": verdict(found),
         "comparisons": [one.to_dict() for one in found],
     }

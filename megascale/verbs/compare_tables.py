@@ -11,6 +11,7 @@ from rich.console import Console
 
 from megascale.curves.compare import AtLoss, AtTokens, Comparison
 from megascale.curves.curve import Curve
+from megascale.curves.verdict import verdict
 from megascale.units import short_count
 from megascale.verbs.tables import empty_table, folded_rows
 
@@ -23,7 +24,7 @@ def print_comparison(
     *,
     stated: bool = False,
 ) -> None:
-    """Print what runs were compared, and how; then two tables of two runs, or a line for each.
+    """Print the verdict, what was compared, and how; then two tables of two runs, or a line each.
 
     Args:
         taken: kind of loss.
@@ -32,6 +33,7 @@ def print_comparison(
         console: where to.
         stated: the user named the losses that tokens are compared at.
     """
+    console.print(verdict(found), highlight=False, soft_wrap=True)
     kinds = sorted({curve.loss_kind or "of a kind that the log does not say" for curve in curves})
     how = "evaluations as they are" if curves[0].is_validation else str(curves[0].window)
     said = f"{taken} losses ({', '.join(kinds)}), {how}"

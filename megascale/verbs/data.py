@@ -30,6 +30,10 @@ app = typer.Typer(
 )
 
 
+SHOWN_LARGE = 5
+"""Large plain text files that are warned of."""
+
+
 class Document(StrEnum):
     """What one document is in a plain text file."""
 
@@ -69,10 +73,18 @@ def prepare(
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
+    from megascale.data.documents import find_inputs, large_texts
     from megascale.data.prepare import PrepareProgress
     from megascale.data.prepare import prepare as run
 
     console = Console(stderr=True)
+    if document is Document.file:
+        for path in large_texts(find_inputs(inputs)[0])[:SHOWN_LARGE]:
+            typer.echo(
+                f"{path}: {path.stat().st_size / 1e6:,.0f} MB of plain text are one document, held "
+                "in memory whole; --document line makes each line one",
+                err=True,
+            )
     bar = ProgressBar(
         TextColumn("tokenizing"), BarColumn(), DownloadColumn(), TimeRemainingColumn(),
         TextColumn("{task.fields[tokens]:,} tokens"), console=console,
@@ -103,6 +115,12 @@ def prepare(
         f"{done.prefix}: {facts.tokens:,} tokens in {facts.documents:,} documents from "
         f"{done.files:,} files; {done.text_bytes / facts.tokens:.2f} bytes of text per token"
     )
+    if done.resumed_tokens:
+        typer.echo(f"went on after {done.resumed_tokens:,} tokens that a killed run had written")
+    if done.eos_token is None:
+        typer.echo("nothing marks where a document ends")
+    else:
+        typer.echo(f"documents end with {done.eos_token} (id {facts.eos_id})")
     if done.empty_documents:
         typer.echo(f"{done.empty_documents:,} empty documents gave no tokens", err=True)
     for path in done.files_left_aside[:5]:
@@ -154,7 +172,7 @@ def inspect(
         Path | None,
         typer.Option(help="tokenizer.json to decode with.", show_default="the one beside it"),
     ] = None,
-    first: Annotated[int, typer.Option(min=0, help="Tokens to show.")] = 48,
+    first: Annotated[int, typer.Option(min=0, max=1_000_000, help="Tokens to show.")] = 48,
     verify: Annotated[bool, typer.Option(help="Read every byte; check ids and hash.")] = False,
     as_json: AsJson = False,
 ) -> None:

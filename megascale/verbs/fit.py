@@ -10,7 +10,7 @@ import typer
 from megascale.errors import EXIT_DONE, FitError
 from megascale.verbs import option_words as words
 from megascale.verbs import options as said
-from megascale.verbs.fit_options import By, Form, MinimumOf, Optima
+from megascale.verbs.fit_options import SCHEDULE, By, Form, MinimumOf, Optima
 from megascale.verbs.old_spellings import Verb
 
 LOGS = "From run logs"
@@ -69,6 +69,7 @@ def fit_command(
         int | None,
         typer.Option(
             min=0,
+            max=said.MOST_REPLICATES,
             help="Bootstrap replicates; 0 for none (default: 200 from logs, 1000 from final "
             "losses, 0 from points).",
             rich_help_panel=said.FITTING,
@@ -110,7 +111,8 @@ def fit_command(
     runs: Annotated[
         str | None,
         typer.Option(
-            help="Column naming each point's run, for --resample runs.", rich_help_panel=POINTS
+            help="Column naming each point's run, for --resample runs and wild_runs.",
+            rich_help_panel=POINTS,
         ),
     ] = None,
     residual: Annotated[
@@ -131,6 +133,13 @@ def fit_command(
     ] = None,
     bound: Annotated[
         list[str] | None, typer.Option(help="NAME=LOW:HIGH.", rich_help_panel=POINTS)
+    ] = None,
+    shared: Annotated[
+        str | None,
+        typer.Option(
+            help="Parameters that all problems of --group have in common, as p,q.",
+            rich_help_panel=POINTS,
+        ),
     ] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=POINTS)
@@ -231,7 +240,7 @@ def fit_command(
     from megascale.verbs.fit_options import LOSSES, refuse_unused
 
     if law == "list":
-        typer.echo("\n".join(sorted([*fitting.law_names(), "isoflop", "auto"])))
+        typer.echo("\n".join(sorted([*fitting.law_names(), "isoflop", "auto", SCHEDULE])))
         raise typer.Exit(EXIT_DONE)
     if not paths:
         raise FitError.of("PATH", "none", "names no table and no logs", "points.csv or runs/")
@@ -325,6 +334,7 @@ def fit_command(
             confidence=confidence,
             fixed=words.parse_pairs(fix, "--fix"),
             bounds=words.parse_bounds(bound),
+            shared=words.parse_names(shared),
             device=device,
             seed=seed,
         )
@@ -351,6 +361,21 @@ def fit_command(
         seed=seed,
     )
     logs = load_logs(paths, format, options, join, workers, cache)
+    if law == SCHEDULE:
+        from megascale.verbs.fit_schedule import fit_schedule_law
+
+        called = name or (output.stem if output is not None else law)
+        replicates = 60 if bootstrap is None else bootstrap
+        raise typer.Exit(
+            fit_schedule_law(
+                logs,
+                called,
+                replicates=replicates,
+                confidence=confidence,
+                output=output,
+                as_json=as_json,
+            )
+        )
     if points is not None:
         fit_logs.write_points(logs, how, points)
         if law is None and excess is None:
@@ -373,6 +398,8 @@ app.command(
   megascale fit runs/study -o law.json
 
   megascale fit 'logs/*.out.gz' --law learning_rate --params 1.2B -o rate.json
+
+  megascale fit runs/study --law schedule -o law.json
 
   megascale fit grid.csv --law batch --columns loss=final_loss -o batch.json
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from megascale.errors import EXIT_DONE, EXIT_FIT, FitError
+from megascale.formats.csv_output import write_csv
 from megascale.verbs.law_output import write
 from megascale.verbs.tables import text_table
 
@@ -229,7 +230,7 @@ def _write(
     if output.suffix != ".json":
         tables = [each.table.with_columns(pl.lit(each.law).alias("law")) for each in found]
         whole = pl.concat(tables, how="diagonal_relaxed")
-        whole.write_csv(output) if output.suffix == ".csv" else whole.write_parquet(output)
+        write_csv(whole, output) if output.suffix == ".csv" else whole.write_parquet(output)
         return
     if len(found) != 1:
         rule = "a law file holds one law: name it with --law"

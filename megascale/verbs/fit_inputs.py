@@ -19,7 +19,10 @@ def asked_kind(law: str | None, stated: bool) -> Any:
     from megascale.runs.inputs import POINTS as ARE_POINTS
     from megascale.verbs.fit_grid import GRID_LAWS
     from megascale.verbs.fit_losses import LOSS_LAWS
+    from megascale.verbs.fit_options import SCHEDULE
 
+    if law == SCHEDULE and not stated:
+        return None
     if law in LOSS_LAWS and not stated:
         return A_GRID
     if stated or (law is not None and law not in (*LOG_LAWS, *GRID_LAWS)):

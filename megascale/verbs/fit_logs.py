@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from megascale.errors import EXIT_DONE, FitError
+from megascale.formats.csv_output import write_csv
 from megascale.verbs.law_output import warn, write
 from megascale.verbs.option_words import require_replicates
 from megascale.verbs.tables import text_table
@@ -63,7 +64,7 @@ def write_points(logs: RunTable, options: LogOptions, path: Path) -> None:
         raise FitError.of("--points", str(path), "must end in .csv or .parquet")
     points = points_of_logs(logs, options)
     if path.suffix == ".csv":
-        points.write_csv(path)
+        write_csv(points, path)
     else:
         points.write_parquet(path)
     losses = points["target_loss"].n_unique()
@@ -98,12 +99,24 @@ def excess_of_logs(
 def log_fit_lines(fit: LogFit) -> str:
     """What a fit of logs found, to read."""
     from megascale.laws.batch.from_points import BatchLaw
+    from megascale.laws.batch.surface import SurfaceFit
     from megascale.laws.rate_law import RateLaw
 
     file = fit.file
     lines = [f"{file.name}: {file.output} = f(N, D), form {file.form}"]
     if isinstance(fit.law, BatchLaw):
         lines.append(f"  best batches by the law {fit.law.fits.law}")
+    if isinstance(fit.law, SurfaceFit):
+        lines.append("  best batches by one loss surface L(S, B)")
+    choice = file.diagnostics.get("surface_choice")
+    if choice is not None:
+        lines.append(f"  {choice['reason']}")
+    _, ramp = file.diagnostics.get("ramp_tokens", (0.0, 0.0))
+    if ramp > 0:
+        lines.append(
+            f"  tokens count at the peak learning rate: up to {ramp:,.0f} that a run lost to its "
+            "warmup are left out"
+        )
     for name, value in file.parameters.items():
         low, high = value.low, value.high
         band = "" if low is None or high is None else f"  [{low:.4g}, {high:.4g}]"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from megascale.errors import EXIT_DONE, EXIT_FIT, FitError
+from megascale.formats.csv_output import write_csv
 from megascale.verbs.tables import text_table
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def fit_isoflops(
             for key, fit in found.items()
         ]
         whole = pl.concat(tables, how="diagonal_relaxed")
-        whole.write_csv(output) if output.suffix == ".csv" else whole.write_parquet(output)
+        write_csv(whole, output) if output.suffix == ".csv" else whole.write_parquet(output)
     return EXIT_FIT if any(fit.reasons for fit in found.values()) else EXIT_DONE
 
 

@@ -13,6 +13,8 @@ from megascale.runs.vocabulary import GRID, LOGS, POINTS
 if TYPE_CHECKING:
     from megascale.runs.inputs import Holds
 
+SCHEDULE = "schedule"
+"""The law of whole schedules, for `--law`."""
 LOSSES = "losses"
 """Final losses for `--law isoflop` or `chinchilla`, which ask no learning rate and no batch."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from megascale.errors import EXIT_DONE, EXIT_FIT, FitError
+from megascale.formats.csv_output import write_csv
 from megascale.verbs.tables import text_table
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class PointOptions:
         group: columns whose distinct values make the problems.
         replicates: of the bootstrap; 0 for none.
         weights, runs, residual, objective, delta, starts, resample, confidence, fixed, bounds,
-            device, seed: as `megascale.fitting.fit` takes them.
+            shared, device, seed: as `megascale.fitting.fit` takes them.
     """
 
     columns: Sequence[tuple[str, str]] = ()
@@ -57,6 +58,7 @@ class PointOptions:
     confidence: float = 0.9
     fixed: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    shared: Sequence[str] = ()
     device: str = "auto"
     seed: int = 0
 
@@ -80,6 +82,13 @@ def fit_points(
     if options.objective == "absolute":
         rule = "is for --law chinchilla on a table of final losses"
         raise FitError.of("--objective", options.objective, rule, "huber")
+    if options.shared and not options.group:
+        rule = "is common to several problems, and without --group there is one"
+        raise FitError.of("--shared", ",".join(options.shared), rule, "--group target_loss")
+    if options.shared and law == AUTO:
+        raise FitError.of(
+            "--shared", ",".join(options.shared), "needs one law", "--law noise_floor"
+        )
     rivals = None
     if law == AUTO:
         law, options, rivals = choose_law(frame, x, y, held, options)
@@ -101,6 +110,7 @@ def fit_points(
             confidence=options.confidence,
             fixed=options.fixed,
             bounds=options.bounds,
+            shared=options.shared or None,
             device=options.device,
             seed=options.seed,
             progress=progress.update,
@@ -332,6 +342,6 @@ def write_result(result: Any, path: Path) -> None:
     if path.suffix == ".json":
         path.write_text(result.to_json(indent=2) + "\n")
     elif path.suffix == ".csv":
-        result.to_polars().write_csv(path)
+        write_csv(result.to_polars(), path)
     else:
         result.to_polars().write_parquet(path)

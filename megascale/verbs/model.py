@@ -33,7 +33,8 @@ def show(
         Path, typer.Argument(help="A preset (YAML), a hub config.json or a folder with one.")
     ],
     sequence_length: Annotated[
-        int, typer.Option(help="Tokens of a sequence, for the FLOPs of attention.", min=1)
+        int,
+        typer.Option(help="Tokens of a sequence, for the FLOPs of attention.", min=1, max=2**40),
     ] = 4096,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -83,6 +84,9 @@ def check(
     import yaml
 
     from megascale.errors import ConfigError
+    from megascale.extras import require_torch
+
+    require_torch("model check")
     from megascale.model.count import count_parameters
     from megascale.model.hf import HubWeights
 
@@ -107,11 +111,24 @@ def export(
     dtype: Annotated[WeightType, typer.Option(help="Of the written weights.")] = WeightType.fp32,
     max_shard: Annotated[str, typer.Option(help="Largest file in bytes: 5B is 5 GB.")] = "5B",
     tokenizer: Annotated[
-        Path | None, typer.Option(help="tokenizer.json to copy into the folder.")
+        Path | None,
+        typer.Option(
+            help="tokenizer.json to put into the folder, so that transformers gives the same ids."
+        ),
     ] = None,
-    eos_id: Annotated[int | None, typer.Option(help="End-of-text token id, if any.")] = None,
+    eos_id: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Id of the token that ends a document.",
+            show_default="the tokenizer's usual one",
+        ),
+    ] = None,
 ) -> None:
     """Write a checkpoint as a hub folder that transformers loads as it is."""
+    from megascale.extras import require_torch
+
+    require_torch("model export")
     from megascale.train.export import export_checkpoint
     from megascale.units import parse_count
 

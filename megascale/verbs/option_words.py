@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from megascale.errors import ConfigError, UserError
+from megascale.machine import usable_cores
 
 if TYPE_CHECKING:
     from megascale.curves.smoothing import Window
@@ -202,7 +202,7 @@ def processes(workers: int) -> int:
     """How many processes `--workers` means; 0 is one a core that this process may use."""
     if workers:
         return workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(usable_cores())
 
 
 def read_options(

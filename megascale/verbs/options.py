@@ -40,6 +40,9 @@ class Resample(StrEnum):
     """Kinds of bootstrap."""
 
     parametric = "parametric"
+    studentised = "studentised"
+    wild = "wild"
+    wild_runs = "wild_runs"
     pairs = "pairs"
     runs = "runs"
 
@@ -74,6 +77,10 @@ Columns = Annotated[
         rich_help_panel=READING,
     ),
 ]
+MOST_REPLICATES = 1_000_000
+MOST_PROCESSES = 4096
+LARGEST_LENGTH = 2**40
+"""Bounds of counts that a command line gives."""
 _SEQ_LENGTH = "Tokens of a sequence, where no log or table says."
 _BATCH_TOKENS = (
     "Global batch in tokens, where no log says: 2M; or by the steps after which it holds: "
@@ -83,7 +90,9 @@ _BATCH_SAMPLES = "The same in sequences: 512, or '0:512,700:1Ki'."
 _EACH = " For all paths, or repeated once a path."
 SeqLength = Annotated[
     int | None,
-    typer.Option("--seq-length", min=1, help=_SEQ_LENGTH, rich_help_panel=READING),
+    typer.Option(
+        "--seq-length", min=1, max=LARGEST_LENGTH, help=_SEQ_LENGTH, rich_help_panel=READING
+    ),
 ]
 BatchTokens = Annotated[
     str | None, typer.Option("--batch-tokens", help=_BATCH_TOKENS, rich_help_panel=READING)
@@ -93,7 +102,13 @@ BatchSamples = Annotated[
 ]
 SeqLengths = Annotated[
     list[int] | None,
-    typer.Option("--seq-length", min=1, help=_SEQ_LENGTH + _EACH, rich_help_panel=READING),
+    typer.Option(
+        "--seq-length",
+        min=1,
+        max=LARGEST_LENGTH,
+        help=_SEQ_LENGTH + _EACH,
+        rich_help_panel=READING,
+    ),
 ]
 BatchTokensOfEach = Annotated[
     list[str] | None,
@@ -122,6 +137,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=0,
+        max=MOST_PROCESSES,
         help="Processes that read files; 0 is one a usable core.",
         rich_help_panel=READING,
     ),
@@ -181,7 +197,11 @@ PhaseOf = Annotated[
 Bootstrap = Annotated[
     int | None,
     typer.Option(
-        "--bootstrap", min=0, help="Bootstrap replicates; 0 for none.", rich_help_panel=FITTING
+        "--bootstrap",
+        min=0,
+        max=MOST_REPLICATES,
+        help="Bootstrap replicates; 0 for none.",
+        rich_help_panel=FITTING,
     ),
 ]
 ResampleOf = Annotated[
@@ -221,6 +241,7 @@ Threads = Annotated[
     typer.Option(
         "--threads",
         min=1,
+        max=MOST_PROCESSES,
         help="Threads of the fitting engine; default: all usable cores.",
         rich_help_panel=FITTING,
     ),
@@ -284,6 +305,10 @@ LawFiles = Annotated[
 OneLawFile = Annotated[
     Path | None,
     typer.Option("--law-file", help="Follow this law file.", rich_help_panel=MODEL),
+]
+LawOfSchedules = Annotated[
+    Path | None,
+    typer.Option("--law-file", help="Law file of `megascale fit --law schedule`."),
 ]
 
 # Output ----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The progress of a fit, for people who watch."""
+"""The progress of a fit or a search, for people who watch."""
 
 from __future__ import annotations
 
@@ -33,3 +33,29 @@ class FitProgressBar:
     def __exit__(self, *failure: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class StageLine:
+    """What is being done, one line on standard error, only on a terminal."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet or not sys.stderr.isatty()
+        self._status: Any = None
+
+    def __enter__(self) -> StageLine:
+        return self
+
+    def show(self, words: str) -> None:
+        """Replace the line."""
+        if self._quiet:
+            return
+        if self._status is None:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status(words)
+            self._status.start()
+        self._status.update(words)
+
+    def __exit__(self, *failure: object) -> None:
+        if self._status is not None:
+            self._status.stop()

@@ -44,7 +44,7 @@ def load_logs(
         cache=cache,
         progress=sys.stderr.isatty(),
     )
-    for line in _passed_over(loaded.skipped):
+    for line in (*_passed_over(loaded.skipped), *_mixed(loaded)):
         typer.echo(f"megascale: {line}", err=True)
     return loaded
 
@@ -71,6 +71,17 @@ def require_logs(
             rule = f"holds {WORDS[held.holds]} ({held.reason}); {verb} takes run logs"
             other = "report" if held.holds == LAW_FILE else "fit or report"
             raise DataError.of("PATH", str(path), rule, f"megascale {other}")
+
+
+def _mixed(loaded: RunTable) -> Iterator[str]:
+    """Which logs hold several runs under one name: their curves are no curves of one run."""
+    from megascale.runs.check import mixed_logs
+
+    found = mixed_logs(loaded)
+    for place, message in found[:SKIPPED_SHOWN]:
+        yield f"{place}: {message}"
+    if len(found) > SKIPPED_SHOWN:
+        yield f"{len(found) - SKIPPED_SHOWN:,} more logs of several runs (megascale runs check)"
 
 
 def _passed_over(skipped: list[tuple[Path, str]]) -> Iterator[str]:

@@ -52,7 +52,7 @@ def recommend(
         Path | None,
         typer.Option(help="Preset, config.json or hub folder instead: gives every count of N."),
     ] = None,
-    seq_length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence.")] = 4096,
+    seq_length: Annotated[int, typer.Option(min=1, max=2**40, help="Tokens of a sequence.")] = 4096,
     law_file: said.LawFiles = None,
     confidence: said.LawConfidence = None,
     target_loss: said.OneTargetLoss = None,

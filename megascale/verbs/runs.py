@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,7 @@ from megascale.verbs.reading import load_logs
 from megascale.verbs.tables import print_lines
 
 if TYPE_CHECKING:
+    from megascale.formats.task_scores import TaskScore
     from megascale.runs.overview import OverviewSegment, RunOverview
 
 app = typer.Typer(
@@ -39,7 +41,7 @@ app = typer.Typer(
 )
 
 COLUMNS = (
-    *("run", "format", "steps", "tokens", "batch", "loss", "validation"),
+    *("run", "format", "N", "lr", "steps", "tokens", "batch", "loss", "validation"),
     *("attempts", "skipped", "malformed", "exit"),
 )
 
@@ -51,11 +53,21 @@ COLUMNS = (
 
   megascale runs ls runs/lr-* --json
 
+  megascale runs ls runs --filter 'lr>=1e-3' --filter 'batch<1M' --sort loss --limit 10
+
   megascale runs ls 'logs/**/*.out.gz' --format megatron"""
 )
 def ls(
     paths: Paths,
     as_json: AsJson = False,
+    sort: Annotated[
+        str | None, typer.Option(help="Order by a column, -COLUMN for the highest first.")
+    ] = None,
+    filter: Annotated[
+        list[str] | None,
+        typer.Option(help="COLUMN OP VALUE, as in 'tokens>10B'; ~ is contains. Repeat: all hold."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Runs shown, the first.")] = None,
     format: Format = None,
     columns: Columns = None,
     seq_length: SeqLength = None,
@@ -66,16 +78,17 @@ def ls(
     workers: Workers = 0,
     cache: Cache = True,
 ) -> None:
-    """List runs of any format: steps, tokens, batch sizes, last losses, attempts, malformed lines.
+    """List runs of any format: size, learning rate, steps, batches, last losses, attempts.
 
     A file of a tree that cannot be read is named on standard error; the others are listed all
     the same.
     """
     from megascale.runs.overview import overviews
+    from megascale.runs.select import select_runs
 
     options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
     loaded = load_logs(paths, format, options, join, workers, cache)
-    summaries = overviews(loaded)
+    summaries = select_runs(overviews(loaded), conditions=filter or (), order=sort, limit=limit)
     if as_json:
         typer.echo(json.dumps([summary.to_dict() for summary in summaries], indent=2))
     else:
@@ -102,6 +115,7 @@ def show(
 ) -> None:
     """Show a run: its counters, its batch sizes with their losses, and its malformed lines."""
     from megascale.runs.overview import overviews
+    from megascale.verbs.noise_scale import noise_scale_sentence
     from megascale.verbs.tables import folded_rows
 
     options = read_options(columns, seq_length, batch_tokens, batch_samples, loss_kind)
@@ -121,7 +135,8 @@ def show(
                 "stated": one.meta.extra,
                 "provenance": loaded.provenance(one),
             }
-            shown.append(summary.to_dict() | meta | {"malformed_lines": lines})
+            tasks = [asdict(score) for score in _scores(summary.path)]
+            shown.append(summary.to_dict() | meta | {"malformed_lines": lines, "tasks": tasks})
             continue
         if index:
             typer.echo()
@@ -131,11 +146,19 @@ def show(
         for name in ("n_params", "d_tokens", "seq_length"):
             value = getattr(one.meta, name)
             typer.echo(f"{name:<12}{'-' if value is None else f'{value:,}'}")
+        if "noise_scale" in one.meta.extra:
+            typer.echo(f"{'noise scale':<12}{noise_scale_sentence(one.meta.extra['noise_scale'])}")
         typer.echo()
         print_lines(
             ("from tokens", "to tokens", "batch (tokens)", "steps", "mean loss"),
             folded_rows(summary.segments, _segment_row),
         )
+        scores = _scores(summary.path)
+        if scores:
+            from megascale.verbs.task_tables import print_scores
+
+            typer.echo()
+            print_scores(scores)
     if as_json:
         typer.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=2, default=str))
         return
@@ -237,6 +260,8 @@ def _row(summary: RunOverview) -> tuple[str, ...]:
     return (
         summary.name,
         summary.format,
+        _count(summary.n_params, short_count),
+        "-" if summary.peak_lr is None else f"{summary.peak_lr:.4g}",
         _count(summary.steps, "{:,}".format),
         _count(summary.tokens, short_count),
         folded_names(batches, " > ") or "-",
@@ -247,6 +272,13 @@ def _row(summary: RunOverview) -> tuple[str, ...]:
         str(summary.malformed),
         _count(summary.exit_code, str),
     )
+
+
+def _scores(log: str) -> list[TaskScore]:
+    """Scores on downstream tasks that lie beside a log."""
+    from megascale.formats.task_scores import read_scores
+
+    return read_scores(Path(log).parent)
 
 
 def _segment_row(segment: OverviewSegment) -> tuple[str, ...]:

@@ -45,6 +45,8 @@ def print_proposal(found: Proposal, console: Console) -> None:
             highlight=False,
         )
     source = found.schedule.source
+    for said in found.warnings:
+        console.print(f"  warning: {said}", highlight=False)
     for said in source.get("outside_fitted_range", ()):
         console.print(f"  warning: outside the law's fitted range: {said}", highlight=False)
     for said in source.get("outside_conditions", ()):

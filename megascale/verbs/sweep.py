@@ -47,7 +47,7 @@ def sweep(
     jobs: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Runs at a time; default: one a core (or as many cores as ranks)."
+            min=1, max=4096, help="Runs at a time; default: one a core (or as many cores as ranks)."
         ),
     ] = None,
     output: Annotated[
@@ -93,6 +93,11 @@ def sweep(
         export_runs(plans, export, at.block.ranks)
         typer.echo(f"{len(plans)} configs and commands.txt in {export}")
         return
+    from megascale.extras import require_torch
+    from megascale.sweep.progress import is_finished
+
+    if not all(is_finished(plan.run.config) for plan in plans):
+        require_torch("sweep")
     raise typer.Exit(_run(at, plans, folder, jobs, as_json))
 
 

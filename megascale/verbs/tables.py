@@ -23,9 +23,10 @@ Item = TypeVar("Item")
 def empty_table(title: str, *columns: str, left: int = 0) -> Table:
     """A table without rows whose first `left` columns are text and the rest numbers."""
     from rich import box
-    from rich.table import Table
 
-    made = Table(
+    from megascale.verbs.fitted_table import FittedTable
+
+    made = FittedTable(
         title=title,
         title_justify="left",
         title_style="bold",
@@ -74,7 +75,11 @@ def wide_console() -> Console:
     """Standard output, at least `WIDTH` columns wide where it is no terminal."""
     from rich.console import Console
 
-    console = Console()
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # the command line knows what that means
+
+    console = Piped()
     if not console.is_terminal:
         console.width = max(console.width, WIDTH)
     return console

@@ -22,6 +22,8 @@ EPILOG = """Examples:
 
   torchrun --nproc-per-node 8 -m megascale train run.yaml parallel.tensor=2
 
+  megascale train run.yaml --from runs/run/checkpoints/step-... lr.peak=3e-4
+
   megascale train run.yaml --branch-decay runs/run/checkpoints/step-... lr.decay_tokens=1B
 
 Exit codes: 0 done; 2 config, schedule or layout; 3 data; 4 checkpoint; 5 run directory;
@@ -60,6 +62,23 @@ def train(
             "lr.decay_tokens at once, in a run of its own; the stable run stays as it is."
         ),
     ] = None,
+    rewind_to: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="CHECKPOINT",
+            help="Go back to this older checkpoint of the run, with another learning rate, a "
+            "longer stable phase or data.skip_tokens; what came after it stays on disk, marked as "
+            "abandoned. The same command again resumes.",
+        ),
+    ] = None,
+    branch_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start this config's run, as it is, from a checkpoint of another run, which stays "
+            "as it is."
+        ),
+    ] = None,
     allow_changed: Annotated[
         list[str] | None,
         typer.Option(
@@ -79,13 +98,15 @@ def train(
     changeable = tuple(allow_changed or ())
     with found_alike("node"):  # no rank depends on another yet, and all of a node see the same
         _check_options(explain, dry_run, as_json, world_size)
+        _check_starts(branch_decay, branch_from, rewind_to)
         cfg = _config(config, overrides or [], branch_decay)
+        origin = branch_from if branch_decay is None else branch_decay
         if explain:
             _explain(cfg, ranks, as_json)
             return
         from megascale.train.checks import check_free, check_run
 
-        check_run(cfg, ranks, branch_from=branch_decay, allow_changed=changeable)
+        check_run(cfg, ranks, branch_from=origin, rewind_to=rewind_to, allow_changed=changeable)
         if dry_run:
             check_free(cfg)
             typer.echo(
@@ -93,11 +114,21 @@ def train(
                 f"{ranks} rank{'s' if ranks > 1 else ''}"
             )
             return
+    from megascale.extras import require_torch
+
+    with found_alike("node"):
+        require_torch("train")
     from megascale.train.run import run
     from megascale.verbs.run_console import RunConsole
 
     raise typer.Exit(
-        run(cfg, display=RunConsole, branch_from=branch_decay, allow_changed=changeable)
+        run(
+            cfg,
+            display=RunConsole,
+            branch_from=origin,
+            rewind_to=rewind_to,
+            allow_changed=changeable,
+        )
     )
 
 
@@ -118,6 +149,20 @@ def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int 
             world_size,
             "is for --explain and --dry-run; torchrun --nproc-per-node starts ranks",
         )
+
+
+def _check_starts(
+    branch_decay: Path | None, branch_from: Path | None, rewind_to: Path | None
+) -> None:
+    """Refuse two places to start from."""
+    from megascale.errors import ConfigError
+
+    starts = {"--branch-decay": branch_decay, "--branch-from": branch_from, "--from": rewind_to}
+    given = {key: value for key, value in starts.items() if value is not None}
+    if len(given) > 1:
+        key, value = list(given.items())[-1]
+        about = "--from goes back within a run, a branch begins another"
+        raise ConfigError.of(key, str(value), f"{' and '.join(given)} exclude each other: {about}")
 
 
 def _config(path: Path, overrides: list[str], branch_decay: Path | None) -> RunConfig:

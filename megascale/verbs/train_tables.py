@@ -154,10 +154,21 @@ def _parameters(report: ExplainReport) -> Table:
 
 
 def _groups(report: ExplainReport) -> Table:
-    made = _table("Parameter groups", "kind", "weight decay", "tensors", "parameters", left=2)
+    columns = ("kind", "group", "LR factor", "weight decay", "method", "betas", "eps", "tensors")
+    made = _table("Parameter groups", *columns, "parameters", left=2)
     for group in report.groups:
-        decays = "yes" if group.decays else "no"
-        made.add_row(group.kind, decays, f"{group.tensors:,}", f"{group.parameters:,}")
+        beta2 = "by tokens" if group.beta2 is None else f"{group.beta2:g}"
+        made.add_row(
+            group.kind,
+            group.match or "-",
+            f"{group.lr_multiplier:g}",
+            f"{group.weight_decay:g}",
+            group.method,
+            f"{group.beta1:g} {beta2}" if group.method == "adamw" else f"{group.beta1:g}",
+            f"{group.eps:g}" if group.method == "adamw" else "-",
+            f"{group.tensors:,}",
+            f"{group.parameters:,}",
+        )
     return made
 
 

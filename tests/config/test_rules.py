@@ -109,6 +109,20 @@ def test_keys_types_and_units(changes: dict[str, Any], said: str) -> None:
             "Nearest legal: 2 or 4",
         ),
         ({"batch.reference_tokens": "1M"}, "no meaning while batch.lr_coupling is constant"),
+        (
+            {"batch.schedule": None, "lr.decay_tokens": 0, "batch.remaining.initial_tokens": "64K"},
+            "batch.remaining.max_tokens = None: without a decay",
+        ),
+        (
+            {
+                "batch.schedule": None,
+                "lr.kind": "cosine",
+                "lr.decay_tokens": 0,
+                "batch.remaining.initial_tokens": "64K",
+            },
+            "Nearest legal: lr.kind: wsd",
+        ),
+        ({"batch.remaining.initial_tokens": "64K"}, "batch = schedule and remaining"),
         ({"train.total_tokens": 100}, "shorter than one micro-batch"),
         ({"train.sequence_length": "64Ki"}, "longer than model.max_position_embeddings = 32768"),
         ({"batch.schedule": "0: 64Ki @ 65536"}, "longer than model.max_position_embeddings"),

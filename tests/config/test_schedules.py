@@ -44,6 +44,18 @@ def test_table(tmp_path: Path) -> None:
     assert schedule.source == {"kind": "schedule", "text": "0: 64K, 5M: 131_072"}
 
 
+def test_remaining_tokens_set_the_batch(tmp_path: Path) -> None:
+    run = config(tmp_path, "batch.remaining={initial_tokens: 64K, max_tokens: 256K}")
+    decay = run.lr.decay_tokens
+    assert 0 < decay < run.train.total_tokens
+    schedule = batch_schedule_from_config(run, 4)
+    assert [s.batch_tokens for s in schedule.segments] == [64_000, 128_000, 256_000]
+    assert schedule.source["kind"] == "remaining"
+    assert schedule.source["initial_tokens"] == 64_000
+    starts = [s.requested_start_tokens / run.train.total_tokens for s in schedule.segments]
+    assert starts == pytest.approx([0, 1 - 2**-0.5, 1 - 2**-1.5], abs=1e-6)
+
+
 def test_law_is_followed_and_its_hash_kept(tmp_path: Path) -> None:
     path = law(tmp_path)
     run = config(tmp_path, f"batch.law={{file: {path}, interval_tokens: 1M, initial_tokens: 16Ki}}")

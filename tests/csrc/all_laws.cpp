@@ -98,6 +98,8 @@ void test_all_laws() {
       {Residual::kLog, Loss::kSquared, Bootstrap::kPairs, false},
       {Residual::kAbsolute, Loss::kSquared, Bootstrap::kParametric, false},
       {Residual::kLog, Loss::kHuber, Bootstrap::kRuns, false},
+      {Residual::kRelative, Loss::kSquared, Bootstrap::kWild, false},
+      {Residual::kAbsolute, Loss::kSquared, Bootstrap::kWildRuns, false},
       {Residual::kRelative, Loss::kSquared, Bootstrap::kNone, true},
       {Residual::kLog, Loss::kSquared, Bootstrap::kNone, true},
   };

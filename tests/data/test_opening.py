@@ -65,3 +65,10 @@ def test_document_masks_need_to_know_where_documents_end(section):
         open_stream(DataConfig(**section, mask_documents=True), seed=3)
     stream = open_stream(DataConfig(**section, mask_documents=True, eos_id=7), seed=3)
     assert stream.eos_id == 7
+
+
+def test_a_source_without_an_end_of_document_token_beside_one_with(section):
+    with pytest.raises(DataError, match=r"open-b.*without a token that ends documents, id 0"):
+        open_stream(DataConfig(**section, mask_documents=True), seed=3)
+    stated = open_stream(DataConfig(**section, mask_documents=True, eos_id=0), seed=3)
+    assert stated.eos_id == 0

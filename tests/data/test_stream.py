@@ -165,6 +165,51 @@ def test_fingerprint_sees_every_change(spec, stream, change):
     assert Stream(replace(spec, **change)).fingerprint(before=1) != stream.fingerprint(before=1)
 
 
+WINDOWS = st.lists(
+    st.tuples(st.integers(0, 30_000), st.integers(1, 9_000)), min_size=1, max_size=4
+).map(lambda found: tuple((at, at + count) for at, count in sorted(dict(found).items())))
+
+
+@settings(max_examples=60)
+@given(WINDOWS, st.integers(0, 29_000), st.integers(0, 900))
+def test_a_skipped_window_is_left_out_and_nothing_else(spec, windows, start, length):
+    """Against cutting the windows, one after the other, out of the whole stream."""
+    plain = replace(spec, phases=spec.phases[:1])
+    expected = Stream(plain).read(0, 80_000)
+    for low, high in windows:
+        expected = np.concatenate([expected[:low], expected[high:]])
+    stream = Stream(replace(plain, skips=windows))
+    assert np.array_equal(stream.read(start, length), expected[start : start + length])
+
+
+@settings(max_examples=60)
+@given(WINDOWS, st.integers(0, 29_000), st.integers(0, 900))
+def test_joins_agree_with_counting_where_windows_are_skipped(spec, windows, start, length):
+    stream = Stream(replace(spec, skips=windows))
+    found = stream.read(start, length + 1)
+    joined = np.flatnonzero(np.diff(found) != 1)  # the sources count upwards
+    begins = stream.chunk_starts(start + 1, start + length + 1) - start - 1
+    assert stream.joins(start, start + length) == len(begins)
+    assert set(joined) <= set(begins)
+
+
+def test_phases_start_where_they_do_whatever_is_skipped_before(spec, stream, everything):
+    """And repeat nothing of what the phase before has read beyond a window."""
+    skipping = Stream(replace(spec, skips=((1_000, 3_000),)))
+    assert [skipping.phase_at(at) for at in (12_344, 12_345)] == [0, 1]
+    assert np.array_equal(skipping.read(0, 1_000), everything[:1_000])
+    assert not np.array_equal(skipping.read(1_000, 500), everything[1_000:1_500])
+    code = [token for token in skipping.read(0, 13_500) if 50_000 <= token < 53_200]
+    counts = np.unique(code, return_counts=True)[1]
+    assert counts.max() - counts.min() <= 2  # a window and the cut at its edges
+
+
+def test_fingerprint_of_the_past_does_not_see_windows_ahead(spec, stream):
+    ahead = Stream(replace(spec, skips=((5_000, 6_000),)))
+    assert ahead.fingerprint(before=5_000) == stream.fingerprint(before=5_000)
+    assert ahead.fingerprint(before=5_001) != stream.fingerprint(before=5_001)
+
+
 def test_fingerprint_sees_the_tokens_but_not_the_path(spec, stream, make_source, tmp_path):
     other = {**spec.sources, "books": [make_source("other", 130, first_id=90_001)]}
     assert Stream(replace(spec, sources=other)).fingerprint() != stream.fingerprint()

@@ -155,17 +155,6 @@ sys.exit(run_ranks(config)[0])
 """
 
 
-def test_a_real_full_disk(tmp_path, repository):
-    """A file system with room for the data, the logs and two checkpoints, which keep_last fills."""
-    mount = 'mount -t tmpfs -o size=900k tmpfs "$1"'
-    body = "config = tiny_config(Path(sys.argv[1]), checkpoint=dict(interval_steps=2, keep_last=9))"
-    done = run_in_mount(mount, tmp_path, RUN_HERE.format(repository=str(repository), config=body))
-    assert done.returncode == 5, done.stderr
-    assert done.stderr.startswith("checkpoint = ")
-    assert "No space left on device; free some space" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 def test_a_read_only_output_directory(tmp_path, repository):
     write_source(tmp_path / "web", seed=0)
     write_source(tmp_path / "code", seed=1)

@@ -64,3 +64,14 @@ def twelve_batches(
     e = e_min + s_min * batch
     factor = np.exp(0.01 * rng.standard_normal(e.shape))
     return e / batch * factor, e * factor, s_min[:, 0], e_min[:, 0]
+
+
+def within_nominal(share: float, studies: int, nominal: float = 0.9) -> bool:
+    """Whether a share of covered studies may be the nominal one, to 3.3 standard deviations."""
+    return abs(share - nominal) <= 3.3 * np.sqrt(nominal * (1 - nominal) / studies)
+
+
+def power_law_studies(studies: int, points: int, seed: int, noise: float = 0.05) -> tuple:
+    rng = np.random.default_rng(seed)
+    x = np.broadcast_to(np.geomspace(1, 100, points), (studies, points))
+    return x, 3 * x**-0.5 * np.exp(noise * rng.standard_normal(x.shape))

@@ -1,4 +1,4 @@
-"""Bootstrap percentiles of few points against Student's t."""
+"""Kinds of intervals, how often they hold the truth, and what withholds them."""
 
 from __future__ import annotations
 
@@ -7,33 +7,149 @@ import pytest
 from scipy import stats
 
 from megascale import fitting
-from megascale.fitting.intervals import stretch, stretched_percentiles
+from megascale.errors import FitError
+from megascale.fitting.percentiles import stretch, stretched_percentiles
+from tests.fitting.synthetic import power_law_studies, twelve_batches, within_nominal, wsd_points
 
 
-@pytest.mark.parametrize(("points", "parameters"), [(6, 4), (8, 2), (30, 5)])
-def test_normal_replicates_stretch_to_student_t(points: int, parameters: int) -> None:
-    draws = stats.norm.ppf((np.arange(20_000) + 0.5) / 20_000)[None] * 2.0 - 50.0
-    factor, freedom = stretch("parametric", 0.9, points, parameters)
-    assert freedom == points - parameters
-    low, high = stretched_percentiles(draws, 0.9, factor)
-    reach = 2.0 * stats.t.ppf(0.95, points - parameters)
-    assert (low[0], high[0]) == pytest.approx((-50 - reach, -50 + reach), rel=1e-3)
+@pytest.mark.parametrize(
+    ("bootstrap", "points"), [("parametric", 4), ("studentised", 4), ("wild", 8)]
+)
+def test_bootstraps_cover_with_little_freedom(bootstrap: str, points: int) -> None:
+    x, y = power_law_studies(800, points, 1)
+    result = fitting.fit("power_law", x, y, bootstrap=bootstrap, replicates=399)
+    low, high = result.interval("exponent_1")
+    share = ((low <= -0.5) & (high >= -0.5)).mean()
+    assert 0.85 <= share <= 0.95
+    assert within_nominal(share, 800) or bootstrap == "wild"
 
 
-def test_resamples_make_up_for_residuals_that_were_fitted() -> None:
-    plain, _ = stretch("parametric", 0.9, 8, 2)
-    for kind in ("pairs", "runs"):
-        assert stretch(kind, 0.9, 8, 2)[0] == pytest.approx(plain * np.sqrt(8 / 6))
+def test_pairs_cover_or_are_refused() -> None:
+    x, y = power_law_studies(800, 8, 2)
+    result = fitting.fit("power_law", x, y, bootstrap="pairs", replicates=399)
+    low, high = result.interval("exponent_1")
+    assert 0.85 <= ((low <= -0.5) & (high >= -0.5)).mean() <= 0.95
+    with pytest.raises(FitError, match=r"pairs of 3 points.*2 parameters need 4 points at least"):
+        fitting.fit("power_law", x[0, :3], y[0, :3], bootstrap="pairs", replicates=399)
+    few = fitting.fit("power_law", x[:2, :3], y[:2, :3], bootstrap="pairs", replicates=399)
+    assert np.isnan(few.interval("exponent_1")).all()
 
 
-def test_positive_quantities_stretch_in_the_logarithm_and_failures_are_left_out() -> None:
-    draws = np.exp(np.linspace(-1, 1, 201))[None]
-    low, high = stretched_percentiles(draws, 0.9, 2.0)
-    assert (low[0], high[0]) == pytest.approx((np.exp(-1.8), np.exp(1.8)))
-    with_failures = np.concatenate([draws, np.full((1, 50), np.nan)], axis=1)
-    assert stretched_percentiles(with_failures, 0.9, 2.0)[:, 0] == pytest.approx([low[0], high[0]])
-    nothing = stretched_percentiles(np.full((1, 5), np.nan), 0.9, 2.0)
-    assert np.isnan(nothing).all()
+def test_noise_nobody_knows_gives_no_interval() -> None:
+    x, y = power_law_studies(2, 2, 3)
+    for bootstrap in ("parametric", "studentised", "wild"):
+        least = 4 if bootstrap == "wild" else 3
+        with pytest.raises(FitError, match=f"2 parameters need {least} points at least"):
+            fitting.fit("power_law", x[0], y[0], bootstrap=bootstrap)
+        batch = fitting.fit("power_law", x, y, bootstrap=bootstrap, replicates=20)
+        assert np.isnan(batch.bootstrap).all()
+        assert np.isnan(batch.interval("exponent_1")).all()
+    assert np.isnan(fitting.fit("power_law", x, y).interval("exponent_1")).all()
+
+
+def test_parametric_percentiles_are_student_t() -> None:
+    """For a law linear in its parameters the interval has a closed form."""
+    x, y = power_law_studies(1, 6, 4)
+    result = fitting.fit("power_law", x, y, bootstrap="parametric", replicates=40_000)
+    low, high = result.interval("exponent_1")
+    reach = stats.t.ppf(0.95, 4) * result.errors["exponent_1"]
+    assert high - low == pytest.approx(2 * reach, rel=0.03)
+    studentised = fitting.fit("power_law", x, y, bootstrap="studentised", replicates=40_000)
+    low, high = studentised.interval("exponent_1")
+    assert studentised.interval_kind == "studentised"
+    assert high - low == pytest.approx(2 * reach, rel=0.03)
+
+
+def test_replicate_errors_are_those_of_a_fit() -> None:
+    s, e, *_ = twelve_batches(3, 5)
+    result = fitting.fit("classic", s, e, bootstrap="studentised", replicates=2000)
+    for name in ("S_min", "E_min", "B_crit"):
+        errors = result.replicate_errors(name)
+        assert np.median(errors, axis=1) == pytest.approx(result.errors[name], rel=0.1)
+
+
+def test_wild_follows_noise_of_unequal_size() -> None:
+    """Errors of a slope whose noise grows towards its ends, against the sandwich in closed form."""
+    rng = np.random.default_rng(6)
+    t = np.linspace(-1, 1, 60)
+    size = 0.02 + 0.2 * np.abs(t) ** 3
+    y = np.exp(1 + 0.5 * t + size * rng.standard_normal(60))
+    result = fitting.fit("power_law", np.exp(t), y, bootstrap="wild", replicates=4000)
+    design = np.stack([np.ones(60), t], axis=1)
+    bread = np.linalg.inv(design.T @ design)
+    left = np.log(y) - design @ (bread @ design.T @ np.log(y))
+    hat = np.einsum("ni,ij,nj->n", design, bread, design)
+    meat = design.T @ (design * (left**2 / (1 - hat))[:, None])
+    sandwich = np.sqrt((bread @ meat @ bread)[1, 1])
+    spread = result.replicates("exponent_1").std()
+    assert spread == pytest.approx(sandwich, rel=0.05)
+    assert abs(spread / result.errors["exponent_1"][0] - 1) > 0.15
+
+
+def test_wild_runs_follow_noise_that_runs_share() -> None:
+    rng = np.random.default_rng(7)
+    runs = np.repeat(np.arange(10), 12)
+    x = np.exp(np.repeat(np.linspace(0, 3, 10), 12) + 0.01 * rng.standard_normal(120))
+    shared = 0.05 * rng.standard_normal(10)[runs]
+    y = 2 * x**0.5 * np.exp(shared + 0.005 * rng.standard_normal(120))
+    options = {"replicates": 1000, "runs": runs}
+    whole = fitting.fit("power_law", x, y, bootstrap="wild_runs", **options)
+    points = fitting.fit("power_law", x, y, bootstrap="wild", **options)
+    spread = [r.replicates("exponent_1").std() for r in (whole, points)]
+    assert spread[0] > 2 * spread[1]
+    with pytest.raises(FitError, match="needs runs"):
+        fitting.fit("power_law", x, y, bootstrap="wild_runs")
+
+
+@pytest.mark.parametrize("bootstrap", ["parametric", "studentised", "wild"])
+@pytest.mark.parametrize("law", ["wsd", "noise_floor", "loss_curve", "log_quadratic"])
+def test_draws_follow_the_seed_alone(law: str, bootstrap: str) -> None:
+    from benchmarks.fitting_coverage import CASES, studies
+
+    case = next(c for c in CASES if c.law == law)
+    x, y = studies(case, 12, 5)
+    options = {"bootstrap": bootstrap, "replicates": 30, "seed": 3}
+    if bootstrap == "studentised" and law in ("wsd", "noise_floor"):
+        with pytest.raises(FitError, match="less often than it states"):
+            fitting.fit(law, x[0], y, **options)
+        return
+    many = fitting.fit(law, x[0], y, threads=1, **options)
+    again = fitting.fit(law, x[0], y, threads=3, **options)
+    assert np.array_equal(many.bootstrap, again.bootstrap, equal_nan=True)
+    first = fitting.fit(law, x[0][:1], y[:1], **options)
+    assert np.array_equal(first.bootstrap[0], many.bootstrap[0], equal_nan=True)
+    if bootstrap != "parametric":
+        assert np.array_equal(many.boot_errors, again.boot_errors, equal_nan=True)
+
+
+def test_kinds_are_named_and_checked() -> None:
+    x, y = power_law_studies(1, 8, 11)
+    plain = fitting.fit("power_law", x[0], y[0])
+    assert plain.interval_kind == "wald"
+    assert plain.to_dict()["interval_kind"] == "wald"
+    assert "limits: wald" in plain.summary()
+    with pytest.raises(FitError, match="needs a fit with bootstrap="):
+        plain.interval("exponent_1", kind="percentile")
+    with pytest.raises(FitError, match="must be one of wald"):
+        plain.interval("exponent_1", kind="bayes")
+    boot = fitting.fit("power_law", x[0], y[0], bootstrap="parametric", replicates=50)
+    assert boot.interval_kind == "percentile"
+    with pytest.raises(FitError, match="studentised, wild or wild_runs"):
+        boot.interval("exponent_1", kind="studentised")
+
+
+def test_callables_draw_the_scale_too() -> None:
+    x, y = power_law_studies(1, 5, 19)
+
+    def mine(x, scale, power):
+        return scale * x**power
+
+    own = fitting.fit(mine, x[0], y[0], residual="log", bootstrap="parametric", replicates=3000)
+    low, high = own.interval("power")
+    reach = stats.t.ppf(0.95, 3) * own.errors["power"]
+    assert high - low == pytest.approx(2 * reach, rel=0.15)
+    with pytest.raises(FitError, match="is for laws of the engine"):
+        fitting.fit(mine, x[0], y[0], bootstrap="wild")
 
 
 def test_a_power_laws_bootstrap_is_its_least_squares_interval() -> None:
@@ -55,15 +171,13 @@ def test_runs_are_the_units_of_a_bootstrap_over_runs() -> None:
     y = (2 + 30 * d**-0.2) * np.exp(0.01 * rng.standard_normal(8)[runs])
     result = fitting.fit("loss_curve", d, y, bootstrap="runs", runs=runs, replicates=50)
     assert result.resample == "runs"
-    assert result.drawn_runs.tolist() == [8]
+    assert result.drawn.tolist() == [8]
     factor, _ = stretch("runs", 0.9, 8, 3)
     expected = stretched_percentiles(result.replicates("L0"), 0.9, factor)
     assert np.array(result.interval("L0")) == pytest.approx(expected)
 
 
 def test_change_points_get_the_wider_of_both_intervals() -> None:
-    from tests.fitting.synthetic import wsd_points
-
     s, e, _ = wsd_points(5, 12, 0.01, 3)
     boot = fitting.fit("wsd", s, e, bootstrap="parametric", replicates=100)
     exact = fitting.fit("wsd", s, e)

@@ -140,5 +140,5 @@ def test_missing_or_not_json(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_law_file(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match="not JSON"):
+    with pytest.raises(DataError, match="not valid JSON"):
         read_law_file(tmp_path / "bad.json")

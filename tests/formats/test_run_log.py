@@ -57,7 +57,7 @@ def test_round_trip_is_exact(tmp_path):
     assert run.malformed == []
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**63))
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(0, 2**63 - 1))
 def test_every_finite_float_and_count_survives(tmp_path_factory, loss_sum, loss_tokens):
     directory = tmp_path_factory.mktemp("run")
     write(directory, record(1, loss_sum=loss_sum, loss_tokens=loss_tokens)).close()

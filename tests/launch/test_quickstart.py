@@ -5,6 +5,11 @@ import re
 import pytest
 
 from megascale.config.load import load_config
+from megascale.propose.plan_bounds import outside_seen
+from megascale.propose.planned_histories import plan_of_config
+from megascale.propose.seen_ranges import SeenRanges
+from megascale.sweep.expand import expand
+from megascale.sweep.study import load_study
 from megascale.units import parse_count
 from tests.conftest import REPOSITORY
 
@@ -49,3 +54,30 @@ def test_both_arms_differ_in_their_batch_alone(growing):
     fixed = load_config(REPOSITORY / "configs/quickstart/fixed.yaml")
     left, right = (config.model_dump(exclude={"name", "batch"}) for config in (growing, fixed))
     assert left == right
+
+
+def test_what_is_predicted_is_what_is_trained_later(tmp_path):
+    """Predictions are written for every run of the third study, before it is started."""
+    path = REPOSITORY / "configs/quickstart/predicted.yaml"
+    arms = [run.arm for run in expand(load_study(path).at("smoke"), path, tmp_path)]
+    (names,) = re.findall(r'"\$out"/planned/\{([^}]*)\}\.yaml', SCRIPT)
+    assert names.split(",") == arms
+    written = SCRIPT.index('>"$out/predictions.part"')
+    started = SCRIPT.index('sweep configs/quickstart/predicted.yaml -o "$out/predicted"\n')
+    assert written < started
+
+
+def test_predicted_schedules_lie_within_what_the_law_will_have_seen(tmp_path):
+    folder = REPOSITORY / "configs/quickstart"
+    runs = {
+        name: [
+            plan_of_config(run.config)
+            for run in expand(load_study(folder / name).at("smoke"), folder / name, tmp_path)
+        ]
+        for name in ("batches.yaml", "schedules.yaml", "predicted.yaml")
+    }
+    seen = SeenRanges.of_histories(
+        plan.history() for plan in (*runs["batches.yaml"], *runs["schedules.yaml"])
+    )
+    for plan in runs["predicted.yaml"]:
+        assert outside_seen(plan, seen) == ()

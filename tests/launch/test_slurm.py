@@ -1,115 +1,133 @@
-"""The Slurm script with stand-ins for `srun` and `scontrol`: what is requeued, and what is not."""
+"""`launch/slurm.sbatch` on a real Slurm: what is requeued and goes on, and what ends."""
 
 from __future__ import annotations
 
+import json
 import os
-import signal
-import subprocess
-import time
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from megascale.config import dump_yaml
+from megascale.config import RunConfig, dump_yaml
 from tests.conftest import REPOSITORY
+from tests.launch.slurm_cluster import SlurmCluster, slurm_cluster
 from tests.multiprocess.launching import logged_step
 from tests.tiny_run import log_of, tiny_config
 
-SCRIPT = REPOSITORY / "launch/slurm.sbatch"
-SCONTROL = """#!/bin/sh
-echo "$@" >>"$FOLDER/asked"
-[ "$1" = show ] && printf 'node-1\\nnode-2\\n'
-exit 0
-"""
-SRUN_STEP = """#!/bin/bash
-# A step of Slurm: tells that it runs, and leaves as $ON_TERM or $AT_END say.
-echo "$@" >"$FOLDER/step"
-env >"$FOLDER/environment"
-trap 'sleep 0.2; exit $ON_TERM' TERM
-for _ in $(seq $STEPS); do sleep 0.05; done
-exit $AT_END
-"""
-SRUN_HERE = '#!/bin/sh\nexec "$@"\n'
+pytestmark = pytest.mark.slow
+SCRIPT = str(REPOSITORY / "launch/slurm.sbatch")
 
 
-def install(folder: Path, srun: str) -> dict[str, str]:
-    """The environment of a job whose `srun` and `scontrol` are these."""
-    for name, text in (("srun", srun), ("scontrol", SCONTROL)):
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    return os.environ | {
-        "PATH": f"{folder}:{os.environ['PATH']}",
-        "FOLDER": str(folder),
-        "SLURM_JOB_ID": "123456",
-        "SLURM_JOB_NODELIST": "node-[1-2]",
-        "SLURM_NNODES": "2",
-        "SLURM_GPUS_ON_NODE": "8",
-        "SLURM_SUBMIT_DIR": str(REPOSITORY),
-    }
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
 
 
-def requeued(folder: Path) -> bool:
-    return "requeue 123456" in (folder / "asked").read_text().splitlines()
-
-
-@pytest.mark.parametrize(
-    ("sent", "on_term", "at_end", "code", "again"),
-    [
-        (None, 1, 0, 0, False),
-        (None, 1, 3, 3, False),
-        (signal.SIGUSR1, 1, 0, 1, True),
-        (signal.SIGTERM, 1, 0, 1, True),
-        (signal.SIGUSR1, 0, 0, 0, False),
-    ],
-    ids=["done", "failed", "time limit", "preempted", "done while signalled"],
-)
-def test_only_a_signalled_job_that_did_not_finish_is_requeued(
-    tmp_path, sent, on_term, at_end, code, again
-):
-    environment = install(tmp_path, SRUN_STEP) | {
-        "ON_TERM": str(on_term),
-        "AT_END": str(at_end),
-        "STEPS": "200" if sent else "2",
-    }
-    job = subprocess.Popen(["bash", SCRIPT, "config.yaml", "lr.peak=1e-3"], env=environment)
-    if sent:
-        while not (tmp_path / "environment").exists():
-            time.sleep(0.01)
-        time.sleep(0.2)
-        job.send_signal(sent)
-    assert job.wait(60) == code
-    assert requeued(tmp_path) is again
-    words = (tmp_path / "step").read_text().split()
-    assert words == ["bash", f"{REPOSITORY}/launch/torchrun.sh", "config.yaml", "lr.peak=1e-3"]
-    variables = dict(
-        line.split("=", 1)
-        for line in (tmp_path / "environment").read_text().splitlines()
-        if "=" in line
+def run_of(folder: Path) -> RunConfig:
+    """A run that no test waits for the end of; it saves when it is told to."""
+    return tiny_config(
+        folder,
+        name="run",
+        train={"total_tokens": 40_000_000, "threads": None},
+        checkpoint={"interval_steps": 1_000_000},
     )
-    assert variables["HEAD_NODE"] == "node-1:23456"
-    assert variables["NNODES"] == "2"
-    assert variables["NPROC_PER_NODE"] == "8"
 
 
-@pytest.mark.slow
-def test_a_real_run_is_requeued_and_goes_on(tmp_path):
-    config = tiny_config(tmp_path, name="slurm", train={"total_tokens": 40_960})
-    file = tmp_path / "slurm.yaml"
+def submit(cluster: SlurmCluster, config: RunConfig, *options: str, **variables: str) -> str:
+    """Submit a run to a cluster without GPUs; returns the job's number."""
+    file = Path(config.output_dir).parent / "run.yaml"
     file.write_text(dump_yaml(config))
-    environment = install(tmp_path, SRUN_HERE) | {
-        "SLURM_NNODES": "1",
-        "SLURM_GPUS_ON_NODE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    job = subprocess.Popen(["bash", SCRIPT, file], env=environment)
-    until = time.monotonic() + 120
-    while logged_step(config) < 3 and time.monotonic() < until:
-        time.sleep(0.02)
-    job.send_signal(signal.SIGUSR1)
-    assert job.wait(60) == 1
-    assert requeued(tmp_path)
-    stopped = log_of(config).records[-1]["tokens"]
-    assert stopped < 40_960
-    assert subprocess.run(["bash", SCRIPT, file], check=False, env=environment).returncode == 0
-    assert log_of(config).records[-1]["tokens"] == 40_960
-    assert [e["tokens"] for e in log_of(config).events if e["kind"] == "resume"] == [stopped]
+    here = {"MEGASCALE_HOME": str(REPOSITORY), "PYTHON": sys.executable}
+    here |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": ""}
+    words = ["sbatch", "--parsable", "--gpus-per-node=0", "--cpus-per-task=1", *options]
+    return cluster.ask(
+        *words, f"--output={file.parent}/job.log", SCRIPT, str(file), **here | variables
+    )
+
+
+def wait_for_steps(cluster: SlurmCluster, config: RunConfig, more: int = 3) -> None:
+    """Return once the run has logged some steps more than it has now."""
+    wanted = logged_step(config) + more
+    cluster.wait(f"step {wanted}", lambda: logged_step(config) >= wanted)
+
+
+def saved_tokens(cluster: SlurmCluster, config: RunConfig) -> int:
+    """Tokens of an attempt that was told to stop, waited for; all of them are in a checkpoint."""
+    ended = lambda: log_of(config).events[-1]["kind"] == "end"  # noqa: E731
+    cluster.wait("the end of the attempt", ended)
+    log = log_of(config)
+    last = log.records[-1]["tokens"]
+    assert log.events[-1]["exit_code"] == 75
+    assert [e["tokens"] for e in log.events if e["kind"] == "checkpoint"][-1] == last
+    return last
+
+
+def resumed_at(config: RunConfig) -> list[int]:
+    return [event["tokens"] for event in log_of(config).events if event["kind"] == "resume"]
+
+
+def test_the_time_limit_and_sigusr1_save_and_requeue(cluster: SlurmCluster, tmp_path: Path) -> None:
+    config = run_of(tmp_path)
+    # Slurm may send it up to a minute early: here as soon as it looks.
+    job = submit(cluster, config, "--time=2", "--signal=B:USR1@110")
+    wait_for_steps(cluster, config)
+    saved = [saved_tokens(cluster, config)]
+    cluster.wait_for_state(job, "PENDING")
+    cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=UNLIMITED")
+    wait_for_steps(cluster, config)
+    assert resumed_at(config) == saved
+    cluster.ask("scancel", "--batch", "--signal=USR1", job)
+    saved.append(saved_tokens(cluster, config))
+    wait_for_steps(cluster, config)
+    assert resumed_at(config) == saved
+    assert cluster.job(job)["Restarts"] == "2"
+    cluster.ask("scancel", job)
+    cluster.wait_for_state(job, "CANCELLED")
+
+
+def test_a_preempted_job_goes_on_and_a_cancelled_one_does_not(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    config = run_of(tmp_path)
+    job = submit(cluster, config)
+    wait_for_steps(cluster, config)
+    everything = f"--cpus-per-task={os.cpu_count()}"
+    cluster.ask("sbatch", "--partition=urgent", everything, "--output=/dev/null", "--wrap=true")
+    saved = saved_tokens(cluster, config)
+    wait_for_steps(cluster, config)
+    assert resumed_at(config) == [saved]
+    assert cluster.job(job)["Restarts"] == "1"
+    cluster.ask("scancel", job)
+    saved_tokens(cluster, config)
+    cluster.wait_for_state(job, "CANCELLED")
+    cluster.wait("an empty node", lambda: cluster.ask("sinfo", "-h", "-o", "%t") == "idle")
+    assert cluster.job(job)["JobState"] == "CANCELLED"
+    assert cluster.job(job)["Restarts"] == "1"
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [(1, 2), (2, 1)])
+def test_the_cores_of_the_task_are_the_trainers_threads(
+    cluster: SlurmCluster, tmp_path: Path, ranks: int, threads: int
+) -> None:
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("needs two cores")
+    config = run_of(tmp_path)
+    job = submit(cluster, config, "--cpus-per-task=2", NPROC_PER_NODE=str(ranks))
+    wait_for_steps(cluster, config, 1)
+    cluster.ask("scancel", job)
+    cluster.wait_for_state(job, "CANCELLED")
+    assert log_of(config).events[-1]["exit_code"] == 75
+    (state,) = Path(config.output_dir).glob("run/checkpoints/*/state.json")
+    assert json.loads(state.read_text())["threads"] == threads
+
+
+def test_a_job_that_fails_is_not_requeued(cluster: SlurmCluster, tmp_path: Path) -> None:
+    config = run_of(tmp_path)
+    job = submit(cluster, config)
+    (tmp_path / "web.bin").unlink()
+    cluster.wait_for_state(job, "FAILED")
+    assert cluster.job(job)["ExitCode"] == "3:0"
+    assert cluster.job(job)["Restarts"] == "0"

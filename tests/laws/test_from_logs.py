@@ -93,8 +93,11 @@ def test_logs_become_a_law_file(
     evidence = file.diagnostics
     assert evidence["runs"] == 9
     assert len(evidence["crossings"]) == 3
-    if law != "loss_surface":
-        assert evidence["law"] == "noise_floor"
+    assert evidence["law"] == ("noise_floor" if law == "noise_floor" else "loss_surface")
+    if law == "auto":
+        assert evidence["surface_choice"]["taken"]
+        assert "as well, with fewer parameters" in said.out
+    if law == "noise_floor":
         assert set(evidence["aicc"]) >= {"noise_floor", "two_power", "classic"}
         assert evidence["held_out_error"] < 0.05
         assert {row["question"] for row in evidence["audit"]} == {"lowest loss", "longest horizon"}
@@ -246,7 +249,7 @@ def test_a_law_that_the_points_speak_against_is_warned_of(
     assert capsys.readouterr().err.count("megascale: warning: ") == 3
     assert run("fit", folder) == 0  # logs take the law that they support
     said = capsys.readouterr()
-    assert "best batches by the law noise_floor" in said.out
+    assert "best batches by one loss surface" in said.out
     assert "warning" not in said.err
 
 

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+from transformers.models.llama import modeling_llama
 from transformers.models.qwen3 import modeling_qwen3
 from transformers.models.qwen3_moe import modeling_qwen3_moe
 
@@ -27,7 +35,7 @@ class _TorchInDouble(ModuleType):
 
 def in_double(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let transformers' Qwen3 models, once built, compute in fp64 throughout."""
-    for module in (modeling_qwen3, modeling_qwen3_moe):
+    for module in (modeling_qwen3, modeling_qwen3_moe, modeling_llama):
         monkeypatch.setattr(module, "torch", _TorchInDouble("torch"))
 
 
@@ -50,6 +58,9 @@ def hf_model(config: ModelConfig, attention: str = "sdpa", experts: str = "eager
         "use_cache": False,
         "experts_implementation": experts,
     }
+    if not config.qk_norm:
+        del keys["experts_implementation"]
+        return LlamaForCausalLM(LlamaConfig(**keys))
     if not config.is_moe:
         return Qwen3ForCausalLM(Qwen3Config(**keys))
     return Qwen3MoeForCausalLM(

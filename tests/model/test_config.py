@@ -214,7 +214,7 @@ REFUSED = [
     ({"use_sliding_window": True, "sliding_window": 4096}, "sliding-window"),
     ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding-window"),
     ({"attention_dropout": 0.1}, "dropout"),
-    ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "only Qwen3"),
+    ({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "only Qwen3"),
     ({"architectures": ["Qwen3ForSequenceClassification"]}, "only Qwen3"),
     ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
     ({"head_dims": 32}, "Nearest legal: head_dim"),

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3MoeConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen3Config, Qwen3MoeConfig
 
 from megascale.errors import CheckpointError, ConfigError
 from megascale.model.config import ModelConfig
@@ -38,7 +38,8 @@ MOE = ModelConfig(
     moe_intermediate_size=24,
     mlp_only_layers=(0,),
 )
-FAMILIES = [DENSE, TIED, BIASED, MOE]
+LLAMA = BIASED.model_copy(update={"qk_norm": False})
+FAMILIES = [DENSE, TIED, BIASED, MOE, LLAMA]
 
 
 def random_parameters(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -49,7 +50,7 @@ def random_parameters(config: ModelConfig, seed: int = 0) -> dict[str, torch.Ten
 
 
 def hf_model(config: ModelConfig):
-    family = Qwen3MoeConfig if config.is_moe else Qwen3Config
+    family = Qwen3MoeConfig if config.is_moe else Qwen3Config if config.qk_norm else LlamaConfig
     torch.manual_seed(1)
     return AutoModelForCausalLM.from_config(family(**config.to_hf()))
 

@@ -7,7 +7,9 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from megascale.errors import CheckpointError
@@ -144,14 +146,16 @@ def saved(tmp_path_factory):
 
 def test_a_checkpoint_of_another_layout_becomes_a_hub_folder(saved, tmp_path):
     folder, checkpoint = saved
-    (tmp_path / "tokenizer.json").write_text("{}")
-    export_checkpoint(
-        checkpoint, tmp_path / "out", tokenizer=tmp_path / "tokenizer.json", eos_token_id=3
-    )
+    words = Tokenizer(WordLevel({"a": 0, "b": 1, "<unk>": 2, "<eos>": 3}, unk_token="<unk>"))
+    words.add_special_tokens(["<eos>"])
+    words.save(str(tmp_path / "tokenizer.json"))
+    export_checkpoint(checkpoint, tmp_path / "out", tokenizer=tmp_path / "tokenizer.json")
     before, after = weights_of(folder / "hub"), weights_of(tmp_path / "out")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
+    same = (tmp_path / "tokenizer.json").read_bytes()
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == same
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").eos_token_id == 3
     for name in ("config.json", "generation_config.json"):
         assert json.loads((tmp_path / "out" / name).read_text())["eos_token_id"] == 3
 

@@ -35,6 +35,10 @@ VARIANTS = {
     "dense, biases, no grouping": DENSE.model_copy(
         update={"attention_bias": True, "num_key_value_heads": 4, "head_dim": 6}
     ),
+    "llama": DENSE.model_copy(update={"qk_norm": False}),
+    "llama, tied, biases": DENSE.model_copy(
+        update={"qk_norm": False, "tie_word_embeddings": True, "attention_bias": True}
+    ),
     "moe": MOE,
     "moe, weights not normalised": MOE.model_copy(update={"norm_topk_prob": False}),
     "moe, every second layer": MOE.model_copy(update={"decoder_sparse_step": 2}),

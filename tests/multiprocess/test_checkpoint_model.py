@@ -11,7 +11,7 @@ import torch.distributed as dist
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import Chunk, model_chunks
 from megascale.train.checkpoint import Checkpointer, latest_checkpoint, load_checkpoint
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 from tests.multiprocess.harness import spawn_ranks
 from tests.multiprocess.test_shards import sharded
 
@@ -36,8 +36,7 @@ def training_state(layout: str) -> list[Chunk]:
     rank = dist.get_rank() if dist.is_initialized() else 0
     mesh = Mesh(**LAYOUTS[layout], rank=rank, world_size=world_size)
     model = sharded(mesh)
-    decays = dict.fromkeys((name for name, _ in model.named_parameters()), True)
-    optimizer = ShardedAdamW(model, mesh, decays=decays, beta1=0.9, beta2=0.95, eps=1e-8)
+    optimizer = ShardedOptimizer(model, mesh)
     return [*model_chunks(model, mesh), *optimizer.chunks().values()]
 
 

@@ -17,6 +17,7 @@ from megascale.train.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
     load_checkpoint,
+    read_rank_state,
     read_state,
     rng_state,
     verify_checkpoint,
@@ -157,16 +158,18 @@ def test_replicated_tensors_are_written_once_and_spread_over_the_ranks(tmp_path)
     double = spawn_ranks(2, save_rank, "ddp2", str(tmp_path / "double"), False, 5)[0]
     tensor_bytes = sum(c.local.nbytes for c in chunks("single", 0, 5))
     for path in (alone["path"], double["path"]):
-        stored = sum(p.stat().st_size for p in Path(path).glob("rank-*"))
+        stored = sum(p.stat().st_size for p in Path(path).glob("rank-*.safetensors"))
         assert tensor_bytes < stored < 2 * tensor_bytes + 4000
-    sizes = [p.stat().st_size for p in sorted(Path(double["path"]).glob("rank-*"))]
+    sizes = [p.stat().st_size for p in sorted(Path(double["path"]).glob("rank-*.safetensors"))]
     assert len(sizes) == 2
     assert max(sizes) < 0.75 * sum(sizes)
 
 
 def test_every_rank_keeps_its_own_random_state(tmp_path):
     (result, _) = spawn_ranks(2, save_rank, "ddp2", str(tmp_path), False, 1)
-    ranks = read_state(result["path"])["ranks"]
+    kept = read_state(result["path"])
+    assert "ranks" not in kept
+    ranks = [read_rank_state(result["path"], rank, kept) for rank in range(2)]
     for rank, state in enumerate(ranks):
         torch.manual_seed(rank)
         assert state["torch"] == rng_state()["torch"]

@@ -17,7 +17,7 @@ from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import gather_full, gradient
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective, accumulate_gradients
 from tests.multiprocess.harness import spawn_ranks
 
@@ -67,14 +67,7 @@ def step_gradients(rank: int, world_size: int, moe: bool, layout: dict) -> dict:
     model = Qwen3(config, mesh, options)
     initialize(model, mesh, seed=3)
     parallel = DataParallel(model, mesh, precision="fp32", gather=gather)
-    optimizer = ShardedAdamW(
-        model,
-        mesh,
-        decays={name: True for name, _ in model.named_parameters()},
-        beta1=0.9,
-        beta2=0.95,
-        eps=1e-8,
-    )
+    optimizer = ShardedOptimizer(model, mesh)
     inputs, targets = window()
     rows = SEQUENCES // (mesh.dp_size * MICRO_BATCHES)
     batches = []

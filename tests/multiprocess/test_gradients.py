@@ -107,6 +107,7 @@ LAYOUTS = [
     (DENSE, {"tensor": 2}, {}),
     (DENSE, {"tensor": 2}, {"sequence_parallel": True}),
     (DENSE.model_copy(update={"tie_word_embeddings": True}), {"tensor": 2}, {}),
+    (DENSE.model_copy(update={"qk_norm": False}), {"tensor": 2}, {}),
     (MOE, {"tensor": 2}, {}),
     (MOE, {"tensor": 2}, {"sequence_parallel": True, "checkpoint_every": 2}),
     (MOE, {"data": 2}, {}),

@@ -14,7 +14,7 @@ SHARED = {
     "sniff": "how a log reader knows its files (megascale.runs.readers.detect)",
 }
 """Names of protocols: any number of modules have them, and they mean the same in each."""
-OF_NO_MODULE = {"csrc", "faults", "launch", "multiprocess", "packaging"}
+OF_NO_MODULE = {"borders", "csrc", "faults", "launch", "multiprocess", "packaging"}
 """Folders of tests that no module stands for."""
 
 

@@ -11,12 +11,13 @@ import torch
 from megascale.model.config import ModelConfig
 from megascale.model.count import count_parameters, parameter_shapes
 from megascale.model.init import initialize
+from megascale.model.kinds import method_of
 from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.layout import Layout
 from megascale.parallel.mesh import Mesh
 from megascale.plan.memory import estimate_memory, local_shape, local_sizes, tensor_dim
-from megascale.train.groups import decays
-from megascale.train.optimizer import ShardedAdamW
+from megascale.train.groups import UpdateRule
+from megascale.train.optimizer import ShardedOptimizer
 from tests.multiprocess.harness import spawn_ranks
 
 DENSE = ModelConfig(
@@ -40,7 +41,8 @@ MIXED = MOE.model_copy(
         "tie_word_embeddings": True,
     }
 )
-MODELS = [DENSE, MOE, MIXED]
+LLAMA = DENSE.model_copy(update={"qk_norm": False})
+MODELS = [DENSE, MOE, MIXED, LLAMA]
 LENGTH, SEQUENCES = 72, 3
 
 
@@ -92,14 +94,7 @@ def kept_bytes(model: Qwen3, autocast: bool = False) -> int:
 @pytest.mark.parametrize("config", MODELS)
 def test_parameters_gradients_and_moments_are_exact(config):
     model = build(config)
-    optimizer = ShardedAdamW(
-        model,
-        Mesh(),
-        decays={name: decays(name, ("norm",)) for name, _ in model.named_parameters()},
-        beta1=0.9,
-        beta2=0.95,
-        eps=1e-8,
-    )
+    optimizer = ShardedOptimizer(model, Mesh())
     tokens = torch.randint(config.vocab_size, (2, 16))
     model(tokens, tokens).loss_sum.backward()
     gradients = optimizer.gradients()
@@ -110,6 +105,15 @@ def test_parameters_gradients_and_moments_are_exact(config):
     moments = sum(chunk.local.nbytes for chunk in optimizer.chunks().values())
     assert moments == estimated["AdamW moments"]
     assert sum(p.numel() for p in model.parameters()) == count_parameters(config).total
+
+
+@pytest.mark.parametrize("name", ["muon", "sgd", "sign"])
+def test_state_of_the_other_methods_is_exact(name):
+    model = build(DENSE)
+    rules = {key: UpdateRule(method=method_of(key, name)) for key, _ in model.named_parameters()}
+    optimizer = ShardedOptimizer(model, Mesh(), rules=rules)
+    state = sum(chunk.local.nbytes for chunk in optimizer.chunks().values())
+    assert state == lines(DENSE, optimizer=name)["optimizer state"]
 
 
 @pytest.mark.parametrize("config", MODELS)

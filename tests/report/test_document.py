@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from megascale.curves.smoothing import Window
 from megascale.errors import ConfigError, DataError, FitError
 from megascale.formats.law_file import read_law_file
+from megascale.laws.batch.surface import SurfaceFit
 from megascale.laws.from_logs import LogOptions, fit_logs, points_of_logs
 from megascale.laws.grid.fit import fit_grid
 from megascale.laws.grid.table import grid_table
@@ -158,8 +159,10 @@ def test_few_seeds_of_few_batches_still_give_what_they_can(tmp_path):
     found = documented([path], replicates=40, targets=[2.9, 2.7, 2.5])
     assert "wsd" not in found["tokens_steps"]["tables"]
     assert set(found["tokens_steps"]["tables"]) == {"two_power", "noise_floor", "classic"}
-    assert found["best_batch"]["no_power"]
+    assert found["best_batch"]["surface"]
+    assert "4 batch sizes determine one loss surface" in found["best_batch"]["choice"]
     assert found["best_batch"]["critical"]
+    assert found["verdicts"][0].startswith("At a constant learning rate the best batch is ")
     assert draw_figures(found, tmp_path / "figures")
     render_page(found)
 
@@ -272,8 +275,8 @@ def test_the_page_and_the_verb_fit_say_the_same_of_runs(tmp_path):
     path = write_runs(tmp_path)
     logs = load_runs(path, cache=False)
     options = LogOptions(replicates=60, targets=5)
-    fit = fit_logs(logs, "auto", Naming("law"), options)
-    found = documented([path], replicates=60, targets=5)
+    fit = fit_logs(logs, "noise_floor", Naming("law"), options)
+    found = documented([path], law="noise_floor", replicates=60, targets=5)
     best, steps = found["best_batch"], found["tokens_steps"]
     assert best["rows"] == json_types(fit.law.optimal.table.to_dicts())
     assert best["law"] == steps["chosen"] == fit.law.study.law
@@ -284,6 +287,30 @@ def test_the_page_and_the_verb_fit_say_the_same_of_runs(tmp_path):
     assert own["parameters"] == {k: v.model_dump() for k, v in fit.file.parameters.items()}
     assert own["n_kind"] == steps["n_kind"] == fit.file.n_kind
     assert found["curves"]["crossings"] == [asdict(crossing) for crossing in fit.crossings]
+
+
+def test_the_page_takes_the_surface_that_the_verb_fit_takes(tmp_path):
+    path = write_runs(tmp_path)
+    options = LogOptions(replicates=60, targets=5)
+    fit = fit_logs(load_runs(path, cache=False), "auto", Naming("law"), options)
+    assert isinstance(fit.law, SurfaceFit)
+    found = documented([path], replicates=60, targets=5)
+    best = found["best_batch"]
+    assert best["surface"]
+    assert best["choice"] == fit.file.diagnostics["surface_choice"]["reason"]
+    assert best["power"]["coef"] == fit.file.parameters["coef"].value
+    assert best["power"]["b"] == fit.file.parameters["b"].value
+    (own,) = found["calculator"]["own"]
+    assert own["parameters"] == {k: v.model_dump() for k, v in fit.file.parameters.items()}
+
+
+def test_the_page_opens_with_what_was_found(tmp_path):
+    found = documented([write_runs(tmp_path)], replicates=60, targets=5)
+    (best,) = found["verdicts"]
+    exponent = found["best_batch"]["power"]["b"]
+    assert f"growing as D^{exponent:.2f}" in best
+    assert best.endswith("; 90 % intervals.")
+    assert documented([])["verdicts"] == []
 
 
 def test_the_page_and_the_verb_fit_say_the_same_of_points(tmp_path):

@@ -124,9 +124,9 @@ def test_globs_names_and_refusals(tree):
 
 
 def test_same_names_in_different_places_get_longer_names(tmp_path):
-    for folder in ("small", "large"):
+    for folder, loss in (("small", 3), ("large", 2)):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "lr-1.csv").write_text("step,loss\n1,2\n")
+        (tmp_path / folder / "lr-1.csv").write_text(f"step,loss\n1,{loss}\n")
     names = [run.run for run in load_runs(tmp_path, cache=False).runs]
     assert sorted(names) == ["large/lr-1", "small/lr-1"]
 

@@ -15,8 +15,9 @@ import pytest
 
 from megascale.errors import RunError
 from megascale.formats.run_log import read_run
+from megascale.machine import usable_cores
 from megascale.sweep.progress import LoggedProgress, check_same_run, read_progress
-from megascale.sweep.runner import share_cores, usable_cores
+from megascale.sweep.runner import share_cores, thread_limits
 from megascale.train.rundir import saved_form
 from tests.sweep.small_study import write_study
 from tests.sweep.test_study import runs_of
@@ -215,3 +216,12 @@ def test_jobs_share_the_cores(jobs):
     assert {core for share in shares for core in share} <= set(cores)
     if jobs <= len(cores):  # no core twice
         assert sum(len(share) for share in shares) == len({c for s in shares for c in s})
+
+
+def test_threads_of_a_run_are_those_the_user_states():
+    """A run that takes more threads than it was given waits for them, ten times slower."""
+    assert thread_limits({}, 2) == {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
+    assert thread_limits({}, 0)["OMP_NUM_THREADS"] == "1"
+    assert set(thread_limits({"OMP_NUM_THREADS": "1"}, 2).values()) == {"1"}
+    stated = {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "1"}
+    assert thread_limits(stated, 2) == stated

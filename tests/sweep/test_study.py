@@ -48,6 +48,9 @@ def test_there_is_a_study_for_every_ablation():
         "cosine",
         "learning_rate",
         "step_law",
+        "schedule_fit",
+        "schedule_held_out",
+        "schedule_planned",
     }
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megascale.errors import EXIT_GUARD, ConfigError, GuardError
-from megascale.train.guard import Guard, GuardSettings
+from megascale.train.guard import Guard, GuardSettings, way_out
 
 BATCH = 1000
 
@@ -123,12 +123,12 @@ def test_budget_is_spent_then_the_run_stops_and_names_the_checkpoint():
         verdict = guard.check(tokens=step, batch_tokens=1, loss=math.nan, grad_norm=1.0)
         actions.append((verdict.action, verdict.spent))
     assert actions == [("skip", 1), ("skip", 2), ("stop", 3)]
-    error = verdict.error(2, 2, "checkpoints/step-00000001-tokens-1")
+    error = verdict.error(2, 2, way_out("checkpoints/step-00000001-tokens-1", (1, 2)))
     assert isinstance(error, GuardError)
     assert error.exit_code == EXIT_GUARD
     assert "checkpoints/step-00000001-tokens-1" in str(error)
     assert "non-finite loss: nan" in str(error)
-    assert "no checkpoint yet" in str(verdict.error(2, 2, None))
+    assert "no checkpoint from before" in str(verdict.error(2, 2, way_out(None, (1, 2))))
 
 
 def test_budgets_refill_with_tokens_and_are_separate():

@@ -164,3 +164,31 @@ def test_two_sizes_of_a_grid(tmp_path: Path) -> None:
     file = read_law_file(output)
     assert (file.n_kind, file.range.n) == ("total", (2e9, 2e9))
     assert file.diagnostics["held"] == {"active_params": 4e8}
+
+
+def test_parameters_in_common(tmp_path: Path) -> None:
+    """Four batches a target: p and q of all three targets together, with errors."""
+    rows = []
+    for i, target in enumerate((3.0, 2.9, 2.8)):
+        for k, batch in enumerate((4e5, 1.2e6, 4e6, 1.2e7)):
+            reach = (1 - (1e5 * 1.2**i / batch) ** 0.9) ** (-1 / 0.6)
+            noise = np.exp(0.005 * np.sin(5 * i + 3 * k))
+            steps = 1e4 * 1.3**i * reach * noise
+            rows.append((target, batch, steps, batch * steps))
+    path = tmp_path / "points.csv"
+    names = ["target_loss", "B", "S", "E"]
+    pl.DataFrame(rows, schema=names, orient="row").write_csv(path)
+    words = [path, "--law", "noise_floor", "--group", "target_loss"]
+    run = fit(*words, "--shared", "p,q", "--json")
+    found = json.loads(run.stdout)
+    assert found["shared"] == ["p", "q"]
+    cells = [problem["params"]["p"] for problem in found["problems"]]
+    assert cells[0] == cells[1] == cells[2]
+    assert cells[0]["low"] < 0.6 < cells[0]["high"]
+    alone = json.loads(fit(*words, "--json").stdout)
+    assert alone["problems"][0]["params"]["p"]["low"] is None
+    assert "common to all" in fit(*words, "--shared", "p,q").stdout
+    assert "--group" in str(fit(*words[:3], "--shared", "p").exception)
+    assert "--law noise_floor" in str(
+        fit(path, *words[3:], "--law", "auto", "--shared", "p").exception
+    )

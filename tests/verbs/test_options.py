@@ -50,8 +50,10 @@ def test_an_option_has_one_help_in_all_verbs(option: str) -> None:
         if option in options_of(command)
     }
     assert helps
-    # `schedule` follows one law file, others take several.
-    helps.pop("schedule", None) if option == "--law-file" else None
+    # `schedule` follows one law file and `predict` asks one, others take several.
+    if option == "--law-file":
+        helps.pop("schedule", None)
+        assert helps.pop("predict") == helps.pop("design")  # a law of whole schedules
     assert len(set(helps.values())) == 1, helps
 
 

@@ -115,3 +115,39 @@ def test_a_law_with_a_band_and_many_looks(tmp_path, capsys):
         assert high >= asked - 1
     assert call(["schedule", *options, *layout]) == 0
     assert len(capsys.readouterr().out.splitlines()) < 35
+
+
+def test_a_law_needs_no_interval_and_no_first_batch(capsys):
+    assert call(["schedule", "--law-file", "step-law", "--tokens", "50B", "--json"]) == 0
+    segments = json.loads(capsys.readouterr().out)["segments"]
+    assert len(segments) == 10
+    sizes = [segment["batch_tokens"] for segment in segments]
+    assert sizes == sorted(sizes)
+
+
+def test_schedules_by_rule(capsys):
+    layout = ["--tokens", "1M", "--seq-length", "32", "--micro-batch", "4", "--json"]
+    remaining = ["--rule", "remaining", "--initial", "256", "--decay", "200K"]
+    assert call(["schedule", *remaining, *layout]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [s["batch_tokens"] for s in found["segments"]] == [256, 512, 1024]
+    assert found["source"]["kind"] == "remaining"
+    late = ["--rule", "late", "--initial", "256", "--max-batch", "1Ki", "--switch-at", "700K"]
+    assert call(["schedule", *late, *layout]) == 0
+    segments = json.loads(capsys.readouterr().out)["segments"]
+    assert [s["requested_start_tokens"] for s in segments] == [0, 700_000]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--rule", "late", "--initial", "256"], "--max-batch = None: --rule late ends with"),
+        (["--rule", "remaining"], "--initial = None: --rule remaining begins with"),
+        (["--rule", "remaining", "--initial", "256"], "grows without bound"),
+        (["--rule", "late", "--initial", "1", "--table", "0:256"], "exactly one of"),
+        (["--table", "0:256", "--lr", "1e-3:2e-3"], "LOW:HIGH is for --optimize"),
+    ],
+)
+def test_rules_refuse(more, said, capsys):
+    assert call(["schedule", "--tokens", "1M", "--seq-length", "32", *more]) == 2
+    assert said in capsys.readouterr().err

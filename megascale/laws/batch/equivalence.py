@@ -24,7 +24,7 @@ def best_batch_at_tokens(
 
     Args:
         curves: of constant batch; seeds of one batch are averaged.
-        tokens: data budgets.
+        tokens: data budgets, counted at the peak learning rate.
         reach: batches within this factor of the best one enter the quadratic.
 
     Returns:
@@ -36,7 +36,7 @@ def best_batch_at_tokens(
         means = [mean_curve(same) for same in by_batch(group).values()]
         sizes = np.array([curve.batch_tokens for curve in means], dtype=np.float64)
         for budget in tokens:
-            losses = np.array([float(curve.at(budget)) for curve in means])
+            losses = np.array([float(curve.at(budget + curve.ramp_tokens)) for curve in means])
             found = _quadratic_minimum(sizes, losses, reach)
             rows.append({"n_params": n_params, "lr": lr, "tokens": float(budget), **found})
     return pl.DataFrame(rows, infer_schema_length=None)

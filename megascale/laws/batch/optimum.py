@@ -19,7 +19,7 @@ from scipy import stats
 
 from megascale.arrays import Array
 from megascale.errors import FitError
-from megascale.fitting.intervals import stretch, stretched_percentiles
+from megascale.fitting.percentiles import stretch, stretched_percentiles
 from megascale.fitting.status import FLAG_TEXT, Flag
 from megascale.laws.batch.point_errors import draw_point_errors
 from megascale.laws.batch.rivals import Rival, log_distances
@@ -73,8 +73,8 @@ def optimal_batches(
 ) -> OptimalBatches:
     """The best batch for every target, with bands from the joint bootstrap.
 
-    Student's t with the runs' freedom stretches them (`fitting.intervals`), and what other laws say
-    of the same points widens them (`laws.batch.rivals`).
+    Student's t with the runs' freedom stretches them (`fitting.percentiles`), and what other laws
+    say of the same points widens them (`laws.batch.rivals`).
 
     A row is used where its fit converged, its best batch lies inside the batches of its points,
     and its error is below a factor of e; `reason` says what failed.
@@ -91,7 +91,7 @@ def optimal_batches(
         log_tokens, log_batch = np.log(draws["E_min"]), np.log(draws["B_opt"])
     log_tokens[~np.isfinite(log_tokens)] = np.nan
     log_batch[~np.isfinite(log_batch)] = np.nan
-    factor, _ = stretch("parametric", confidence, drawn.freedom, 0)
+    factor, _ = stretch("errors", confidence, drawn.freedom, 0)
     reach = factor * stats.norm.ppf(0.5 + confidence / 2)
     apart = {name: log_distances(fits, rivals, name) for name in ("E_min", "B_opt", "B_min")}
     limits = {

@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from megascale.arrays import Array
 from megascale.formats.tokens_to_loss import tokens_at_batch
 from megascale.laws.batch.tokens_steps import TokensStepsFits
 from megascale.laws.run_errors import RunErrors, draw_run_errors
-
-Array = npt.NDArray[np.float64]
 
 FIRST_SPREAD = 0.01
 """What runs of other seeds differ by in log E, where there are no residuals to tell."""

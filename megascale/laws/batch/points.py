@@ -26,8 +26,10 @@ POINT_SCHEMA = {
     "tokens": pl.Float64,
     "steps": pl.Float64,
     "log_error": pl.Float64,
+    "ramp_tokens": pl.Float64,
 }
-"""Columns of a table of points: `tokens` is E, `steps` is S, `log_error` of both or null."""
+"""Columns of a table of points: `tokens` is E, `steps` is S, `log_error` of both or null;
+`ramp_tokens` of these tokens were lost to the rise of the learning rate (`at_peak_rate`)."""
 
 SCANNED = 120
 """Losses looked at when targets are chosen."""
@@ -76,10 +78,31 @@ def extract(curves: Iterable[Curve], targets: Sequence[float]) -> Extraction:
                     "tokens": found.tokens,
                     "steps": found.tokens / curve.batch_tokens,
                     "log_error": found.log_error if np.isfinite(found.log_error) else None,
+                    "ramp_tokens": curve.ramp_tokens,
                 }
             )
     schema = {"run": pl.String, "target_loss": pl.Float64, "reason": pl.String}
     return Extraction(pl.DataFrame(rows, POINT_SCHEMA), pl.DataFrame(missed, schema))
+
+
+def at_peak_rate(points: pl.DataFrame) -> pl.DataFrame:
+    """Points with E and S counted at the peak learning rate, for laws that know no warmup.
+
+    A warmup of some steps costs a run as many tokens as its batch is large, which a law of tokens
+    and steps would take for an effect of the batch. Points that are reached before a run would have
+    begun at its peak are left out.
+
+    Args:
+        points: with the columns of `POINT_SCHEMA`; those without `ramp_tokens` are as they were.
+    """
+    if "ramp_tokens" not in points.columns:
+        return points
+    counted = pl.col("tokens") - pl.col("ramp_tokens").fill_null(0.0)
+    return (
+        points.with_columns(counted.alias("tokens"))
+        .filter(pl.col("tokens") > 0)
+        .with_columns((pl.col("tokens") / pl.col("batch_tokens")).alias("steps"))
+    )
 
 
 def choose_targets(curves: Iterable[Curve], count: int = 8, *, min_batches: int = 6) -> list[float]:

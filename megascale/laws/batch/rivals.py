@@ -18,13 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from megascale.arrays import Array
 from megascale.laws.batch.select import Selection
 from megascale.laws.batch.tokens_steps import TokensStepsFits
 from megascale.laws.run_errors import residual_tables
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,8 @@ def fit_surfaces(
     """Fit the surface to every (N, learning rate).
 
     Args:
-        curves: of constant batch.
+        curves: of constant batch; their tokens are counted at the peak learning rate, without
+            what its rise cost (`Curve.ramp_tokens`).
         below_loss: points above it are left out: the first fall after initialisation is no power
             law of steps.
 
@@ -140,14 +141,15 @@ def fit_surfaces(
     for (n_params, lr), group in by_setting(curves).items():
         parts = []
         for number, curve in enumerate(group):
-            keep = np.ones(len(curve.loss), dtype=bool)
+            counted = curve.tokens - curve.ramp_tokens
+            keep = counted > 0
             if below_loss is not None:
-                keep = curve.loss <= below_loss
+                keep &= curve.loss <= below_loss
             batch = float(curve.batch_tokens or 0)
             parts.append(
                 np.stack(
                     [
-                        curve.tokens[keep],
+                        counted[keep],
                         np.full(int(keep.sum()), batch),
                         curve.loss[keep],
                         np.full(int(keep.sum()), number, dtype=np.float64),

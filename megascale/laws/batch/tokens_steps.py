@@ -274,7 +274,7 @@ def fit_tokens_steps(
         offsets=offsets,
         bootstrap=bootstrap,
         replicates=replicates,
-        runs=_owners(points) if bootstrap == "runs" else None,
+        runs=_owners(points) if bootstrap in ("runs", "wild_runs") else None,
         confidence=confidence,
         seed=seed,
         errors="status",

@@ -23,7 +23,6 @@ function tokensStepsSection(data) {
     setting: settings.keys().next().value, law: data.chosen, axis: "steps",
   };
   const laws = Object.keys(LAW_NAMES).filter((law) => data.groups.some((g) => g.laws[law]));
-  if (laws.includes("wsd")) state.law = "wsd";
   const note = node("p", { class: "note" });
   const options = () => {
     const { groups } = settings.get(state.setting);
@@ -37,7 +36,8 @@ function tokensStepsSection(data) {
       series.push({
         type: "points", group: name, color, x: along(points.tokens, points.batch), y: points.tokens,
         size: points.batch.length > 60 ? 2 : 3.5, tips: points.batch.map((b, k) =>
-          `${name}: batch ${shortCount(b)}, ${shortCount(points.tokens[k])} tokens, ` +
+          `${name}: batch ${shortCount(b)}, ${shortCount(points.tokens[k])} tokens ` +
+          `(${shortCount(points.consumed_tokens[k])} consumed), ` +
           `${shortCount(points.tokens[k] / b)} steps`),
       });
       const law = group.laws[state.law];
@@ -93,7 +93,9 @@ function tokensStepsSection(data) {
       (v) => { state.axis = v; redraw(); }));
   return [
     node("p", {}, `From ${data.from}; N counts ${data.n_kind.replaceAll("_", " ").replace("non embedding", "non-embedding")} ` +
-      `parameters. ${classicText(data)}`), controls, plot.element, note,
+      `parameters. ${classicText(data)}` +
+      (data.ramp_tokens ? ` Tokens and steps count at the peak learning rate: up to ` +
+        `${shortCount(data.ramp_tokens)} tokens that a run lost to its warmup are left out.` : "")), controls, plot.element, note,
     ...(data.left_out.length ? [emptyNote(`Without ${data.left_out.join("; ")}.`)] : []),
     ...(data.verdicts.length ? [verdictTable(data)] : []),
     table,
@@ -285,7 +287,7 @@ function batchAgainstTokens(data, settings, shade) {
     found.push(node("p", { class: "verdict" },
       `B_opt = ${line(power.coef)}${size} D^${line(power.b)} tokens (exponent ± ` +
       `${line(power.b_error)}), rms ${line(power.rms)} in log. ` +
-      (power.birge > 1.05 ? `The points scatter ${line(power.birge)} times more than their own ` +
+      (data.surface ? `By one loss surface: ${data.choice}.` : power.birge > 1.05 ? `The points scatter ${line(power.birge)} times more than their own ` +
         "errors: the band is widened by that." : "The points lie on it within their errors.")));
   } else found.push(emptyNote(`No law of tokens: ${data.no_power}`));
   if (own) {

@@ -79,4 +79,6 @@ function buildPage() {
   }
   lead.push(`${grouped(DOCUMENT.provenance.files.length)} files`);
   document.getElementById("lead").textContent = lead.join(" · ");
+  document.getElementById("verdicts").append(
+    ...DOCUMENT.verdicts.map((text) => node("p", { class: "verdict" }, text)));
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-READER_VERSION = 4
+READER_VERSION = 5
 """Goes up whenever a reader gives other rows for the same bytes; part of every cache key."""
 
 SCHEMA: dict[str, Any] = {

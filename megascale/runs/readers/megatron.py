@@ -277,6 +277,7 @@ def _read_layout(
     read["step_seconds"] = time * _TIMES.get(time_key or "", 1.0)
     unread = [read["step"].is_null(), read["loss"].is_null() & pl.col("shown_loss").is_not_null()]
     unread += [read[key].is_null() & pl.col(key).is_not_null() for key in _READ]
+    unread += [(read[key] < 0).fill_null(False) for key in _COUNTS]
     values = shown.select(
         "line", "total", **read, shown_loss="shown_loss", wrong=pl.any_horizontal(unread)
     )

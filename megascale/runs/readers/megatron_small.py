@@ -73,7 +73,7 @@ def read_values(
     losses: Sequence[str],
     times: Mapping[str, float],
 ) -> dict[str, Any] | None:
-    """Return a line's numbers; None where one of them is no number.
+    """Return a line's numbers; None where one of them is no number, or a count is negative.
 
     Args:
         step: its text.
@@ -91,6 +91,8 @@ def read_values(
             text = fields.get(key)
             row[key] = read(text)
             if row[key] is None and text is not None:
+                return None
+            if names is counts and row[key] is not None and row[key] < 0:
                 return None
     timed = next((key for key in times if key in fields), None)
     match = _TIME.match(fields[timed]) if timed is not None else None

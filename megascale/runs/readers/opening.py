@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from megascale.errors import DataError
+from megascale.extras import pip_command
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 CHUNK_BYTES = 64 * 2**20
+MOST_UNPACKED_BYTES = 8 * 2**30
+"""A packed log that unpacks to more is refused: a few kilobytes can unpack to a full memory."""
+_PACKED_BYTES = 2**16
 
 
 def raw_bytes(path: Path) -> bytes:
@@ -42,52 +47,71 @@ def decompressed(path: Path, raw: bytes) -> tuple[bytes, bool]:
         leaves one that does not, and what it holds is still given.
 
     Raises:
-        DataError: zstd is needed and not installed.
+        DataError: zstd is needed and not installed, or more than `MOST_UNPACKED_BYTES` come out.
     """
     if raw.startswith(GZIP_MAGIC):
-        return _gunzip(raw)
+        return _gunzip(path, raw)
     if raw.startswith(ZSTD_MAGIC):
         return _unzstd(path, raw)
     return raw, True
 
 
-def _gunzip(raw: bytes) -> tuple[bytes, bool]:
-    parts: list[bytes] = []
-    while raw.startswith(GZIP_MAGIC):
-        stream = zlib.decompressobj(wbits=31)
-        position = 0
-        try:
-            while position < len(raw) and not stream.eof:
-                parts.append(stream.decompress(raw[position : position + 2**16]))
-                position += 2**16
-        except zlib.error:
-            return b"".join(parts), False
-        if not stream.eof:
-            return b"".join(parts), False
-        raw = stream.unused_data + raw[position:]
-    return b"".join(parts), not raw.strip(b"\0")
+def _gunzip(path: Path, raw: bytes) -> tuple[bytes, bool]:
+    def stream() -> Any:
+        return zlib.decompressobj(wbits=31)
+
+    data, rest, whole = _members(path, raw, GZIP_MAGIC, stream, zlib.error)
+    return data, whole and not rest.strip(b"\0")
 
 
 def _unzstd(path: Path, raw: bytes) -> tuple[bytes, bool]:
     try:
         import zstandard
     except ImportError:
-        rule = "zstd needs the package zstandard; pip install 'megascale[zstd]', or unpack the file"
+        rule = f"zstd needs the package zstandard; {pip_command('zstandard')}, or unpack the file"
         raise DataError.of("log", str(path), rule) from None
+
+    def stream() -> Any:
+        return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+
+    data, rest, whole = _members(path, raw, ZSTD_MAGIC, stream, zstandard.ZstdError)
+    return data, whole and not rest
+
+
+def _members(
+    path: Path,
+    raw: bytes,
+    magic: bytes,
+    new_stream: Callable[[], Any],
+    broken: type[Exception],
+) -> tuple[bytes, bytes, bool]:
+    """Unpack one member after the other, in time proportional to what goes in and comes out.
+
+    Returns:
+        The content, what follows the last member, and whether that member ended as it should.
+
+    Raises:
+        DataError: more than `MOST_UNPACKED_BYTES` come out.
+    """
     parts: list[bytes] = []
-    while raw.startswith(ZSTD_MAGIC):
-        stream = zstandard.ZstdDecompressor().decompressobj()
-        position = 0
+    unpacked = position = 0
+    while raw.startswith(magic, position):
+        stream = new_stream()
         try:
             while position < len(raw) and not stream.eof:
-                parts.append(stream.decompress(raw[position : position + 2**17]))
-                position += 2**17
-        except zstandard.ZstdError:
-            return b"".join(parts), False
+                part = stream.decompress(raw[position : position + _PACKED_BYTES])
+                position += len(raw[position : position + _PACKED_BYTES])
+                unpacked += len(part)
+                if unpacked > MOST_UNPACKED_BYTES:
+                    rule = f"unpacks to more than {MOST_UNPACKED_BYTES / 2**30:.0f} GiB"
+                    raise DataError.of("log", str(path), f"{rule}: unpack and cut it yourself")
+                parts.append(part)
+        except broken:
+            return b"".join(parts), b"", False
         if not stream.eof:
-            return b"".join(parts), False
-        raw = stream.unused_data + raw[position:]
-    return b"".join(parts), not raw
+            return b"".join(parts), b"", False
+        position -= len(stream.unused_data)
+    return b"".join(parts), raw[position:], True
 
 
 def chunks(data: bytes, size: int = CHUNK_BYTES) -> Iterator[tuple[int, bytes]]:

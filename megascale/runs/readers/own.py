@@ -51,6 +51,7 @@ _FIELDS: dict[str, Any] = {
     **dict.fromkeys(_INTEGERS, pl.Int64),
     **dict.fromkeys(_REALS, pl.Float64),
 }
+_NOISE = ("noise_scale", "lr_share_")
 _NONFINITE = ("nan", "inf", "-inf")  # how the writer puts what JSON has no number for
 _PIECE_BYTES = 2**18
 SMALL_BYTES = 2**18
@@ -90,7 +91,29 @@ def read(source: Source, options: ReadOptions) -> FileRead:
         found.table = _with_evaluations(_table(frame), events)
     found.runs = [_meta(header, lengths, skipped, events)]
     found.runs[0].extra[SEGMENT_LOSSES] = losses
+    noise = last_noise_scale(source.data)
+    if noise is not None:
+        found.runs[0].extra["noise_scale"] = noise
     return found
+
+
+def last_noise_scale(data: bytes) -> dict[str, Any] | None:
+    """The newest gradient noise scale of a log that no resume took back, with its tokens."""
+    limit, end = 2**62, len(data)
+    while end > 0:
+        start = data.rfind(b"\n", 0, end - 1) + 1
+        line = data[start:end]
+        end = start
+        if b'"noise_scale' not in line and b'"resumed_at_step"' not in line:
+            continue
+        record = _object(line) or {}
+        resumed, step = exact_int(record.get("resumed_at_step")), exact_int(record.get("step"))
+        if resumed is not None:
+            limit = min(limit, resumed)
+        elif step is not None and step <= limit:
+            kept = {key: value for key, value in record.items() if key.startswith(_NOISE)}
+            return {"step": step, "tokens": record.get("tokens"), **kept}
+    return None
 
 
 def _segment_losses(batch: Any, loss: Any, counted: Any) -> list[float | None]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from megascale.errors import DataError
+from megascale.extras import pip_command
 from megascale.runs.readers.base import FileRead, Source
 
 MAGIC = b":W&B\xe1\xbe"
@@ -63,7 +64,7 @@ def _parser(source: Source) -> Any:
         from google.protobuf.message import DecodeError
         from wandb.proto import wandb_internal_pb2
     except ImportError:
-        rule = "a .wandb file needs the package wandb; pip install 'megascale[wandb]', or export it"
+        rule = f"a .wandb file needs the package wandb; {pip_command('wandb')}, or export it"
         raise DataError.of("log", str(source.path), rule) from None
 
     record_type: Any = getattr(wandb_internal_pb2, "Record", None)  # made when it is imported

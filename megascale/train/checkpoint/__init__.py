@@ -14,6 +14,8 @@ from megascale.train.checkpoint.loading import (
     check_same_model,
     latest_checkpoint,
     load_checkpoint,
+    read_once,
+    read_rank_state,
     read_state,
     verify_checkpoint,
 )
@@ -34,6 +36,8 @@ __all__ = [
     "list_checkpoints",
     "load_checkpoint",
     "pin",
+    "read_once",
+    "read_rank_state",
     "read_state",
     "rng_state",
     "set_aside",

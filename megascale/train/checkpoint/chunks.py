@@ -8,10 +8,9 @@ layout reads just the overlaps.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -98,20 +97,16 @@ def group_chunks(chunks: Iterable[TensorChunk]) -> dict[str, ChunkSet]:
 
 
 class ChunkSavePlanner(DefaultSavePlanner):
-    """Plans the saving of a mapping fqn -> `ChunkSet`, and collects one state per rank."""
+    """Plans the saving of a mapping fqn -> `ChunkSet`."""
 
-    def __init__(self, rank_state: Mapping[str, Any] | None) -> None:
+    def __init__(self) -> None:
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
-        self._rank_state = rank_state
-        self.rank_states: list[Any] = []  # filled on the coordinator
 
     def create_local_plan(self) -> SavePlan:
-        plan = create_default_local_save_plan(self.state_dict, self.is_coordinator)
-        self.plan = dataclasses.replace(plan, planner_data=self._rank_state)
+        self.plan = create_default_local_save_plan(self.state_dict, self.is_coordinator)
         return self.plan
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
-        self.rank_states = [plan.planner_data for plan in all_plans]
         plans, metadata = super().create_global_plan(all_plans)
         # The library refuses overlaps; gaps it lets pass when there is one rank.
         for fqn, tensor in metadata.state_dict_metadata.items():
@@ -130,12 +125,14 @@ class ChunkSavePlanner(DefaultSavePlanner):
 class ChunkLoadPlanner(DefaultLoadPlanner):
     """Plans the loading, in place, of a mapping fqn -> `ChunkSet`; every mismatch is an error."""
 
-    def __init__(self, *, partial: bool) -> None:
+    def __init__(self, *, partial: bool, names: Collection[str]) -> None:
         """Args:
         partial: whether tensors of the checkpoint that no rank asks for are fine.
+        names: all tensors of the checkpoint; needed on the coordinator alone.
         """
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
         self._partial = partial
+        self._names = names
 
     def set_up_planner(
         self,
@@ -171,7 +168,7 @@ class ChunkLoadPlanner(DefaultLoadPlanner):
 
     def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
         asked = {fqn for plan in global_plan for fqn in plan.planner_data}
-        left = sorted(self._metadata().state_dict_metadata.keys() - asked)
+        left = sorted(set(self._names) - asked)
         if left and not self._partial:
             raise CheckpointError(
                 f"the checkpoint holds tensors this model does not have: {_listed(left)}. "

@@ -13,15 +13,18 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megascale.errors import CheckpointError, ConfigError
+from megascale.formats.json_text import read_json
 from megascale.train.rundir import sync_directory, write_durably
 
-FORMAT = "megascale.checkpoint/1"
+FORMAT = "megascale.checkpoint/2"
+READABLE = ("megascale.checkpoint/1", FORMAT)
+"""Format versions that are read; the first kept the random states of all ranks in the state."""
 MANIFEST_FILE = "manifest.json"
 INDEX_FILE = "index.json"
 STATE_FILE = "state.json"
@@ -33,6 +36,8 @@ TRASH_PREFIX = ".trash-"
 _NAME = re.compile(r"step-(\d{8,})-tokens-(\d+)")
 _PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _READ_BYTES = 1 << 22
+MOST_OBJECT_BYTES = 64 * 2**30
+"""Bound of a checkpoint's JSON files; the index has an entry a chunk."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -64,21 +69,21 @@ def list_checkpoints(directory: Path) -> list[Saved]:
     return sorted(saved for path in directory.iterdir() if (saved := parse_checkpoint(path)))
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a checkpoint.
 
     Raises:
         CheckpointError: missing, unreadable, or not a JSON object.
     """
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as failure:
-        raise CheckpointError.of("checkpoint", str(path), f"{failure.strerror}") from failure
-    except ValueError as failure:
-        raise CheckpointError.of("checkpoint", str(path), "is not valid JSON") from failure
+    value = read_json(path, "checkpoint", error=CheckpointError, most_bytes=MOST_OBJECT_BYTES)
     if not isinstance(value, dict):
         raise CheckpointError.of("checkpoint", str(path), "is not a JSON object")
     return value
+
+
+def rank_file(rank: int) -> str:
+    """The file with what differs from rank to rank, of one rank."""
+    return f"rank-{rank:05d}.json"
 
 
 def json_bytes(value: Any) -> bytes:
@@ -93,8 +98,8 @@ def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
         CheckpointError: the manifest is missing, malformed, of another format version, or names
             something that is not a plain file name.
     """
-    manifest = read_json(path / MANIFEST_FILE)
-    if manifest.get("format") != FORMAT:
+    manifest = read_object(path / MANIFEST_FILE)
+    if manifest.get("format") not in READABLE:
         raise CheckpointError.of(
             f"format of {path / MANIFEST_FILE}", manifest.get("format"), "cannot be read", FORMAT
         )
@@ -104,7 +109,8 @@ def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
     parsed = {}
     for name, entry in files.items():
         fair = isinstance(entry, dict) and _PLAIN_FILE.fullmatch(name)
-        if not fair or type(entry.get("bytes")) is not int or type(entry.get("sha256")) is not str:
+        fair = fair and type(entry.get("bytes")) is int and 0 <= entry["bytes"] < 2**63
+        if not fair or type(entry.get("sha256")) is not str:
             raise CheckpointError.of("checkpoint", str(path / MANIFEST_FILE), f"bad entry {name!r}")
         parsed[name] = (entry["bytes"], entry["sha256"])
     return parsed
@@ -118,13 +124,8 @@ def manifest_bytes(files: dict[str, tuple[int, str]]) -> bytes:
     return json_bytes({"format": FORMAT, "files": entries})
 
 
-def damage(path: Path, *, part: int = 0, parts: int = 1) -> list[str]:
+def damage(path: Path) -> list[str]:
     """What is wrong with a checkpoint, checked by size and sha256 against its manifest.
-
-    Args:
-        path: the checkpoint.
-        part, parts: check only every `parts`-th file starting at `part`, so that ranks share
-            the reading.
 
     Returns:
         One line per finding; empty when sound.
@@ -133,9 +134,13 @@ def damage(path: Path, *, part: int = 0, parts: int = 1) -> list[str]:
         files = read_manifest(path)
     except CheckpointError as failure:
         return [str(failure)]
+    return damage_of(path, files)
+
+
+def damage_of(path: Path, files: Mapping[str, tuple[int, str]]) -> list[str]:
+    """What is wrong with some files of a checkpoint: name -> (bytes, sha256)."""
     found = []
-    for name in sorted(files)[part::parts]:
-        size, digest = files[name]
+    for name, (size, digest) in sorted(files.items()):
         try:
             actual = (path / name).stat().st_size
             if actual != size:

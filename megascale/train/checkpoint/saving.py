@@ -133,7 +133,7 @@ class Checkpointer:
             chunks: every tensor of the training state, as this rank's boxes of global tensors;
                 boxes that several ranks hold are written once.
             state: everything else, as JSON-able data; rank 0's counts.
-            rank_state: what differs from rank to rank (RNG states); kept in `state["ranks"]`.
+            rank_state: what differs from rank to rank (RNG states); in a file of each rank.
 
         Returns:
             The result, or None when the save goes on in the background.
@@ -205,6 +205,26 @@ class Checkpointer:
         self._verified.add(outcome.path.name)
         return outcome
 
+    def give_up_oldest(self) -> str | None:
+        """Delete the oldest checkpoint that is not the newest sound one, pinned or kept for ever.
+
+        Collective, with no save in flight.
+
+        Returns:
+            Its name; None where there is none to give up.
+        """
+        box: list[str | None] = [None]
+        if self._rank == 0:
+            least = Retention(1, self.retention.keep_every_tokens)
+            saved = list_checkpoints(self.directory)
+            pinned = pinned_names(self.directory)
+            for victim in least.superfluous(saved, verified=self._verified, pinned=pinned)[:1]:
+                delete_checkpoint(victim.path)
+                box = [victim.path.name]
+        if self._group is not None:
+            dist.broadcast_object_list(box, group=self._group, group_src=0)
+        return box[0]
+
     def close(self) -> SaveResult | None:
         """Finish the save in flight, as `collect`, and free the staging memory."""
         try:
@@ -244,12 +264,11 @@ class Checkpointer:
     ) -> SaveResult:
         final = self.directory / checkpoint_name(step, tokens)
         folder = self.directory / (TEMPORARY_PREFIX + final.name)
-        planner = ChunkSavePlanner(rank_state)
         total_bytes = 0
 
         def finished(index: dict[str, Any], files: dict[str, tuple[int, str]]) -> None:
             nonlocal total_bytes
-            whole = _with_own_keys(state, step, tokens, self._world_size, planner.rank_states)
+            whole = _with_own_keys(state, step, tokens, self._world_size)
             for name, data in ((INDEX_FILE, json_bytes(index)), (STATE_FILE, json_bytes(whole))):
                 _write_file(folder / name, data)
                 files[name] = (len(data), file_sha256(folder / name))
@@ -268,8 +287,10 @@ class Checkpointer:
         try:
             dcp.save(
                 group_chunks(chunks),
-                storage_writer=SafetensorsWriter(folder, finished),
-                planner=planner,
+                storage_writer=SafetensorsWriter(
+                    folder, finished, None if rank_state is None else json_bytes(dict(rank_state))
+                ),
+                planner=ChunkSavePlanner(),
                 process_group=self._group,
                 no_dist=self._group is None,
             )
@@ -323,7 +344,6 @@ def _with_own_keys(
     step: int,
     tokens: int,
     world_size: int,
-    rank_states: list[Any],
 ) -> dict[str, Any]:
     given = json.loads(state) if isinstance(state, bytes) else dict(state)
     return {
@@ -334,7 +354,6 @@ def _with_own_keys(
         "torch": torch.__version__,
         "world_size": world_size,
         **given,
-        "ranks": rank_states,
     }
 
 

@@ -9,12 +9,13 @@ maps every global tensor to its boxes.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from errno import ENOSPC
 from pathlib import Path
@@ -43,7 +44,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from megascale.errors import CheckpointError, RunError
-from megascale.train.checkpoint.directory import FORMAT, INDEX_FILE, read_json
+from megascale.train.checkpoint.directory import FORMAT, INDEX_FILE, rank_file, read_object
 
 DTYPE_NAMES = {
     torch.float64: "F64",
@@ -59,6 +60,7 @@ DTYPE_NAMES = {
 }
 _DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 _TENSOR_FILE = re.compile(r"rank-\d{5}\.safetensors")
+_MOST_DIMENSIONS = 8
 _SPARE_BYTES = 1 << 20  # asked for beside the tensors: headers, index, state, log
 
 
@@ -72,6 +74,15 @@ class _Place:
     file_sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class _RankFile:
+    """A rank's own file."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
 class SafetensorsWriter(StorageWriter):
     """Writes into a folder that is not yet a checkpoint; `finished` makes it one."""
 
@@ -79,15 +90,18 @@ class SafetensorsWriter(StorageWriter):
         self,
         folder: Path,
         finished: Callable[[dict[str, Any], dict[str, tuple[int, str]]], None],
+        rank_state: bytes | None = None,
     ) -> None:
         """Args:
         folder: the temporary folder; made if missing.
+        rank_state: content of this rank's own file; None for no such file.
         finished: called on the coordinator, after every rank has written, with the index and
             the tensor files' (bytes, sha256).
         """
         super().__init__()
         self._folder = folder
         self._finished = finished
+        self._rank_state = rank_state
 
     def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
         """Nothing to forget between checkpoints: each has its own writer."""
@@ -115,8 +129,10 @@ class SafetensorsWriter(StorageWriter):
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         future: Future[list[WriteResult]] = Future()
+        rank = int(plan.storage_data[len("rank-") : -len(".safetensors")])
+        own = [] if self._rank_state is None else [self._write_rank_state(rank)]
         if not plan.items:
-            future.set_result([])
+            future.set_result(own)
             return future
         header: dict[str, Any] = {}
         end = 0
@@ -164,11 +180,25 @@ class SafetensorsWriter(StorageWriter):
                 )
                 for item in plan.items
             ]
+            + own
         )
         return future
 
+    def _write_rank_state(self, rank: int) -> WriteResult:
+        data = self._rank_state
+        assert data is not None
+        name = rank_file(rank)
+        with open(self._folder / name, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        written = _RankFile(name, len(data), hashlib.sha256(data).hexdigest())
+        return WriteResult(MetadataIndex(name), len(data), written)
+
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        places = {result.index: result.storage_data for rank in results for result in rank}
+        written = [result for rank in results for result in rank]
+        own = [one.storage_data for one in written if isinstance(one.storage_data, _RankFile)]
+        places = {one.index: one.storage_data for one in written if one.storage_data not in own}
         tensors = {}
         for fqn, tensor in sorted(metadata.state_dict_metadata.items()):
             assert isinstance(tensor, TensorStorageMetadata)
@@ -188,7 +218,8 @@ class SafetensorsWriter(StorageWriter):
                 "shape": list(tensor.size),
                 "chunks": boxes,
             }
-        files = {place.file: (place.file_bytes, place.file_sha256) for place in places.values()}
+        files = {one.file: (one.bytes, one.sha256) for one in own}
+        files |= {place.file: (place.file_bytes, place.file_sha256) for place in places.values()}
         self._finished({"format": FORMAT, "tensors": tensors}, files)
 
     @classmethod
@@ -199,53 +230,31 @@ class SafetensorsWriter(StorageWriter):
 class SafetensorsReader(StorageReader):
     """Reads what `SafetensorsWriter` wrote, for `torch.distributed.checkpoint.load`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, index: Mapping[str, Any]) -> None:
+        """Args:
+        path: the checkpoint.
+        index: the part of its index that this rank needs, from `IndexParts.part`.
+        """
         super().__init__()
         self._path = path
+        self._index = index
         self._places: dict[MetadataIndex, tuple[str, str, list[int], str]] = {}
 
     def reset(self, checkpoint_id: str | os.PathLike | None = None) -> None:
         """Nothing to forget: a reader reads one checkpoint."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The index as the library's metadata.
-
-        Raises:
-            CheckpointError: the index is missing or malformed.
-        """
-        index = read_json(self._path / INDEX_FILE)
-        try:
-            tensors: dict[str, STORAGE_TYPES] = {
-                fqn: self._tensor(fqn, entry) for fqn, entry in index["tensors"].items()
-            }
-        except (KeyError, TypeError, AttributeError, ValueError) as failure:
-            raise CheckpointError.of(
-                "checkpoint", str(self._path / INDEX_FILE), f"malformed index ({failure!r})"
-            ) from failure
+        """The part of the index as the library's metadata."""
+        tensors: dict[str, STORAGE_TYPES] = {}
+        for fqn, entry in self._index["tensors"].items():
+            size, boxes = checked_entry(fqn, entry)
+            dtype = entry["dtype"]
+            for box, chunk in zip(boxes, entry["chunks"], strict=True):
+                place = (chunk["file"], str(chunk["key"]), list(box.sizes), dtype)
+                self._places[MetadataIndex(fqn, box.offsets)] = place
+            properties = TensorProperties(dtype=_DTYPES[dtype])
+            tensors[fqn] = TensorStorageMetadata(properties, size, boxes)
         return Metadata(tensors, storage_data=self._places, storage_meta=StorageMeta())
-
-    def _tensor(self, fqn: str, entry: dict[str, Any]) -> TensorStorageMetadata:
-        boxes = []
-        size = _sizes(entry["shape"])
-        for chunk in entry["chunks"]:
-            box = ChunkStorageMetadata(_sizes(chunk["offsets"]), _sizes(chunk["shape"]))
-            if not _TENSOR_FILE.fullmatch(chunk["file"]):
-                raise ValueError(f"{fqn} in file {chunk['file']!r}")
-            if not len(box.offsets) == len(box.sizes) == len(size) or any(
-                offset + extent > whole
-                for offset, extent, whole in zip(box.offsets, box.sizes, size, strict=True)
-            ):
-                raise ValueError(f"{fqn} has a chunk outside its tensor")
-            boxes.append(box)
-            self._places[MetadataIndex(fqn, box.offsets)] = (
-                chunk["file"],
-                str(chunk["key"]),
-                list(box.sizes),
-                entry["dtype"],
-            )
-        if sum(math.prod(box.sizes) for box in boxes) != math.prod(size):
-            raise ValueError(f"the chunks of {fqn} do not make up the whole tensor")
-        return TensorStorageMetadata(TensorProperties(dtype=_DTYPES[entry["dtype"]]), size, boxes)
 
     def set_up_storage_reader(
         self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any
@@ -300,6 +309,50 @@ class SafetensorsReader(StorageReader):
         return True
 
 
+def checked_index(path: Path) -> dict[str, Any]:
+    """The index of a checkpoint, with every tensor covered once by its chunks.
+
+    Raises:
+        CheckpointError: missing, malformed, or the chunks of a tensor overlap or leave gaps.
+    """
+    index = read_object(path / INDEX_FILE)
+    try:
+        for fqn, entry in index["tensors"].items():
+            size, boxes = checked_entry(fqn, entry)
+            if not tiles(size, [(box.offsets, box.sizes) for box in boxes]):
+                raise ValueError(f"the chunks of {fqn} overlap or do not make up the whole tensor")
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as failure:
+        raise CheckpointError.of(
+            "checkpoint", str(path / INDEX_FILE), f"malformed index ({failure!r})"
+        ) from failure
+    return index
+
+
+def checked_entry(
+    fqn: str, entry: Mapping[str, Any]
+) -> tuple[torch.Size, list[ChunkStorageMetadata]]:
+    """Size and boxes of a tensor's entry in the index.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is malformed.
+    """
+    boxes = []
+    size = _sizes(entry["shape"])
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"{fqn} has dtype {entry['dtype']!r}")
+    for chunk in entry["chunks"]:
+        box = ChunkStorageMetadata(_sizes(chunk["offsets"]), _sizes(chunk["shape"]))
+        if not _TENSOR_FILE.fullmatch(chunk["file"]) or not isinstance(chunk["key"], str):
+            raise ValueError(f"{fqn} in file {chunk['file']!r}")
+        if not len(box.offsets) == len(box.sizes) == len(size) or any(
+            offset + extent > whole
+            for offset, extent, whole in zip(box.offsets, box.sizes, size, strict=True)
+        ):
+            raise ValueError(f"{fqn} has a chunk outside its tensor")
+        boxes.append(box)
+    return size, boxes
+
+
 def chunk_key(item: WriteItem) -> str:
     """Name of a chunk in its safetensors file: the tensor's, with offsets when it is a part."""
     data = item.tensor_data
@@ -316,6 +369,29 @@ def _chunk_bytes(item: WriteItem) -> int:
 
 
 def _sizes(values: Any) -> torch.Size:
-    if any(type(value) is not int or value < 0 for value in values):
-        raise ValueError(f"sizes {values!r}")
+    if not isinstance(values, list) or len(values) > _MOST_DIMENSIONS:
+        raise ValueError(f"sizes {values!r:.80}")
+    if any(type(value) is not int or not 0 <= value < 2**63 for value in values):
+        raise ValueError(f"sizes {values!r:.80}")
     return torch.Size(values)
+
+
+def tiles(size: Sequence[int], boxes: Iterable[tuple[Sequence[int], Sequence[int]]]) -> bool:
+    """Whether boxes (offsets, sizes) cover a tensor of `size` exactly once each element.
+
+    How often each element is covered is a step function; it is one everywhere inside and nowhere
+    else just when its jumps at the boxes' corners add up to those at the tensor's corners. That
+    takes 2^dimensions sums a box, however many boxes there are.
+    """
+    if math.prod(size) == 0:
+        return all(math.prod(extents) == 0 for _, extents in boxes)
+    jumps: dict[tuple[int, ...], int] = {}
+    parts = [((0,) * len(size), tuple(size), -1)]
+    parts += [(tuple(offsets), tuple(extents), 1) for offsets, extents in boxes]
+    for offsets, extents, sign in parts:
+        if math.prod(extents) == 0:
+            continue
+        for ends in itertools.product((0, 1), repeat=len(size)):
+            corner = tuple(o + e * end for o, e, end in zip(offsets, extents, ends, strict=True))
+            jumps[corner] = jumps.get(corner, 0) + (-sign if sum(ends) % 2 else sign)
+    return not any(jumps.values())

@@ -89,6 +89,8 @@ class Reporter:
         if message is not None:
             fields["message"] = message
         self.log.event(kind, step=step, tokens=tokens, **fields)
+        for sink in self.sinks:
+            sink.event({"kind": kind, "step": step, "tokens": tokens, **fields})
         if message is not None:
             self.console.line(message)
 

@@ -1,19 +1,20 @@
 """Send a run's records to TensorBoard or Weights & Biases: the same numbers as the log.
 
 Both are extras. Each scalar appears under its key with the step on the axis, and once more as
-`KEY vs tokens` with consumed tokens on the axis; a list (one value per MoE layer) becomes one
+`KEY vs tokens` with consumed tokens on the axis; events are marks under `events/`, and losses of
+validation under `validation/`; a list (one value per MoE layer) becomes one
 scalar per entry, `KEY/layer_03`.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from megascale.errors import ConfigError
+from megascale.extras import is_installed, pip_command
 
 
 class Sink(Protocol):
@@ -21,6 +22,9 @@ class Sink(Protocol):
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Send one metrics record."""
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Send one event of `events.jsonl`."""
 
     def close(self) -> None:
         """Send what is still buffered and let go."""
@@ -39,14 +43,28 @@ def scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
                     yield f"{key}/layer_{index:02d}", item
 
 
+SHOWN_KINDS = ("evaluation", "skip", "spike", "batch_change", "checkpoint", "rewind")
+"""Kinds of events that dashboards show."""
+
+
+def event_scalars(event: Mapping[str, Any]) -> dict[str, float]:
+    """An event as numbers by tag: a validation's loss, a new batch, else a mark at its step."""
+    kind = event["kind"]
+    if kind == "evaluation":
+        return {f"validation/{event['source']}": event["loss"]}
+    if kind == "batch_change":
+        return {"events/batch_change": event["batch_tokens"]}
+    return {f"events/{kind}": 1.0}
+
+
 def require_tensorboard() -> None:
     """Check, without importing it, that TensorBoard can be written.
 
     Raises:
         ConfigError: TensorBoard is not installed.
     """
-    if not _installed("tensorboard"):
-        rule = "TensorBoard is not installed; pip install 'megascale[tensorboard]'"
+    if not is_installed("tensorboard"):
+        rule = f"TensorBoard is not installed; {pip_command('tensorboard')}"
         raise ConfigError.of("log.tensorboard", True, rule, False)
 
 
@@ -56,17 +74,9 @@ def require_wandb(project: str) -> None:
     Raises:
         ConfigError: W&B is not installed.
     """
-    if not _installed("wandb"):
-        rule = "W&B is not installed; pip install 'megascale[wandb]'"
+    if not is_installed("wandb"):
+        rule = f"W&B is not installed; {pip_command('wandb')}"
         raise ConfigError.of("log.wandb", project, rule, "null")
-
-
-def _installed(package: str) -> bool:
-    if sys.modules.get(package) is not None:
-        return True
-    # A plain folder of that name (W&B leaves one in the working directory) is no package.
-    found = importlib.util.find_spec(package)
-    return found is not None and found.origin is not None
 
 
 class TensorBoardSink:
@@ -85,9 +95,16 @@ class TensorBoardSink:
         self._writer = Writer(str(directory))
 
     def log(self, record: Mapping[str, Any]) -> None:
-        for tag, value in scalars(record):
-            self._writer.add_scalar(tag, value, record["step"])
-            self._writer.add_scalar(f"{tag} vs tokens", value, record["tokens"])
+        self._write(scalars(record), record["step"], record["tokens"])
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        if event["kind"] in SHOWN_KINDS:
+            self._write(event_scalars(event).items(), event["step"], event["tokens"])
+
+    def _write(self, values: Iterable[tuple[str, float]], step: int, tokens: int) -> None:
+        for tag, value in values:
+            self._writer.add_scalar(tag, value, step)
+            self._writer.add_scalar(f"{tag} vs tokens", value, tokens)
         self._writer.flush()
 
     def close(self) -> None:
@@ -111,7 +128,8 @@ class WandbSink:
         """Args:
             directory: the run directory; W&B keeps its files below it.
             project, entity, group: where the run appears.
-            name: the run's name, and its identity when it is resumed.
+            name: the run's name. Its identity, by which it is resumed, is drawn at the first
+                start and kept in the run directory: two runs of one name are two runs.
             config: the resolved config, shown with the run.
             mode: "online", "offline" (upload later with `wandb sync`) or "disabled".
 
@@ -126,7 +144,7 @@ class WandbSink:
             entity=entity,
             group=group,
             name=name,
-            id=name,
+            id=_wandb_id(Path(directory)),
             resume="allow",
             config=dict(config),
             dir=str(directory),
@@ -136,14 +154,31 @@ class WandbSink:
         self._on_tokens: set[str] = set()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        values: dict[str, float] = {"tokens": record["tokens"]}
-        for tag, value in scalars(record):
+        self._log(scalars(record), record["step"], record["tokens"])
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        if event["kind"] in SHOWN_KINDS:
+            self._log(event_scalars(event).items(), event["step"], event["tokens"])
+
+    def _log(self, numbers: Iterable[tuple[str, float]], step: int, tokens: int) -> None:
+        values: dict[str, float] = {"tokens": tokens}
+        for tag, value in numbers:
             twin = f"{tag} vs tokens"
             if twin not in self._on_tokens:  # W&B takes no pattern that ends in a fixed text
                 self._run.define_metric(twin, step_metric="tokens")
                 self._on_tokens.add(twin)
             values[tag] = values[twin] = value
-        self._run.log(values, step=record["step"])
+        self._run.log(values, step=step)
 
     def close(self) -> None:
         self._run.finish()
+
+
+WANDB_ID_FILE = "wandb-id"
+
+
+def _wandb_id(directory: Path) -> str:
+    file = directory / WANDB_ID_FILE
+    if not file.is_file():
+        file.write_text(f"{uuid.uuid4().hex[:16]}\n")
+    return file.read_text().strip()

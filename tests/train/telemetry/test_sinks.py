@@ -20,6 +20,19 @@ RECORD = {
     "dead_experts": [0, 3],
     "time": "now",
 }
+EVENTS = (
+    {"kind": "evaluation", "source": "books", "loss": 2.5},
+    {"kind": "skip", "reason": "non-finite loss"},
+    {"kind": "batch_change", "batch_tokens": 512},
+    {"kind": "checkpoint", "path": "x"},
+    {"kind": "warning", "message": "not shown"},
+)
+EVENT_SCALARS = {
+    "validation/books": 2.5,
+    "events/skip": 1.0,
+    "events/batch_change": 512.0,
+    "events/checkpoint": 1.0,
+}
 SCALARS = {
     "samples": 70,
     "loss": 2.5,
@@ -47,6 +60,20 @@ def test_tensorboard_reads_back_the_same_numbers(tmp_path):
         assert by_step.tensor_proto.float_val[0] == by_tokens.tensor_proto.float_val[0] == value
 
 
+def test_dashboards_show_validation_and_marks(tmp_path):
+    accumulation = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    sink = TensorBoardSink(tmp_path)
+    for event in EVENTS:
+        sink.event({"step": 7, "tokens": 700, **event})
+    sink.close()
+    events = accumulation.EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = {tag: events.Tensors(tag)[0].tensor_proto.float_val[0] for tag in EVENT_SCALARS}
+    assert found == EVENT_SCALARS
+    twins = {f"{tag} vs tokens" for tag in EVENT_SCALARS}
+    assert set(events.Tags()["tensors"]) == {*EVENT_SCALARS, *twins}
+
+
 def test_missing_extras_say_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(ConfigError, match=r"pip install 'megascale\[tensorboard\]'"):
@@ -54,6 +81,17 @@ def test_missing_extras_say_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"pip install 'megascale\[wandb\]'"):
         WandbSink(tmp_path, project="p", name="n", config={})
+
+
+def test_wandb_runs_of_one_name_are_two_and_a_resumed_one_is_itself(monkeypatch, tmp_path):
+    seen = []
+    run = SimpleNamespace(define_metric=lambda *_, **__: None)
+    init = lambda **kwargs: seen.append(kwargs["id"]) or run  # noqa: E731
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    for folder in ("mine", "mine", "theirs"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        WandbSink(tmp_path / folder, project="p", name="n", config={})
+    assert seen[0] == seen[1] != seen[2]
 
 
 def test_wandb_call_sequence(monkeypatch, tmp_path):
@@ -73,7 +111,7 @@ def test_wandb_call_sequence(monkeypatch, tmp_path):
     sink.log(RECORD)
     sink.close()
     assert (
-        calls[0][1] | {"project": "p", "id": "n", "resume": "allow", "mode": "offline"}
+        calls[0][1] | {"project": "p", "name": "n", "resume": "allow", "mode": "offline"}
         == (calls[0][1])
     )
     twins = {f"{tag} vs tokens": value for tag, value in SCALARS.items()}

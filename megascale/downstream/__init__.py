@@ -1,0 +1,1 @@
+"""Downstream evaluation: checkpoints on the tasks of lm-evaluation-harness."""

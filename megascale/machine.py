@@ -1,0 +1,62 @@
+"""What this machine lets the process use: cores, threads a rank, open files.
+
+Nothing here imports more than the standard library, and everything answers on Linux and macOS.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from megascale.errors import ConfigError
+
+
+def usable_cores() -> list[int]:
+    """Cores this process may run on; all of the machine where the system knows no affinity."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def rank_threads(local_ranks: int, environment: Mapping[str, str] = os.environ) -> int:
+    """CPU threads of one of a node's ranks.
+
+    OMP_NUM_THREADS where it is set; else an even share of the cores that Slurm gave the task
+    (SLURM_CPUS_PER_TASK); else of those this process may use. torchrun sets OMP_NUM_THREADS to 1
+    where it starts several ranks and finds none set; `launch/torchrun.sh` sets the share before.
+
+    Args:
+        local_ranks: ranks on this node.
+        environment: where the variables are.
+
+    Raises:
+        ConfigError: a variable is no positive integer.
+    """
+    stated = environment.get("OMP_NUM_THREADS", "").split(",")[0]  # one number a nesting level
+    if stated:
+        return _positive("OMP_NUM_THREADS", stated)
+    task = environment.get("SLURM_CPUS_PER_TASK", "")
+    cores = _positive("SLURM_CPUS_PER_TASK", task) if task else len(usable_cores())
+    return max(1, cores // local_ranks)
+
+
+def open_file_limit() -> int | None:
+    """Files this process may have open at a time; None where there is no limit to ask for."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _positive(variable: str, text: str) -> int:
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise ConfigError.of(variable, text, "must be a positive integer, or unset", 1)
+    return int(text)
+
+
+if __name__ == "__main__":
+    import sys
+
+    print(rank_threads(int(sys.argv[1])))

@@ -1,0 +1,300 @@
+"""A law of whole schedules: several forms fitted to the same runs, with what they have shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from megascale.errors import DataError, FitError
+from megascale.fitting.history_fit import fit_history
+from megascale.fitting.history_law import FORMS, NAMES
+from megascale.fitting.history_result import HistoryFit, HistoryRun, Scales
+from megascale.fitting.status import Status
+from megascale.formats.law_file import Input
+from megascale.formats.schedule_law_file import FittedForm, ScheduleLawFile, SeenByRuns
+from megascale.laws.schedule.select import HeldOutSchedule, folds, held_out
+from megascale.propose.loss_draws import FitDraws
+from megascale.propose.planning_law import held_out_inflation
+from megascale.propose.seen_ranges import SeenRanges
+
+CANDIDATES = ("theta", "w0", "snr", "power", "two_exponentials", "exponential_r")
+"""Forms that are tried: those that predicted left-out schedules best (docs/schedule-law.md)."""
+KEPT = 1.5
+"""Forms whose error at ends left out is within this ratio of the best one's are kept."""
+MOST_KEPT = 4
+DRAWS = 60
+STARTS = 16
+LEAST_RUNS = 4
+
+
+@dataclass(frozen=True)
+class ScheduleLaw:
+    """Several forms of the law and how they predict what they were not fitted to.
+
+    Attributes:
+        fits: one a form, by rising error at the ends of schedules left out.
+        left_out: of each form: predicted minus measured last loss by schedule, by a fit without
+            it; the mean over the runs of a schedule, which are named by the first of them.
+        seen: ranges of the runs.
+        loss: kind of loss that was fitted.
+        from_tokens: losses before were left out.
+        weight_decay: of the runs; None where it is not known.
+        schedules, runs: how many were fitted.
+        inflation: how much wider intervals of paired differences are made for plans
+            (`held_out_inflation`).
+    """
+
+    fits: list[HistoryFit]
+    left_out: list[dict[str, float]]
+    seen: SeenRanges
+    loss: str
+    from_tokens: float
+    weight_decay: float | None
+    schedules: int
+    runs: int
+    inflation: float = 1.0
+
+    def draws(self) -> FitDraws:
+        """Draws of all forms, equally many of each, for plans and predictions."""
+        return FitDraws(self.fits, self.seen, each=DRAWS, inflation=self.inflation)
+
+    @property
+    def end_errors(self) -> dict[str, float]:
+        """Predicted minus measured last loss of every schedule left out, the mean over forms."""
+        names = self.left_out[0]
+        return {name: float(np.mean([own[name] for own in self.left_out])) for name in names}
+
+    @property
+    def level_error(self) -> float:
+        """Root mean square of `end_errors`: how far the forms miss schedules left out."""
+        return float(np.sqrt(np.mean(np.square(list(self.end_errors.values())))))
+
+    @property
+    def difference_error(self) -> float:
+        """How far they miss the difference of two schedules they have not seen: the root of twice
+        the variance of `end_errors`, in which an error common to all schedules cancels."""
+        errors = list(self.end_errors.values())
+        if len(errors) < 3:
+            return self.level_error * float(np.sqrt(2))
+        return float(np.sqrt(2) * np.std(errors, ddof=1))
+
+    def to_file(
+        self, name: str, inputs: Sequence[Input] = (), confidence: float = 0.9
+    ) -> ScheduleLawFile:
+        """The law as it is written."""
+        forms = [
+            FittedForm(
+                name=fit.law.name,
+                parameters=list(NAMES),
+                values=fit.values.tolist(),
+                draws=[row.tolist() for row in _finite(fit)[:DRAWS]],
+                lr_scale=fit.scales.lr,
+                batch_scale=fit.scales.batch,
+                progress_scale=fit.scales.progress,
+                rms=fit.rms,
+                left_out=errors,
+            )
+            for fit, errors in zip(self.fits, self.left_out, strict=True)
+        ]
+        seen = {key: value for key, value in asdict(self.seen).items() if key in _SEEN}
+        return ScheduleLawFile(
+            name=name,
+            loss=self.loss,
+            from_tokens=self.from_tokens,
+            confidence=confidence,
+            forms=forms,
+            seen=SeenByRuns(**seen),
+            weight_decay=self.weight_decay,
+            inflation=self.inflation,
+            schedules=self.schedules,
+            runs=self.runs,
+            inputs=list(inputs),
+            diagnostics={
+                "level_error": self.level_error,
+                "difference_error": self.difference_error,
+            },
+        )
+
+    @classmethod
+    def of_file(cls, file: ScheduleLawFile) -> ScheduleLaw:
+        """The law of a file.
+
+        Raises:
+            DataError: a form or a parameter that this version does not know.
+        """
+        fits = []
+        for form in file.forms:
+            if form.name not in FORMS or tuple(form.parameters) != tuple(NAMES):
+                known = ", ".join(FORMS)
+                raise DataError.of("law file: form", form.name, f"is not known here; {known} are")
+            fits.append(_fit_of(form))
+        seen = SeenRanges(**{name: getattr(file.seen, name) for name in _SEEN})
+        left_out = [form.left_out for form in file.forms]
+        if any(set(errors) != set(left_out[0]) for errors in left_out) or not left_out[0]:
+            raise DataError.of("law file: left_out", file.name, "forms leave out the same runs")
+        return cls(
+            fits, left_out, seen, file.loss, file.from_tokens, file.weight_decay,
+            file.schedules, file.runs, file.inflation,
+        )  # fmt: skip
+
+
+_SEEN = tuple(SeenByRuns.model_fields)
+
+
+@dataclass(frozen=True)
+class LawSearch:
+    """A law and all forms that were tried, by rising error at ends left out.
+
+    Attributes:
+        law: the forms that were kept.
+        tried: of every form, how it predicts schedules left out.
+        failed: (form, why) of those that could not be fitted.
+        weak: what these runs do not determine, in words.
+    """
+
+    law: ScheduleLaw
+    tried: list[HeldOutSchedule]
+    failed: list[tuple[str, str]]
+    weak: list[str]
+
+
+def search_schedule_law(
+    runs: Sequence[HistoryRun],
+    *,
+    loss: str,
+    from_tokens: float,
+    weight_decay: float | None,
+    forms: Sequence[str] = CANDIDATES,
+    replicates: int = DRAWS,
+    threads: int | None = None,
+    said: Callable[[str], None] = lambda text: None,
+) -> LawSearch:
+    """Fit the forms, choose among them by schedules left out, and keep those that predict well.
+
+    Args:
+        runs: histories and losses.
+        loss, from_tokens, weight_decay: how `runs` were made.
+        forms: to try; `w0` only where the weight decay is known.
+        replicates: of a bootstrap over whole runs, for each form that is kept.
+        threads: of the engine.
+        said: told what is being done.
+
+    Raises:
+        FitError: too few runs or schedules, or no form can be fitted.
+    """
+    names = [name for name in forms if name != "w0" or weight_decay]
+    groups = folds(runs, "schedule") if len(runs) > 1 else [[0]]
+    if len(groups) < LEAST_RUNS:
+        rule = f"of different schedules are needed: {len(groups)} are there; {_missing_kinds(runs)}"
+        raise FitError.of("runs", f"{len(runs)}", f"at least {LEAST_RUNS} {rule}")
+    tried, failed = [], []
+    for name in names:
+        said(f"{name}: leaving each of {len(groups)} schedules out")
+        try:
+            tried.append(held_out(name, runs, "schedule", starts=STARTS, threads=threads))
+        except FitError as error:
+            failed.append((name, str(error)))
+    tried = sorted(
+        (one for one in tried if np.isfinite(one.end_error)), key=lambda one: one.end_error
+    )
+    if not tried:
+        raise FitError.of("forms", ", ".join(names), f"none can be fitted: {failed[0][1]}")
+    kept = [one for one in tried if one.end_error <= KEPT * tried[0].end_error][:MOST_KEPT]
+    fits = []
+    for one in kept:
+        said(f"{one.law}: {replicates} replicates of whole runs")
+        fits.append(
+            fit_history(one.law, runs, starts=STARTS, bootstrap=replicates, threads=threads)
+        )
+    said(f"holding intervals of differences against {len(groups)} schedules left out")
+    inflation = held_out_inflation([one.law for one in kept], runs)
+    law = ScheduleLaw(
+        fits,
+        [_by_schedule(one.ends, runs, groups) for one in kept],
+        SeenRanges.of_histories([run.history for run in runs]),
+        loss,
+        from_tokens,
+        weight_decay,
+        len(groups),
+        len(runs),
+        inflation,
+    )
+    return LawSearch(law, tried, failed, weak_points(law, runs))
+
+
+def _by_schedule(
+    ends: dict[str, float], runs: Sequence[HistoryRun], groups: Sequence[Sequence[int]]
+) -> dict[str, float]:
+    """Errors of runs as means over the runs of each schedule."""
+    names = [run.name or str(i) for i, run in enumerate(runs)]
+    return {names[group[0]]: float(np.mean([ends[names[i]] for i in group])) for group in groups}
+
+
+def weak_points(law: ScheduleLaw, runs: Sequence[HistoryRun]) -> list[str]:
+    """What the runs do not determine, in words: kinds of schedule that are missing, parameters that
+    trade off in the best form."""
+    said = []
+    missing = _missing_kinds(runs)
+    if missing:
+        said.append(missing)
+    best = law.fits[0]
+    correlation, free = best.correlation(), best.law.free
+    pairs = [
+        f"{free[i]} with {free[j]} ({correlation[i, j]:+.2f})"
+        for i in range(len(free))
+        for j in range(i)
+        if abs(correlation[i, j]) > 0.95
+    ]
+    if pairs:
+        said.append(f"in {best.law.name} these parameters trade off: " + ", ".join(pairs))
+    if law.seen.peak[1] < 1.05 * law.seen.peak[0]:
+        said.append("all runs have one peak learning rate: the effect of another is not known")
+    return said
+
+
+def _missing_kinds(runs: Sequence[HistoryRun]) -> str:
+    """Which kinds of schedule would help, in words; empty where all are there."""
+    up = down = decay = False
+    fixed = set()
+    for run in runs:
+        batch, history = run.history.batch, run.history
+        up |= bool((np.diff(batch) > 0).any())
+        down |= bool((np.diff(batch) < 0).any())
+        decay |= bool(history.lr_end[-1] < 0.9 * history.peak)
+        if (batch == batch[0]).all():
+            fixed.add(float(batch[0]))
+    lacks = []
+    if len(fixed) < 2:
+        lacks.append("fixed batches of two sizes")
+    if not (up or down):
+        lacks.append("a run whose batch changes at a constant learning rate")
+    if not decay:
+        lacks.append("a run with a decay of the learning rate")
+    return "runs that would help: " + ", ".join(lacks) if lacks else ""
+
+
+def _finite(fit: HistoryFit) -> np.ndarray:
+    return fit.bootstrap[np.isfinite(fit.bootstrap).all(axis=1)]
+
+
+def _fit_of(form: FittedForm) -> HistoryFit:
+    size = len(NAMES)
+    return HistoryFit(
+        law=FORMS[form.name],
+        scales=Scales(form.lr_scale, form.batch_scale, form.progress_scale),
+        values=np.array(form.values),
+        covariance=np.full((size, size), np.nan),
+        bootstrap=np.array(form.draws, float).reshape(-1, size),
+        rms=form.rms,
+        run_rms={},
+        objective=float("nan"),
+        points=0,
+        status=int(Status.CONVERGED),
+        iterations=0,
+        starts=0,
+        agreeing=0,
+        residuals=[],
+        seen={},
+    )

@@ -1,0 +1,151 @@
+"""`megascale fit --law schedule`: a law of whole schedules from logs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from megascale.errors import EXIT_DONE, FitError
+
+if TYPE_CHECKING:
+    from megascale.propose.schedule_law import LawSearch
+    from megascale.runs.table import RunTable
+
+LEAST_REPLICATES = 20
+POOR_NATS = 0.03
+"""A law that misses schedules left out by more is warned of."""
+
+
+def fit_schedule_law(
+    logs: RunTable,
+    name: str,
+    *,
+    replicates: int,
+    confidence: float,
+    output: Path | None,
+    as_json: bool,
+) -> int:
+    """Fit the law, print what was found and write its file.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FitError: too few runs or schedules, histories that cannot be told, or a file name that
+            does not end in .json.
+    """
+    from megascale.formats.law_file import input_of
+    from megascale.propose.logged_weight_decay import logged_weight_decay
+    from megascale.propose.planning_law import fittable_runs
+    from megascale.propose.schedule_law import search_schedule_law
+    from megascale.runs.check import refuse_mixed
+    from megascale.verbs.law_output import warn
+
+    if replicates < LEAST_REPLICATES:
+        rule = f"intervals of a law of whole schedules need at least {LEAST_REPLICATES} replicates"
+        raise FitError.of("--bootstrap", replicates, rule, LEAST_REPLICATES)
+    if output is not None and output.suffix != ".json":
+        raise FitError.of("--output", str(output), "a law from logs is written as .json")
+    refuse_mixed(logs)
+    decay = logged_weight_decay(logs)
+    runs, loss, from_tokens = fittable_runs(logs, weight_decay=decay or 0.0)
+    found = search_schedule_law(
+        runs,
+        loss=loss,
+        from_tokens=from_tokens,
+        weight_decay=decay,
+        replicates=replicates,
+        said=_say if sys.stderr.isatty() else lambda text: None,
+    )
+    file = found.law.to_file(name, [input_of(one.path) for one in logs.files], confidence)
+    if as_json:
+        typer.echo(file.to_json(), nl=False)
+    else:
+        _show(found)
+    warn(_doubts(found))
+    if output is not None:
+        output.write_text(file.to_json(), encoding="utf-8")
+        typer.echo(f"{output}: law of whole schedules {name}", err=True)
+    return EXIT_DONE
+
+
+def _say(text: str) -> None:
+    typer.echo(f"megascale: {text}", err=True)
+
+
+def _doubts(found: LawSearch) -> list[str]:
+    law = found.law
+    said = list(found.weak)
+    if law.level_error > POOR_NATS:
+        said.append(
+            f"schedules left out are missed by {law.level_error:.3f} nats (rms), their differences "
+            f"by {law.difference_error:.3f}: what the law says of smaller ones is not sure"
+        )
+    said += [f"{form} could not be fitted: {reason}" for form, reason in found.failed]
+    return said
+
+
+def _show(found: LawSearch) -> None:
+    from megascale.verbs.tables import print_lines
+
+    law = found.law
+    kept = ", ".join(fit.law.name for fit in law.fits)
+    typer.echo(
+        f"Schedules left out of the fit are predicted within {law.level_error:.3f} nats at their "
+        f"ends (rms of {law.schedules}), their differences within {law.difference_error:.3f}, by "
+        f"{kept} together."
+    )
+    typer.echo(
+        f"{law.runs} runs of {law.schedules} schedules, {law.loss} losses from "
+        f"{law.from_tokens:,.0f} tokens on."
+    )
+    typer.echo("")
+    rows: list[tuple[str, ...]] = [
+        (
+            one.law,
+            f"{one.end_error:.4f}",
+            f"{one.curve_error:.4f}",
+            f"{one.rank:.2f}",
+            f"{one.fitted_rms:.4f}",
+            "yes" if any(one.law == fit.law.name for fit in law.fits) else "",
+        )
+        for one in found.tried
+    ]
+    print_lines(("form", "end, left out", "curve, left out", "rank", "fitted rms", "kept"), rows)
+    typer.echo("")
+    best = law.fits[0]
+    parameters: list[tuple[str, ...]] = []
+    for name in best.law.free:
+        low, high = best.interval(name)
+        parameters.append((name, f"{best[name]:.5g}", f"{low:.4g}", f"{high:.4g}"))
+    typer.echo(f"{best.law.name}, the first of them: {best.law.about}")
+    print_lines(("parameter", "value", "low", "high"), parameters)
+    typer.echo("")
+    print_lines(("what the runs have shown", ""), _seen(found))
+
+
+def _seen(found: LawSearch) -> list[tuple[str, ...]]:
+    from megascale.units import short_count
+
+    seen = found.law.seen
+
+    def words(span: tuple[float, float] | None, form: Any) -> str:
+        return "none" if span is None else f"{form(span[0])} to {form(span[1])}"
+
+    def count(value: float) -> str:
+        return short_count(round(value))
+
+    def number(value: float) -> str:
+        return f"{value:.3g}"
+
+    return [
+        ("batch", words(seen.batch, count)),
+        ("batch of runs with a decay", words(seen.batch_decayed, count)),
+        ("peak learning rate", words(seen.peak, number)),
+        ("decay, share of the run", words(seen.decay_share, number)),
+        ("last learning rate over the peak", words(seen.final_ratio, number)),
+        ("longest run", count(seen.tokens)),
+    ]

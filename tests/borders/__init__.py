@@ -1,0 +1,1 @@
+"""Fuzzing of every border at which the program reads what others wrote."""

@@ -1,0 +1,136 @@
+"""`megascale fit --law schedule` and `megascale predict`, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.propose.known_law import KnownLaw, known_plan, write_known_logs
+from tests.verbs.scene import call
+
+RATE = ["--lr", "5e-3", "--warmup", "50K", "--tokens", "1M"]
+
+
+@pytest.fixture(scope="module")
+def law(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("law")
+    logs = write_known_logs(folder / "runs.csv")
+    path = folder / "law.json"
+    assert call(["fit", str(logs), "--law", "schedule", "--bootstrap", "30", "-o", str(path)]) == 0
+    return path
+
+
+def test_a_law_is_fitted_and_shown(law: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    logs = law.parent / "runs.csv"
+    assert call(["fit", str(logs), "--law", "schedule", "--bootstrap", "30"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("Schedules left out of the fit are predicted within 0.0")
+    assert "8 runs of 8 schedules, validation losses from 120,000 tokens on." in said.out
+    assert "all runs have one peak learning rate" in said.err
+
+
+def test_schedules_side_by_side(law: Path, tmp_path: Path, capsys) -> None:
+    figure = tmp_path / "p.png"
+    words = ["predict", "--law-file", str(law), "--batch", "0:512", "--batch", "0:256, 600K:1Ki"]
+    assert call([*words, *RATE, "--plot", str(figure)]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("0:256,600K:1Ki ends lowest, below 0:512 by 0.")
+    assert figure.stat().st_size > 10_000
+    assert call([*words, *RATE, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    plans = [known_plan(((0, 512),), 0), known_plan(((0, 256), (600_000, 1024)), 0)]
+    true = KnownLaw(1).end_losses([plan.history() for plan in plans])[0]
+    for one, value in zip(said["schedules"], true, strict=True):
+        assert one["end"]["low"] < value < one["end"]["high"]
+        assert one["curve"]["loss"][-1] == pytest.approx(one["end"]["value"], abs=0.005)
+    assert said["verdict"] + "\n" in text
+
+
+def test_a_config_and_a_run_under_way(law: Path, tmp_path: Path, capsys) -> None:
+    """A run whose losses so far lie 0.05 above the law is predicted 0.05 higher."""
+    from tests.tiny_run import tiny_config
+
+    config = tiny_config(
+        tmp_path,
+        name="grown",
+        model={"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32,
+               "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+               "head_dim": 8, "max_position_embeddings": 128},
+        train={"total_tokens": 1_000_000, "sequence_length": 32, "micro_batch_size": 1},
+        batch={"schedule": "0: 256, 600K: 1Ki"},
+        lr={"peak": 5e-3, "warmup_tokens": 50_000, "decay_tokens": 0},
+        weight_decay={"value": 0.0},
+    )  # fmt: skip
+    content = config.model_dump(mode="json")
+    path = tmp_path / "grown.yaml"
+    path.write_text(yaml.safe_dump(content))
+    assert call(["predict", "--law-file", str(law), str(path), "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)["schedules"][0]
+    words = ["predict", "--law-file", str(law), "--batch", "0:256,600K:1Ki", *RATE, "--json"]
+    assert call(words) == 0
+    stated = json.loads(capsys.readouterr().out)["schedules"][0]
+    assert planned["end"]["value"] == pytest.approx(stated["end"]["value"], abs=1e-3)
+
+
+def test_predictions_are_held_against_their_runs(law: Path, tmp_path: Path, capsys) -> None:
+    """Runs of the true law under names of schedules that were predicted before."""
+    words = ["predict", "--law-file", str(law), "--batch", "0:512", "--batch", "0:256,600K:1Ki"]
+    assert call([*words, *RATE, "--json"]) == 0
+    text = capsys.readouterr().out
+    written = tmp_path / "predictions.json"
+    written.write_text(text)
+    plans = [known_plan(((0, 512),), 0), known_plan(((0, 256), (600_000, 1024)), 0)]
+    lines = ["run,tokens,batch_tokens,lr,validation_loss"]
+    for plan, name in zip(plans, ("0:512", '"0:256,600K:1Ki"'), strict=True):
+        for tokens in range(50_000, 1_000_001, 50_000):
+            history = plan.scaled(tokens / 1e6).history() if tokens < 1e6 else plan.history()
+            loss = KnownLaw(1).end_losses([history])[0][0]
+            lines.append(f"{name},{tokens},512,0.005,{loss:.5f}")
+    runs = tmp_path / "runs.csv"
+    runs.write_text("\n".join(lines) + "\n")
+    assert call(["predict", "--measured", str(written), str(runs)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 of 2 predicted ends hold the measured loss within the 90 % interval")
+    assert "0:256,600K:1Ki against 0:512: predicted -0." in said
+    assert call(["predict", "--measured", str(written), str(runs), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["schedules"]
+    true = KnownLaw(1).end_losses([plan.history() for plan in plans])[0]
+    assert [row["measured"] for row in rows] == pytest.approx(true, abs=1e-4)
+    assert rows[1]["against_first"]["measured"] == pytest.approx(true[1] - true[0], abs=1e-4)
+    runs.write_text("\n".join(lines[:30]) + "\n")
+    assert call(["predict", "--measured", str(written), str(runs)]) == 3
+    assert "of the 1,000,000 tokens predicted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--batch", "0:64", *RATE], "outside what the law's runs have shown: a batch of 64"),
+        (["--batch", "0:512", *RATE, "--decay", "900K"], "a decay over 0.9 of the run"),
+        (["--batch", "0:512", "--lr", "5e-3"], "--tokens"),
+        (["--batch", "0:512", "--tokens", "1M"], "need a peak"),
+        (["--batch", "0:512, 2M:1Ki", *RATE], "after the end of the run"),
+        ([], "says no schedule"),
+        (["gone.yaml"], "gone.yaml"),
+    ],
+)
+def test_bad_words_are_one_message(law: Path, words, says, capsys) -> None:
+    assert call(["predict", "--law-file", str(law), *words]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_what_was_not_seen_is_predicted_when_asked_for(law: Path, capsys) -> None:
+    words = ["predict", "--law-file", str(law), "--batch", "0:64", *RATE, "--beyond-data"]
+    assert call(words) == 0
+    out = capsys.readouterr().out
+    assert "0:64 is outside what the law's runs have shown: a batch of 64" in out
+
+
+def test_another_law_file_is_refused(tmp_path: Path, capsys) -> None:
+    path = tmp_path / "law.json"
+    path.write_text('{"schema": "megascale.law/2"}')
+    assert call(["predict", "--law-file", str(path), "--batch", "0:64", *RATE]) == 3
+    assert "megascale fit RUNS --law schedule" in capsys.readouterr().err
