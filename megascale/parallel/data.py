@@ -185,8 +185,9 @@ class DataParallel:
 
 def _sum_bucket(group, bucket):  # without annotations: DDP refuses textual ones
     """DDP communication hook: a plain sum, where DDP's own would divide by the world size."""
-    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
-    return work.get_future().then(lambda done: done.value()[0])
+    buffer = bucket.buffer()
+    work = dist.all_reduce(buffer, group=group, async_op=True)
+    return work.get_future().then(lambda _: buffer)  # summed in place
 
 
 def _buckets(tensors: list[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

@@ -32,12 +32,34 @@ class Card:
         return peak
 
 
-# NVLink: half of the data sheet's figure, which adds both directions.
+# NVLink: half of the data sheet's figure, which adds both directions. Dense FLOP/s are half of
+# the figure with sparsity where a sheet gives only that one.
 CARDS = (
-    Card("a100", 80 * 10**9, 300e9, "NVIDIA A100 80GB SXM data sheet: 80 GB, NVLink 600 GB/s"),
-    Card("h100", 80 * 10**9, 450e9, "NVIDIA H100 SXM data sheet: 80 GB, NVLink 900 GB/s"),
-    Card("h200", 141 * 10**9, 450e9, "NVIDIA H200 SXM data sheet: 141 GB, NVLink 900 GB/s"),
-    Card("b200", 180 * 10**9, 900e9, "NVIDIA DGX B200 data sheet: 1,440 GB in 8, NVLink 1.8 TB/s"),
+    Card(
+        "a100",
+        80 * 10**9,
+        300e9,
+        "NVIDIA A100 80GB SXM data sheet: 80 GB, bf16 312 TFLOPS, NVLink 600 GB/s",
+    ),
+    Card(
+        "h100",
+        80 * 10**9,
+        450e9,
+        "NVIDIA H100 SXM data sheet: 80 GB, bf16 1,979 TFLOPS sparse, NVLink 900 GB/s",
+    ),
+    Card(
+        "h200",
+        141 * 10**9,
+        450e9,
+        "NVIDIA H200 SXM data sheet: 141 GB, bf16 1,979 TFLOPS sparse, NVLink 900 GB/s",
+    ),
+    Card(
+        "b200",
+        180 * 10**9,
+        900e9,
+        "NVIDIA DGX B200 user guide: 1,440 GB and NVLink 14.4 TB/s in 8; HGX B200: bf16 "
+        "4.5 PFLOPS sparse each",
+    ),
 )
 
 

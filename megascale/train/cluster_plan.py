@@ -7,9 +7,11 @@ from typing import Any
 
 from megascale.config import RunConfig
 from megascale.errors import ConfigError
+from megascale.parallel.layout import Layout
 from megascale.plan.cards import Card
 from megascale.plan.clock import ClockAssumptions, collective_seconds
-from megascale.plan.memory import MemoryEstimate
+from megascale.plan.memory import MemoryEstimate, estimate_memory
+from megascale.train.advice import Change, largest_micro_batch, nearest_fitting
 from megascale.train.explain import ExplainReport, explain
 from megascale.train.rehearsal import Rehearsal, rehearse
 
@@ -26,9 +28,12 @@ class ClusterPlan:
         explained: schedule, layout, work and memory on paper.
         rehearsal: of rank 0, with the config's checkpointing and micro-batch.
         other: memory on paper with activation checkpointing switched (off or all blocks).
-        fitting: largest micro-batch (sequences) that fits by the estimate on paper, 0 for none.
-        communication: seconds of a step's collectives if none were hidden.
-        checkpoint: bytes of a whole checkpoint.
+        fitting: most sequences of a micro-batch that fit on paper and divide every batch, 0 for
+            none.
+        change: nearest config that fits on paper, as dotted keys; None where it fits as it is, or
+            where none was found.
+        communication: seconds of the rehearsed step's collectives, none hidden.
+        checkpoint: bytes of parameters and optimizer state in a checkpoint.
     """
 
     explained: ExplainReport
@@ -38,13 +43,14 @@ class ClusterPlan:
     rehearsal: Rehearsal
     other: MemoryEstimate
     fitting: int
+    change: Change | None
     communication: float
     checkpoint: int
 
     @property
     def usable(self) -> int:
-        """Bytes of the card that a plan may fill."""
-        return int(self.card.memory * (1 - FREE))
+        """Bytes of the card that the plan may fill."""
+        return usable_bytes(self.card)
 
     @property
     def fits(self) -> bool:
@@ -69,20 +75,13 @@ class ClusterPlan:
         )
         if self.fits:
             return f"Take the config as it is ({now}): it fits {card} with a tenth free."
-        if not self.checkpoints and self.other.total <= self.usable:
-            return (
-                f"{now} does not fit {card}; take train.activation_checkpointing=blocks, which "
-                "does."
-            )
-        if self.fitting:
-            return (
-                f"{now} does not fit {card}; by the estimate on paper "
-                f"train.micro_batch_size={self.fitting} fits: plan again with it."
-            )
+        if self.change is not None:
+            words = " ".join(f"{key}={_word(value)}" for key, value in self.change.items())
+            return f"{now} does not fit {card}; on paper it fits with {words}."
         return (
-            f"{now} does not fit {card}, and no smaller micro-batch does: shard over more ranks "
-            "(parallel.data_mode=fsdp, parallel.fsdp_gather=block, parallel.tensor) or take a "
-            "larger card."
+            f"{now} does not fit {card}, and no config was found that does with these batches: "
+            "tried were recomputed blocks, smaller micro-batches, fsdp, and tensor parallelism "
+            "within a node. Take more cards or a larger one."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,10 +95,11 @@ class ClusterPlan:
             "cards_per_node": self.per_node,
             "assumptions": asdict(self.clock),
             "run_seconds": [low, high],
-            "exposed_communication_seconds_per_step": self.communication,
+            "collective_seconds_per_step_if_none_is_hidden": self.communication,
             "checkpoint_bytes": self.checkpoint,
             "checkpoint_seconds": self.checkpoint / self.clock.storage_bandwidth,
             "largest_micro_batch": self.fitting,
+            "nearest_fitting": self.change,
             "rehearsal": asdict(self.rehearsal),
             "memory_other_checkpointing": self.other.to_dict(),
             "explained": self.explained.to_dict(),
@@ -125,26 +125,26 @@ def plan_cluster(
         )
     world = nodes * per_node
     explained = explain(config, world)
-    segments = explained.schedule.segments
-    shape: dict[str, Any] = {
-        "sequence_length": max(segment.sequence_length for segment in segments),
-        "micro_batch_size": config.train.micro_batch_size,
-        "micro_batches": max(segment.micro_batches for segment in segments),
-    }
+    largest = max(explained.schedule.segments, key=lambda segment: segment.batch_tokens)
     kept = config.train.activation_checkpointing == "off"
     train = config.train.model_copy(
         update={"activation_checkpointing": "blocks" if kept else "off"}
     )
-    mine = rehearse(config, world, **shape)
+    mine = rehearse(
+        config,
+        world,
+        sequence_length=largest.sequence_length,
+        micro_batch_size=largest.micro_batch_size,
+        micro_batches=largest.micro_batches,
+    )
     other = explain(config.model_copy(update={"train": train}), world).memory
-    layout = explained.layout
     communication = 0.0
-    for traffic in mine.traffic:
-        inside = traffic.dimension == "tensor" and layout.tensor <= per_node
-        inside |= traffic.dimension == "expert" and layout.tensor * layout.expert <= per_node
-        inside |= world <= per_node
+    for traffic in mine.traffic:  # of rank 0, on the first node
+        inside = traffic.last < per_node
         speed = clock.node_bandwidth if inside else clock.network_bandwidth
         communication += collective_seconds(traffic.kind, traffic.bytes, traffic.ranks, speed)
+    usable = usable_bytes(card)
+    fits = explained.memory.total <= usable
     return ClusterPlan(
         explained,
         card,
@@ -152,15 +152,31 @@ def plan_cluster(
         clock,
         mine,
         other,
-        _largest_micro_batch(explained, int(card.memory * (1 - FREE))),
+        largest_micro_batch(explained, usable),
+        None if fits else nearest_fitting(explained, usable, per_node),
         communication,
-        12 * explained.parameters.total,
+        _checkpoint_bytes(config),
     )
 
 
-def _largest_micro_batch(explained: ExplainReport, usable: int) -> int:
-    """Sequences that fit when the activations on paper grow and the rest stays."""
-    size = explained.config.train.micro_batch_size
-    activations = next(line.bytes for line in explained.memory.lines if line.name == "activations")
-    room = usable - (explained.memory.total - activations)
-    return max(0, room * size // activations)
+def usable_bytes(card: Card) -> int:
+    """Bytes of a card that a plan may fill."""
+    return int(card.memory * (1 - FREE))
+
+
+def _checkpoint_bytes(config: RunConfig) -> int:
+    """Parameters and optimizer state, each once, as checkpoints hold them."""
+    alone = estimate_memory(
+        config.model,
+        Layout(tensor=1, data=1, expert=1, data_mode="ddp", hsdp_replicate=1),
+        sequence_length=1,
+        micro_batch_size=1,
+        micro_batches=1,
+        optimizer=config.optimizer.name,
+    )
+    parameters, _, state = alone.lines[:3]
+    return parameters.bytes + state.bytes
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

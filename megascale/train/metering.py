@@ -30,10 +30,11 @@ class Traffic:
 
     Attributes:
         kind: `all-reduce`, `all-gather`, `reduce-scatter`, `all-to-all`.
-        dimension: of the mesh; `all or HSDP` for a group that is none of its single ones.
+        dimension: of the mesh; `other` for a group that is none of its own.
         calls: how many.
         bytes: of the whole tensors: reduced, gathered, to be scattered, or exchanged.
         ranks: of the group.
+        last: highest rank of the group.
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Traffic:
     calls: int
     bytes: int
     ranks: int
+    last: int
 
 
 class StorageMeter(TorchDispatchMode):
@@ -122,13 +124,14 @@ class CollectiveMeter(TorchDispatchMode):
         super().__init__()
         self._groups = groups
         self.times = 1
-        self._found: dict[tuple[str, str, int], list[int]] = {}
+        self._found: dict[tuple[str, str, int, int], list[int]] = {}
+        self._last: dict[str, int] = {}
 
     def traffic(self) -> tuple[Traffic, ...]:
         """What was met, the most bytes first."""
         found = [
-            Traffic(kind, dimension, calls, size, ranks)
-            for (kind, dimension, ranks), (calls, size) in self._found.items()
+            Traffic(kind, dimension, calls, size, ranks, last)
+            for (kind, dimension, ranks, last), (calls, size) in self._found.items()
         ]
         return tuple(sorted(found, key=lambda traffic: -traffic.bytes))
 
@@ -144,9 +147,19 @@ class CollectiveMeter(TorchDispatchMode):
                 for arg in args
                 if isinstance(arg, torch.ScriptObject) and "ProcessGroup" in str(arg._type())
             )
-            key = (kind, self._groups.get(group.group_name, "all or HSDP"), group.size())
+            key = (
+                kind,
+                self._groups.get(group.group_name, "other"),
+                group.size(),
+                self._highest(group),
+            )
             entry = self._found.setdefault(key, [0, 0])
             entry[0] += self.times
             for leaf in tree_leaves(args[place]):
                 entry[1] += self.times * leaf.numel() * leaf.element_size()
         return func(*args, **(kwargs or {}))
+
+    def _highest(self, group: Any) -> int:
+        if group.group_name not in self._last:
+            self._last[group.group_name] = max(dist.get_process_group_ranks(group))
+        return self._last[group.group_name]

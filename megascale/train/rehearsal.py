@@ -35,11 +35,15 @@ class Rehearsal:
     Attributes:
         world_size: ranks.
         rank: the one rehearsed.
+        sequence_length: tokens of a sequence.
+        micro_batch_size: sequences of a micro-batch.
+        micro_batches: of the step.
         parameters: of this rank's shards, exact.
         gradients: of the same.
-        optimizer_state: AdamW's two moments and step counts.
-        step_peak: most storage alive in a step, beyond parameters and optimizer state; only
-            true without activation checkpointing.
+        optimizer_state: what the config's optimizer keeps, step counts included.
+        step_peak: most storage alive in a step, beyond parameters and optimizer state, with the
+            kernels of the CPU; None under activation checkpointing, where tensors without memory
+            are not freed as real ones are.
         traffic: collectives of a whole step, all micro-batches.
         flops: of the kernels of one micro-batch, recomputation and the full square of causal
             attention included.
@@ -49,10 +53,13 @@ class Rehearsal:
 
     world_size: int
     rank: int
+    sequence_length: int
+    micro_batch_size: int
+    micro_batches: int
     parameters: int
     gradients: int
     optimizer_state: int
-    step_peak: int
+    step_peak: int | None
     traffic: tuple[Traffic, ...]
     flops: int
     kernels: tuple[str, ...]
@@ -129,13 +136,15 @@ def _step(
     storages, collectives = StorageMeter(), CollectiveMeter(group_names(mesh))
     flops = FlopCounterMode(display=False)
     tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+    recomputes = config.train.activation_checkpointing != "off"
     documents = tokens if config.data.mask_documents else None
     held: list[torch.Tensor] = [parameter.local for parameter in optimizer.parameters]
     held += optimizer.state_tensors()
     with storages.ignoring(held), flops:
         with collectives:
-            if micro_batches > 1:
-                collectives.times = micro_batches - 1
+            # The first may gather what the later ones keep; those between are all alike.
+            for times in _times(micro_batches):
+                collectives.times = times
                 _micro_batch(built, tokens, documents, last=False)
             counted = flops.get_total_flops()
             collectives.times = 1
@@ -150,15 +159,23 @@ def _step(
     return Rehearsal(
         world_size=place.world_size,
         rank=place.rank,
+        sequence_length=shape[1],
+        micro_batch_size=shape[0],
+        micro_batches=micro_batches,
         parameters=parameters,
         gradients=size,
         optimizer_state=state,
-        step_peak=storages.peak,
+        step_peak=None if recomputes else storages.peak,
         traffic=collectives.traffic(),
         flops=one,
         kernels=storages.kernels(),
         seconds=time.perf_counter() - began,
     )
+
+
+def _times(micro_batches: int) -> tuple[int, ...]:
+    """How often each micro-batch counts that is rehearsed before the last."""
+    return (1, micro_batches - 2)[: min(micro_batches - 1, 2)]
 
 
 def _micro_batch(built: Computation, tokens: Any, documents: Any, last: bool) -> None:
@@ -170,12 +187,17 @@ def _micro_batch(built: Computation, tokens: Any, documents: Any, last: bool) ->
 def group_names(mesh: Mesh) -> dict[str, str]:
     """Name of each of a mesh's process groups -> its dimension, the more special one first."""
     named: dict[str, str] = {}
-    wanted = (
+    wanted: list[tuple[str, dist.ProcessGroup | None, int]] = [
         ("tensor", mesh.tp_group, mesh.tp_size),
         ("expert", mesh.ep_group, mesh.ep_size),
         ("data", mesh.dp_group, mesh.dp_size),
         ("data of equal experts", mesh.edp_group, mesh.edp_size),
-    )
+    ]
+    if mesh.data_mode == "hsdp" and mesh.dp_group is not None:
+        for dimension in ("replicate", "shard"):
+            part = mesh.dense_mesh.get_group(dimension)
+            wanted.append((f"HSDP {dimension}", part, part.size()))
+    wanted.append(("all ranks", dist.group.WORLD, mesh.world_size))
     for dimension, group, size in wanted:
         if group is not None and size > 1:
             named.setdefault(group.group_name, dimension)

@@ -33,7 +33,10 @@ def plan(
         str, typer.Option(help="Model FLOPs utilisation assumed, LOW:HIGH, fractions of peak.")
     ] = "0.3:0.5",
     network_gbytes: Annotated[
-        float, typer.Option(help="GB a second of a card to other nodes, one direction.")
+        float,
+        typer.Option(
+            help="GB a second of a card to other nodes, one direction; 50 is a port of 400 Gb/s."
+        ),
     ] = 50.0,
     storage_gbytes: Annotated[
         float, typer.Option(help="GB a second of the whole cluster into checkpoints.")

@@ -90,19 +90,27 @@ def _memory(made: ClusterPlan) -> Table:
     table = empty_table(f"Memory of rank 0 of {mine.world_size:,}", "what", "size", left=1)
     table.add_row("parameters, exact", show_bytes(mine.parameters))
     table.add_row("gradients, exact", show_bytes(mine.gradients))
-    table.add_row("AdamW state, exact", show_bytes(mine.optimizer_state))
+    table.add_row("optimizer state, exact", show_bytes(mine.optimizer_state))
     for line in paper.lines[3:]:
         table.add_row(f"{line.name}, on paper", show_bytes(line.bytes))
     table.add_row(f"all, checkpointing {setting}", show_bytes(paper.total))
     other = "off" if made.checkpoints else "blocks"
     table.add_row(f"all, checkpointing {other}", show_bytes(made.other.total))
     table.add_row("card, a tenth left free", show_bytes(made.usable))
+    if mine.step_peak is not None:
+        peak = mine.parameters + mine.optimizer_state + mine.step_peak
+        table.add_row("peak of the rehearsed step, kernels of a CPU", show_bytes(peak))
     return table
 
 
 def _traffic(made: ClusterPlan) -> Table:
-    table = empty_table("Collectives of a step", "kind", "dimension", "ranks", "calls", "bytes")
-    for one in made.rehearsal.traffic:
+    mine = made.rehearsal
+    title = (
+        f"Collectives of a step of {mine.micro_batches} micro-batches of {mine.micro_batch_size} x "
+        f"{mine.sequence_length} tokens a data rank (the largest batch)"
+    )
+    table = empty_table(title, "kind", "dimension", "ranks", "calls", "bytes")
+    for one in mine.traffic:
         table.add_row(
             one.kind, one.dimension, f"{one.ranks:,}", f"{one.calls:,}", show_bytes(one.bytes)
         )
@@ -113,14 +121,26 @@ def _assumptions(made: ClusterPlan) -> list[str]:
     clock, mine = made.clock, made.rehearsal
     saving = made.checkpoint / clock.storage_bandwidth
     return [
-        f"largest micro-batch by the estimate on paper: {made.fitting} sequences",
-        f"collectives take {made.communication:.3g} s a step if none hides behind computation, by "
-        f"{clock.node_bandwidth / 1e9:g} GB/s within a node and {clock.network_bandwidth / 1e9:g} "
-        "GB/s between nodes (--network-gbytes), without latency",
-        f"a checkpoint holds {show_bytes(made.checkpoint)} and takes {saving:.3g} s at "
-        f"{clock.storage_bandwidth / 1e9:g} GB/s (--storage-gbytes)",
-        f"{made.card.name}: {clock.peak:.3g} FLOP/s dense at boost clock; {made.card.source}",
-        f"one micro-batch computes {mine.flops:.4g} FLOPs a rank with CPU kernels "
-        f"({', '.join(mine.kernels)}); GPU kernels may keep other tensors: not rehearsed",
-        "uneven shards are largest on rank 0; the ranks are alike otherwise",
+        _largest(made),
+        f"These collectives take {made.communication:.3g} s if none hides behind computation, "
+        f"{clock.node_bandwidth / 1e9:g} GB/s a card within a node ({made.card.name}) and "
+        f"{clock.network_bandwidth / 1e9:g} GB/s between nodes (--network-gbytes, assumed), "
+        "without latency. The time above counts them only as far as the MFU does.",
+        f"A checkpoint holds {show_bytes(made.checkpoint)} and takes {saving:.3g} s at "
+        f"{clock.storage_bandwidth / 1e9:g} GB/s (--storage-gbytes, assumed).",
+        f"{made.card.name}: {clock.peak:.3g} FLOP/s dense in "
+        f"{made.explained.config.train.precision}; {made.card.source}.",
+        f"One micro-batch computes {mine.flops:.4g} FLOPs a rank with kernels of a CPU "
+        f"({', '.join(mine.kernels)}). No CUDA was traced: GPU kernels may keep other tensors.",
+        "Uneven shards are largest on rank 0; the ranks are alike otherwise.",
     ]
+
+
+def _largest(made: ClusterPlan) -> str:
+    setting = made.explained.config.train.activation_checkpointing
+    if not made.fitting:
+        return f"No micro-batch fits on paper, checkpointing {setting}."
+    return (
+        f"The largest micro-batch that fits on paper and divides every batch, checkpointing "
+        f"{setting}: {made.fitting} sequences."
+    )

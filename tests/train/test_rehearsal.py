@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from megascale.config import load_config
 from megascale.errors import LayoutError
 from megascale.train.build import build_computation
 from megascale.train.distributed import Process
-from megascale.train.metering import StorageMeter
-from megascale.train.rehearsal import rehearse
+from megascale.train.metering import CollectiveMeter, StorageMeter
+from megascale.train.rehearsal import fake_world, group_names, rehearse
 from tests.conftest import REPOSITORY
 from tests.multiprocess.harness import spawn_ranks
 
@@ -22,6 +23,7 @@ train: {{total_tokens: 128_000, sequence_length: 64, micro_batch_size: 2}}
 batch: {{schedule: "0: 2048"}}
 lr: {{kind: wsd, peak: 1.0e-3, warmup_tokens: 8K, decay_tokens: 32K}}
 """
+CPU = torch.device("cpu")
 LAYOUTS = {
     "tp": ("nano-dense", ["parallel.tensor=2", "parallel.sequence_parallel=true"], 2),
     "fsdp": ("nano-dense", ["parallel.data_mode=fsdp"], 2),
@@ -37,7 +39,7 @@ def configured(folder, model, overrides):
 
 
 def real_bytes(rank, world_size, config):
-    place = Process(rank, world_size, rank, world_size, torch.device("cpu"))
+    place = Process(rank, world_size, rank, world_size, CPU)
     optimizer = build_computation(config, place).optimizer
     return (
         sum(owned.local.numel() * 4 for owned in optimizer.parameters),
@@ -57,10 +59,8 @@ def test_bytes_are_those_of_real_ranks(name, tmp_path):
     assert real[0][0] > 0
 
 
-def test_peak_is_that_of_a_real_step(tmp_path):
-    config = configured(tmp_path, "nano-dense", [])
-    found = rehearse(config, 1, **SHAPE)
-    built = build_computation(config, Process(0, 1, 0, 1, torch.device("cpu")))
+def real_peak(rank, world_size, config):
+    built = build_computation(config, Process(rank, world_size, rank, world_size, CPU))
     meter = StorageMeter()
     tokens = torch.randint(0, config.model.vocab_size, (2, 64))
     held = [owned.local for owned in built.optimizer.parameters]
@@ -71,7 +71,24 @@ def test_peak_is_that_of_a_real_step(tmp_path):
         built.optimizer.step(
             built.optimizer.gradients(), lr=1e-3, weight_decay=0.1, grad_norm=2.0, clip=1.0
         )
-    assert found.step_peak == pytest.approx(meter.peak, rel=0.1)
+    return meter.peak
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world"),
+    [([], 1), ([], 2), (["parallel.data_mode=fsdp"], 2), (["parallel.tensor=2"], 2)],
+)
+def test_peak_is_that_of_a_real_step(overrides, world, tmp_path):
+    config = configured(tmp_path, "nano-dense", overrides)
+    real = spawn_ranks(world, real_peak, world, config)
+    for rank in range(world):
+        found = rehearse(config, world, rank=rank, **SHAPE)
+        assert found.step_peak == pytest.approx(real[rank], rel=0.1)
+
+
+def test_no_peak_is_claimed_under_checkpointing(tmp_path):
+    config = configured(tmp_path, "nano-dense", ["train.activation_checkpointing=every_2"])
+    assert rehearse(config, 1, **SHAPE).step_peak is None
 
 
 def test_data_traffic_is_the_whole_model_once_each_way(tmp_path):
@@ -80,6 +97,48 @@ def test_data_traffic_is_the_whole_model_once_each_way(tmp_path):
     padded = 4 * rehearse(config, 4, **SHAPE).parameters
     assert found["all-gather"].bytes == found["reduce-scatter"].bytes == padded
     assert found["all-gather"].dimension == "data"
+
+
+def whole_step(config, world, micro_batches):
+    """Collectives of a step that meets every micro-batch, counted one by one."""
+    with fake_world(world):
+        built = build_computation(config, Process(0, world, 0, world, CPU))
+        meter = CollectiveMeter(group_names(built.mesh))
+        tokens = torch.zeros((2, 64), dtype=torch.int64)
+        with meter:
+            for number in range(micro_batches):
+                with built.parallel.accumulate(last=number == micro_batches - 1):
+                    built.parallel(tokens, tokens).loss_sum.backward()
+            built.parallel.finish()
+            dist.all_reduce(torch.zeros(16, dtype=torch.float64))  # of the gradient's norm
+    return set(meter.traffic())
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 4])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["parallel.data_mode=fsdp"],
+        ["parallel.data_mode=fsdp", "parallel.fsdp_gather=block"],
+        ["parallel.data_mode=hsdp", "parallel.hsdp_replicate=2"],
+        ["parallel.tensor=2", "parallel.sequence_parallel=true"],
+        [],
+    ],
+    ids=" ".join,
+)
+def test_traffic_is_that_of_every_micro_batch(overrides, micro_batches, tmp_path):
+    config = configured(tmp_path, "nano-dense", overrides)
+    shape = {**SHAPE, "micro_batches": micro_batches}
+    found = set(rehearse(config, 4, **shape).traffic)
+    assert found == whole_step(config, 4, micro_batches)
+
+
+def test_a_group_says_how_far_it_reaches(tmp_path):
+    config = configured(
+        tmp_path, "nano-dense", ["parallel.data_mode=hsdp", "parallel.hsdp_replicate=2"]
+    )
+    last = {one.dimension: one.last for one in rehearse(config, 8, **SHAPE).traffic}
+    assert (last["HSDP shard"], last["HSDP replicate"]) == (3, 4)
 
 
 def test_a_world_that_does_not_divide_is_refused(tmp_path):
