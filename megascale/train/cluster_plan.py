@@ -53,8 +53,16 @@ class ClusterPlan:
         return usable_bytes(self.card)
 
     @property
+    def peak(self) -> int | None:
+        """Most bytes at a time in the rehearsed step, None where it cannot say."""
+        mine = self.rehearsal
+        if mine.step_peak is None:
+            return None
+        return mine.parameters + mine.optimizer_state + mine.step_peak
+
+    @property
     def fits(self) -> bool:
-        """Whether the config's own micro-batch and checkpointing fit."""
+        """Whether the config's own micro-batch and checkpointing fit on paper."""
         return self.explained.memory.total <= self.usable
 
     @property
@@ -70,11 +78,16 @@ class ClusterPlan:
         """What to take, in a sentence, by the memory on paper."""
         config, card = self.explained.config, self.card.name
         now = (
-            f"{config.train.micro_batch_size} sequences a micro-batch, "
+            f"micro-batches of {config.train.micro_batch_size}, "
             f"checkpointing {config.train.activation_checkpointing}"
         )
         if self.fits:
-            return f"Take the config as it is ({now}): it fits {card} with a tenth free."
+            if (self.peak or 0) > self.usable:
+                return (
+                    f"The config as it is ({now}) fits {card} on paper with a tenth free, but the "
+                    "rehearsed step does not: try it on one node first."
+                )
+            return f"Take the config as it is ({now}): on paper it fits {card} with a tenth free."
         if self.change is not None:
             words = " ".join(f"{key}={_word(value)}" for key, value in self.change.items())
             return f"{now} does not fit {card}; on paper it fits with {words}."

@@ -97,9 +97,8 @@ def _memory(made: ClusterPlan) -> Table:
     other = "off" if made.checkpoints else "blocks"
     table.add_row(f"all, checkpointing {other}", show_bytes(made.other.total))
     table.add_row("card, a tenth left free", show_bytes(made.usable))
-    if mine.step_peak is not None:
-        peak = mine.parameters + mine.optimizer_state + mine.step_peak
-        table.add_row("peak of the rehearsed step, kernels of a CPU", show_bytes(peak))
+    if made.peak is not None:
+        table.add_row("peak of the rehearsed step, kernels of a CPU", show_bytes(made.peak))
     return table
 
 
@@ -142,5 +141,5 @@ def _largest(made: ClusterPlan) -> str:
         return f"No micro-batch fits on paper, checkpointing {setting}."
     return (
         f"The largest micro-batch that fits on paper and divides every batch, checkpointing "
-        f"{setting}: {made.fitting} sequences."
+        f"{setting}, in sequences: {made.fitting}."
     )
