@@ -35,6 +35,10 @@ class LoggedProgress:
     tokens_per_second: float | None = None
 
 
+NONFINITE = ("nan", "inf", "-inf")
+"""How the log puts what JSON has no number for."""
+
+
 def read_progress(path: Path) -> LoggedProgress:
     """Where the run in a directory is, by reading only the end of its log."""
     try:
@@ -50,6 +54,8 @@ def read_progress(path: Path) -> LoggedProgress:
             continue
         if isinstance(record, dict) and "tokens" in record and "loss" in record:
             tokens, loss = record["tokens"], record["loss"]
+            if loss in NONFINITE:
+                loss = float(loss)
             speed = record.get("tokens_per_second")
             if type(tokens) is int and all(
                 type(x) in (int, float, NoneType) for x in (loss, speed)

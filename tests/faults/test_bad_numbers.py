@@ -92,8 +92,9 @@ def test_a_spent_budget_stops_the_run_and_names_the_checkpoint(folder, capfd, ra
     bad = spoilt({5: NAN, 6: NAN, 9: NAN})
     assert run_ranks(config, ranks, prepare=bad) == [6] * ranks
     message = capfd.readouterr().err
-    checkpoint = Path(config.output_dir) / config.name / "checkpoints/step-00000008-tokens-2048"
-    assert f"The last good checkpoint is {checkpoint}" in message
+    checkpoint = Path(config.output_dir) / config.name / "checkpoints/step-00000004-tokens-1024"
+    # The one at step 8 came after two skipped steps.
+    assert f"from before the first of these steps, is {checkpoint}. Go back" in message
     assert "training stopped at step 9, 2304 tokens: non-finite loss: nan" in message
     assert "Traceback" not in message
     assert log_of(config).records[-1]["step"] == 9
@@ -167,7 +168,8 @@ def test_dead_weights_push_out_no_sound_checkpoint(folder, capfd):
     checkpoints = Path(config.output_dir) / "dead" / "checkpoints"
     names = sorted(path.name for path in checkpoints.glob("step-*"))
     assert [name[:13] for name in names] == ["step-00000004", "step-00000008"]
-    assert f"The last good checkpoint is {checkpoints / names[-1]}" in capfd.readouterr().err
+    good = f"from before the first of these steps, is {checkpoints / names[-1]}. Go back"
+    assert good in capfd.readouterr().err
 
 
 def test_a_checkpoint_of_numbers_that_are_not_finite_is_not_written(folder):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,20 @@ def test_names_mean_files_here_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert shipped.locate(absent) == absent
     Path("quickstart.yaml").write_text("seed: 1\n")
     assert shipped.locate("quickstart.yaml") == Path("quickstart.yaml")
+
+
+def test_the_source_distribution_holds_what_the_engine_is_built_from(
+    repository: Path, tmp_path: Path
+) -> None:
+    source = shutil.copytree(
+        repository,
+        tmp_path / "source",
+        ignore=shutil.ignore_patterns(".*", "build", "*.so", "*.egg-info", "__pycache__"),
+    )
+    output(source, None, "setup.py", "--quiet", "sdist", "-d", str(tmp_path))
+    (archive,) = tmp_path.glob("megascale-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    wanted = {f"csrc/{name}" for name in relative(repository / "csrc")}
+    assert wanted | {"CMakeLists.txt", "setup.py", "pyproject.toml"} <= names
+    assert {f"configs/{name}" for name in relative(repository / "configs")} <= names
