@@ -100,7 +100,7 @@ def test_the_advice_names_what_was_checked(tmp_path):
     made = planned(config, memory=total)
     assert not made.fits
     assert made.change
-    words = made.advice().partition("it fits with ")[2].rstrip(".").split()
+    words = made.advice().partition("they fit with ")[2].rstrip(".").split()
     other = configured(tmp_path, "train.micro_batch_size=12", *words)
     assert explain(other, 4).memory.total <= usable_bytes(made.card)
     assert planned(other, memory=total).fits
