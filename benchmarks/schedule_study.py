@@ -80,7 +80,7 @@ def predicted_table(measured: Mapping[str, Ends]) -> list[str]:
         "| schedule | predicted | 90 % interval | measured, mean of seeds | spread | off | holds |",
         "|---|---|---|---|---|---|---|",
     ]
-    off, held, pairs = [], [], []
+    off, held, pairs, near = [], [], [], []
     for one in written["schedules"]:
         ends = measured.get(one["schedule"])
         if ends is None:
@@ -90,6 +90,7 @@ def predicted_table(measured: Mapping[str, Ends]) -> list[str]:
         off.append(ends.mean - end["value"])
         held.append(inside)
         pairs.append((end["value"], ends.mean))
+        near.append(abs(off[-1]) <= 2 * ends.spread)
         spread = "" if np.isnan(ends.spread) else f"{ends.spread:.3f}"
         name = one["schedule"] + (" (outside)" if one["outside"] else "")
         lines.append(
@@ -101,7 +102,8 @@ def predicted_table(measured: Mapping[str, Ends]) -> list[str]:
     rank = spearmanr(*np.array(pairs).T).statistic if len(pairs) > 2 else np.nan
     lines += [
         "",
-        f"{sum(held)} of {len(held)} intervals hold; off by {error.mean():+.3f} in the mean, "
+        f"{sum(held)} of {len(held)} intervals hold, and {sum(near)} predictions are within twice "
+        f"the spread over seeds; off by {error.mean():+.3f} in the mean, "
         f"{np.sqrt((error**2).mean()):.3f} rms, {error.std(ddof=1):.3f} around the mean; rank "
         f"correlation {rank:.2f}.",
     ]
