@@ -8,8 +8,6 @@ of this rank's shards, the storages alive at a time, each collective's bytes, ea
 
 from __future__ import annotations
 
-import functools
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,16 +82,6 @@ def fake_world(world_size: int, rank: int = 0) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
-        _forget_places()
-
-
-def _forget_places() -> None:
-    """Empty DTensor's caches: they know meshes by their ranks, not by which of them this one is."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("torch.distributed."):
-            for value in list(vars(module).values()):
-                if isinstance(value, functools._lru_cache_wrapper):
-                    value.cache_clear()
 
 
 def rehearse(

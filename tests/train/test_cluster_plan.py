@@ -25,6 +25,8 @@ lr: {{kind: wsd, peak: 1.0e-3, warmup_tokens: 8K, decay_tokens: 32K}}
 """
 CLOCK = ClockAssumptions(1e15, 0.25, 0.5, 450e9, 50e9, 10e9)
 
+OWN_PROCESS = True
+
 
 def configured(folder, *overrides, model="nano-dense"):
     path = folder / "run.yaml"

@@ -31,6 +31,8 @@ LAYOUTS = {
 }
 SHAPE = {"sequence_length": 64, "micro_batch_size": 2, "micro_batches": 2}
 
+OWN_PROCESS = True
+
 
 def configured(folder, model, overrides):
     path = folder / "run.yaml"
