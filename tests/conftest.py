@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -31,3 +34,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}: set MEGASCALE_DATA to run this test")
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: Any) -> bool | None:
+    """Run a test of a module with `OWN_PROCESS` in a fork: torch keeps a rank's place for good."""
+    if not getattr(pyfuncitem.module, "OWN_PROCESS", False):
+        return None
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            names = pyfuncitem._fixtureinfo.argnames
+            pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names})
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0, "failed in its own process: see standard error"
+    return True

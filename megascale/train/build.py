@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -98,6 +100,7 @@ def build_computation(
     config: RunConfig,
     process: Process,
     materialise: Callable[[Qwen3, Mesh], None] | None = None,
+    replicating: AbstractContextManager[Any] | None = None,
 ) -> Computation:
     """Build the model, its parallel plan and the optimizer as this rank holds them.
 
@@ -105,6 +108,7 @@ def build_computation(
         config: of the run.
         process: where this rank stands.
         materialise: gives the meta parameters memory and values; None draws initial weights.
+        replicating: entered while DDP makes its buckets; None for nothing.
 
     Raises:
         LayoutError: the degrees do not fit.
@@ -121,9 +125,10 @@ def build_computation(
     shards = mesh.data_mode != "ddp"
     if not shards:
         fill(model, mesh)
-    parallel = DataParallel(
-        model, mesh, precision=config.train.precision, gather=config.parallel.fsdp_gather
-    )
+    with nullcontext() if shards or replicating is None else replicating:
+        parallel = DataParallel(
+            model, mesh, precision=config.train.precision, gather=config.parallel.fsdp_gather
+        )
     if shards:
         # Cut first, fill after: no rank ever holds the whole model.
         fill(model, mesh)

@@ -78,7 +78,7 @@ class ClusterPlan:
         """What to take, in a sentence, by the memory on paper."""
         config, card = self.explained.config, self.card.name
         now = (
-            f"micro-batches of {config.train.micro_batch_size}, "
+            f"micro-batches of {config.train.micro_batch_size} with "
             f"checkpointing {config.train.activation_checkpointing}"
         )
         if self.fits:
@@ -90,9 +90,9 @@ class ClusterPlan:
             return f"Take the config as it is ({now}): on paper it fits {card} with a tenth free."
         if self.change is not None:
             words = " ".join(f"{key}={_word(value)}" for key, value in self.change.items())
-            return f"{now} does not fit {card}; on paper it fits with {words}."
+            return f"{now} do not fit {card}; on paper they fit with {words}."
         return (
-            f"{now} does not fit {card}, and no config was found that does with these batches: "
+            f"{now} do not fit {card}, and no config was found that fits with these batches: "
             "tried were recomputed blocks, smaller micro-batches, fsdp, and tensor parallelism "
             "within a node. Take more cards or a larger one."
         )

@@ -115,7 +115,7 @@ def rehearse(
             model.to_empty(device=mesh.device)
 
     with fake_world(world_size, rank):
-        built = build_computation(config, place, materialise)
+        built = build_computation(config, place, materialise, replicating=mode)
         with mode:
             return _step(
                 config, built, (micro_batch_size, sequence_length), micro_batches, began, place

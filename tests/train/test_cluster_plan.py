@@ -25,6 +25,8 @@ lr: {{kind: wsd, peak: 1.0e-3, warmup_tokens: 8K, decay_tokens: 32K}}
 """
 CLOCK = ClockAssumptions(1e15, 0.25, 0.5, 450e9, 50e9, 10e9)
 
+OWN_PROCESS = True
+
 
 def configured(folder, *overrides, model="nano-dense"):
     path = folder / "run.yaml"
@@ -100,7 +102,7 @@ def test_the_advice_names_what_was_checked(tmp_path):
     made = planned(config, memory=total)
     assert not made.fits
     assert made.change
-    words = made.advice().partition("it fits with ")[2].rstrip(".").split()
+    words = made.advice().partition("they fit with ")[2].rstrip(".").split()
     other = configured(tmp_path, "train.micro_batch_size=12", *words)
     assert explain(other, 4).memory.total <= usable_bytes(made.card)
     assert planned(other, memory=total).fits

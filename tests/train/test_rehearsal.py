@@ -31,6 +31,8 @@ LAYOUTS = {
 }
 SHAPE = {"sequence_length": 64, "micro_batch_size": 2, "micro_batches": 2}
 
+OWN_PROCESS = True
+
 
 def configured(folder, model, overrides):
     path = folder / "run.yaml"
@@ -145,3 +147,13 @@ def test_a_world_that_does_not_divide_is_refused(tmp_path):
     config = configured(tmp_path, "nano-dense", ["parallel.tensor=3"])
     with pytest.raises(LayoutError, match=r"parallel\.tensor = 3"):
         rehearse(config, 8, **SHAPE)
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_a_model_larger_than_any_memory_is_rehearsed(mode, tmp_path):
+    wide = ["model.vocab_size=200_000_000", "model.hidden_size=16_384"]
+    config = configured(tmp_path, "nano-dense", [*wide, f"parallel.data_mode={mode}"])
+    shape = {"sequence_length": 8, "micro_batch_size": 1, "micro_batches": 1}
+    found = rehearse(config, 2, **shape)
+    assert found.parameters > 6 * 10**12
+    assert found.gradients == found.parameters

@@ -10,6 +10,8 @@ from tests.conftest import REPOSITORY
 from tests.train.test_cluster_plan import CONFIG
 from tests.verbs.scene import call
 
+OWN_PROCESS = True
+
 
 @pytest.fixture
 def run(tmp_path):
