@@ -1,7 +1,7 @@
 """The studies of whole schedules, rebuilt from their logs: what was predicted, what was measured.
 
-Logs of `configs/studies/schedule_fit.yaml` and `schedule_held_out.yaml` at workstation scale lie in
-docs/studies as compressed tables; predictions that were written before the second study's runs lie
+Logs of `configs/studies/schedule_fit.yaml`, `schedule_held_out.yaml` and two arms of
+`schedule_planned.yaml` at workstation scale lie in docs/studies as compressed tables; predictions that were written before the second study's runs lie
 beside them. Prints the tables of docs/studies.md.
 
     python -m benchmarks.schedule_study
@@ -21,6 +21,7 @@ from scipy.stats import spearmanr, t
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "studies"
 FIT, HELD_OUT = FOLDER / "schedule_fit.csv.gz", FOLDER / "schedule_held_out.csv.gz"
+PLANNED = FOLDER / "schedule_planned.csv.gz"
 PREDICTIONS = FOLDER / "schedule_predictions.json"
 PAIRS = (
     ("up-twice", "small", "constant rate: 256 > 1Ki at half, against 256"),
@@ -36,6 +37,7 @@ PAIRS = (
     ("small-long", "small-decay", "256: long deep decay against short"),
     ("small-sqrt", "small-decay", "256: 1-sqrt over three tenths against linear over two"),
     ("cosine", "small-decay", "256: cosine against the short decay"),
+    ("planned", "fixed", "short decay: the planner's proposal, against its opponent, 256"),
 )
 """(schedule, opponent, what it asks)."""
 
@@ -136,8 +138,8 @@ def paired_table(measured: Mapping[str, Ends]) -> list[str]:
 def main() -> None:
     """Print both tables."""
     measured = read_ends(FIT)
-    if HELD_OUT.is_file():
-        measured |= read_ends(HELD_OUT)
+    for path in (HELD_OUT, PLANNED):
+        measured |= read_ends(path)
     print("\n".join(predicted_table(measured)), end="\n\n")
     print("\n".join(paired_table(measured)))
 
