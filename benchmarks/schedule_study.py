@@ -1,8 +1,9 @@
 """The studies of whole schedules, rebuilt from their logs: what was predicted, what was measured.
 
 Logs of `configs/studies/schedule_fit.yaml`, `schedule_held_out.yaml` and two arms of
-`schedule_planned.yaml` at workstation scale lie in docs/studies as compressed tables; predictions that were written before the second study's runs lie
-beside them. Prints the tables of docs/studies.md.
+`schedule_planned.yaml` at workstation scale lie in docs/studies as compressed tables; predictions
+that were written before the second study's runs lie beside them. Prints the tables of
+docs/studies.md.
 
     python -m benchmarks.schedule_study
 """
