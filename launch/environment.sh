@@ -1,8 +1,10 @@
 # Sourced by the scripts beside it: makes .venv at the project's root and installs the project.
 # Usage: prepare_environment [EXTRAS]   e.g. prepare_environment test,lint
+# MEGASCALE_TORCH names another torch than the one that the tests are run with, e.g. torch==2.11.*
 
 prepare_environment() {
   local extras="${1:-}" python="${PYTHON:-python3}" spec=".[train,tensorboard]" stamp wanted
+  local torch="${MEGASCALE_TORCH:-torch==2.13.*}"
   [ -n "$extras" ] && spec=".[train,tensorboard,$extras]"
 
   if [ ! -x .venv/bin/python ]; then
@@ -23,7 +25,7 @@ prepare_environment() {
 
   # What decides the installation: the build files, the native sources, the extras, the interpreter.
   wanted="$(cat pyproject.toml setup.py CMakeLists.txt $(find csrc -type f | sort) 2>/dev/null |
-    cksum) $(.venv/bin/python -V)"
+    cksum) $(.venv/bin/python -V) $torch"
   for stamp in .venv/.installed-*; do
     [ -f "$stamp" ] || continue
     if [ "$(cat "$stamp")" = "$wanted" ] && covers "${stamp##*.installed-}" "$extras"; then
@@ -33,7 +35,7 @@ prepare_environment() {
   echo "Installing megascale into .venv (the first time: three to ten minutes;
     torch with CUDA is about 5 GB, its CPU build 0.7 GB) ..."
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable "$spec"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable "$spec" "$torch"
   printf '%s' "$wanted" >".venv/.installed-${extras:-base}"
 }
 

@@ -9,6 +9,7 @@ rank without its tensor part.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -143,5 +144,6 @@ class Mesh:
         )
         if members.shape[1] == self.world_size:
             return dist.group.WORLD
-        mine, _ = dist.new_subgroups_by_enumeration(members.tolist())
-        return mine
+        mine: Any = dist.new_subgroups_by_enumeration(members.tolist())[0]
+        found: dist.ProcessGroup | None = mine
+        return found

@@ -98,7 +98,8 @@ class Checkpointer:
         self._group: dist.ProcessGroup | None = None
         self._rank, self._world_size = 0, 1
         if dist.is_initialized():
-            self._group = dist.new_group(backend="gloo")
+            group: Any = dist.new_group(backend="gloo")
+            self._group = group
             self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         if self._rank == 0:
             clean_leftovers(self.directory)
