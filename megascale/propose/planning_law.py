@@ -60,7 +60,7 @@ def law_of_logs(
     """
     said = progress or (lambda _: None)
     names = forms or tuple(f for f in FORMS_OF_LOGS if f != "w0" or weight_decay is not None)
-    runs = runs_of_logs(table, weight_decay=weight_decay or 0.0)
+    runs, _, _ = fittable_runs(table, weight_decay=weight_decay or 0.0)
     if len(runs) < 3:
         rule = "a law of whole schedules needs at least three: fixed batches, a switch and a decay"
         raise FitError.of("--runs", f"{len(runs)} runs", rule)
@@ -125,11 +125,6 @@ def _measured_ends(fit: HistoryFit, runs: Sequence[HistoryRun]) -> tuple[np.ndar
         ends.append(float(fit.predict(run.history, [last]).loss[0] - tail.mean()))
         errors.append(float(tail.std(ddof=1) / np.sqrt(len(tail))) if len(tail) > 1 else 0.0)
     return np.array(ends), np.array(errors)
-
-
-def runs_of_logs(table: RunTable, *, weight_decay: float = 0.0) -> list[HistoryRun]:
-    """The runs of `fittable_runs`; raises as it does."""
-    return fittable_runs(table, weight_decay=weight_decay)[0]
 
 
 def fittable_runs(

@@ -18,7 +18,6 @@ import numpy as np
 from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.history import History
-from megascale.fitting.history_result import predict_history
 from megascale.formats.student_t import student_reach
 from megascale.propose.loss_draws import draws_of_each
 from megascale.propose.schedule_law import ScheduleLaw
@@ -101,12 +100,17 @@ def predict_schedules(
     moved = np.zeros(len(histories)) if offsets is None else np.asarray(offsets, float)
     draws = law.draws()
     ends = draws.end_losses(histories) + moved
-    best = ends[draws_of_each(draws, 1)].mean(axis=0)
+    first = draws_of_each(draws, 1)  # each form's best parameters
+    best = ends[first].mean(axis=0)
     factors = [widen if words else 1.0 for words in outside]
     chances = _chances(ends, law, factors, seed)
     out = []
     for i, (history, words) in enumerate(zip(histories, outside, strict=True)):
-        tokens, loss, low, high = _curve(law, history, factors[i], reach)
+        begin = max(law.from_tokens, history.batch[0])
+        tokens = np.linspace(begin, history.total_tokens, POINTS)
+        along = draws.curves(history, tokens) + moved[i]
+        loss = along[first].mean(axis=0)
+        half = reach * np.hypot(_spread(along), factors[i] * law.level_error)
         against = None
         if i and history.total_tokens == histories[0].total_tokens:
             factor = max(factors[0], factors[i])
@@ -115,9 +119,8 @@ def predict_schedules(
         end = _interval(best[i], ends[:, i], factors[i] * law.level_error, reach)
         out.append(
             PredictedSchedule(
-                history.name, history, end, tokens, loss + moved[i], low + moved[i],
-                high + moved[i], history.steps, against,
-                chances[i], words,
+                history.name, history, end, tokens, loss, loss - half, loss + half,
+                history.steps, against, chances[i], words,
             )
         )  # fmt: skip
     return out
@@ -133,23 +136,6 @@ def _spread(draws: Array) -> Array:
 def _interval(value: float, draws: Array, error: float, reach: float) -> PredictedLoss:
     half = reach * float(np.hypot(_spread(draws), error))
     return PredictedLoss(float(value), float(value - half), float(value + half))
-
-
-def _curve(
-    law: ScheduleLaw, history: History, factor: float, reach: float
-) -> tuple[Array, Array, Array, Array]:
-    tokens = np.linspace(max(law.from_tokens, history.batch[0]), history.total_tokens, POINTS)
-    parts = []
-    for fit in law.fits:
-        good = fit.bootstrap[np.isfinite(fit.bootstrap).all(axis=1)]
-        table = np.vstack([fit.values[None], good])
-        loss, _ = predict_history(fit.law, table, history, tokens, fit.scales)
-        parts.append(loss)
-    least = min(len(part) for part in parts)
-    draws = np.vstack([part[:least] for part in parts])
-    centre = np.mean([part[0] for part in parts], axis=0)
-    half = reach * np.hypot(_spread(draws), factor * law.level_error)
-    return tokens, centre, centre - half, centre + half
 
 
 def _chances(ends: Array, law: ScheduleLaw, factors: Sequence[float], seed: int) -> list[float]:

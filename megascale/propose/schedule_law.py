@@ -58,7 +58,8 @@ class ScheduleLaw:
 
     def draws(self) -> FitDraws:
         """Draws of all forms, equally many of each, for plans and predictions."""
-        return FitDraws(self.fits, self.seen, each=DRAWS, inflation=self.inflation)
+        each = max(DRAWS, *(len(_finite(fit)) for fit in self.fits))
+        return FitDraws(self.fits, self.seen, each=each, inflation=self.inflation)
 
     @property
     def end_errors(self) -> dict[str, float]:
@@ -89,7 +90,7 @@ class ScheduleLaw:
                 name=fit.law.name,
                 parameters=list(NAMES),
                 values=fit.values.tolist(),
-                draws=[row.tolist() for row in _finite(fit)[:DRAWS]],
+                draws=[row.tolist() for row in _finite(fit)],
                 lr_scale=fit.scales.lr,
                 batch_scale=fit.scales.batch,
                 progress_scale=fit.scales.progress,

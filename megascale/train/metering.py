@@ -69,12 +69,12 @@ class StorageMeter(TorchDispatchMode):
                 self._sizes[storage][0] = size
             return result
 
-        torch.UntypedStorage.resize_ = resized  # type: ignore
+        torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign, assignment]
         try:
             with self:
                 yield
         finally:
-            torch.UntypedStorage.resize_ = resize  # type: ignore
+            torch.UntypedStorage.resize_ = resize  # type: ignore[method-assign]
 
     def kernels(self) -> tuple[str, ...]:
         """Attention and expert kernels that ran, by their names in ATen."""

@@ -234,6 +234,7 @@ def fit_command(
     """
     from megascale import fitting
     from megascale.runs.inputs import GRID as A_GRID
+    from megascale.runs.inputs import LOGS, STUDY
     from megascale.runs.inputs import POINTS as ARE_POINTS
     from megascale.verbs.fit_inputs import asked_kind, recognise_all
     from megascale.verbs.fit_losses import LOSS_LAWS
@@ -260,7 +261,8 @@ def fit_command(
     wanted = asked_kind(law if losses_alone or overhead is None else None, named)
     held = recognise_all(paths, law, options.columns, constant, format, wanted)
     kind = held[0].holds
-    refuse_unused(context, LOSSES if losses_alone else kind)
+    asked = SCHEDULE if law == SCHEDULE and kind in (LOGS, STUDY) else kind
+    refuse_unused(context, LOSSES if losses_alone else asked)
     losses = words.parse_loss(loss)
     fitting.use_threads(threads)
     if losses_alone:

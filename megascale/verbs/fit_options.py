@@ -27,12 +27,14 @@ _MEANT_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("overhead", "reference_batch", "by"), (POINTS, LOGS)),
     **dict.fromkeys(("budgets", "minimum", "reach", "drop_highest"), (LOSSES,)),
     **dict.fromkeys(
-        ("target_loss", "points", "smooth", "phase", "form", "format", "batch_tokens",
-         "batch_samples", "loss_kind", "join", "workers", "cache"),
-        (LOGS,),
+        ("format", "batch_tokens", "batch_samples", "loss_kind", "join", "workers", "cache"),
+        (LOGS, SCHEDULE),
     ),
-    **dict.fromkeys(("bootstrap", "seed"), (POINTS, LOGS, LOSSES)),
-    **dict.fromkeys(("name", "n_kind"), (LOGS, GRID)),
+    **dict.fromkeys(("target_loss", "points", "smooth", "phase", "form"), (LOGS,)),
+    "bootstrap": (POINTS, LOGS, LOSSES, SCHEDULE),
+    "seed": (POINTS, LOGS, LOSSES),
+    "name": (LOGS, GRID, SCHEDULE),
+    "n_kind": (LOGS, GRID),
     **dict.fromkeys(("loss", "params"), (LOGS, GRID, LOSSES)),
     "tokens": (GRID, LOSSES),
     **dict.fromkeys(("optima", "next_for", "budget", "hold"), (GRID,)),
@@ -81,6 +83,7 @@ def refuse_unused(context: typer.Context, holds: Holds | str) -> None:
     from megascale.runs.inputs import STUDY, WORDS
 
     words: dict[str, str] = {str(kind): text for kind, text in WORDS.items()}
+    words[SCHEDULE] = "run logs for --law schedule"
     words[LOSSES] = "a table of final losses for --law isoflop or chinchilla"
     held = LOGS if holds == STUDY else holds
     for option, meant in _MEANT_FOR.items():

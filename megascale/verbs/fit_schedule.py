@@ -38,15 +38,17 @@ def fit_schedule_law(
             does not end in .json.
     """
     from megascale.formats.law_file import input_of
+    from megascale.formats.schedule_law_file import MOST_DRAWS, write_schedule_law
     from megascale.propose.logged_weight_decay import logged_weight_decay
     from megascale.propose.planning_law import fittable_runs
     from megascale.propose.schedule_law import search_schedule_law
     from megascale.runs.check import refuse_mixed
     from megascale.verbs.law_output import warn
 
-    if replicates < LEAST_REPLICATES:
-        rule = f"intervals of a law of whole schedules need at least {LEAST_REPLICATES} replicates"
-        raise FitError.of("--bootstrap", replicates, rule, LEAST_REPLICATES)
+    if not LEAST_REPLICATES <= replicates <= MOST_DRAWS:
+        rule = f"a law of whole schedules takes {LEAST_REPLICATES} to {MOST_DRAWS:,} replicates"
+        nearest = LEAST_REPLICATES if replicates < LEAST_REPLICATES else MOST_DRAWS
+        raise FitError.of("--bootstrap", replicates, rule, nearest)
     if output is not None and output.suffix != ".json":
         raise FitError.of("--output", str(output), "a law from logs is written as .json")
     refuse_mixed(logs)
@@ -67,8 +69,8 @@ def fit_schedule_law(
         _show(found)
     warn(_doubts(found))
     if output is not None:
-        output.write_text(file.to_json(), encoding="utf-8")
-        typer.echo(f"{output}: law of whole schedules {name}", err=True)
+        digest = write_schedule_law(file, output)
+        typer.echo(f"{output}: law of whole schedules {name}, sha256 {digest[:16]}", err=True)
     return EXIT_DONE
 
 

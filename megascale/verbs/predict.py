@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +43,7 @@ app = typer.Typer(
 Exit codes: 0; 2 where a schedule lies outside what the law's runs have shown (--beyond-data)."""
 )
 def predict(
+    context: typer.Context,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -85,10 +87,13 @@ def predict(
     if measured is not None:
         from megascale.verbs.predict_check import show_check
 
-        if batch or not paths:
-            raise ConfigError.of("--measured", str(measured), "needs the runs, and nothing else")
+        _refuse(context, (*_OF_BATCH, "batch", "law_file", "beyond_data", "plot"), "--measured")
+        if not paths:
+            raise ConfigError.of("--measured", str(measured), "needs the runs it is about")
         show_check(measured, paths, as_json)
         return
+    if not batch:
+        _refuse(context, _OF_BATCH, "configs and runs, which have their own")
     if law_file is None:
         rule = "names the law that predicts"
         raise ConfigError.of("--law-file", None, rule, "megascale fit RUNS --law schedule -o ...")
@@ -103,6 +108,7 @@ def predict(
     so_far: dict[str, MeasuredSoFar] = {}
     for path in paths or []:
         name = path.stem if path.suffix in (".yaml", ".yml") else path.name
+        name = str(path) if name in plans else name
         plans[name] = _of_path(path)
         if path.is_dir():
             standing = _standing(path, law, plans[name])
@@ -128,6 +134,35 @@ def predict(
 
         draw_predictions(found, file.confidence, plot)
     _show(found, so_far, law, file.confidence, as_json)
+
+
+_OF_BATCH = (
+    "tokens",
+    "lr",
+    "lr_kind",
+    "warmup",
+    "decay",
+    "decay_shape",
+    "final_ratio",
+    "lr_coupling",
+)
+"""Options of the schedules of --batch."""
+
+
+def _refuse(context: typer.Context, options: Sequence[str], beside: str) -> None:
+    """Stop at an option of the command line that would mean nothing.
+
+    Raises:
+        ConfigError: naming it and its value.
+    """
+    from megascale.errors import ConfigError
+
+    for option in options:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            shown = "--" + option.replace("_", "-")
+            rule = f"means nothing beside {beside}"
+            raise ConfigError.of(shown, context.params[option], rule, "leave it out")
 
 
 def _of_options(

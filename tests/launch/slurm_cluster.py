@@ -70,6 +70,10 @@ class SlurmCluster:
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout.strip()
 
+    def is_idle(self) -> bool:
+        """Whether the node waits for work."""
+        return "idle" in self.ask("sinfo", "-h", "-o", "%t")
+
     def job(self, number: str) -> dict[str, str]:
         """What Slurm knows of a job: JobState, Restarts, ExitCode, PreemptTime ..."""
         shown = self.ask("scontrol", "--oneliner", "show", "job", number)
@@ -117,8 +121,7 @@ def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
         cluster.ask("munged", "--force", f"--key-file={key}", *options)
         cluster.ask("slurmctld", "-L", str(folder / "slurmctld.log"))
         cluster.ask("slurmd", "-L", str(folder / "slurmd.log"))
-        idle = lambda: "idle" in cluster.ask("sinfo", "-h", "-o", "%t")  # noqa: E731
-        cluster.wait("the node", idle, 60)
+        cluster.wait("the node", cluster.is_idle, 60)
         try:
             yield cluster
         finally:  # a job would outlive the daemons

@@ -56,7 +56,10 @@ def wait_for_steps(cluster: SlurmCluster, config: RunConfig, more: int = 3) -> N
 
 def saved_tokens(cluster: SlurmCluster, config: RunConfig) -> int:
     """Tokens of an attempt that was told to stop, waited for; all of them are in a checkpoint."""
-    ended = lambda: log_of(config).events[-1]["kind"] == "end"  # noqa: E731
+
+    def ended() -> bool:
+        return log_of(config).events[-1]["kind"] == "end"
+
     cluster.wait("the end of the attempt", ended)
     log = log_of(config)
     last = log.records[-1]["tokens"]

@@ -52,6 +52,25 @@ def window() -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, targets
 
 
+def own_step(mesh: Mesh, micro_batches: int, token_hash: int = 0) -> LoadedStep:
+    """A rank's micro-batches of the step over the whole window."""
+    inputs, targets = window()
+    rows = SEQUENCES // (mesh.dp_size * micro_batches)
+    batches = []
+    for index in range(micro_batches):
+        first = (index * mesh.dp_size + mesh.dp_rank) * rows
+        own = slice(first, first + rows)
+        batches.append(LoadedMicroBatch(inputs[own], targets[own], None))
+    return LoadedStep(
+        step=0,
+        start=0,
+        stop=SEQUENCES * LENGTH,
+        valid_targets=int((targets != -100).sum()),
+        token_hash=token_hash,
+        micro_batches=tuple(batches),
+    )
+
+
 def step_gradients(rank: int, world_size: int, moe: bool, layout: dict) -> dict:
     """Whole gradients, gradient norm and statistics of one step on this layout."""
     torch.set_default_dtype(torch.float64)
@@ -68,21 +87,7 @@ def step_gradients(rank: int, world_size: int, moe: bool, layout: dict) -> dict:
     initialize(model, mesh, seed=3)
     parallel = DataParallel(model, mesh, precision="fp32", gather=gather)
     optimizer = ShardedOptimizer(model, mesh)
-    inputs, targets = window()
-    rows = SEQUENCES // (mesh.dp_size * MICRO_BATCHES)
-    batches = []
-    for index in range(MICRO_BATCHES):
-        first = (index * mesh.dp_size + mesh.dp_rank) * rows
-        own = slice(first, first + rows)
-        batches.append(LoadedMicroBatch(inputs[own], targets[own], None))
-    loaded = LoadedStep(
-        step=0,
-        start=0,
-        stop=SEQUENCES * LENGTH,
-        valid_targets=int((targets != -100).sum()),
-        token_hash=2**63 + mesh.dp_rank,
-        micro_batches=tuple(batches),
-    )
+    loaded = own_step(mesh, MICRO_BATCHES, token_hash=2**63 + mesh.dp_rank)
     statistics, _ = accumulate_gradients(
         parallel,
         mesh,

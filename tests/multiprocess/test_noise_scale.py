@@ -9,7 +9,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megascale.data.loader import LoadedMicroBatch, LoadedStep
 from megascale.model.init import initialize
 from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.data import DataParallel
@@ -20,7 +19,7 @@ from megascale.train.noise_scale import PartSums
 from megascale.train.optimizer import ShardedOptimizer
 from megascale.train.step import Objective, accumulate_gradients
 from tests.multiprocess.harness import spawn_ranks
-from tests.multiprocess.test_data_parallel import LENGTH, SEQUENCES, model_config, window
+from tests.multiprocess.test_data_parallel import LENGTH, SEQUENCES, model_config, own_step, window
 
 AUX, Z = 0.05, 0.01
 
@@ -51,21 +50,7 @@ def measure(rank: int, world_size: int, moe: bool, layout: dict, micro_batches: 
     mesh = Mesh(**{**layout, "data": data}, rank=rank, world_size=world_size)
     parallel, optimizer = build(mesh, moe, **options)
     norms = MicroGradientNorms(parallel, mesh, optimizer)
-    inputs, targets = window()
-    rows = SEQUENCES // (mesh.dp_size * micro_batches)
-    batches = []
-    for index in range(micro_batches):
-        first = (index * mesh.dp_size + mesh.dp_rank) * rows
-        own = slice(first, first + rows)
-        batches.append(LoadedMicroBatch(inputs[own], targets[own], None))
-    loaded = LoadedStep(
-        step=0,
-        start=0,
-        stop=SEQUENCES * LENGTH,
-        valid_targets=int((targets != -100).sum()),
-        token_hash=0,
-        micro_batches=tuple(batches),
-    )
+    loaded = own_step(mesh, micro_batches)
     found = []
     for which in (None, norms, norms, None):
         statistics, _ = accumulate_gradients(

@@ -11,7 +11,7 @@ from megascale.errors import FitError
 from megascale.propose.best_schedule import best_schedule
 from megascale.propose.plan_bounds import PlanBounds
 from megascale.propose.plan_rivals import followed, rule_rivals
-from megascale.propose.planning_law import held_out_inflation, law_of_logs, runs_of_logs
+from megascale.propose.planning_law import fittable_runs, held_out_inflation, law_of_logs
 from megascale.runs.table import RunTable, load_runs
 from tests.propose.known_law import KnownLaw, known_plan, write_known_logs
 
@@ -23,9 +23,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> RunTable:
 
 
 def test_losses_after_the_beginning(table: RunTable) -> None:
-    runs = runs_of_logs(table)
-    assert len(runs) == 8
-    assert min(run.tokens.min() for run in runs) >= 120_000
+    runs, loss, begin = fittable_runs(table)
+    assert (len(runs), loss, begin) == (8, "validation", 120_000)
+    assert min(run.tokens.min() for run in runs) >= begin
     assert all(len(run.loss) > 80 for run in runs)
 
 
@@ -50,7 +50,7 @@ def test_a_gain_under_the_true_law_is_promised(table: RunTable) -> None:
 
 def test_a_wrong_form_has_its_intervals_widened(table: RunTable) -> None:
     """A form without noise cannot hold switches: its own bands are far too narrow."""
-    runs = runs_of_logs(table)
+    runs, _, _ = fittable_runs(table)
     assert held_out_inflation(("progress_only",), runs) > 2
 
 

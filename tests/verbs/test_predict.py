@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from megascale.formats.schedule_law_file import read_schedule_law
+from megascale.propose.schedule_law import ScheduleLaw
 from tests.propose.known_law import KnownLaw, known_plan, write_known_logs
 from tests.verbs.scene import call
 
@@ -30,6 +32,30 @@ def test_a_law_is_fitted_and_shown(law: Path, capsys: pytest.CaptureFixture[str]
     assert said.out.startswith("Schedules left out of the fit are predicted within 0.0")
     assert "8 runs of 8 schedules, validation losses from 120,000 tokens on." in said.out
     assert "all runs have one peak learning rate" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--smooth", "2M"], "--smooth = 2M: is for run logs; the paths hold run logs for --law"),
+        (["--loss", "train"], "--loss"),
+        (["--bootstrap", "5"], "takes 20 to 2,000 replicates. Nearest legal: 20"),
+        (["--bootstrap", "5000"], "Nearest legal: 2000."),
+        (["-o", "/nowhere/law.json"], "cannot be written"),
+    ],
+)
+def test_what_the_law_does_not_look_at_is_refused(law: Path, words, says, capsys) -> None:
+    assert call(["fit", str(law.parent / "runs.csv"), "--law", "schedule", *words]) in (3, 7)
+    assert says in capsys.readouterr().err
+
+
+def test_all_replicates_are_kept(law: Path, tmp_path: Path) -> None:
+    path = tmp_path / "many.json"
+    logs = str(law.parent / "runs.csv")
+    assert call(["fit", logs, "--law", "schedule", "--bootstrap", "90", "-o", str(path)]) == 0
+    kept = ScheduleLaw.of_file(read_schedule_law(path))
+    assert min(len(fit.bootstrap) for fit in kept.fits) > 80
+    assert len(kept.draws().forms) == max(len(f.bootstrap) for f in kept.fits) * len(kept.fits)
 
 
 def test_schedules_side_by_side(law: Path, tmp_path: Path, capsys) -> None:
@@ -114,6 +140,8 @@ def test_predictions_are_held_against_their_runs(law: Path, tmp_path: Path, caps
         (["--batch", "0:512", "--tokens", "1M"], "need a peak"),
         (["--batch", "0:512, 2M:1Ki", *RATE], "after the end of the run"),
         ([], "says no schedule"),
+        (["a.yaml", "--lr", "3e-3"], "--lr = 3e-3: means nothing beside configs and runs"),
+        (["--measured", "p.json", "--batch", "0:512"], "means nothing beside --measured"),
         (["gone.yaml"], "gone.yaml"),
     ],
 )

@@ -86,7 +86,11 @@ def test_missing_extras_say_what_to_install(monkeypatch, tmp_path):
 def test_wandb_runs_of_one_name_are_two_and_a_resumed_one_is_itself(monkeypatch, tmp_path):
     seen = []
     run = SimpleNamespace(define_metric=lambda *_, **__: None)
-    init = lambda **kwargs: seen.append(kwargs["id"]) or run  # noqa: E731
+
+    def init(**kwargs):
+        seen.append(kwargs["id"])
+        return run
+
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     for folder in ("mine", "mine", "theirs"):
         (tmp_path / folder).mkdir(exist_ok=True)
