@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -354,7 +354,16 @@ def violations(error: ValidationError) -> list[str]:
     ]
 
 
-def write_law_file(law: LawFile, path: str | Path) -> str:
+class WritableLaw(Protocol):
+    """What is written as a law file: this format's, or that of a law of whole schedules."""
+
+    @property
+    def name(self) -> str: ...
+
+    def to_json(self) -> str: ...
+
+
+def write_law_file(law: WritableLaw, path: str | Path) -> str:
     """Write a law file and return its SHA-256.
 
     Raises:

@@ -6,7 +6,6 @@ predicted schedules that were left out. No numpy, no torch.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -93,20 +92,6 @@ class ScheduleLawFile(Part):
     def to_json(self) -> str:
         """The file's text."""
         return json.dumps(self.model_dump(by_alias=True, mode="json"), indent=1) + "\n"
-
-
-def write_schedule_law(law: ScheduleLawFile, path: str | Path) -> str:
-    """Write a law file and return its SHA-256.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
-    text = law.to_json()
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DataError.of("law file", str(path), f"cannot be written: {error.strerror}") from None
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_schedule_law(path: str | Path) -> bool:

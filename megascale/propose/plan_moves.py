@@ -134,24 +134,21 @@ def _batch_moves(
     shift = max(1, round((bounds.total_tokens - bounds.start_tokens) * scale / 8))
     free = range(max(known, 1), len(starts))
 
-    def zipped(at: Sequence[int], of: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        return tuple(zip(at, of, strict=True))
-
     for sign in (-1, 1):
         for i in free:
             moved = list(starts)
             moved[i] += sign * shift
             if bounds.past:
                 moved[i] = max(moved[i], bounds.start_tokens)
-            yield zipped(moved, sizes)
+            yield _zipped(moved, sizes)
         if len(free) > 1:
             later = [start + sign * shift for start in starts[free.start :]]
-            yield zipped([*starts[: free.start], *later], sizes)
+            yield _zipped([*starts[: free.start], *later], sizes)
         for i in range(known, len(sizes)):
             size = _moved(sizes[i], sign * scale, bounds)
-            yield zipped(starts, [*sizes[:i], size, *sizes[i + 1 :]])
+            yield _zipped(starts, [*sizes[:i], size, *sizes[i + 1 :]])
         later = [_moved(size, sign * scale, bounds) for size in sizes[known:]]
-        yield zipped(starts, [*sizes[:known], *later])
+        yield _zipped(starts, [*sizes[:known], *later])
 
 
 def _change_moves(
@@ -161,14 +158,11 @@ def _change_moves(
     starts = [start for start, _ in plan.batches]
     sizes = [size for _, size in plan.batches]
 
-    def zipped(at: Sequence[int], of: Sequence[int]) -> tuple[tuple[int, int], ...]:
-        return tuple(zip(at, of, strict=True))
-
     for i in range(max(known - 1, 0), len(sizes)):
         if i >= max(known, 1):
-            yield zipped([*starts[:i], *starts[i + 1 :]], [*sizes[:i], *sizes[i + 1 :]])
+            yield _zipped([*starts[:i], *starts[i + 1 :]], [*sizes[:i], *sizes[i + 1 :]])
         if i == 0 and not known and len(sizes) > 1:
-            yield zipped([0, *starts[2:]], sizes[1:])
+            yield _zipped([0, *starts[2:]], sizes[1:])
         begin = max(starts[i], bounds.start_tokens)
         end = starts[i + 1] if i + 1 < len(starts) else bounds.total_tokens
         for share in (0.0, 0.25, 0.5, 0.75) if i < known else (0.25, 0.5, 0.75):
@@ -176,9 +170,13 @@ def _change_moves(
             for sign in (-1, 1):
                 other = _moved(sizes[i], sign * max(scale, 0.25), bounds)
                 more = [*starts[: i + 1], at, *starts[i + 1 :]]
-                yield zipped(more, [*sizes[: i + 1], other, *sizes[i + 1 :]])
+                yield _zipped(more, [*sizes[: i + 1], other, *sizes[i + 1 :]])
                 if i >= known:
-                    yield zipped(more, [*sizes[:i], other, *sizes[i:]])
+                    yield _zipped(more, [*sizes[:i], other, *sizes[i:]])
+
+
+def _zipped(at: Sequence[int], of: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(zip(at, of, strict=True))
 
 
 def _moved(size: int, power: float, bounds: PlanBounds) -> int:

@@ -38,12 +38,12 @@ def fit_schedule_law(
             does not end in .json.
     """
     from megascale.formats.law_file import input_of
-    from megascale.formats.schedule_law_file import MOST_DRAWS, write_schedule_law
+    from megascale.formats.schedule_law_file import MOST_DRAWS
     from megascale.propose.logged_weight_decay import logged_weight_decay
     from megascale.propose.planning_law import fittable_runs
     from megascale.propose.schedule_law import search_schedule_law
     from megascale.runs.check import refuse_mixed
-    from megascale.verbs.law_output import warn
+    from megascale.verbs.law_output import warn, write
 
     if not LEAST_REPLICATES <= replicates <= MOST_DRAWS:
         rule = f"a law of whole schedules takes {LEAST_REPLICATES} to {MOST_DRAWS:,} replicates"
@@ -69,8 +69,7 @@ def fit_schedule_law(
         _show(found)
     warn(_doubts(found))
     if output is not None:
-        digest = write_schedule_law(file, output)
-        typer.echo(f"{output}: law of whole schedules {name}, sha256 {digest[:16]}", err=True)
+        write(file, output)
     return EXIT_DONE
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from megascale.formats.law_file import LawFile
+    from megascale.formats.law_file import WritableLaw
 
 
 def warn(doubts: Sequence[str]) -> None:
@@ -18,7 +18,7 @@ def warn(doubts: Sequence[str]) -> None:
         typer.echo(f"megascale: warning: {doubt}.", err=True)
 
 
-def write(file: LawFile, output: Path) -> None:
+def write(file: WritableLaw, output: Path) -> None:
     """Write a law file and say so."""
     from megascale.formats.law_file import write_law_file
 
