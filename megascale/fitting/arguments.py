@@ -53,7 +53,11 @@ def real_number(value: Any, name: str, nearest: float) -> float:
 
 
 def bounds_by_name(bounds: Any, names: Sequence[str]) -> Bounds | None:
-    """Bounds by parameter, from scipy's (lower, upper) where they are given so."""
+    """Bounds by parameter, from scipy's (lower, upper) where they are given so.
+
+    Raises:
+        FitError: neither a mapping nor a pair of sides, each one number or one a parameter.
+    """
     if bounds is None or isinstance(bounds, Mapping):
         return bounds
     rule = "must be {parameter: (lower, upper)}, or a pair (lower, upper) as in scipy"
@@ -70,7 +74,11 @@ def bounds_by_name(bounds: Any, names: Sequence[str]) -> Bounds | None:
 
 
 def start_by_name(initial: Any, names: Sequence[str]) -> Mapping[str, Any] | None:
-    """A start by parameter, from values in the law's order where it is given so."""
+    """A start by parameter, from values in the law's order where it is given so.
+
+    Raises:
+        FitError: another number of values than of parameters.
+    """
     if initial is None or isinstance(initial, Mapping):
         return initial
     values = list(np.atleast_1d(np.asarray(initial, dtype=object)))
@@ -80,6 +88,11 @@ def start_by_name(initial: Any, names: Sequence[str]) -> Mapping[str, Any] | Non
 
 
 def start_count(starts: int | str, law: Any) -> int:
+    """How many starts the engine takes; 0 leaves it to the law.
+
+    Raises:
+        FitError: neither "auto", "grid" (Chinchilla's law alone) nor a number within bounds.
+    """
     if isinstance(starts, str) and starts == "auto":
         return 0
     if isinstance(starts, str) and starts == "grid":
@@ -96,6 +109,11 @@ def start_count(starts: int | str, law: Any) -> int:
 
 
 def residual_kind(law: Law, residual: str) -> str:
+    """The residual that a fit makes small; "auto" is the law's own.
+
+    Raises:
+        FitError: an unknown one, or one that the law has not.
+    """
     if residual == "auto":
         return law.default_residual
     if residual not in RESIDUALS:
@@ -109,6 +127,9 @@ def residual_kind(law: Law, residual: str) -> str:
 
 
 def natural_variant(law: Law, bounds: Bounds | None, fixed: Mapping[str, Any] | None) -> Law:
+    """The law in the parameters that are bounded or fixed: of `wsd` the joints between its stages,
+    which its usual parameters only imply.
+    """
     joints = {"S_1", "S_opt", "S_2"}
     named = set(bounds or ()) | set(fixed or ())
     return laws()["wsd_natural"] if law.name == "wsd" and named & joints else law
@@ -121,7 +142,11 @@ def parameter_boxes(
     fixed: Mapping[str, Any] | None,
     initial: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Bounds, fixed values and starts as (problems, parameters) arrays, or None."""
+    """Bounds, fixed values and starts as (problems, parameters) arrays, or None.
+
+    Raises:
+        FitError: a parameter that the law has not, or a value that is no number, nor one a problem.
+    """
 
     def table(values: Mapping[str, Any], name: str, fill: float) -> np.ndarray:
         out = np.full((problems, len(law.params)), fill)
@@ -221,6 +246,9 @@ def engine_device(device: str, loss: str, bootstrap: str | None, starts: int | s
     """The engine's device. The GPU runs squared-loss fits; the rest is the CPU's.
 
     "auto" is the CPU: the last digits must not depend on what else a machine has.
+
+    Raises:
+        FitError: an unknown device, or a GPU that is not there or cannot run this fit.
     """
     able = loss == "squared" and bootstrap is None and starts != "grid"
     if device == "cuda":

@@ -305,6 +305,9 @@ class FitValues:
             *x: one array an input. With several problems and no `problem`, the result has the
                 problems in front.
             problem: only this one.
+
+        Raises:
+            FitError: another number of inputs than the law has.
         """
         columns = [np.asarray(v, float) for v in x]
         if len(columns) != len(self.inputs):
