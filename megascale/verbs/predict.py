@@ -209,7 +209,7 @@ def _of_path(path: Path) -> SchedulePlan:
     """
     from megascale.config import load_config
     from megascale.errors import ConfigError
-    from megascale.propose.planned_histories import plan_of_config
+    from megascale.propose.config_plan import plan_of_config
     from megascale.train.rundir import saved_config
 
     if path.is_dir():

@@ -91,8 +91,8 @@ def schedule(
     from megascale.propose.proposal import propose, standing_layout
     from megascale.propose.replan import standing
     from megascale.verbs import schedule_inputs as inputs
-    from megascale.verbs.plan_request import LawSources, PlanRequest
     from megascale.verbs.schedule_optimize import judge_given, plan_best
+    from megascale.verbs.schedule_request import LawSources, PlanRequest
 
     at = None if replan is None else standing(replan)
     total = inputs.total_tokens(tokens, at)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from megascale.errors import ConfigError
-from megascale.verbs.plan_request import LawSources, PlanRequest, bounds_of, step_times_of
+from megascale.verbs.schedule_request import LawSources, PlanRequest, bounds_of, step_times_of
 
 if TYPE_CHECKING:
     from megascale.propose.best_schedule import BestSchedule

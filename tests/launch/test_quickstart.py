@@ -5,8 +5,8 @@ import re
 import pytest
 
 from megascale.config.load import load_config
+from megascale.propose.config_plan import plan_of_config
 from megascale.propose.plan_bounds import outside_seen
-from megascale.propose.planned_histories import plan_of_config
 from megascale.propose.seen_ranges import SeenRanges
 from megascale.sweep.expand import expand
 from megascale.sweep.study import load_study

@@ -1,4 +1,4 @@
-"""Schedules from a config, a run directory or options, as a law of whole schedules takes them."""
+"""The batches and learning rate of a config, as a law of whole schedules takes them."""
 
 from __future__ import annotations
 
