@@ -124,7 +124,8 @@ def _verdict(fits: TokensStepsFits, comparable: npt.NDArray[np.bool_]) -> Verdic
     held, ends, unreachable, failed = leave_one_batch_out(fits.points, fits.law)
     n, k = len(residual), int(fits.result.free_params[comparable].sum()) + 1
     total = float((residual**2).sum()) if np.isfinite(residual).all() else np.inf
-    likelihood = n * np.log(total / n)
+    with np.errstate(divide="ignore"):  # points without noise can be met exactly
+        likelihood = n * np.log(total / n)
     aicc = likelihood + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 else np.inf
     per_group = np.add.reduceat(residual**2, begins) / sizes[comparable]
     return Verdict(
