@@ -27,7 +27,7 @@ class HistoryRun:
         loss: in nats.
         weights: of the squared residuals, or None.
         kept: correlation of each residual with the one before it in tokens, or None for none.
-        common: (2, points) shapes in which runs differ as a whole (`with_run_errors`), or None.
+        common: (2, points) shapes in which runs differ as a whole (`with_seed_errors`), or None.
     """
 
     history: History

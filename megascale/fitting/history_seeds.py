@@ -29,7 +29,7 @@ MOST_KEPT = 0.999
 
 
 @dataclass(frozen=True, slots=True)
-class RunErrors:
+class SeedErrors:
     """How residuals of runs hang together.
 
     Attributes:
@@ -47,7 +47,7 @@ class RunErrors:
 
 def fit_correlated(
     law: str | HistoryLaw, runs: Sequence[HistoryRun], *, rounds: int = 2, **options: Any
-) -> tuple[HistoryFit, RunErrors]:
+) -> tuple[HistoryFit, SeedErrors]:
     """Fit a law with seeds and the correlation of jitter as nuisance.
 
     Args:
@@ -60,16 +60,16 @@ def fit_correlated(
         The last fit, and the sizes that it took.
 
     Raises:
-        FitError: as `fit_history` and `estimate_run_errors`.
+        FitError: as `fit_history` and `estimate_seed_errors`.
     """
     plain = [replace(run, kept=None, common=None) for run in runs]
     fit = fit_history(law, plain, **{**options, "bootstrap": 0})
-    errors = estimate_run_errors(fit, plain)
+    errors = estimate_seed_errors(fit, plain)
     for left in range(rounds, 0, -1):
-        known = with_run_errors(plain, fit, errors)
+        known = with_seed_errors(plain, fit, errors)
         fit = fit_history(law, known, **options if left == 1 else {**options, "bootstrap": 0})
         if left > 1:
-            errors = estimate_run_errors(fit, plain)
+            errors = estimate_seed_errors(fit, plain)
     return fit, errors
 
 
@@ -89,7 +89,7 @@ def run_shapes(fit: HistoryFit, runs: Sequence[HistoryRun]) -> list[Array]:
     return [both[:, a:b] for a, b in itertools.pairwise(offsets)]
 
 
-def estimate_run_errors(fit: HistoryFit, runs: Sequence[HistoryRun]) -> RunErrors:
+def estimate_seed_errors(fit: HistoryFit, runs: Sequence[HistoryRun]) -> SeedErrors:
     """The sizes by maximum likelihood from a fit's residuals.
 
     Args:
@@ -138,7 +138,7 @@ def estimate_run_errors(fit: HistoryFit, runs: Sequence[HistoryRun]) -> RunError
     options = {"ftol": 1e-7}
     best = minimize(minus_likelihood, start, method="L-BFGS-B", bounds=box, options=options).x
     spread = jitter * np.exp(best[2:]) / typical
-    return RunErrors(
+    return SeedErrors(
         float(jitter * np.exp(best[0])),
         float(spacing * np.exp(best[1])),
         float(spread[0]),
@@ -146,8 +146,8 @@ def estimate_run_errors(fit: HistoryFit, runs: Sequence[HistoryRun]) -> RunError
     )
 
 
-def with_run_errors(
-    runs: Sequence[HistoryRun], fit: HistoryFit, errors: RunErrors
+def with_seed_errors(
+    runs: Sequence[HistoryRun], fit: HistoryFit, errors: SeedErrors
 ) -> list[HistoryRun]:
     """The runs with what `fit_history` needs to take their residuals as correlated.
 

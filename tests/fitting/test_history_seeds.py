@@ -12,11 +12,11 @@ from megascale.fitting.history_fit import fit_history
 from megascale.fitting.history_law import FORMS, NAMES
 from megascale.fitting.history_result import HistoryRun, Scales, predict_history
 from megascale.fitting.history_seeds import (
-    RunErrors,
-    estimate_run_errors,
+    SeedErrors,
+    estimate_seed_errors,
     fit_correlated,
     run_shapes,
-    with_run_errors,
+    with_seed_errors,
 )
 from megascale.fitting.history_whitening import whitened
 
@@ -24,10 +24,10 @@ SCALES = Scales(lr=5e-3, batch=512.0, progress=1500.0)
 TRUTH = {"L_inf": 2.0, "a": 1.1, "p": 0.4, "c": 0.3, "x": 0.8, "q": 0.4, "tau": 40.0}
 LAW = FORMS["exponential"]
 POINT = np.array([{**LAW.fixed, **TRUTH}[name] for name in NAMES])
-TRUE = RunErrors(jitter=0.01, memory_tokens=6e4, rate=0.1, delay=20.0)
+TRUE = SeedErrors(jitter=0.01, memory_tokens=6e4, rate=0.1, delay=20.0)
 
 
-def seeded_runs(seed: int, errors: RunErrors = TRUE, seeds: int = 3) -> list[HistoryRun]:
+def seeded_runs(seed: int, errors: SeedErrors = TRUE, seeds: int = 3) -> list[HistoryRun]:
     """Runs of five schedules, each with seeds of their own rate, delay and correlated jitter."""
     rng = np.random.default_rng(seed)
     plans = [
@@ -57,7 +57,7 @@ def seeded_runs(seed: int, errors: RunErrors = TRUE, seeds: int = 3) -> list[His
     return out
 
 
-def covariance(run: HistoryRun, shape: np.ndarray, errors: RunErrors) -> np.ndarray:
+def covariance(run: HistoryRun, shape: np.ndarray, errors: SeedErrors) -> np.ndarray:
     """Of a run's residuals, over the jitter's variance, by its definition."""
     gap = np.abs(run.tokens[:, None] - run.tokens[None, :])
     spread = np.array([errors.rate, errors.delay]) / errors.jitter
@@ -68,7 +68,7 @@ def test_whitened_residuals_are_those_of_the_covariance() -> None:
     runs = seeded_runs(1)
     fit = fit_history(LAW, runs, starts=4, scales=SCALES)
     rng = np.random.default_rng(0)
-    for run, shape in zip(with_run_errors(runs, fit, TRUE), run_shapes(fit, runs), strict=True):
+    for run, shape in zip(with_seed_errors(runs, fit, TRUE), run_shapes(fit, runs), strict=True):
         matrix = covariance(run, shape, TRUE)
         left, right = rng.normal(size=(2, len(run.loss)))
         flat = [whitened(run.kept, run.common, v) for v in (left, right)]
@@ -79,7 +79,7 @@ def test_the_engine_minimises_the_correlated_sum() -> None:
     """Generalised least squares by scipy on the dense covariance has the same optimum."""
     runs = seeded_runs(2)
     first = fit_history(LAW, runs, starts=4, scales=SCALES)
-    runs = with_run_errors(runs[::-1], first, TRUE)  # in no particular order
+    runs = with_seed_errors(runs[::-1], first, TRUE)  # in no particular order
     fit = fit_history(LAW, runs, starts=4, scales=SCALES)
     roots = [
         np.linalg.cholesky(covariance(run, shape, TRUE))
@@ -127,4 +127,4 @@ def test_too_few_points_to_estimate_are_refused() -> None:
     runs = seeded_runs(1)
     fit = fit_history(LAW, runs, starts=2, scales=SCALES)
     with pytest.raises(FitError, match="at least two runs"):
-        estimate_run_errors(fit, runs[:1])
+        estimate_seed_errors(fit, runs[:1])
