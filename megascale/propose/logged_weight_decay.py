@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megascale.errors import UserError
+from megascale.errors import FitError, UserError
 from megascale.formats.json_text import read_json
 from megascale.runs.table import RunTable
 
 CONFIG = "config.json"
+
+
+def stated_weight_decay(table: RunTable, given: float | None) -> float | None:
+    """The weight decay that is given, else what the logs say.
+
+    Raises:
+        FitError: the logs say another.
+    """
+    logged = logged_weight_decay(table)
+    if given is not None and logged is not None and abs(given - logged) > 1e-9:
+        rule = "the configs beside the logs say another weight decay"
+        raise FitError.of("--weight-decay", given, rule, logged)
+    return logged if given is None else given
 
 
 def logged_weight_decay(table: RunTable) -> float | None:

@@ -23,12 +23,22 @@ def fit_schedule_law(
     logs: RunTable,
     name: str,
     *,
+    weight_decay: float | None,
     replicates: int,
     confidence: float,
     output: Path | None,
     as_json: bool,
 ) -> int:
     """Fit the law, print what was found and write its file.
+
+    Args:
+        logs: of the runs.
+        name: of the law.
+        weight_decay: of the runs; None takes what their configs say.
+        replicates: of the bootstrap.
+        confidence: of the intervals that `predict` prints.
+        output: file of the law.
+        as_json: print the file's text instead of tables.
 
     Returns:
         The exit code.
@@ -39,8 +49,8 @@ def fit_schedule_law(
     """
     from megascale.formats.law_file import input_of
     from megascale.formats.schedule_law_file import MOST_DRAWS
-    from megascale.propose.logged_weight_decay import logged_weight_decay
-    from megascale.propose.planning_law import fittable_runs
+    from megascale.propose.fittable_runs import fittable_runs
+    from megascale.propose.logged_weight_decay import stated_weight_decay
     from megascale.propose.schedule_law import search_schedule_law
     from megascale.runs.check import refuse_mixed
     from megascale.verbs.law_output import warn, write
@@ -52,7 +62,7 @@ def fit_schedule_law(
     if output is not None and output.suffix != ".json":
         raise FitError.of("--output", str(output), "a law from logs is written as .json")
     refuse_mixed(logs)
-    decay = logged_weight_decay(logs)
+    decay = stated_weight_decay(logs, weight_decay)
     runs, loss, from_tokens = fittable_runs(logs, weight_decay=decay or 0.0)
     found = search_schedule_law(
         runs,
