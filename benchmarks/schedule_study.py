@@ -107,7 +107,7 @@ def predict_again() -> list[PredictedSchedule]:
 
 
 def predicted_table(measured: Mapping[str, Ends], again: Sequence[PredictedSchedule]) -> list[str]:
-    """One line a schedule: predicted before its runs, measured, and predicted by the present rule."""
+    """One line a schedule: written before its runs, measured, predicted by the present rule."""
     written = json.loads(PREDICTIONS.read_text())
     before = {one["schedule"]: (one["end"]["value"], one["end"]["low"], one["end"]["high"])
               for one in written["schedules"]}  # fmt: skip

@@ -80,6 +80,16 @@ class OutlineOfSchedule(Part):
     )
 
 
+class SettingsOfRuns(Part):
+    """What else held in all runs, by their configs; null where it is not known or they differ."""
+
+    weight_decay: float | None = Field(None, ge=0)
+    optimizer: str | None = None
+    architecture: str | None = Field(None, description="shape of the model, in words")
+    sequence_length: int | None = Field(None, gt=0, description="tokens")
+    data: str | None = Field(None, description="names of the sources and of their files")
+
+
 class ScheduleLawFile(Part):
     """See the module."""
 
@@ -91,6 +101,7 @@ class ScheduleLawFile(Part):
     forms: list[FittedForm] = Field(min_length=1, max_length=MOST_FORMS)
     seen: SeenByRuns
     weight_decay: float | None = Field(None, description="of all runs; null where not known")
+    settings: SettingsOfRuns = SettingsOfRuns()
     outlines: dict[str, OutlineOfSchedule] = Field(
         description="of the schedules that were left out, by their names in `forms`"
     )

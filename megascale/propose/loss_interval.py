@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megascale.arrays import Array
+from megascale.arrays import Array, Flags
 from megascale.formats.student_t import student_reach
 from megascale.propose.loss_draws import LossDraws, draws_of_each
 
@@ -38,7 +38,7 @@ class IntervalRule:
 
     law: LossDraws
     confidence: float
-    rows: Array
+    rows: np.ndarray
 
     @classmethod
     def of_all(cls, law: LossDraws, confidence: float) -> IntervalRule:
@@ -46,7 +46,7 @@ class IntervalRule:
         return cls(law, confidence, np.arange(len(law.forms)))
 
     @property
-    def best(self) -> Array:
+    def best(self) -> Flags:
         """Which of the draws are a form's best parameters."""
         return np.asarray(np.isin(self.rows, draws_of_each(self.law, 1)))
 

@@ -85,7 +85,7 @@ def predict_schedules(
             raise FitError.of(f"schedule {history.name}", f"{history.total_tokens:,.0f}", rule)
     moved = np.zeros(len(histories)) if offsets is None else np.asarray(offsets, float)
     draws = law.draws()
-    rule = IntervalRule.of_all(draws, confidence)
+    intervals = IntervalRule.of_all(draws, confidence)
     ends = draws.end_losses(histories) + moved
     factors = np.array([widen if words else 1.0 for words in outside])
     levels = factors * draws.discrepancy.levels(histories)
@@ -96,12 +96,12 @@ def predict_schedules(
         begin = max(law.from_tokens, history.batch[0])
         tokens = np.linspace(begin, history.total_tokens, POINTS)
         along = draws.curves(history, tokens) + moved[i]
-        loss, half = rule.values(along), rule.halves(along, levels[i])
+        loss, half = intervals.values(along), intervals.halves(along, levels[i])
         against = None
         if i and history.total_tokens == histories[0].total_tokens:
             error = max(factors[0], factors[i]) * differences[i]
-            against = rule.estimated(ends[:, i] - ends[:, 0], error)
-        end = rule.estimated(ends[:, i], levels[i])
+            against = intervals.estimated(ends[:, i] - ends[:, 0], error)
+        end = intervals.estimated(ends[:, i], levels[i])
         out.append(
             PredictedSchedule(
                 history.name, history, end, tokens, loss, loss - half, loss + half,

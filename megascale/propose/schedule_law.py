@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from megascale.formats.schedule_law_file import (
     OutlineOfSchedule,
     ScheduleLawFile,
     SeenByRuns,
+    SettingsOfRuns,
 )
 from megascale.laws.schedule.discrepancy import LawDiscrepancy
 from megascale.laws.schedule.outline import ScheduleOutline
@@ -49,6 +50,7 @@ class ScheduleLaw:
         weight_decay: of the runs; None where it is not known.
         schedules, runs: how many were fitted.
         outlines: of the schedules left out, by their names there.
+        settings: what else held in the runs.
     """
 
     fits: list[HistoryFit]
@@ -60,6 +62,7 @@ class ScheduleLaw:
     schedules: int
     runs: int
     outlines: Mapping[str, ScheduleOutline]
+    settings: SettingsOfRuns = field(default_factory=SettingsOfRuns)
 
     def draws(self) -> FitDraws:
         """Draws of all forms, equally many of each, for plans and predictions."""
@@ -70,6 +73,11 @@ class ScheduleLaw:
     def discrepancy(self) -> LawDiscrepancy:
         """The law's own error, by schedule."""
         return LawDiscrepancy.of_left_out(self.outlines, self.end_errors)
+
+    @property
+    def conditions(self) -> SettingsOfRuns:
+        """What else held in its runs, the weight decay that the forms take among it."""
+        return self.settings.model_copy(update={"weight_decay": self.weight_decay})
 
     @property
     def end_errors(self) -> dict[str, float]:
@@ -118,6 +126,7 @@ class ScheduleLaw:
             forms=forms,
             seen=SeenByRuns(**seen),
             weight_decay=self.weight_decay,
+            settings=self.settings,
             outlines={
                 name: OutlineOfSchedule(
                     total_tokens=one.total_tokens, peak=one.peak, batch=one.batch, rate=one.rate
@@ -159,6 +168,7 @@ class ScheduleLaw:
                 name: ScheduleOutline(one.total_tokens, one.peak, one.batch, one.rate)
                 for name, one in file.outlines.items()
             },
+            file.settings,
         )  # fmt: skip
 
 

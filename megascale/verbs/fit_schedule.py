@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def fit_schedule_law(
     from megascale.formats.law_file import input_of
     from megascale.formats.schedule_law_file import MOST_DRAWS
     from megascale.propose.fittable_runs import fittable_runs
-    from megascale.propose.logged_weight_decay import stated_weight_decay
+    from megascale.propose.run_settings import logged_settings, stated_weight_decay
     from megascale.propose.schedule_law import search_schedule_law
     from megascale.runs.check import refuse_mixed
     from megascale.verbs.law_output import warn, write
@@ -72,7 +73,9 @@ def fit_schedule_law(
         replicates=replicates,
         said=_say if sys.stderr.isatty() else lambda text: None,
     )
-    file = found.law.to_file(name, [input_of(one.path) for one in logs.files], confidence)
+    file = replace(found.law, settings=logged_settings(logs)).to_file(
+        name, [input_of(one.path) for one in logs.files], confidence
+    )
     if as_json:
         typer.echo(file.to_json(), nl=False)
     else:

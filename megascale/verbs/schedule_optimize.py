@@ -72,7 +72,7 @@ def _law(
     """The law, and the request with the weight decay that the law's runs had."""
     from megascale.formats.schedule_law_file import read_schedule_law
     from megascale.propose.fittable_runs import fittable_runs
-    from megascale.propose.logged_weight_decay import stated_weight_decay
+    from megascale.propose.run_settings import stated_weight_decay
     from megascale.propose.schedule_law import ScheduleLaw, search_schedule_law
     from megascale.verbs.option_words import read_options
     from megascale.verbs.progress import StageLine
