@@ -77,10 +77,9 @@ class LawDiscrepancy:
         """
         own = [ScheduleOutline.of_history(history) for history in (*histories, other)]
         given = self._given(own)
-        left = 1 - (given**2).sum(axis=0)
-        shared = _correlation(own[:-1], own[-1:])[:, 0] - given[:, :-1].T @ given[:, -1]
-        variance = left[:-1] + left[-1] - 2 * shared
-        return np.asarray(self.scale * np.sqrt(np.maximum(variance, 0.0)))
+        apart = 2 * (1 - _correlation(own[:-1], own[-1:])[:, 0])
+        told = ((given[:, :-1] - given[:, -1:]) ** 2).sum(axis=0)
+        return np.asarray(self.scale * np.sqrt(np.maximum(apart - told, 0.0)))
 
     def _given(self, own: Sequence[ScheduleOutline]) -> Array:
         """What the fitted schedules tell, (fitted, runs): sums of squares are variances."""
