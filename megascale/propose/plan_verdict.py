@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from megascale.propose.best_schedule import BestSchedule
-from megascale.propose.plan_outcome import PlanEstimate, PlanOutcome
+from megascale.propose.loss_interval import Estimated
+from megascale.propose.plan_outcome import PlanOutcome
 from megascale.propose.schedule_plan import SchedulePlan, batch_words
 from megascale.units import short_count
 
@@ -122,12 +123,12 @@ def plan_words(plan: SchedulePlan) -> str:
     return f"batch {batch_words(plan)} ({rate})"
 
 
-def interval(one: PlanEstimate) -> str:
+def interval(one: Estimated) -> str:
     """`-0.0123 (-0.0150 to -0.0090)`."""
     return f"{one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
 
 
-def percent(one: PlanEstimate) -> str:
+def percent(one: Estimated) -> str:
     """`12 % (8 to 15 %)`."""
     return f"{one.value:.0%} ({one.low:.0%} to {one.high:.0%})"
 
@@ -152,7 +153,7 @@ def best_schedule_dict(found: BestSchedule) -> dict[str, Any]:
         "confidence": found.confidence,
         "no_worse_nats": found.most_loss,
         "forms": list(found.forms),
-        "inflation": found.inflation,
+        "law_error": found.law_error,
         "bounds": {
             "total_tokens": bounds.total_tokens,
             "unit_tokens": bounds.unit_tokens,
@@ -184,7 +185,7 @@ def outcome_dict(outcome: PlanOutcome) -> dict[str, Any]:
     """A plan's numbers, as plain JSON types."""
     lr = outcome.plan.lr
 
-    def three(one: PlanEstimate) -> dict[str, float]:
+    def three(one: Estimated) -> dict[str, float]:
         return {"value": one.value, "low": one.low, "high": one.high}
 
     return {

@@ -13,6 +13,7 @@ from megascale.verbs import schedule_options as own
 from megascale.verbs.options import AsJson, LawOfSchedules
 
 if TYPE_CHECKING:
+    from megascale.formats.schedule_law_file import SettingsOfRuns
     from megascale.propose.prediction import PredictedSchedule
     from megascale.propose.run_standing import MeasuredSoFar
     from megascale.propose.schedule_law import ScheduleLaw
@@ -99,6 +100,7 @@ def predict(
         raise ConfigError.of("--law-file", None, rule, "megascale fit RUNS --law schedule -o ...")
     from megascale.propose.plan_bounds import outside_seen
     from megascale.propose.prediction import predict_schedules
+    from megascale.propose.run_settings import other_settings
     from megascale.propose.schedule_law import ScheduleLaw
 
     file = read_schedule_law(law_file)
@@ -106,10 +108,12 @@ def predict(
     rate = (lr, lr_kind.value, warmup, decay, decay_shape.value, final_ratio, lr_coupling.value)
     plans = _of_options(batch or [], tokens, rate, law)
     so_far: dict[str, MeasuredSoFar] = {}
+    conditions: dict[str, tuple[str, ...]] = {}
     for path in paths or []:
         name = path.stem if path.suffix in (".yaml", ".yml") else path.name
         name = str(path) if name in plans else name
-        plans[name] = _of_path(path)
+        plans[name], settings = _of_path(path)
+        conditions[name] = other_settings(law.conditions, settings)
         if path.is_dir():
             standing = _standing(path, law, plans[name])
             if standing is not None:
@@ -133,7 +137,7 @@ def predict(
         from megascale.report.prediction_figure import draw_predictions
 
         draw_predictions(found, file.confidence, plot)
-    _show(found, so_far, law, file.confidence, as_json)
+    _show(found, so_far, conditions, law, file.confidence, as_json)
 
 
 _OF_BATCH = (
@@ -201,8 +205,8 @@ def _of_options(
     return found
 
 
-def _of_path(path: Path) -> SchedulePlan:
-    """The schedule of a config, or of a run directory's.
+def _of_path(path: Path) -> tuple[SchedulePlan, SettingsOfRuns]:
+    """The schedule of a config, or of a run directory's, and its settings.
 
     Raises:
         ConfigError: it is neither.
@@ -210,15 +214,14 @@ def _of_path(path: Path) -> SchedulePlan:
     from megascale.config import load_config
     from megascale.errors import ConfigError
     from megascale.propose.config_plan import plan_of_config
+    from megascale.propose.run_settings import settings_of_config
     from megascale.train.rundir import saved_config
 
-    if path.is_dir():
-        config = saved_config(path)
-        if config is None:
-            rule = "is no run directory whose config this version reads"
-            raise ConfigError.of("PATH", str(path), rule, "a config (YAML) or a run directory")
-        return plan_of_config(config)
-    return plan_of_config(load_config(path))
+    config = saved_config(path) if path.is_dir() else load_config(path)
+    if config is None:
+        rule = "is no run directory whose config this version reads"
+        raise ConfigError.of("PATH", str(path), rule, "a config (YAML) or a run directory")
+    return plan_of_config(config), settings_of_config(config)
 
 
 def _standing(path: Path, law: ScheduleLaw, plan: SchedulePlan) -> MeasuredSoFar | None:
@@ -235,6 +238,7 @@ def _standing(path: Path, law: ScheduleLaw, plan: SchedulePlan) -> MeasuredSoFar
 def _show(
     found: list[PredictedSchedule],
     so_far: dict[str, MeasuredSoFar],
+    conditions: dict[str, tuple[str, ...]],
     law: ScheduleLaw,
     confidence: float,
     as_json: bool,
@@ -242,6 +246,7 @@ def _show(
     from megascale.verbs.predict_tables import prediction_document, print_predictions
 
     if as_json:
-        typer.echo(json.dumps(prediction_document(found, so_far, law, confidence), indent=2))
+        document = prediction_document(found, so_far, conditions, law, confidence)
+        typer.echo(json.dumps(document, indent=2))
         return
-    print_predictions(found, so_far, confidence)
+    print_predictions(found, so_far, conditions, confidence)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import typer
 
-from megascale.propose.prediction import PredictedLoss, PredictedSchedule
+from megascale.propose.loss_interval import Estimated
+from megascale.propose.prediction import PredictedSchedule
 from megascale.propose.run_standing import MeasuredSoFar
 from megascale.propose.schedule_law import ScheduleLaw
 from megascale.units import short_count
@@ -59,10 +60,16 @@ def prediction_verdict(
 
 
 def print_predictions(
-    found: Sequence[PredictedSchedule], so_far: Mapping[str, MeasuredSoFar], confidence: float
+    found: Sequence[PredictedSchedule],
+    so_far: Mapping[str, MeasuredSoFar],
+    conditions: Mapping[str, Sequence[str]],
+    confidence: float,
 ) -> None:
     """Print the verdict, a line a schedule, and the loss along each."""
     typer.echo(prediction_verdict(found, so_far, confidence))
+    for name, said in conditions.items():
+        for words in said:
+            typer.echo(f"warning: {name} has {words}: the law does not know what that does.")
     for one in found:
         for words in one.outside:
             typer.echo(f"{one.name} is outside what the law's runs have shown: {words}.")
@@ -89,6 +96,7 @@ def print_predictions(
 def prediction_document(
     found: Sequence[PredictedSchedule],
     so_far: Mapping[str, MeasuredSoFar],
+    conditions: Mapping[str, Sequence[str]],
     law: ScheduleLaw,
     confidence: float,
 ) -> dict[str, Any]:
@@ -111,6 +119,7 @@ def prediction_document(
                 "steps": one.steps,
                 "total_tokens": one.history.total_tokens,
                 "outside": list(one.outside),
+                "other_settings": list(conditions.get(one.name, ())),
                 "measured_so_far": asdict(so_far[one.name]) if one.name in so_far else None,
                 "curve": {
                     "tokens": one.tokens.tolist(),
@@ -124,7 +133,7 @@ def prediction_document(
     }
 
 
-def _loss(end: PredictedLoss) -> str:
+def _loss(end: Estimated) -> str:
     return f"{end.value:.4f} [{end.low:.4f}, {end.high:.4f}]"
 
 

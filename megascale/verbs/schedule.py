@@ -68,8 +68,7 @@ def schedule(
     lr_coupling: own.LrCoupling = RateCoupling.constant,
     optimize: own.Optimize = None,
     runs: own.PlanRuns = None,
-    weight_decay: own.WeightDecay = None,
-    calibrate: own.Calibrate = True,
+    weight_decay: said.WeightDecayOf = None,
     max_changes: own.MaxChanges = 3,
     min_gap: own.MinGap = None,
     shrink: own.Shrink = False,
@@ -127,7 +126,6 @@ def schedule(
         final_ratio=final_ratio,
         coupling=lr_coupling.value,
         weight_decay=weight_decay,
-        calibrate=calibrate,
         max_changes=max_changes,
         min_gap=min_gap,
         shrink=shrink,
@@ -165,7 +163,6 @@ def schedule(
         planning |= {
             "--weight-decay": weight_decay,
             "--beyond-data": beyond_data or None,
-            "--no-calibrate": None if calibrate else True,
         }
     elif replan is not None:
         rule_of = "a running run's rest is judged with --optimize alone"

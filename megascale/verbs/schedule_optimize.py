@@ -71,9 +71,9 @@ def _law(
 ) -> tuple[LossDraws, PlanRequest]:
     """The law, and the request with the weight decay that the law's runs had."""
     from megascale.formats.schedule_law_file import read_schedule_law
-    from megascale.propose.logged_weight_decay import logged_weight_decay
-    from megascale.propose.planning_law import law_of_logs
-    from megascale.propose.schedule_law import ScheduleLaw
+    from megascale.propose.fittable_runs import fittable_runs
+    from megascale.propose.run_settings import stated_weight_decay
+    from megascale.propose.schedule_law import ScheduleLaw, search_schedule_law
     from megascale.verbs.option_words import read_options
     from megascale.verbs.progress import StageLine
     from megascale.verbs.reading import load_logs
@@ -85,13 +85,13 @@ def _law(
         law = ScheduleLaw.of_file(read_schedule_law(sources.file))
         return law.draws(), replace(request, weight_decay=law.weight_decay)
     table = load_logs(sources.runs, None, read_options(), False, 1, True)
-    decay = request.weight_decay
-    decay = logged_weight_decay(table) if decay is None else decay
+    decay = stated_weight_decay(table, request.weight_decay)
+    runs, loss, from_tokens = fittable_runs(table, weight_decay=decay or 0.0)
     with StageLine(quiet=quiet) as line:
-        draws = law_of_logs(
-            table, weight_decay=decay, calibrate=request.calibrate, progress=line.show
+        found = search_schedule_law(
+            runs, loss=loss, from_tokens=from_tokens, weight_decay=decay, said=line.show
         )
-    return draws, replace(request, weight_decay=decay)
+    return found.law.draws(), replace(request, weight_decay=decay)
 
 
 def optimize_schedule(

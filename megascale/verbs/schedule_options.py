@@ -310,19 +310,3 @@ PlanRuns = Annotated[
         rich_help_panel=PLANNING,
     ),
 ]
-WeightDecay = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        help="Weight decay of those runs and of the plan, for forms that look at it.",
-        rich_help_panel=PLANNING,
-    ),
-]
-Calibrate = Annotated[
-    bool,
-    typer.Option(
-        "--calibrate/--no-calibrate",
-        help="Widen the intervals to what left-out runs ask for; takes a fit without each run.",
-        rich_help_panel=PLANNING,
-    ),
-]

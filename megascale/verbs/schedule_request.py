@@ -49,7 +49,6 @@ class PlanRequest:
         min_batch, max_batch, lr, warmup, decay, final_ratio: texts; None takes what was seen.
         lr_kind, decay_shape, coupling: of the learning rate.
         weight_decay: of the runs and the plan.
-        calibrate: whether the intervals are held against left-out runs.
         max_changes, min_gap, shrink: of the batch.
         step_seconds, price, no_worse, beyond_data: of the objective.
         confidence: of the intervals; None is 0.9.
@@ -72,7 +71,6 @@ class PlanRequest:
     final_ratio: str | None
     coupling: str
     weight_decay: float | None
-    calibrate: bool
     max_changes: int
     min_gap: str | None
     shrink: bool
