@@ -36,6 +36,7 @@ class PlanBounds:
         shapes: of the decay.
         coupling: how the learning rate follows the batch.
         weight_decay: of every step.
+        n_params: parameters of the model, for laws over several sizes.
         past: (start_tokens, batch_tokens) of a running run up to now; every plan begins with it,
             and no bound is held against it.
         start_tokens: where the run stands; what is planned lies beyond.
@@ -55,6 +56,7 @@ class PlanBounds:
     shapes: tuple[Shape, ...] = ("linear",)
     coupling: Coupling = "constant"
     weight_decay: float = 0.0
+    n_params: float | None = None
     past: tuple[tuple[int, int], ...] = ()
     start_tokens: int = 0
 
@@ -86,7 +88,7 @@ class PlanBounds:
 
     def plan(self, batches: tuple[tuple[int, int], ...], lr: LRSchedule) -> SchedulePlan:
         """A planned run of these bounds' coupling and weight decay."""
-        return SchedulePlan(batches, lr, self.coupling, self.weight_decay)
+        return SchedulePlan(batches, lr, self.coupling, self.weight_decay, self.n_params)
 
     def ladder(self, ratio: float) -> tuple[int, ...]:
         """Batches from the smallest to the largest, about `ratio` apart, each a multiple of the
@@ -230,6 +232,9 @@ def outside_seen(plan: SchedulePlan, seen: SeenRanges) -> tuple[str, ...]:
         if not _inside(size, batches):
             kind = "runs with a decay have " if batches is not seen.batch else "runs have "
             found.append(f"a batch of {short_count(size)}, {kind}{_words(batches)}")
+    size = plan.n_params
+    if size is not None and seen.n_params is not None and not _inside(size, seen.n_params):
+        found.append(f"{short_count(round(size))} parameters, runs have {_words(seen.n_params)}")
     if not _inside(plan.peak, seen.peak):
         found.append(f"a peak learning rate of {plan.peak:.3g}, runs have {_words(seen.peak)}")
     if decays and seen.decay_share is None:

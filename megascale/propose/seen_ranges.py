@@ -28,6 +28,7 @@ class SeenRanges:
         decay_share: decays as shares of their runs' tokens, those without left out; None for none.
         final_ratio: last learning rates over the peaks, of the runs that decay.
         warmup_tokens: middle of the warmups.
+        n_params: sizes of their models; None where a run does not say.
     """
 
     tokens: float
@@ -37,6 +38,7 @@ class SeenRanges:
     decay_share: Range | None
     final_ratio: Range | None
     warmup_tokens: float = 0.0
+    n_params: Range | None = None
 
     @classmethod
     def of_histories(cls, histories: Iterable[History]) -> SeenRanges:
@@ -56,6 +58,9 @@ class SeenRanges:
             decay_share=_range(share for _, share, _ in falling) if falling else None,
             final_ratio=_range(final for _, _, final in falling) if falling else None,
             warmup_tokens=float(np.median([_warmup(run) for run in runs])),
+            n_params=None
+            if any(run.n_params is None for run in runs)
+            else _range(run.n_params or 0.0 for run in runs),
         )
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from megascale.verbs import options as said
 from megascale.verbs import schedule_options as own
-from megascale.verbs.options import AsJson, LawOfSchedules
 
 if TYPE_CHECKING:
     from megascale.formats.schedule_law_file import SettingsOfRuns
@@ -52,7 +52,7 @@ def predict(
             help="Configs, or run directories: finished, or under way, whose losses so far count.",
         ),
     ] = None,
-    law_file: LawOfSchedules = None,
+    law_file: said.LawOfSchedules = None,
     measured: Annotated[
         Path | None,
         typer.Option(
@@ -66,6 +66,7 @@ def predict(
     tokens: Annotated[
         str | None, typer.Option(help="D, tokens of the run, for the schedules of --batch.")
     ] = None,
+    params: said.ParamsOfSizes = None,
     lr: own.PeakLr = None,
     lr_kind: own.LrKind = own.RateKind.wsd,
     warmup: own.Warmup = None,
@@ -75,7 +76,7 @@ def predict(
     lr_coupling: own.LrCoupling = own.RateCoupling.constant,
     beyond_data: own.BeyondData = False,
     plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
-    as_json: AsJson = False,
+    as_json: said.AsJson = False,
 ) -> None:
     """Predict the loss of batch and learning-rate schedules, with intervals, side by side.
 
@@ -102,11 +103,12 @@ def predict(
     from megascale.propose.prediction import predict_schedules
     from megascale.propose.run_settings import other_settings
     from megascale.propose.schedule_law import ScheduleLaw
+    from megascale.verbs.schedule_inputs import size_of
 
     file = read_schedule_law(law_file)
     law = ScheduleLaw.of_file(file)
     rate = (lr, lr_kind.value, warmup, decay, decay_shape.value, final_ratio, lr_coupling.value)
-    plans = _of_options(batch or [], tokens, rate, law)
+    plans = _of_options(batch or [], tokens, rate, law, size_of(law, params))
     so_far: dict[str, MeasuredSoFar] = {}
     conditions: dict[str, tuple[str, ...]] = {}
     for path in paths or []:
@@ -142,6 +144,7 @@ def predict(
 
 _OF_BATCH = (
     "tokens",
+    "params",
     "lr",
     "lr_kind",
     "warmup",
@@ -170,7 +173,11 @@ def _refuse(context: typer.Context, options: Sequence[str], beside: str) -> None
 
 
 def _of_options(
-    texts: list[str], tokens: str | None, rate: tuple[Any, ...], law: ScheduleLaw
+    texts: list[str],
+    tokens: str | None,
+    rate: tuple[Any, ...],
+    law: ScheduleLaw,
+    size: float | None,
 ) -> dict[str, SchedulePlan]:
     """The schedules of --batch, by their text."""
     from megascale.errors import ConfigError
@@ -200,7 +207,11 @@ def _of_options(
             rule = f"lies at or after the end of the run, {total:,} tokens"
             raise ConfigError.of("--batch", f"{text}: {late[0]:,}", rule, total - 1)
         found[text.replace(" ", "")] = SchedulePlan(
-            batches, schedule, coupling=coupling, weight_decay=law.weight_decay or 0.0
+            batches,
+            schedule,
+            coupling=coupling,
+            weight_decay=law.weight_decay or 0.0,
+            n_params=size,
         )
     return found
 
