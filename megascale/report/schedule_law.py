@@ -29,7 +29,8 @@ def schedule_law_section(file: ScheduleLawFile, table: RunTable | None) -> dict[
         DataError: the law has a form that this version does not know.
     """
     law = ScheduleLaw.of_file(file)
-    runs, left_out = [], []
+    runs: list[PredictedRun] = []
+    left_out: list[tuple[str, str]] = []
     if table is not None:
         hashes = {one.sha256 for one in file.inputs}
         runs, left_out = predict_runs(law, table, confidence=file.confidence, inputs=hashes)
