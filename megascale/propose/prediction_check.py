@@ -85,7 +85,7 @@ def read_predictions(path: str | Path) -> WrittenPredictions:
         raise DataError.of(f"{path}: {where}", "", item["msg"]) from None
 
 
-def check_runs(
+def check_measured(
     written: WrittenPredictions, table: RunTable, prefix: str = ""
 ) -> list[CheckedPrediction]:
     """Set predictions beside the last losses of runs, smoothed as every verb smooths them.

@@ -12,7 +12,7 @@ from megascale.formats.run_log import METRICS_FILE
 from megascale.propose.prediction_check import (
     CheckedPrediction,
     WrittenPredictions,
-    check_runs,
+    check_measured,
     check_verdict,
     read_predictions,
 )
@@ -59,7 +59,7 @@ def predictions_section(path: Path, table: RunTable | None, notes: list[str]) ->
     checked: list[CheckedPrediction] = []
     try:
         if table is not None:
-            checked = check_runs(written, table, _prefix(written, table))
+            checked = check_measured(written, table, _prefix(written, table))
     except UserError as error:
         notes.append(f"{path}: {error}")
     measured = {one.schedule.name: one for one in checked}

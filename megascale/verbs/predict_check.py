@@ -22,12 +22,12 @@ def show_check(written: Path, runs: Sequence[Path], as_json: bool) -> None:
     Raises:
         DataError: see `check_predictions`; a log without losses.
     """
-    from megascale.propose.prediction_check import check_runs, check_verdict, read_predictions
+    from megascale.propose.prediction_check import check_measured, check_verdict, read_predictions
     from megascale.runs.table import load_runs
     from megascale.verbs.tables import print_lines
 
     predictions = read_predictions(written)
-    checked = check_runs(predictions, load_runs(list(runs), cache=False))
+    checked = check_measured(predictions, load_runs(list(runs), cache=False))
     verdict = check_verdict(checked, predictions.confidence)
     if as_json:
         rows = [
