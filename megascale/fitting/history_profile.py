@@ -1,9 +1,10 @@
-"""Profile intervals of a law of whole histories: how far a parameter can go while all others follow.
+"""Profile intervals of a law of whole histories: how far a parameter can go while others follow.
 
-The interval holds the values at which the sum of squares, minimised over all other parameters, rises
-by no more than its residual variance times the square of Student's t (Bates and Watts 1988, ch. 6).
-Residuals of one run are correlated: give a fit of `fit_correlated`, whose sum is of independent ones.
-A side on which the sum never rises that far is open: the runs do not bound the parameter there.
+The interval holds the values at which the sum of squares, minimised over all other parameters,
+rises by no more than its residual variance times the square of Student's t (Bates and Watts 1988,
+ch. 6). Residuals of one run are correlated: give a fit of `fit_correlated`, whose sum is of
+independent ones. A side on which the sum never rises that far is open: the runs do not bound the
+parameter there.
 """
 
 from __future__ import annotations

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from megascale.propose.schedule_law import ScheduleLaw
     from megascale.propose.schedule_plan import SchedulePlan
 
-WIDENED = 2.0
-"""Factor on the law's own error outside what its runs have shown."""
-
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -100,7 +97,7 @@ def predict(
         rule = "names the law that predicts"
         raise ConfigError.of("--law-file", None, rule, "megascale fit RUNS --law schedule -o ...")
     from megascale.propose.plan_bounds import outside_seen
-    from megascale.propose.prediction import predict_schedules
+    from megascale.propose.prediction import WIDENED, predict_schedules
     from megascale.propose.run_settings import other_settings
     from megascale.propose.schedule_law import ScheduleLaw
     from megascale.verbs.schedule_inputs import size_of
@@ -108,7 +105,7 @@ def predict(
     file = read_schedule_law(law_file)
     law = ScheduleLaw.of_file(file)
     rate = (lr, lr_kind.value, warmup, decay, decay_shape.value, final_ratio, lr_coupling.value)
-    plans = _of_options(batch or [], tokens, rate, law, size_of(law, params))
+    plans = _of_options(batch, tokens, rate, law, size_of(law, params)) if batch else {}
     so_far: dict[str, MeasuredSoFar] = {}
     conditions: dict[str, tuple[str, ...]] = {}
     for path in paths or []:
@@ -173,7 +170,7 @@ def _refuse(context: typer.Context, options: Sequence[str], beside: str) -> None
 
 
 def _of_options(
-    texts: list[str],
+    texts: Sequence[str],
     tokens: str | None,
     rate: tuple[Any, ...],
     law: ScheduleLaw,
@@ -186,8 +183,6 @@ def _of_options(
     from megascale.units import parse_count
     from megascale.verbs.schedule_inputs import learning_rate, one_number
 
-    if not texts:
-        return {}
     if tokens is None:
         raise ConfigError.of("--tokens", None, "says how long the schedules of --batch are", "1M")
     lr, kind, warmup, decay, shape, final_ratio, coupling = rate
