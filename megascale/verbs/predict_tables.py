@@ -74,8 +74,9 @@ def print_predictions(
         for words in one.outside:
             typer.echo(f"{one.name} is outside what the law's runs have shown: {words}.")
     typer.echo("")
+    ranked = sorted(found, key=lambda one: one.end.value)
     columns = ("schedule", "end loss", "low", "high", "- first", "low", "high", "best", "steps")
-    print_lines(columns, [_row(one) for one in found])
+    print_lines(columns, [_row(one) for one in ranked])
     typer.echo("")
     rows: list[tuple[str, ...]] = []
     for one in found:
@@ -120,7 +121,7 @@ def prediction_document(
                 "total_tokens": one.history.total_tokens,
                 "outside": list(one.outside),
                 "other_settings": list(conditions.get(one.name, ())),
-                "measured_so_far": asdict(so_far[one.name]) if one.name in so_far else None,
+                "measured_so_far": _so_far(so_far.get(one.name)),
                 "curve": {
                     "tokens": one.tokens.tolist(),
                     "loss": one.loss.tolist(),
@@ -130,6 +131,17 @@ def prediction_document(
             }
             for one in found
         ],
+    }
+
+
+def _so_far(one: MeasuredSoFar | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    return {
+        "tokens": one.tokens,
+        "offset": one.offset,
+        "losses": one.losses,
+        "finished": one.finished,
     }
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from megascale.propose.replan import Standing
     from megascale.propose.seen_ranges import SeenRanges
     from megascale.propose.step_times import StepTimes
+    from megascale.schedule.lr import Shape
 
 GAPS = 20
 """The least distance of changes is this part of the budget where none is given."""
@@ -67,7 +68,7 @@ class PlanRequest:
     lr_kind: str
     warmup: str | None
     decay: str | None
-    decay_shape: str
+    decay_shape: str | None
     final_ratio: str | None
     coupling: str
     weight_decay: float | None
@@ -136,11 +137,18 @@ def bounds_of(request: PlanRequest, seen: SeenRanges) -> PlanBounds:
         warmup_tokens=warmup,
         decay_tokens=decay,
         final_ratio=final,
-        shapes=(request.decay_shape,),  # type: ignore[arg-type]
+        shapes=_shapes(request, seen),
         coupling=request.coupling,  # type: ignore[arg-type]
         weight_decay=request.weight_decay or 0.0,
     )
     return made if request.at is None else _bounds_of_rest(made, request, request.at)
+
+
+def _shapes(request: PlanRequest, seen: SeenRanges) -> tuple[Shape, ...]:
+    """Shapes of the decay: the one that is asked for, else those that the law has seen."""
+    if request.decay_shape is not None:
+        return (request.decay_shape,)  # type: ignore[return-value]
+    return seen.shapes or ("linear",)
 
 
 def _bounds_of_rest(bounds: PlanBounds, request: PlanRequest, at: Standing) -> PlanBounds:

@@ -58,6 +58,11 @@ class LawDiscrepancy:
         squares = np.square(list(errors.values())) * np.diag(np.linalg.inv(_measured(known)))
         return cls(known, float(np.sqrt(np.mean(squares))), max(len(names) - 1, 1))
 
+    @property
+    def jitter(self) -> float:
+        """Variance of what only one schedule's measured end has, nats squared."""
+        return JITTER * self.scale**2
+
     def covariance(self, histories: Sequence[History]) -> Array:
         """Covariance of the law's errors at the ends of runs, (runs, runs), nats squared."""
         own = [ScheduleOutline.of_history(history) for history in histories]
@@ -77,10 +82,9 @@ class LawDiscrepancy:
         """
         own = [ScheduleOutline.of_history(history) for history in (*histories, other)]
         given = self._given(own)
-        left = 1 - (given**2).sum(axis=0)
-        shared = _correlation(own[:-1], own[-1:])[:, 0] - given[:, :-1].T @ given[:, -1]
-        variance = left[:-1] + left[-1] - 2 * shared
-        return np.asarray(self.scale * np.sqrt(np.maximum(variance, 0.0)))
+        apart = 2 * (1 - _correlation(own[:-1], own[-1:])[:, 0])
+        told = ((given[:, :-1] - given[:, -1:]) ** 2).sum(axis=0)
+        return np.asarray(self.scale * np.sqrt(np.maximum(apart - told, 0.0)))
 
     def _given(self, own: Sequence[ScheduleOutline]) -> Array:
         """What the fitted schedules tell, (fitted, runs): sums of squares are variances."""
