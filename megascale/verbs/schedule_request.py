@@ -56,30 +56,30 @@ class PlanRequest:
         at: where a running run stands, of which only the rest is planned.
     """
 
-    objective: str
     total: int
     sequence: int
-    micro: int
-    ranks: int
-    multiple: int
-    min_batch: str | None
-    max_batch: str | None
-    lr: str | None
-    lr_kind: str
-    warmup: str | None
-    decay: str | None
-    decay_shape: str | None
-    final_ratio: str | None
-    coupling: str
-    weight_decay: float | None
-    max_changes: int
-    min_gap: str | None
-    shrink: bool
-    step_seconds: str | None
-    price: float | None
-    no_worse: float
-    beyond_data: bool
-    confidence: float | None
+    objective: str = "tokens"
+    micro: int = 1
+    ranks: int = 1
+    multiple: int = 1
+    min_batch: str | None = None
+    max_batch: str | None = None
+    lr: str | None = None
+    lr_kind: str = "wsd"
+    warmup: str | None = None
+    decay: str | None = None
+    decay_shape: str | None = None
+    final_ratio: str | None = None
+    coupling: str = "constant"
+    weight_decay: float | None = None
+    max_changes: int = 3
+    min_gap: str | None = None
+    shrink: bool = False
+    step_seconds: str | None = None
+    price: float | None = None
+    no_worse: float = 0.0
+    beyond_data: bool = False
+    confidence: float | None = None
     at: Standing | None = None
 
     @property
