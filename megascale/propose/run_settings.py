@@ -48,7 +48,7 @@ def settings_of_mapping(content: Mapping[str, Any]) -> SettingsOfRuns:
 def logged_settings(table: RunTable) -> SettingsOfRuns:
     """What all runs of a table have, by the configs beside our own logs; None where a log does not
     say it or runs differ."""
-    found = [_of_folder(table.files[run.files[0]].path.parent) for run in table.runs]
+    found = [settings_of_run(table.files[run.files[0]].path.parent) for run in table.runs]
     alike = {}
     for name in WORDS:
         values = {getattr(one, name) for one in found}
@@ -81,7 +81,9 @@ def other_settings(law: SettingsOfRuns, run: SettingsOfRuns) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _of_folder(folder: Path) -> SettingsOfRuns:
+def settings_of_run(folder: Path) -> SettingsOfRuns:
+    """The settings of a run directory; what its config does not state, or a config that cannot be
+    read, is None."""
     path = folder / CONFIG
     if not path.is_file():
         return SettingsOfRuns()

@@ -67,12 +67,17 @@ def print_predictions(
 ) -> None:
     """Print the verdict, a line a schedule, and the loss along each."""
     typer.echo(prediction_verdict(found, so_far, confidence))
+    told: list[MeasuredSoFar] = []
+    for name, standing in so_far.items() if len(found) > 1 else ():
+        if not any(standing is other for other in told):  # a run's choices share its losses
+            told.append(standing)
+            typer.echo(f"{name}{_standing(name, so_far)}.".replace("; its", ": its", 1))
     for name, said in conditions.items():
         for words in said:
             typer.echo(f"warning: {name} has {words}: the law does not know what that does.")
-    for one in found:
-        for words in one.outside:
-            typer.echo(f"{one.name} is outside what the law's runs have shown: {words}.")
+    for schedule in found:
+        for words in schedule.outside:
+            typer.echo(f"{schedule.name} is outside what the law's runs have shown: {words}.")
     typer.echo("")
     ranked = sorted(found, key=lambda one: one.end.value)
     columns = ("schedule", "end loss", "low", "high", "- first", "low", "high", "best", "steps")
