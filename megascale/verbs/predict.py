@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from megascale.propose.run_standing import MeasuredSoFar
     from megascale.propose.schedule_law import ScheduleLaw
 
-WIDENED = 2.0
-"""Factor on the law's own error outside what its runs have shown."""
-
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -109,7 +106,7 @@ def predict(
     if law_file is None:
         rule = "names the law that predicts"
         raise ConfigError.of("--law-file", None, rule, "megascale fit RUNS --law schedule -o ...")
-    from megascale.propose.prediction import predict_schedules
+    from megascale.propose.prediction import WIDENED, predict_schedules
     from megascale.propose.run_settings import other_settings
     from megascale.propose.schedule_law import ScheduleLaw
     from megascale.propose.seen_ranges import unseen_by_runs
