@@ -86,6 +86,12 @@ class LawDiscrepancy:
         told = ((given[:, :-1] - given[:, -1:]) ** 2).sum(axis=0)
         return np.asarray(self.scale * np.sqrt(np.maximum(apart - told, 0.0)))
 
+    @property
+    def precision(self) -> Array:
+        """Inverse of the correlation of the fitted schedules' measured ends, (fitted, fitted)."""
+        size = len(self.outlines)
+        return np.linalg.inv(_measured(self.outlines)) if size else np.zeros((0, 0))
+
     def _given(self, own: Sequence[ScheduleOutline]) -> Array:
         """What the fitted schedules tell, (fitted, runs): sums of squares are variances."""
         if not self.outlines:
