@@ -34,10 +34,10 @@ def settings_of_config(config: RunConfig) -> SettingsOfRuns:
 def settings_of_mapping(content: Mapping[str, Any]) -> SettingsOfRuns:
     """The settings that a run's config states, as plain data; what it does not state is None."""
     decay, train = _section(content, "weight_decay"), _section(content, "train")
-    value, length = decay.get("value"), train.get("sequence_length")
+    value, length = _number(decay.get("value")), train.get("sequence_length")
     constant = decay.get("schedule", "constant") == "constant"
     return SettingsOfRuns(
-        weight_decay=float(value) if _is_number(value) and constant else None,
+        weight_decay=value if constant else None,
         optimizer=_optimizer(_section(content, "optimizer")),
         architecture=_architecture(_section(content, "model")),
         sequence_length=length if isinstance(length, int) and length > 0 else None,
@@ -99,8 +99,8 @@ def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _optimizer(section: Mapping[str, Any]) -> str | None:

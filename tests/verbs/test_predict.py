@@ -221,7 +221,7 @@ def test_predictions_are_held_against_their_runs(law: Path, tmp_path: Path, caps
         (["--batch", "0:512", "--tokens", "1M"], "need a peak"),
         (["--batch", "0:512, 2M:1Ki", *RATE], "after the end of the run"),
         ([], "says no schedule"),
-        (["a.yaml", "--lr", "3e-3"], "--lr = 3e-3: means nothing beside configs and runs"),
+        (["a.yaml", "--lr", "3e-3"], "--lr = 3e-3: means nothing beside configs, runs and"),
         (["--measured", "p.json", "--batch", "0:512"], "means nothing beside --measured"),
         (["gone.yaml"], "gone.yaml"),
         (["--batch", "0:512", *RATE, "--then", "keep"], "--then is about one run directory"),

@@ -90,7 +90,7 @@ class LawDiscrepancy:
     def precision(self) -> Array:
         """Inverse of the correlation of the fitted schedules' measured ends, (fitted, fitted)."""
         size = len(self.outlines)
-        return np.linalg.inv(_measured(self.outlines)) if size else np.zeros((0, 0))
+        return np.asarray(np.linalg.inv(_measured(self.outlines)) if size else np.zeros((0, 0)))
 
     def _given(self, own: Sequence[ScheduleOutline]) -> Array:
         """What the fitted schedules tell, (fitted, runs): sums of squares are variances."""
