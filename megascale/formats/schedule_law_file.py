@@ -67,6 +67,9 @@ class SeenByRuns(Part):
         None, description="last learning rate over the peak, of runs that decay"
     )
     warmup_tokens: float = Field(0.0, ge=0, description="middle of the runs' warmups")
+    shapes: tuple[Literal["linear", "1-sqrt", "cosine", "exponential"], ...] = Field(
+        (), description="of the decays"
+    )
 
 
 class OutlineOfSchedule(Part):
