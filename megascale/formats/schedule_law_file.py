@@ -76,6 +76,9 @@ class SeenByRuns(Part):
     )
     n_params: Span | None = Field(None, description="parameters N; null where not known")
     warmup_tokens: float = Field(0.0, ge=0, description="middle of the runs' warmups")
+    shapes: tuple[Literal["linear", "1-sqrt", "cosine", "exponential"], ...] = Field(
+        (), description="of the decays"
+    )
 
 
 class OutlineOfSchedule(Part):

@@ -226,7 +226,7 @@ def _tuned_opponent(law: LossDraws, bounds: PlanBounds, mean: Judge) -> Schedule
         peak=seen.peak,
         decay_tokens=(lengths[0], lengths[1]),
         final_ratio=seen.final_ratio,
-        shapes=tuple(dict.fromkeys((*bounds.shapes, "linear"))),
+        shapes=tuple(dict.fromkeys((*bounds.shapes, *(seen.shapes or ("linear",))))),
     )
     return best_fixed(checked_bounds(wider), mean)
 

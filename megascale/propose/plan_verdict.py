@@ -119,7 +119,8 @@ def plan_words(plan: SchedulePlan) -> str:
     if lr.kind == "cosine":
         rate += f" cosine to {plan.final_ratio:.2g}"
     elif lr.decay_tokens:
-        rate += f", decay over {short_count(lr.decay_tokens)} to {plan.final_ratio:.2g}"
+        shape = "" if lr.decay_shape == "linear" else f"{lr.decay_shape} "
+        rate += f", {shape}decay over {short_count(lr.decay_tokens)} to {plan.final_ratio:.2g}"
     return f"batch {batch_words(plan)} ({rate})"
 
 

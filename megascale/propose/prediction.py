@@ -16,6 +16,7 @@ from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.history import History
 from megascale.propose.loss_interval import Estimated, IntervalRule
+from megascale.propose.run_standing import MeasuredSoFar, remaining_errors
 from megascale.propose.schedule_law import ScheduleLaw
 
 POINTS = 48
@@ -62,7 +63,7 @@ def predict_schedules(
     *,
     confidence: float = 0.9,
     widen: float = 1.0,
-    offsets: Sequence[float] | None = None,
+    so_far: Sequence[MeasuredSoFar | None] | None = None,
     seed: int = 0,
 ) -> list[PredictedSchedule]:
     """Predict schedules side by side.
@@ -73,7 +74,7 @@ def predict_schedules(
         outside: of each, what the law's runs have not shown.
         confidence: of the intervals.
         widen: factor on the law's own error, for schedules outside what its runs have shown.
-        offsets: nats added to each, of runs under way whose losses so far stand beside the law's.
+        so_far: of each, what it has measured where it is under way: it is predicted from there.
         seed: of the draws of their order.
 
     Raises:
@@ -85,14 +86,19 @@ def predict_schedules(
         if history.total_tokens <= law.from_tokens:
             rule = f"ends before the {law.from_tokens:,.0f} tokens from which the law holds"
             raise FitError.of(f"schedule {history.name}", f"{history.total_tokens:,.0f}", rule)
-    moved = np.zeros(len(histories)) if offsets is None else np.asarray(offsets, float)
     draws = law.draws()
     intervals = IntervalRule.of_all(draws, confidence)
-    ends = draws.end_losses(histories) + moved
+    standing = [None] * len(histories) if so_far is None else list(so_far)
+    moved = [0.0 if one is None else one.offsets(draws)[:, None] for one in standing]
+    ends = draws.end_losses(histories) + np.hstack(
+        [np.broadcast_to(m, (len(draws.forms), 1)) for m in moved]
+    )
     factors = np.array([widen if words else 1.0 for words in outside])
-    levels = factors * draws.discrepancy.levels(histories)
-    differences = draws.discrepancy.differences(histories, histories[0])
-    chances = _chances(ends, factors, draws.discrepancy.covariance(histories), seed)
+    shared, alone = remaining_errors(draws.discrepancy, histories, standing)
+    own = np.maximum(np.diag(shared), 0.0)
+    levels = factors * np.sqrt(own + alone)
+    differences = np.sqrt(np.maximum(own + own[0] - 2 * shared[0], 0.0))
+    chances = _chances(ends, factors, shared, seed)
     out = []
     for i, (history, words) in enumerate(zip(histories, outside, strict=True)):
         begin = max(law.from_tokens, history.batch[0])

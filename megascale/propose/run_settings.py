@@ -34,10 +34,10 @@ def settings_of_config(config: RunConfig) -> SettingsOfRuns:
 def settings_of_mapping(content: Mapping[str, Any]) -> SettingsOfRuns:
     """The settings that a run's config states, as plain data; what it does not state is None."""
     decay, train = _section(content, "weight_decay"), _section(content, "train")
-    value, length = decay.get("value"), train.get("sequence_length")
+    value, length = _number(decay.get("value")), train.get("sequence_length")
     constant = decay.get("schedule", "constant") == "constant"
     return SettingsOfRuns(
-        weight_decay=float(value) if _is_number(value) and constant else None,
+        weight_decay=value if constant else None,
         optimizer=_optimizer(_section(content, "optimizer")),
         architecture=_architecture(_section(content, "model")),
         sequence_length=length if isinstance(length, int) and length > 0 else None,
@@ -48,7 +48,7 @@ def settings_of_mapping(content: Mapping[str, Any]) -> SettingsOfRuns:
 def logged_settings(table: RunTable) -> SettingsOfRuns:
     """What all runs of a table have, by the configs beside our own logs; None where a log does not
     say it or runs differ."""
-    found = [_of_folder(table.files[run.files[0]].path.parent) for run in table.runs]
+    found = [settings_of_run(table.files[run.files[0]].path.parent) for run in table.runs]
     alike = {}
     for name in WORDS:
         values = {getattr(one, name) for one in found}
@@ -81,7 +81,9 @@ def other_settings(law: SettingsOfRuns, run: SettingsOfRuns) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _of_folder(folder: Path) -> SettingsOfRuns:
+def settings_of_run(folder: Path) -> SettingsOfRuns:
+    """The settings of a run directory; what its config does not state, or a config that cannot be
+    read, is None."""
     path = folder / CONFIG
     if not path.is_file():
         return SettingsOfRuns()
@@ -97,8 +99,8 @@ def _section(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _optimizer(section: Mapping[str, Any]) -> str | None:

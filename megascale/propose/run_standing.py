@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.history import History
+from megascale.laws.schedule.discrepancy import LawDiscrepancy
 from megascale.laws.schedule.histories import runs_of_table
+from megascale.propose.loss_draws import FitDraws
 from megascale.propose.schedule_law import ScheduleLaw
 from megascale.runs.table import RunTable
 
@@ -27,12 +31,30 @@ class MeasuredSoFar:
         offset: mean of measured minus predicted losses over the last third of them, nats.
         losses: how many.
         finished: whether the run has come to the end of its plan.
+        at, measured: token counts and losses of that third.
+        past: the run's schedule until `tokens`.
     """
 
     tokens: float
     offset: float
     losses: int
     finished: bool
+    at: Array
+    measured: Array
+    past: History
+
+    def offsets(self, draws: FitDraws) -> Array:
+        """Mean of measured minus predicted losses by each draw, (draws,)."""
+        return np.asarray((self.measured - draws.curves(self.past, self.at)).mean(axis=1))
+
+    @property
+    def offset_error(self) -> float:
+        """Standard error of the offset by the jitter of the losses."""
+        slope = np.polyfit(self.at, self.measured, 1) if len(self.at) > 2 else None
+        left = self.measured - (
+            self.measured.mean() if slope is None else np.polyval(slope, self.at)
+        )
+        return float(np.std(left, ddof=1) / np.sqrt(len(left)))
 
 
 def measured_so_far(law: ScheduleLaw, table: RunTable, plan: History) -> MeasuredSoFar | None:
@@ -59,4 +81,50 @@ def measured_so_far(law: ScheduleLaw, table: RunTable, plan: History) -> Measure
         offset=float(np.mean(loss - said)),
         losses=int(inside.sum()),
         finished=last >= 0.99 * plan.total_tokens,
+        at=tokens,
+        measured=loss,
+        past=until(plan, min(last, plan.total_tokens)),
     )
+
+
+def until(history: History, tokens: float) -> History:
+    """The part of a history up to a token count within it."""
+    many = int(np.searchsorted(history.tokens, tokens, side="left"))
+    edges = np.append(history.tokens[:many], tokens)
+    begin, end = history.tokens[many - 1], history.tokens[many]
+    share = (tokens - begin) / (end - begin)
+    last = history.lr_start[many - 1] * (1 - share) + history.lr_end[many - 1] * share
+    rates = np.append(history.lr_end[: many - 1], last)
+    return History.of_sections(
+        edges,
+        history.batch[:many],
+        history.lr_start[:many],
+        rates,
+        weight_decay=history.weight_decay[:many],
+        name=history.name,
+    )
+
+
+def remaining_errors(
+    discrepancy: LawDiscrepancy,
+    histories: Sequence[History],
+    so_far: Sequence[MeasuredSoFar | None],
+) -> tuple[Array, Array]:
+    """Covariance of the law's errors at the ends of runs, and the variances that only a level has.
+
+    Of a run whose losses so far are known the law's error there is known too, and the error that is
+    left is that of the change from then to the end.
+
+    Returns:
+        (runs, runs) and (runs,), nats squared.
+    """
+    pasts = [one.past for one in so_far if one is not None]
+    shared = discrepancy.covariance([*histories, *pasts])
+    count, known = len(histories), iter(range(len(histories), len(histories) + len(pasts)))
+    change = np.eye(count, len(shared))
+    alone = np.full(count, discrepancy.jitter)
+    for i, one in enumerate(so_far):
+        if one is not None:
+            change[i, next(known)] = -1.0
+            alone[i] = one.offset_error**2
+    return change @ shared @ change.T, alone

@@ -67,15 +67,21 @@ def print_predictions(
 ) -> None:
     """Print the verdict, a line a schedule, and the loss along each."""
     typer.echo(prediction_verdict(found, so_far, confidence))
+    told: list[MeasuredSoFar] = []
+    for name, standing in so_far.items() if len(found) > 1 else ():
+        if not any(standing is other for other in told):  # a run's choices share its losses
+            told.append(standing)
+            typer.echo(f"{name}{_standing(name, so_far)}.".replace("; its", ": its", 1))
     for name, said in conditions.items():
         for words in said:
             typer.echo(f"warning: {name} has {words}: the law does not know what that does.")
-    for one in found:
-        for words in one.outside:
-            typer.echo(f"{one.name} is outside what the law's runs have shown: {words}.")
+    for schedule in found:
+        for words in schedule.outside:
+            typer.echo(f"{schedule.name} is outside what the law's runs have shown: {words}.")
     typer.echo("")
+    ranked = sorted(found, key=lambda one: one.end.value)
     columns = ("schedule", "end loss", "low", "high", "- first", "low", "high", "best", "steps")
-    print_lines(columns, [_row(one) for one in found])
+    print_lines(columns, [_row(one) for one in ranked])
     typer.echo("")
     rows: list[tuple[str, ...]] = []
     for one in found:
@@ -120,7 +126,7 @@ def prediction_document(
                 "total_tokens": one.history.total_tokens,
                 "outside": list(one.outside),
                 "other_settings": list(conditions.get(one.name, ())),
-                "measured_so_far": asdict(so_far[one.name]) if one.name in so_far else None,
+                "measured_so_far": _so_far(so_far.get(one.name)),
                 "curve": {
                     "tokens": one.tokens.tolist(),
                     "loss": one.loss.tolist(),
@@ -130,6 +136,17 @@ def prediction_document(
             }
             for one in found
         ],
+    }
+
+
+def _so_far(one: MeasuredSoFar | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    return {
+        "tokens": one.tokens,
+        "offset": one.offset,
+        "losses": one.losses,
+        "finished": one.finished,
     }
 
 

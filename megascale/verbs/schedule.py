@@ -63,7 +63,7 @@ def schedule(
     lr_kind: own.LrKind = RateKind.wsd,
     warmup: own.Warmup = None,
     decay: own.Decay = None,
-    decay_shape: own.ShapeOfDecay = own.DecayShape.linear,
+    decay_shape: own.ShapeOfDecay = None,
     final_ratio: own.FinalRatio = None,
     lr_coupling: own.LrCoupling = RateCoupling.constant,
     optimize: own.Optimize = None,
@@ -122,7 +122,7 @@ def schedule(
         lr_kind=lr_kind.value,
         warmup=warmup,
         decay=decay,
-        decay_shape=decay_shape.value,
+        decay_shape=None if decay_shape is None else decay_shape.value,
         final_ratio=final_ratio,
         coupling=lr_coupling.value,
         weight_decay=weight_decay,
@@ -183,6 +183,7 @@ def schedule(
     if confidence is not None and law_file is None and not judges:
         rule_of = "is of a law's band; give --law-file, or --runs"
         raise ConfigError.of("--confidence", confidence, rule_of)
+    shape = decay_shape or own.DecayShape.linear
     peak, final = inputs.one_number(lr, "--lr"), inputs.one_number(final_ratio, "--final-ratio")
     request: dict[str, Any] = {}
     if law_file is not None:
@@ -245,7 +246,7 @@ def schedule(
             found.schedule,
             to.value,
             lr=inputs.learning_rate(
-                *(peak, lr_kind.value, warmup, decay, decay_shape.value, final), total=total
+                *(peak, lr_kind.value, warmup, decay, shape.value, final), total=total
             ),
             lr_coupling=lr_coupling.value,
             past=() if at is None else at.history,

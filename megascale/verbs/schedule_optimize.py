@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from megascale.propose.loss_draws import LossDraws
     from megascale.propose.plan_check import JudgedPlan
     from megascale.propose.plan_verdict import PlanVerdict
+    from megascale.propose.schedule_law import ScheduleLaw
     from megascale.schedule.batch import BatchSchedule
 
 
@@ -82,11 +83,27 @@ def _law(
             rule = "the law file says the weight decay of its runs"
             raise ConfigError.of("--weight-decay", request.weight_decay, rule)
         law = ScheduleLaw.of_file(read_schedule_law(sources.file))
+        _warn_of_settings(law, request)
         return law.draws(), replace(request, weight_decay=law.weight_decay)
     table = load_logs(sources.runs, None, read_options(), False, 1, True)
     with StageLine(quiet=quiet) as line:
-        found = searched_law(table, request.weight_decay, said=line.show)
-    return found.law.draws(), replace(request, weight_decay=found.law.weight_decay)
+        law = searched_law(table, request.weight_decay, said=line.show).law
+    _warn_of_settings(law, request)
+    return law.draws(), replace(request, weight_decay=law.weight_decay)
+
+
+def _warn_of_settings(law: ScheduleLaw, request: PlanRequest) -> None:
+    """Tell on standard error where the run that is planned is not as the law's runs were."""
+    from megascale.formats.schedule_law_file import SettingsOfRuns
+    from megascale.propose.run_settings import other_settings, settings_of_run
+    from megascale.verbs.law_output import warn
+
+    settings = SettingsOfRuns(sequence_length=request.sequence)
+    if request.at is not None:
+        path = Path(request.at.path)
+        settings = settings_of_run(path if path.is_dir() else path.parent)
+    said = other_settings(law.conditions, settings)
+    warn([f"the run has {words}: the law does not know what that does" for words in said])
 
 
 def optimize_schedule(

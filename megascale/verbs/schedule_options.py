@@ -220,7 +220,12 @@ Decay = Annotated[
     ),
 ]
 ShapeOfDecay = Annotated[
-    DecayShape, typer.Option("--decay-shape", help="Its shape.", rich_help_panel=RATE)
+    DecayShape | None,
+    typer.Option(
+        "--decay-shape",
+        help="Its shape [linear; with --optimize those that the law's runs have shown].",
+        rich_help_panel=RATE,
+    ),
 ]
 FinalRatio = Annotated[
     str | None,

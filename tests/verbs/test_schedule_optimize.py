@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from megascale.config import load_config
-from tests.propose.known_law import write_known_logs
 from tests.propose.test_replan import log
 from tests.verbs.scene import call
 
@@ -16,15 +15,13 @@ LAYOUT = ["--seq-length", "32", "--micro-batch", "4", "--tokens", "1M"]
 
 
 @pytest.fixture(scope="module")
-def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_known_logs(tmp_path_factory.mktemp("logs") / "runs.csv", seconds=True)
+def law(schedule_law: Path) -> Path:
+    return schedule_law
 
 
 @pytest.fixture(scope="module")
-def law(logs: Path) -> Path:
-    path = logs.parent / "law.json"
-    assert call(["fit", str(logs), "--law", "schedule", "--bootstrap", "20", "-o", str(path)]) == 0
-    return path
+def logs(law: Path) -> Path:
+    return law.parent / "runs.csv"
 
 
 def words(law: Path, objective: str, *more: str) -> list[str]:

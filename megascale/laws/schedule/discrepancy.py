@@ -58,6 +58,11 @@ class LawDiscrepancy:
         squares = np.square(list(errors.values())) * np.diag(np.linalg.inv(_measured(known)))
         return cls(known, float(np.sqrt(np.mean(squares))), max(len(names) - 1, 1))
 
+    @property
+    def jitter(self) -> float:
+        """Variance of what only one schedule's measured end has, nats squared."""
+        return JITTER * self.scale**2
+
     def covariance(self, histories: Sequence[History]) -> Array:
         """Covariance of the law's errors at the ends of runs, (runs, runs), nats squared."""
         own = [ScheduleOutline.of_history(history) for history in histories]
@@ -80,6 +85,12 @@ class LawDiscrepancy:
         apart = 2 * (1 - _correlation(own[:-1], own[-1:])[:, 0])
         told = ((given[:, :-1] - given[:, -1:]) ** 2).sum(axis=0)
         return np.asarray(self.scale * np.sqrt(np.maximum(apart - told, 0.0)))
+
+    @property
+    def precision(self) -> Array:
+        """Inverse of the correlation of the fitted schedules' measured ends, (fitted, fitted)."""
+        size = len(self.outlines)
+        return np.asarray(np.linalg.inv(_measured(self.outlines)) if size else np.zeros((0, 0)))
 
     def _given(self, own: Sequence[ScheduleOutline]) -> Array:
         """What the fitted schedules tell, (fitted, runs): sums of squares are variances."""

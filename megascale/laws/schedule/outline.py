@@ -57,12 +57,12 @@ def unlikeness(left: Sequence[ScheduleOutline], right: Sequence[ScheduleOutline]
     its peak, both over the run and once more over its last part, octaves of the peak and of the
     length.
     """
-    one, other = _coordinates(left), _coordinates(right)
+    one, other = outline_coordinates(left), outline_coordinates(right)
     return np.asarray(np.sqrt(((one[:, None] - other) ** 2).sum(axis=2)))
 
 
-def _coordinates(outlines: Sequence[ScheduleOutline]) -> Array:
-    """Rows whose Euclidean distance is the unlikeness."""
+def outline_coordinates(outlines: Sequence[ScheduleOutline]) -> Array:
+    """Rows whose Euclidean distances are the unlikenesses, (outlines, 2 `PLACES` + 2)."""
     if not outlines:
         return np.empty((0, 2 * PLACES + 2))
     late = round(LATE * PLACES)
