@@ -9,7 +9,13 @@ import numpy as np
 
 from megascale.errors import DataError, FitError
 from megascale.fitting.history_fit import fit_history
-from megascale.fitting.history_law import FORMS, NAMES, SIZE_EXPONENTS, HistoryLaw
+from megascale.fitting.history_law import (
+    FORMS,
+    NAMES,
+    SIZE_EXPONENTS,
+    HistoryLaw,
+    default_bounds,
+)
 from megascale.fitting.history_profile import profile_interval
 from megascale.fitting.history_result import HistoryFit, HistoryRun, Scales
 from megascale.fitting.history_seeds import fit_correlated, with_seed_errors
@@ -200,6 +206,16 @@ class LawSearch:
     contest: FormContest
     weak: list[str]
     profiles: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def open_sides(self) -> list[str]:
+        """Parameters of the best form that the runs do not bound on a side."""
+        bounds = default_bounds(self.law.fits[0].law)
+        return [
+            name
+            for name, (low, high) in self.profiles.items()
+            if low <= bounds[name][0] or high >= bounds[name][1]
+        ]
 
     @property
     def tried(self) -> list[HeldOutSchedule]:

@@ -83,6 +83,9 @@ def _say(text: str) -> None:
 def _doubts(found: LawSearch) -> list[str]:
     law = found.law
     said = list(found.weak)
+    if found.open_sides:
+        names = ", ".join(found.open_sides)
+        said.append(f"in {law.fits[0].law.name} the runs do not bound {names}: open profiles")
     if law.level_error > POOR_NATS:
         said.append(
             f"schedules left out are missed by {law.level_error:.3f} nats (rms), their differences "

@@ -1,7 +1,8 @@
 """The size of weights that our own logs have, and the recursion that it follows.
 
 A run with `log.weights_interval_steps` logs the root mean square of its matrices
-(`weight_rms_matrices`) among its metrics; weights of other kinds have scales of their own and are no part of it.
+(`weight_rms_matrices`) among its metrics; weights of other kinds have scales of their own and are
+no part of it.
 """
 
 from __future__ import annotations
