@@ -129,10 +129,10 @@ def unseen_by_runs(history: History, seen: SeenRanges) -> tuple[str, ...]:
         if not is_inside(size, batches):
             kind = "runs with a decay have " if batches is not seen.batch else "runs have "
             found.append(f"a batch of {short_count(round(size))}, {kind}{range_words(batches)}")
-    size = history.n_params
-    if size is not None and seen.n_params is not None and not is_inside(size, seen.n_params):
+    known = history.n_params
+    if known is not None and seen.n_params is not None and not is_inside(known, seen.n_params):
         have = range_words(seen.n_params)
-        found.append(f"{short_count(round(size))} parameters, runs have {have}")
+        found.append(f"{short_count(round(known))} parameters, runs have {have}")
     if not is_inside(history.peak, seen.peak):
         have = range_words(seen.peak)
         found.append(f"a peak learning rate of {history.peak:.3g}, runs have {have}")
