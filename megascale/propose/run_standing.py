@@ -102,6 +102,7 @@ def until(history: History, tokens: float) -> History:
         rates,
         weight_decay=history.weight_decay[:many],
         name=history.name,
+        n_params=history.n_params,
     )
 
 
