@@ -10,17 +10,14 @@ docs/studies.md.
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import polars as pl
-from scipy.stats import spearmanr, t
+from scipy.stats import spearmanr
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "studies"
+from .study_logs import FOLDER, Ends, by_seed, mean_of_pairs, read_ends
+
 FIT, HELD_OUT = FOLDER / "schedule_fit.csv.gz", FOLDER / "schedule_held_out.csv.gz"
 PLANNED = FOLDER / "schedule_planned.csv.gz"
 PREDICTIONS = FOLDER / "schedule_predictions.json"
@@ -41,39 +38,6 @@ PAIRS = (
     ("planned", "fixed", "short decay: the planner's proposal, against its opponent, 256"),
 )
 """(schedule, opponent, what it asks)."""
-
-
-@dataclass(frozen=True)
-class Ends:
-    """Last validation losses of a schedule by seed, and its optimiser steps."""
-
-    loss: dict[int, float]
-    steps: float
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return float(np.mean(list(self.loss.values())))
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over seeds."""
-        return float(np.std(list(self.loss.values()), ddof=1)) if len(self.loss) > 1 else np.nan
-
-
-def read_ends(path: Path) -> dict[str, Ends]:
-    """Last validation losses of a study's finished runs, by arm."""
-    with gzip.open(path) as file:
-        table = pl.read_csv(file.read())
-    last = table.filter(pl.col("loss_kind") == "validation").sort("tokens").group_by("run").last()
-    last = last.filter(pl.col("tokens") >= 0.99 * pl.col("tokens").max())
-    found: dict[str, tuple[dict[int, float], list[float]]] = {}
-    for run, loss, steps in last.select("run", "loss", "step").iter_rows():
-        arm, _, seed = run.partition("_seed-")
-        losses, counts = found.setdefault(arm, ({}, []))
-        losses[int(seed)] = loss
-        counts.append(steps)
-    return {arm: Ends(losses, float(np.mean(counts))) for arm, (losses, counts) in found.items()}
 
 
 def predicted_table(measured: Mapping[str, Ends]) -> list[str]:
@@ -123,14 +87,10 @@ def paired_table(measured: Mapping[str, Ends]) -> list[str]:
         if name not in measured or rival not in measured:
             continue
         one, other = measured[name], measured[rival]
-        seeds = sorted(set(one.loss) & set(other.loss))
-        gaps = np.array([one.loss[seed] - other.loss[seed] for seed in seeds])
-        between = ""
-        if len(gaps) > 1:
-            half = t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-            between = f"{gaps.mean() - half:+.3f} to {gaps.mean() + half:+.3f}"
+        gap = mean_of_pairs(list(by_seed(one.loss, other.loss).values()))
+        between = f"{gap.low:+.3f} to {gap.high:+.3f}" if gap.pairs > 1 else ""
         lines.append(
-            f"| {question} | {gaps.mean():+.4f} | {between} | {len(gaps)} | "
+            f"| {question} | {gap.mean:+.4f} | {between} | {gap.pairs} | "
             f"{one.steps / other.steps:.2f} |"
         )
     return lines
