@@ -14,7 +14,7 @@ from tests.sweep.small_study import write_study
 
 pytest.importorskip("submitit", reason="pip install 'megascale[slurm]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-LONG = {"settings": {"train.total_tokens": 393_216, "checkpoint.interval_steps": 200}}
+LONG = {"settings": {"train.total_tokens": 131_072, "checkpoint.interval_steps": 50}}
 DECAY = {"branch_from": "long", "settings": {"lr.decay_tokens": 1024}}
 ENDLESS = {"settings": {"train.total_tokens": 39_321_600, "checkpoint.interval_steps": None}}
 
@@ -55,7 +55,7 @@ def test_a_killed_sweep_finds_its_jobs_and_a_branch_waits_for_its_parent(cluster
         assert sweep.events(run).count("start") == 1
         assert "resume" not in sweep.events(run)
     assert sweep.events("decay").count("branch") == 1
-    assert sweep.tokens("decay") == 393_216 + 1024
+    assert sweep.tokens("decay") == 131_072 + 1024
     assert not queue(cluster)
 
 
