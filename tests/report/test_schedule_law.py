@@ -255,6 +255,18 @@ def test_the_sliders_move_the_prediction(browser, folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_growing_run_stands_beside_its_opponent(browser, folder, tmp_path):
+    document = documented([folder])
+    (pair,) = document["curves"]["compared"]
+    assert (pair["run"], pair["opponent"]) == ("grown", "fixed")
+    assert pair["sentence"] in document["verdicts"]
+    opened = open_page(browser, write_page(document, tmp_path / "report.html"), [])
+    assert opened.locator("#compared .verdict").inner_text() == pair["sentence"]
+    assert opened.locator("#compared figure.plot .frame svg").count() == 3
+    opened.context.close()
+
+
+@pytest.mark.slow
 def test_the_calculator_takes_schedules_a_line_each(browser, folder, tmp_path):
     page = write_page(documented([folder]), tmp_path / "report.html")
     opened = open_page(browser, page, [])

@@ -1,14 +1,6 @@
 // What `megascale predict` says of schedules side by side, and what of a schedule the law's runs
 // have not shown.
 
-// A count as the command line shortens it: 999, 12.35M, 1.5T.
-function countWords(count) {
-  for (const [power, suffix] of [[12, "T"], [9, "B"], [6, "M"], [3, "K"]]) {
-    if (count >= 10 ** power) return formatNumber(count / 10 ** power, ".4g") + suffix;
-  }
-  return String(count);
-}
-
 function decayedRate(begin, end, progress, shape) {
   if (progress >= 1) return end;
   if (shape === "exponential") return begin * Math.pow(end / begin, progress);
@@ -51,21 +43,21 @@ function outsideSeen(plan, law) {
   const inside = (value, [low, high]) =>
     low * (1 - rules.slack) <= value && value <= high * (1 + rules.slack);
   const word = (value) =>
-    (value >= 100 ? countWords(roundHalfEven(value)) : formatNumber(value, ".3g"));
+    (value >= 100 ? shortCount(roundHalfEven(value)) : formatNumber(value, ".3g"));
   const words = ([low, high]) =>
     (word(low) === word(high) ? word(low) : `${word(low)} to ${word(high)}`);
   const three = (value) => formatNumber(value, ".3g");
   const found = [];
   const batches = plan.decay && seen.batch_decayed ? seen.batch_decayed : seen.batch;
   if (plan.total > seen.tokens * (1 + rules.slack)) {
-    found.push(`${countWords(plan.total)} tokens, the longest run has ` +
-      countWords(roundHalfEven(seen.tokens)));
+    found.push(`${shortCount(plan.total)} tokens, the longest run has ` +
+      shortCount(roundHalfEven(seen.tokens)));
   }
   const sizes = plan.batches.map(([, size]) => size);
   for (const size of [Math.min(...sizes), Math.max(...sizes)]) {
     if (inside(size, batches)) continue;
     const kind = batches === seen.batch ? "runs have " : "runs with a decay have ";
-    found.push(`a batch of ${countWords(size)}, ${kind}${words(batches)}`);
+    found.push(`a batch of ${shortCount(size)}, ${kind}${words(batches)}`);
   }
   if (!inside(plan.peak, seen.peak)) {
     found.push(`a peak learning rate of ${three(plan.peak)}, runs have ${words(seen.peak)}`);
