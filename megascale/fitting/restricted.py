@@ -206,11 +206,11 @@ def _from_starts(search: _Search, able: Array, known_noise: bool) -> _Found:
     place = np.clip(search.place(flat), search.lower[rows], search.upper[rows])
     sound = np.isfinite(place).all(axis=1)
     place[~sound] = 0.0
-    squares = np.full(len(flat), np.inf)
+    summed = np.full(len(flat), np.inf)
     if sound.any():
         left = model.residuals(rows[sound], search.values(rows[sound], place[sound]))
-        squares[sound] = (left**2).sum(axis=1)
-    squares = squares.reshape(tries, count)
+        summed[sound] = (left**2).sum(axis=1)
+    squares = summed.reshape(tries, count)
     freedom = np.maximum(model.points[able] - len(free), 1)
     first = np.ones(count) if known_noise else squares.min(axis=0) / freedom
     cost = squares
