@@ -76,7 +76,7 @@ class EngineModel:
         params = {name: values[:, i, None] for i, name in enumerate(self.names)}
         x, root = [column[rows] for column in self.x], self.root[rows]
         found = law_residuals(self.law, self.job.residual, params, x, self.y[rows])
-        wrong = (values[:, self.positive] <= 0).any(axis=1)[:, None]
+        wrong = np.any(values[:, self.positive] <= 0, axis=1, keepdims=True)
         found = np.where(np.isfinite(found) & ~wrong, found, OUT_OF_REACH)
         return np.where(root > 0, found * root, 0.0)
 
