@@ -118,18 +118,18 @@ def train(
 
     with found_alike("node"):
         require_torch("train")
+    from megascale.train.launcher import agreed_exit
     from megascale.train.run import run
     from megascale.verbs.run_console import RunConsole
 
-    raise typer.Exit(
-        run(
-            cfg,
-            display=RunConsole,
-            branch_from=origin,
-            rewind_to=rewind_to,
-            allow_changed=changeable,
-        )
+    code = run(
+        cfg,
+        display=RunConsole,
+        branch_from=origin,
+        rewind_to=rewind_to,
+        allow_changed=changeable,
     )
+    raise typer.Exit(agreed_exit(code))
 
 
 def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int | None) -> None:
