@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from megascale.errors import EXIT_LOST_RANK
+
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 AGREED_FILE = "MEGASCALE_AGREED_EXIT_FILE"
 """Environment variable with the file that takes the code all ranks leave with."""
-EXIT_NO_NODES = 69
-"""The nodes did not meet, or the one they met at is gone (EX_UNAVAILABLE)."""
 EXIT_SIGNALLED = 128
 """With the number of a signal added: what a shell makes of a process that died of it."""
 
@@ -44,7 +44,7 @@ def launch(arguments: Sequence[str]) -> int:
     """Run torchrun with `arguments`; returns the exit code of the run.
 
     That is the ranks' own where they agree, else the code of the first that failed; 128 and its
-    number for one that died of a signal, and `EXIT_NO_NODES`.
+    number for one that died of a signal, and `EXIT_LOST_RANK`.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -66,10 +66,10 @@ def launch(arguments: Sequence[str]) -> int:
             code = first.exitcode if first.exitcode > 0 else EXIT_SIGNALLED - first.exitcode
         except RendezvousError as failed:
             _say(
-                f"the nodes do not meet, or the one they meet at is gone ({failed}): start the same "
-                "command again on all of them"
+                f"the nodes do not meet, or the one they meet at is gone ({failed}): start the "
+                "same command again on all of them"
             )
-            code = EXIT_NO_NODES
+            code = EXIT_LOST_RANK
         if file.is_file():
             code = int(file.read_text())
     return code

@@ -21,6 +21,7 @@ from megascale.train.evaluate import evaluate
 from megascale.train.guard import Decision, Guard, way_out
 from megascale.train.saver import RunSaver
 from megascale.train.signals import SignalFlags
+from megascale.train.stall_watch import StallWatch
 from megascale.train.state import RunCounters
 from megascale.train.step import StepStatistics, accumulate_gradients
 from megascale.train.telemetry.interval import IntervalAccumulator, StepResult
@@ -56,6 +57,7 @@ class Loop:
         self.stopping = False  # some rank was told to stop, and all of them know
         self.skipping = False  # the last step was not applied
         self.postponed = False  # a checkpoint was due while steps were skipped
+        self.watch: StallWatch | None = None
         self._ends_at: float | None = None
         if config.train.exit_after_minutes is not None:
             self._ends_at = time.monotonic() + 60 * config.train.exit_after_minutes
@@ -117,6 +119,8 @@ class Loop:
 
     def _told_to_stop(self) -> bool:
         """Whether this rank was, by a signal or because its time is over."""
+        if self.watch is not None:
+            self.watch.tick()
         over = self._ends_at is not None and time.monotonic() >= self._ends_at
         return over or self.signals.requested() is not None
 
@@ -153,6 +157,8 @@ class Loop:
         """Run steps until the schedule ends; True as soon as any rank was told to stop."""
         for loaded in loader:
             segment = self.schedule.segment_at_step(loaded.step)
+            if self.watch is not None:
+                self.watch.tick()
             self._announce(loaded, segment)
             statistics = self._step(loaded, segment)
             loader.advance(loaded)

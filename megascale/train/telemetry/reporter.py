@@ -94,6 +94,11 @@ class Reporter:
         if message is not None:
             self.console.line(message)
 
+    def take_over(self, step: int, tokens: int) -> None:
+        """This attempt goes on at a checkpoint: dashboards drop what was shown beyond it."""
+        for sink in self.sinks:
+            sink.take_over(step, tokens)
+
     def summary(self) -> None:
         """Print the run so far as a table, one row per batch size, read back from the log."""
         self.log.sync()
