@@ -1,4 +1,4 @@
-"""What is legal in a config and may not be what its owner meant: told by --explain and in the log."""
+"""What is legal in a config and perhaps not meant: told by --explain and in the log."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -111,7 +112,7 @@ class StallWatch:
             silent = time.monotonic() - self._last
             if self._store is None or silent < self._seconds / 2:
                 continue
-            if _within(self._seconds, lambda silent=silent: self._look(silent)):
+            if _within(self._seconds, partial(self._look, silent)):
                 continue
             silent = time.monotonic() - self._last
             speaks = self._rank == 1 or os.environ.get("LOCAL_RANK", "0") == "0"

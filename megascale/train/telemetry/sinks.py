@@ -2,9 +2,9 @@
 
 Both are extras. Each scalar appears under its key with the step on the axis, and once more as
 `KEY vs tokens` with consumed tokens on the axis (in TensorBoard as a run `vs-tokens` of its own,
-since what a restart takes back is told apart by the axis); events are marks under `events/`, and losses of
-validation under `validation/`; a list (one value per MoE layer) becomes one
-scalar per entry, `KEY/layer_03`.
+since what a restart takes back is told by the axis); events are marks under `events/`, and losses
+of validation under `validation/`; a list (one value per MoE layer) becomes one scalar per entry,
+`KEY/layer_03`.
 """
 
 from __future__ import annotations
