@@ -19,6 +19,7 @@ from megascale.train.build import Parts
 from megascale.train.checkpoint import Checkpointer, list_checkpoints
 from megascale.train.evaluate import evaluate
 from megascale.train.guard import Decision, Guard, way_out
+from megascale.train.rundir import RunDirectory
 from megascale.train.saver import RunSaver
 from megascale.train.signals import SignalFlags
 from megascale.train.stall_watch import StallWatch
@@ -44,11 +45,13 @@ class Loop:
         signals: SignalFlags,
         reporter: Reporter | None,
         fresh: bool = False,
+        directory: RunDirectory | None = None,
     ):
         """Args:
         schedule: the batch schedule from `progress` on.
         fresh: whether this is the first attempt of a run or branch.
         reporter: rank 0's voice; None on the other ranks.
+        directory: as rank 0 holds it; None on the other ranks.
         """
         self.config, self.parts, self.schedule, self.progress = config, parts, schedule, progress
         self.guard, self.interval = guard, interval
@@ -72,6 +75,7 @@ class Loop:
             event=self._event,
             sync=lambda: reporter.log.sync() if reporter is not None else None,
             told_to_stop=self._told_to_stop,
+            directory_lost=lambda: directory is not None and directory.lost,
         )
         self._flops = {
             length: flops_per_token(config.model, length).total

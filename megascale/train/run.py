@@ -163,6 +163,7 @@ def _run(
                 guard,
                 interval,
                 allow_changed=allow_changed,
+                branching=found is None,
             )
             notes += restored
             if found is not None:
@@ -212,6 +213,7 @@ def _run(
         signals=signals,
         reporter=reporter,
         fresh=found is None,
+        directory=directory,
     )
     try:
         with watch_stalls(process, config.parallel.stalled_seconds, reporter, progress) as watch:
