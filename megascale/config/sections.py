@@ -107,6 +107,16 @@ class ParallelConfig(Section):
     sequence_parallel: bool = Field(
         False, description="split norms and residuals over the tensor-parallel ranks along tokens"
     )
+    timeout_minutes: PositiveFloat = Field(
+        30.0,
+        description="minutes a rank waits for the others in a collective before it gives the run "
+        "up, with exit code 69; longer than the slowest step, evaluation pass and checkpoint",
+    )
+    stalled_seconds: PositiveFloat = Field(
+        120.0,
+        description="seconds without a finished step after which one rank tells which ranks the "
+        "others wait for, and on which hosts",
+    )
     backend: Literal["auto", "nccl", "gloo"] = Field(
         "auto", description="auto takes nccl where every process has a GPU, else gloo"
     )

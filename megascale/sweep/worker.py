@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     if int(ranks) > 1:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launcher = [sys.executable, "-m", "megascale.train.launcher", "--standalone"]
         launcher += ["--nproc-per-node", ranks, "-m", "megascale", "train", *words]
         os.execv(sys.executable, launcher)
     os.execv(sys.executable, [sys.executable, "-m", "megascale", "train", *words])
