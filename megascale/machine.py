@@ -6,7 +6,9 @@ Nothing here imports more than the standard library, and everything answers on L
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 
 from megascale.errors import ConfigError
 
@@ -38,6 +40,28 @@ def rank_threads(local_ranks: int, environment: Mapping[str, str] = os.environ) 
     task = environment.get("SLURM_CPUS_PER_TASK", "")
     cores = _positive("SLURM_CPUS_PER_TASK", task) if task else len(usable_cores())
     return max(1, cores // local_ranks)
+
+
+def cpu_name() -> str:
+    """The CPU as Linux describes it: vendor, family, model, stepping and name; else its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return f"{platform.system()} {platform.machine()}"
+    found: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    keys = ("vendor_id", "cpu family", "model", "stepping")
+    numbers = " ".join(found[key] for key in keys if key in found)
+    return f"{found.get('model name', platform.machine())} ({numbers})"
+
+
+def cache_folder() -> Path:
+    """MEGASCALE_CACHE, or `megascale` in the user's cache directory."""
+    if named := os.environ.get("MEGASCALE_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megascale"
 
 
 def open_file_limit() -> int | None:

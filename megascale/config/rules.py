@@ -305,6 +305,12 @@ def _model(config: RunConfig) -> Iterator[UserError]:
             "is positive exactly when model.expert_bias is true; model.expert_bias = "
             f"{str(model.expert_bias).lower()}",
         )
+    if train.expert_kernel != "auto" and not model.is_moe:
+        rule = "is for models with routed experts only"
+        yield ConfigError.of("train.expert_kernel", train.expert_kernel, rule, "auto")
+    if train.matmul_library == "onednn" and train.precision == "bf16":
+        rule = "is about fp32 products, and train.precision is bf16"
+        yield ConfigError.of("train.matmul_library", train.matmul_library, rule, "auto")
     parallel = config.parallel
     if parallel.data_mode != "hsdp" and parallel.hsdp_replicate != 1:
         yield ConfigError.of(

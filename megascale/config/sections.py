@@ -66,6 +66,17 @@ class TrainConfig(Section):
             "layer) or every_N (each N-th layer)",
         )
     )
+    matmul_library: Literal["auto", "torch", "onednn"] = Field(
+        "auto",
+        description="what multiplies large fp32 matrices on a CPU: torch (MKL on x86), onednn, or "
+        "auto for the faster of the two, measured once on a CPU and kept by the run",
+    )
+    expert_kernel: Literal["auto", "loop", "grouped"] = Field(
+        "auto",
+        description="how the routed experts of an MoE layer are computed: loop (one product an "
+        "expert), grouped (torch's grouped_mm), or auto: measured once on a CPU and kept by the "
+        "run, grouped in bf16 on a GPU",
+    )
     initial_weights: str | None = Field(
         None,
         description="hub folder (config.json and safetensors) that a new run takes its weights "

@@ -26,6 +26,7 @@ from megascale.train.balance import ExpertBalance
 from megascale.train.checks import balance_window, layout_of
 from megascale.train.distributed import Process
 from megascale.train.groups import update_rules
+from megascale.train.kernels import Kernels
 from megascale.train.micro_gradients import MicroGradientNorms
 from megascale.train.noise_scale import NoiseScale
 from megascale.train.optimizer import ShardedOptimizer
@@ -43,6 +44,7 @@ class Parts:
         norms: measures the gradient noise of a step; None where it is off.
         noise: the noise scale so far; None where it is off.
         probe: measures weights, updates and attention logits; None where it is off.
+        kernels: what was chosen to compute with; None before it was.
     """
 
     mesh: Mesh
@@ -57,6 +59,7 @@ class Parts:
     norms: MicroGradientNorms | None = None
     noise: NoiseScale | None = None
     probe: WeightProbe | None = None
+    kernels: Kernels | None = None
 
     @property
     def model(self) -> Qwen3:
