@@ -56,6 +56,12 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 computes in bfloat16 over fp32 master weights and reductions"
     )
+    moe_router_dtype: Literal["precision", "fp32"] = Field(
+        "precision",
+        description="what the router of MoE layers computes its logits in: precision follows "
+        "train.precision, as transformers does; fp32 rounds no logit, so that no token is routed "
+        "otherwise for bf16's sake",
+    )
     compile: Literal["off", "blocks"] = Field(
         "off", description="blocks compiles each decoder layer with torch.compile"
     )

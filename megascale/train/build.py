@@ -85,6 +85,7 @@ def model_options(config: RunConfig) -> ModelOptions:
         sequence_parallel=config.parallel.sequence_parallel,
         checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
         compile=config.train.compile == "blocks",
+        router_fp32=config.train.moe_router_dtype == "fp32",
         balance_window_tokens=balance_window(config) if config.model.is_moe else None,
     )
 

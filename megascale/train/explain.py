@@ -176,6 +176,7 @@ def explain(config: RunConfig, world_size: int) -> ExplainReport:
             checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
             fsdp_gather=config.parallel.fsdp_gather,
             optimizer=config.optimizer.name,
+            mask_documents=config.data.mask_documents,
         ),
         flops=flops_per_token(config.model, config.train.sequence_length),
     )
