@@ -311,6 +311,14 @@ def _model(config: RunConfig) -> Iterator[UserError]:
             "is positive exactly when model.expert_bias is true; model.expert_bias = "
             f"{str(model.expert_bias).lower()}",
         )
+    for key in ("expert_kernel", "moe_router_dtype"):
+        value, default = getattr(train, key), type(train).model_fields[key].default
+        if value != default and not model.is_moe:
+            rule = "is for models with routed experts only"
+            yield ConfigError.of(f"train.{key}", value, rule, default)
+    if train.matmul_library == "onednn" and train.precision == "bf16":
+        rule = "is about fp32 products, and train.precision is bf16"
+        yield ConfigError.of("train.matmul_library", train.matmul_library, rule, "auto")
     parallel = config.parallel
     if parallel.data_mode != "hsdp" and parallel.hsdp_replicate != 1:
         yield ConfigError.of(

@@ -28,6 +28,7 @@ from megascale.train.balance import ExpertBalance
 from megascale.train.checks import balance_window, batch_schedule_of, layout_of
 from megascale.train.distributed import Process
 from megascale.train.groups import update_rules
+from megascale.train.kernels import Kernels
 from megascale.train.micro_gradients import MicroGradientNorms
 from megascale.train.noise_scale import NoiseScale
 from megascale.train.optimizer import ShardedOptimizer
@@ -46,6 +47,7 @@ class Parts:
         norms: measures the gradient noise of a step; None where it is off.
         noise: the noise scale so far; None where it is off.
         probe: measures weights, updates and attention logits; None where it is off.
+        kernels: what was chosen to compute with; None before it was.
     """
 
     mesh: Mesh
@@ -60,6 +62,7 @@ class Parts:
     norms: MicroGradientNorms | None = None
     noise: NoiseScale | None = None
     probe: WeightProbe | None = None
+    kernels: Kernels | None = None
 
     @property
     def model(self) -> Qwen3:
@@ -101,6 +104,7 @@ def model_options(config: RunConfig) -> ModelOptions:
         sequence_parallel=config.parallel.sequence_parallel,
         checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
         compile=config.train.compile == "blocks",
+        router_fp32=config.train.moe_router_dtype == "fp32",
         balance_window_tokens=balance_window(config) if config.model.is_moe else None,
     )
 

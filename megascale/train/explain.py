@@ -215,6 +215,7 @@ def explain(
             checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
             fsdp_gather=config.parallel.fsdp_gather,
             optimizer=config.optimizer.name,
+            mask_documents=config.data.mask_documents,
         ),
         flops=flops_per_token(config.model, config.train.sequence_length),
         sources=tuple(SourceUse(name, of["tokens"], of["epochs"]) for name, of in used.items()),

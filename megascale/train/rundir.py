@@ -45,6 +45,8 @@ MAY_CHANGE = (
     "guard",
     "train.micro_batch_size",
     "train.compile",
+    "train.matmul_library",
+    "train.expert_kernel",
     "train.activation_checkpointing",
     "train.threads",
     "train.exit_after_minutes",
