@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from megascale.config.init_section import init_problems
 from megascale.config.parameter_groups import group_problems, method_problems
 from megascale.config.rates import build_lr_schedule, build_remaining_points
 from megascale.config.sections import RunConfig
@@ -29,6 +30,7 @@ def broken_rules(config: RunConfig) -> list[str]:
         _intervals,
         _model,
         _optimizer,
+        init_problems,
     )
     return [str(error) for check in checks for error in check(config)]
 

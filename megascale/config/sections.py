@@ -17,6 +17,7 @@ from megascale.config.fields import (
     Section,
     message_as_is,
 )
+from megascale.config.init_section import InitConfig
 from megascale.config.optimizer_sections import OptimizerConfig
 from megascale.config.schedule_sections import BatchConfig, LRConfig, WeightDecayConfig
 from megascale.errors import UserError
@@ -286,6 +287,9 @@ class RunConfig(Section):
     model: ModelConfig = Field(
         description="shape of the model, under the key names of the hub's config.json; `preset: "
         "FILE` starts from a file of such keys"
+    )
+    init: InitConfig = Field(
+        default_factory=InitConfig, description="initial weights, and what follows the model's size"
     )
     data: DataConfig = Field(description="token sources and mixtures")
     train: TrainConfig = Field(description="budget, shapes and numerics")

@@ -12,6 +12,7 @@ import torch
 import torch._dynamo
 
 from megascale.config import RunConfig
+from megascale.config.init_section import parameter_scalings
 from megascale.config.schedules import lr_schedule_from_config, weight_decay_from_config
 from megascale.data.held_out import HeldOut, open_held_out
 from megascale.data.opening import open_stream
@@ -141,7 +142,7 @@ def build_computation(
     Raises:
         LayoutError: the degrees do not fit.
     """
-    fill = materialise or _initial_weights(config.seed, process.device)
+    fill = materialise or _initial_weights(config, process.device)
     mesh = Mesh.from_layout(
         layout_of(config, process.world_size),
         rank=process.rank,
@@ -186,10 +187,11 @@ def build_computation(
     return Computation(mesh, parallel, optimizer, balance, objective)
 
 
-def _initial_weights(seed: int, device: torch.device) -> Callable[[Qwen3, Mesh], None]:
+def _initial_weights(config: RunConfig, device: torch.device) -> Callable[[Qwen3, Mesh], None]:
     def fill(model: Qwen3, mesh: Mesh) -> None:
         model.to_empty(device=device)
-        initialize(model, mesh, seed=seed)
+        names = [name for name, _ in model.named_parameters()]
+        initialize(model, mesh, seed=config.seed, scalings=parameter_scalings(names, config))
 
     return fill
 

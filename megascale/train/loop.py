@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from megascale.config import RunConfig
+from megascale.config.init_section import scaled_beta
 from megascale.data.loader import LoadedStep, Loader
 from megascale.errors import (
     EXIT_DONE,
@@ -385,7 +386,7 @@ class Loop:
                 record |= self.parts.noise.record(
                     batch_tokens=record["batch_tokens"],
                     sequence_length=record["sequence_length"],
-                    beta1=self.config.optimizer.beta1,
+                    beta1=scaled_beta(self.config.optimizer.beta1, self.config),
                 )
             if self.reporter is not None:
                 self.reporter.interval(record)

@@ -153,7 +153,7 @@ class ShardedOptimizer:
         for method, optimizer in self._methods.items():
             for group in optimizer.param_groups:
                 rule: UpdateRule = group["rule"]
-                group["lr"] = lr * rule.lr_multiplier
+                group["lr"] = lr * rule.lr_multiplier * rule.scaling.lr
                 group["weight_decay"] = self._decay(rule, weight_decay)
                 if method == "adamw":
                     group["betas"] = (rule.beta1, self._beta2(rule, batch_tokens))
@@ -170,6 +170,7 @@ class ShardedOptimizer:
             weight_decay = rule.weight_decay
         elif not rule.decays:
             return 0.0
+        weight_decay *= rule.scaling.weight_decay
         if self._decay_unit == 1.0 or not rule.lr_multiplier:
             return weight_decay
         return weight_decay / (self._decay_unit * rule.lr_multiplier)
