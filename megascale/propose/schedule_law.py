@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -13,10 +13,17 @@ from megascale.fitting.history_law import FORMS, NAMES
 from megascale.fitting.history_result import HistoryFit, HistoryRun, Scales
 from megascale.fitting.status import Status
 from megascale.formats.law_file import Input
-from megascale.formats.schedule_law_file import FittedForm, ScheduleLawFile, SeenByRuns
+from megascale.formats.schedule_law_file import (
+    FittedForm,
+    OutlineOfSchedule,
+    ScheduleLawFile,
+    SeenByRuns,
+    SettingsOfRuns,
+)
+from megascale.laws.schedule.discrepancy import LawDiscrepancy
+from megascale.laws.schedule.outline import ScheduleOutline
 from megascale.laws.schedule.select import HeldOutSchedule, folds, held_out
 from megascale.propose.loss_draws import FitDraws
-from megascale.propose.planning_law import held_out_inflation
 from megascale.propose.seen_ranges import SeenRanges
 
 CANDIDATES = ("theta", "w0", "snr", "power", "two_exponentials", "exponential_r")
@@ -42,8 +49,8 @@ class ScheduleLaw:
         from_tokens: losses before were left out.
         weight_decay: of the runs; None where it is not known.
         schedules, runs: how many were fitted.
-        inflation: how much wider intervals of paired differences are made for plans
-            (`held_out_inflation`).
+        outlines: of the schedules left out, by their names there.
+        settings: what else held in the runs.
     """
 
     fits: list[HistoryFit]
@@ -54,12 +61,23 @@ class ScheduleLaw:
     weight_decay: float | None
     schedules: int
     runs: int
-    inflation: float = 1.0
+    outlines: Mapping[str, ScheduleOutline]
+    settings: SettingsOfRuns = field(default_factory=SettingsOfRuns)
 
     def draws(self) -> FitDraws:
         """Draws of all forms, equally many of each, for plans and predictions."""
         each = max(DRAWS, *(len(_finite(fit)) for fit in self.fits))
-        return FitDraws(self.fits, self.seen, each=each, inflation=self.inflation)
+        return FitDraws(self.fits, self.seen, each=each, discrepancy=self.discrepancy)
+
+    @property
+    def discrepancy(self) -> LawDiscrepancy:
+        """The law's own error, by schedule."""
+        return LawDiscrepancy.of_left_out(self.outlines, self.end_errors)
+
+    @property
+    def conditions(self) -> SettingsOfRuns:
+        """What else held in its runs, the weight decay that the forms take among it."""
+        return self.settings.model_copy(update={"weight_decay": self.weight_decay})
 
     @property
     def end_errors(self) -> dict[str, float]:
@@ -74,8 +92,8 @@ class ScheduleLaw:
 
     @property
     def difference_error(self) -> float:
-        """How far they miss the difference of two schedules they have not seen: the root of twice
-        the variance of `end_errors`, in which an error common to all schedules cancels."""
+        """How far they miss the difference of two such schedules: the root of twice the variance of
+        `end_errors`, in which an error common to all schedules cancels."""
         errors = list(self.end_errors.values())
         if len(errors) < 3:
             return self.level_error * float(np.sqrt(2))
@@ -108,7 +126,13 @@ class ScheduleLaw:
             forms=forms,
             seen=SeenByRuns(**seen),
             weight_decay=self.weight_decay,
-            inflation=self.inflation,
+            settings=self.settings,
+            outlines={
+                name: OutlineOfSchedule(
+                    total_tokens=one.total_tokens, peak=one.peak, batch=one.batch, rate=one.rate
+                )
+                for name, one in self.outlines.items()
+            },
             schedules=self.schedules,
             runs=self.runs,
             inputs=list(inputs),
@@ -135,9 +159,16 @@ class ScheduleLaw:
         left_out = [form.left_out for form in file.forms]
         if any(set(errors) != set(left_out[0]) for errors in left_out) or not left_out[0]:
             raise DataError.of("law file: left_out", file.name, "forms leave out the same runs")
+        if set(file.outlines) != set(left_out[0]):
+            raise DataError.of("law file: outlines", file.name, "are those of the runs left out")
         return cls(
             fits, left_out, seen, file.loss, file.from_tokens, file.weight_decay,
-            file.schedules, file.runs, file.inflation,
+            file.schedules, file.runs,
+            {
+                name: ScheduleOutline(one.total_tokens, one.peak, one.batch, one.rate)
+                for name, one in file.outlines.items()
+            },
+            file.settings,
         )  # fmt: skip
 
 
@@ -209,8 +240,6 @@ def search_schedule_law(
         fits.append(
             fit_history(one.law, runs, starts=STARTS, bootstrap=replicates, threads=threads)
         )
-    said(f"holding intervals of differences against {len(groups)} schedules left out")
-    inflation = held_out_inflation([one.law for one in kept], runs)
     law = ScheduleLaw(
         fits,
         [_by_schedule(one.ends, runs, groups) for one in kept],
@@ -220,7 +249,10 @@ def search_schedule_law(
         weight_decay,
         len(groups),
         len(runs),
-        inflation,
+        {
+            runs[group[0]].name or str(group[0]): ScheduleOutline.of_history(runs[group[0]].history)
+            for group in groups
+        },
     )
     return LawSearch(law, tried, failed, weak_points(law, runs))
 

@@ -10,6 +10,16 @@ import numpy as np
 from megascale.fitting.history import GROWTH, RESOLUTION
 from megascale.formats.schedule_law_file import ScheduleLawFile
 from megascale.formats.student_t import student_reach
+from megascale.laws.schedule.discrepancy import JITTER, REACH
+from megascale.laws.schedule.outline import (
+    LATE,
+    OCTAVE_OF_BATCH,
+    OCTAVE_OF_PEAK,
+    OCTAVE_OF_TOKENS,
+    PLACES,
+    WHOLE_RATE,
+    outline_coordinates,
+)
 from megascale.propose.prediction import POINTS, WIDENED
 from megascale.propose.schedule_law import DRAWS, ScheduleLaw
 from megascale.propose.schedule_plan import CURVED, SchedulePlan
@@ -21,6 +31,7 @@ MOST_DRAWS = 200
 
 def law_data(file: ScheduleLawFile, law: ScheduleLaw) -> dict[str, Any]:
     """What the page's script predicts by: parameters, errors and the rules of `predict`."""
+    own = law.discrepancy
     each = max(DRAWS, *(len(fit.bootstrap) for fit in law.fits))
     return {
         "name": file.name,
@@ -47,9 +58,16 @@ def law_data(file: ScheduleLawFile, law: ScheduleLaw) -> dict[str, Any]:
         "schedules": law.schedules,
         "fitted_runs": law.runs,
         "confidence": file.confidence,
-        "reach": student_reach(file.confidence, max(law.schedules - 1, 1)),
+        "reach": student_reach(file.confidence, own.freedom),
         "level_error": law.level_error,
         "difference_error": law.difference_error,
+        "discrepancy": {
+            "scale": own.scale,
+            "jitter": JITTER,
+            "reach": REACH,
+            "fitted": outline_coordinates(own.outlines).tolist(),
+            "precision": own.precision.tolist(),
+        },
         "rules": {
             "resolution": RESOLUTION,
             "growth": GROWTH,
@@ -57,6 +75,9 @@ def law_data(file: ScheduleLawFile, law: ScheduleLaw) -> dict[str, Any]:
             "points": POINTS,
             "slack": SLACK,
             "widen": WIDENED,
+            "places": PLACES,
+            "late": LATE,
+            "distances": [OCTAVE_OF_BATCH, WHOLE_RATE, OCTAVE_OF_PEAK, OCTAVE_OF_TOKENS],
         },
     }
 

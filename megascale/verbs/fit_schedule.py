@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,22 @@ def fit_schedule_law(
     logs: RunTable,
     name: str,
     *,
+    weight_decay: float | None,
     replicates: int,
     confidence: float,
     output: Path | None,
     as_json: bool,
 ) -> int:
     """Fit the law, print what was found and write its file.
+
+    Args:
+        logs: of the runs.
+        name: of the law.
+        weight_decay: of the runs; None takes what their configs say.
+        replicates: of the bootstrap.
+        confidence: of the intervals that `predict` prints.
+        output: file of the law.
+        as_json: print the file's text instead of tables.
 
     Returns:
         The exit code.
@@ -39,8 +50,8 @@ def fit_schedule_law(
     """
     from megascale.formats.law_file import input_of
     from megascale.formats.schedule_law_file import MOST_DRAWS
-    from megascale.propose.logged_weight_decay import logged_weight_decay
-    from megascale.propose.planning_law import fittable_runs
+    from megascale.propose.fittable_runs import fittable_runs
+    from megascale.propose.run_settings import logged_settings, stated_weight_decay
     from megascale.propose.schedule_law import search_schedule_law
     from megascale.runs.check import refuse_mixed
     from megascale.verbs.law_output import warn, write
@@ -52,7 +63,7 @@ def fit_schedule_law(
     if output is not None and output.suffix != ".json":
         raise FitError.of("--output", str(output), "a law from logs is written as .json")
     refuse_mixed(logs)
-    decay = logged_weight_decay(logs)
+    decay = stated_weight_decay(logs, weight_decay)
     runs, loss, from_tokens = fittable_runs(logs, weight_decay=decay or 0.0)
     found = search_schedule_law(
         runs,
@@ -62,7 +73,9 @@ def fit_schedule_law(
         replicates=replicates,
         said=_say if sys.stderr.isatty() else lambda text: None,
     )
-    file = found.law.to_file(name, [input_of(one.path) for one in logs.files], confidence)
+    file = replace(found.law, settings=logged_settings(logs)).to_file(
+        name, [input_of(one.path) for one in logs.files], confidence
+    )
     if as_json:
         typer.echo(file.to_json(), nl=False)
     else:

@@ -306,6 +306,16 @@ OneLawFile = Annotated[
     Path | None,
     typer.Option("--law-file", help="Follow this law file.", rich_help_panel=MODEL),
 ]
+WeightDecayOf = Annotated[
+    float | None,
+    typer.Option(
+        "--weight-decay",
+        min=0.0,
+        help="Weight decay of the runs behind a law of whole schedules, where their logs do not "
+        "say it.",
+        rich_help_panel=FITTING,
+    ),
+]
 LawOfSchedules = Annotated[
     Path | None,
     typer.Option("--law-file", help="Law file of `megascale fit --law schedule`."),

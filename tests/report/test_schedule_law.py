@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib import resources
 
 import numpy as np
@@ -10,7 +11,13 @@ import pytest
 from megascale.fitting.history_law import FORMS, NAMES
 from megascale.fitting.history_result import predict_history
 from megascale.formats.run_log import RunLog
-from megascale.formats.schedule_law_file import FittedForm, ScheduleLawFile, SeenByRuns
+from megascale.formats.schedule_law_file import (
+    FittedForm,
+    OutlineOfSchedule,
+    ScheduleLawFile,
+    SeenByRuns,
+)
+from megascale.laws.schedule.outline import ScheduleOutline
 from megascale.propose.plan_bounds import outside_seen
 from megascale.propose.predicted_runs import best_fixed_batch
 from megascale.propose.prediction import WIDENED, predict_schedules
@@ -57,8 +64,21 @@ def law_file(*names: str) -> ScheduleLawFile:
             tokens=TOTAL, batch=(128, 4096), batch_decayed=(256, 1024), peak=(5e-3, 5e-3),
             decay_share=(0.2, 0.4), final_ratio=(0.02, 0.1), warmup_tokens=54_144,
         ),
-        weight_decay=0.1, schedules=5, runs=5,
+        weight_decay=0.1, schedules=5, runs=5, outlines=outlines(),
     )  # fmt: skip
+
+
+def outlines() -> dict[str, OutlineOfSchedule]:
+    """Those of five fitted schedules."""
+    fitted = [
+        plan([(0, 256)], decay=0, ratio=1.0), plan([(0, 1024)]), plan([(0, 512)], decay=400_000),
+        plan([(0, 256), (500_000, 4096)], decay=0, ratio=1.0), plan([(0, 128)], ratio=0.02),
+    ]  # fmt: skip
+    found = {}
+    for name, one in zip("abcde", fitted, strict=True):
+        shown = ScheduleOutline.of_history(one.history())
+        found[name] = OutlineOfSchedule(**asdict(shown))
+    return found
 
 
 def plan(batches, decay=200_000, shape="linear", ratio=0.1, peak=5e-3, warmup=54_144, total=TOTAL):

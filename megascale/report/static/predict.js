@@ -104,6 +104,44 @@ function percentile(values, percent) {
 const spreadOf = (values) => 0.5 * (percentile(values, 84.13) - percentile(values, 15.87));
 const meanOf = (values) => values.reduce((sum, v) => sum + v, 0) / values.length;
 
+// Coordinates whose distances say how unlike two schedules are: megascale/laws/schedule/outline.py.
+function outlineCoordinates(history, law) {
+  const { places, late, distances: [batchUnit, rateUnit, peakUnit, tokenUnit] } = law.rules;
+  const total = history.tokens[history.tokens.length - 1];
+  const peak = Math.max(...history.lr_start, ...history.lr_end);
+  const last = roundHalfEven(late * places);
+  const batch = [];
+  const rate = [];
+  for (let i = 0; i < places; i++) {
+    const at = ((i + 0.5) / places) * total;
+    const section = countUpTo(history.tokens, at) - 1;
+    const [begin, end] = [history.tokens[section], history.tokens[section + 1]];
+    const share = (at - begin) / (end - begin);
+    const lr = history.lr_start[section] * (1 - share) + history.lr_end[section] * share;
+    const root = Math.sqrt(0.5 / places + (i >= places - last ? 0.5 / last : 0));
+    batch.push(Math.log2(history.batch[section]) * batchUnit * root);
+    rate.push(Math.min(Math.max(lr / peak, 0), 1) * rateUnit * root);
+  }
+  return [...batch, ...rate, peakUnit * Math.log2(peak), tokenUnit * Math.log2(total)];
+}
+
+// The law's own error of schedules' ends and of their differences to the first:
+// megascale/laws/schedule/discrepancy.py.
+function ownErrors(law, histories) {
+  const { scale, jitter, reach, fitted, precision } = law.discrepancy;
+  const own = histories.map((history) => outlineCoordinates(history, law));
+  const likeness = (a, b) =>
+    Math.exp((-0.5 * a.reduce((sum, v, k) => sum + (v - b[k]) ** 2, 0)) / (reach * reach));
+  const seen = own.map((one) => fitted.map((other) => likeness(one, other)));
+  const told = (vector) => vector.reduce((sum, v, i) =>
+    sum + v * precision[i].reduce((row, m, k) => row + m * vector[k], 0), 0);
+  return {
+    level: seen.map((one) => scale * Math.sqrt(Math.max(1 - told(one), 0) + jitter)),
+    difference: seen.map((one, i) => scale * Math.sqrt(Math.max(
+      2 * (1 - likeness(own[i], own[0])) - told(one.map((v, k) => v - seen[0][k])), 0))),
+  };
+}
+
 function predictSchedules(law, plans) {
   const histories = plans.map((plan) => planHistory(plan, law));
   const firsts = law.forms.map((form, i) =>
@@ -115,6 +153,7 @@ function predictSchedules(law, plans) {
   };
   const ends = drawnLosses(law, histories, plans.map((plan) => [plan.total]))
     .map((draws) => draws.map(([loss]) => loss));
+  const error = ownErrors(law, histories);
   const found = plans.map((plan, i) => {
     const outside = outsideSeen(plan, law);
     return { plan, outside, factor: outside.length ? law.rules.widen : 1, history: histories[i] };
@@ -127,16 +166,16 @@ function predictSchedules(law, plans) {
     const columns = tokens.map((_, k) => along.map((row) => row[k]));
     const loss = columns.map(best);
     const half = columns.map((draws) =>
-      law.reach * Math.hypot(spreadOf(draws), factor * law.level_error));
+      law.reach * Math.hypot(spreadOf(draws), factor * error.level[i]));
     let against = null;
     if (i && plan.total === plans[0].total) {
       against = interval(best(ends[i]) - best(ends[0]), ends[i].map((v, k) => v - ends[0][k]),
-        Math.max(factor, found[0].factor) * law.difference_error);
+        Math.max(factor, found[0].factor) * error.difference[i]);
     }
     return {
       ...one, tokens, loss, low: loss.map((v, k) => v - half[k]),
       high: loss.map((v, k) => v + half[k]), steps: stepsOf(history), against,
-      end: interval(best(ends[i]), ends[i], factor * law.level_error),
+      end: interval(best(ends[i]), ends[i], factor * error.level[i]),
     };
   });
 }
