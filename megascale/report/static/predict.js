@@ -81,7 +81,7 @@ function drawnLosses(law, histories, points) {
   const out = histories.map(() => []);
   for (const form of law.forms) {
     const pieces = histories.map((history, i) =>
-      historyPieces(history, points[i], form.lr, form.excess !== "none", law.rules));
+      historyPieces(history, points[i], form.lr, form.growing, law.rules));
     for (const values of form.table) {
       const theta = Object.fromEntries(law.names.map((name, k) => [name, values[k]]));
       const own = new HistoryLaw(form, theta);
