@@ -10,7 +10,7 @@ import numpy as np
 from megascale.errors import DataError, FitError
 from megascale.fitting.history_fit import fit_history
 from megascale.fitting.history_law import FORMS, NAMES
-from megascale.fitting.history_result import HistoryFit, HistoryRun, Scales
+from megascale.fitting.history_result import HistoryFit, HistoryRun, Scales, predict_history
 from megascale.fitting.status import Status
 from megascale.formats.law_file import Input
 from megascale.formats.schedule_law_file import (
@@ -50,6 +50,7 @@ class ScheduleLaw:
         weight_decay: of the runs; None where it is not known.
         schedules, runs: how many were fitted.
         outlines: of the schedules left out, by their names there.
+        residuals: predicted minus measured last loss of each, by the fits to all runs, nats.
         settings: what else held in the runs.
     """
 
@@ -62,6 +63,7 @@ class ScheduleLaw:
     schedules: int
     runs: int
     outlines: Mapping[str, ScheduleOutline]
+    residuals: Mapping[str, float]
     settings: SettingsOfRuns = field(default_factory=SettingsOfRuns)
 
     def draws(self) -> FitDraws:
@@ -72,7 +74,7 @@ class ScheduleLaw:
     @property
     def discrepancy(self) -> LawDiscrepancy:
         """The law's own error, by schedule."""
-        return LawDiscrepancy.of_left_out(self.outlines, self.end_errors)
+        return LawDiscrepancy.of_left_out(self.outlines, self.end_errors, self.residuals)
 
     @property
     def conditions(self) -> SettingsOfRuns:
@@ -129,7 +131,11 @@ class ScheduleLaw:
             settings=self.settings,
             outlines={
                 name: OutlineOfSchedule(
-                    total_tokens=one.total_tokens, peak=one.peak, batch=one.batch, rate=one.rate
+                    total_tokens=one.total_tokens,
+                    peak=one.peak,
+                    batch=one.batch,
+                    rate=one.rate,
+                    residual=self.residuals[name],
                 )
                 for name, one in self.outlines.items()
             },
@@ -168,6 +174,7 @@ class ScheduleLaw:
                 name: ScheduleOutline(one.total_tokens, one.peak, one.batch, one.rate)
                 for name, one in file.outlines.items()
             },
+            {name: one.residual for name, one in file.outlines.items()},
             file.settings,
         )  # fmt: skip
 
@@ -253,8 +260,20 @@ def search_schedule_law(
             runs[group[0]].name or str(group[0]): ScheduleOutline.of_history(runs[group[0]].history)
             for group in groups
         },
+        _by_schedule(_end_residuals(fits, runs), runs, groups),
     )
     return LawSearch(law, tried, failed, weak_points(law, runs))
+
+
+def _end_residuals(fits: Sequence[HistoryFit], runs: Sequence[HistoryRun]) -> dict[str, float]:
+    """Predicted minus measured last loss of each run, the mean over forms."""
+    found = {}
+    for i, run in enumerate(runs):
+        last = int(np.argmax(run.tokens))
+        at = [float(run.tokens[last])]
+        said = [predict_history(f.law, f.values, run.history, at, f.scales)[0][0, 0] for f in fits]
+        found[run.name or str(i)] = float(np.mean(said) - run.loss[last])
+    return found
 
 
 def _by_schedule(
