@@ -81,6 +81,7 @@ def law_data(file: ScheduleLawFile, law: ScheduleLaw) -> dict[str, Any]:
             "reach": REACH,
             "fitted": outline_coordinates(own.outlines).tolist(),
             "precision": own.precision.tolist(),
+            "weights": own.weights.tolist(),
         },
         "rules": {
             "resolution": RESOLUTION,
