@@ -101,8 +101,9 @@ def _recall(file: Path, names: list[str]) -> Measured | None:
     if not isinstance(content, dict) or content.get("choice") not in names:
         return None
     seconds = content.get("seconds")
-    sound = isinstance(seconds, dict) and all(type(seconds.get(name)) is float for name in names)
-    return Measured(content["choice"], seconds if sound else {}, remembered=True)
+    if not isinstance(seconds, dict) or any(type(seconds.get(name)) is not float for name in names):
+        seconds = {}
+    return Measured(content["choice"], seconds, remembered=True)
 
 
 def _remember(file: Path, question: str, measured: Measured) -> bool:
