@@ -174,7 +174,7 @@ class FitResult(FitValues):
             return np.zeros(len(self), bool)
         if len(self) > MOST_PROFILED:
             return np.zeros(len(self), bool)
-        if self.settings["loss"] != "squared" or self.shared or self.restrictions is not None:
+        if self.settings["loss"] != "squared" or self.restrictions is not None:
             return np.zeros(len(self), bool)
         error = self.errors[name]
         with np.errstate(invalid="ignore"):
