@@ -27,7 +27,7 @@ ROUNDS = 40
 FAR = 10.0
 """From an end where the root is so much too large the interval is halved."""
 CLOSE = 1e-5
-"""A limit is found where the root of the sum of squares' growth is that close, in parts of itself."""
+"""A limit is found where the root of the growth is that close, in parts of itself."""
 
 
 def of_any_sign(name: str) -> bool:

@@ -1,9 +1,9 @@
 """Parameters that all problems of a call have in common, beside those of their own.
 
-Once the engine has fitted the rest, what is left is a sum of squares in few unknowns. It is searched
-over what each problem says by itself and a grid around, and finished as `shared_copies` says. Errors
-are of all problems' residuals together, so that problems of as many points as parameters, or fewer,
-have errors.
+Once the engine has fitted the rest, what is left is a sum of squares in few unknowns. It is
+searched over what each problem says by itself and a grid around, and finished as `shared_copies`
+says. Errors are of all problems' residuals together, so that problems of as many points as
+parameters, or fewer, have errors.
 """
 
 from __future__ import annotations
