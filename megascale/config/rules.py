@@ -10,6 +10,7 @@ from megascale.config.rates import build_lr_schedule, build_remaining_points
 from megascale.config.sections import RunConfig
 from megascale.errors import ConfigError, ScheduleError, UserError
 from megascale.model.count import parameter_shapes
+from megascale.plan.layout import check_balance_window
 from megascale.schedule.megatron import parse_step_schedule, rampup_points
 from megascale.schedule.points import point_problems
 from megascale.units import format_count
@@ -288,16 +289,21 @@ def _model(config: RunConfig) -> Iterator[UserError]:
                 key, length, f"longer than model.max_position_embeddings = {longest}", longest
             )
     balance = config.moe_balance
-    window = balance.window_tokens
-    micro_batch_tokens = train.micro_batch_size * train.sequence_length
-    if window is not None and window < micro_batch_tokens and micro_batch_tokens % window:
-        yield ConfigError.of(
-            "moe_balance.window_tokens",
-            window,
-            f"must divide the micro-batch of {train.micro_batch_size} x {train.sequence_length} "
-            "tokens, or be no smaller",
-            [train.sequence_length, micro_batch_tokens],
-        )
+    if balance.window_tokens is not None and balance.window_loads == "own":
+        cut = {train.sequence_length} | {
+            point.sequence_length
+            for point in config.batch.schedule or ()
+            if point.sequence_length is not None
+        }
+        try:
+            check_balance_window(
+                balance.window_tokens,
+                {train.micro_batch_size * length for length in cut},
+                train.micro_batch_size * max(cut),
+                trails=False,
+            )
+        except UserError as error:
+            yield error
     if model.expert_bias != (balance.bias_update_per_million_tokens > 0):
         yield ConfigError.of(
             "moe_balance.bias_update_per_million_tokens",

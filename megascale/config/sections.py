@@ -133,6 +133,12 @@ class MoEBalanceConfig(Section):
         description="tokens over which one balance loss is computed, whatever the micro-batch; "
         "null takes one sequence",
     )
+    window_loads: Literal["own", "trailing"] = Field(
+        "own",
+        description="own: a window's balance loss uses its own loads of experts, and windows "
+        "divide every micro-batch; trailing: it uses the loads of the window before the last, and "
+        "no batch is longer than a window",
+    )
     z_loss_coef: NonNegativeFloat = Field(
         0.0, description="weight of the mean squared log-sum-exp of the router's logits"
     )

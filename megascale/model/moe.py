@@ -40,6 +40,27 @@ class Routing(NamedTuple):
     experts: Tensor
 
 
+class TrailingLoads(NamedTuple):
+    """What a balance loss on trailing loads needs to know about one micro-batch.
+
+    A micro-batch lies in at most two windows, because no batch is longer than a window.
+
+    Attributes:
+        counts: `[..., 2, E]` int64, slots of the window that the loss of the earlier and of the
+            later window uses; leading dimensions are MoE layers.
+        split: tokens of the micro-batch in the earlier window.
+        end: tokens of the micro-batch that the run consumes; those after it are padding.
+    """
+
+    counts: Tensor
+    split: int
+    end: int
+
+    def of_layer(self, layer: int) -> TrailingLoads:
+        """Those of one MoE layer."""
+        return self._replace(counts=self.counts[layer])
+
+
 class Statistics(NamedTuple):
     """What one MoE layer reports about one micro-batch of T tokens.
 
@@ -48,12 +69,15 @@ class Statistics(NamedTuple):
         z_sum: scalar, sum over tokens of the squared log-partition; differentiable.
         expert_counts: `[E]` int64, top-k slots on each expert (sums to `T * k`).
         entropy_sum: scalar, sum over tokens of the router's entropy (nats).
+        window_counts: `[2, E]` int64, the slots of consumed tokens in the earlier and the later
+            window of trailing loads; `[0, E]` without them.
     """
 
     aux_sum: Tensor
     z_sum: Tensor
     expert_counts: Tensor
     entropy_sum: Tensor
+    window_counts: Tensor
 
 
 class Router(nn.Module):
@@ -137,19 +161,21 @@ class MoE(nn.Module):
         bias = torch.zeros(config.num_experts) if config.expert_bias else None
         self.register_buffer("expert_bias", bias)
 
-    def forward(self, x: Tensor, balance_counts: Tensor | None = None) -> tuple[Tensor, Statistics]:
+    def forward(
+        self, x: Tensor, trailing: TrailingLoads | None = None
+    ) -> tuple[Tensor, Statistics]:
         """Route, compute and report.
 
         Args:
             x: `[T, H]` (`[T / tp, H]` with sequence parallelism).
-            balance_counts: `[E]` int64 slots of the trailing window, needed when the balance
-                window is larger than the micro-batch.
+            trailing: earlier loads that the balance loss is to use, counts `[2, E]`; None uses
+                each window's own.
 
         Raises:
             LayoutError: the balance window does not divide the micro-batch.
         """
         x = enter_region(x, self._mesh, self._sequence_parallel)
-        routing, statistics = self.route(x, balance_counts)
+        routing, statistics = self.route(x, trailing)
         y = self.experts(x, routing.weights, routing.experts, statistics.expert_counts)
         if self.shared_expert is not None:
             shared = self.shared_expert.partial(x)
@@ -158,57 +184,63 @@ class MoE(nn.Module):
             y = y + shared
         return exit_region(y, self._mesh, self._sequence_parallel), statistics
 
-    def route(self, x: Tensor, balance_counts: Tensor | None) -> tuple[Routing, Statistics]:
-        """Choose experts and measure the choice; `x` is `[T, H]` inside the region."""
+    def route(self, x: Tensor, trailing: TrailingLoads | None) -> tuple[Routing, Statistics]:
+        """Choose experts and measure the choice; `x` is `[T, H]` inside the region.
+
+        Without gradients there is no balance loss: nothing would use it.
+        """
         routing = self.gate(x, self.expert_bias)
-        experts = routing.probabilities.shape[1]
-        tokens = x.shape[0]
-        window = tokens
-        if self._window is not None and self._window < tokens:
-            window = self._window
+        tokens, experts = routing.probabilities.shape
+        window = self._window if torch.is_grad_enabled() else None
+        aux = routing.probabilities.new_zeros(())
+        in_windows = torch.zeros(0, experts, dtype=torch.int64, device=x.device)
+        if window is None:
+            total = count_slots(routing.experts, experts)
+        elif trailing is None:
             if tokens % window:
                 raise LayoutError.of(
                     "moe_balance.window_tokens",
                     window,
-                    f"must divide the {tokens} tokens of a micro-batch, or be no smaller",
+                    f"must divide the {tokens} tokens of a micro-batch",
                     nearest_divisors(window, tokens),
                 )
-        counts = count_slots(routing.experts, experts, window)
-        total = counts.sum(0)
+            own = count_slots(routing.experts.view(-1, window, routing.experts.shape[1]), experts)
+            total = own.sum(0)
+            aux = balance_loss(routing.probabilities.view(-1, window, experts), own, window)
+        else:
+            parts = (slice(trailing.split), slice(trailing.split, trailing.end))
+            in_windows = torch.stack(
+                [count_slots(routing.experts[part], experts) for part in parts]
+            )
+            total = in_windows.sum(0) + count_slots(routing.experts[trailing.end :], experts)
+            for part, loads in zip(
+                (slice(trailing.split), slice(trailing.split, None)), trailing.counts, strict=True
+            ):
+                chosen = routing.probabilities[part]
+                aux = aux + balance_loss(chosen.unsqueeze(0), loads.unsqueeze(0), window)
         log_partition = torch.logsumexp(routing.logits.to(routing.probabilities.dtype), dim=-1)
-        aux = routing.probabilities.new_zeros(())
-        if self._window is not None:
-            loads = counts
-            if self._window > tokens:
-                if balance_counts is None:
-                    raise ValueError(
-                        f"a balance window of {self._window} tokens is larger than the "
-                        f"micro-batch of {tokens}: pass the trailing balance_counts"
-                    )
-                loads = balance_counts.view(1, -1)
-            aux = balance_loss(routing.probabilities, loads, self._window)
         return routing, Statistics(
             aux_sum=exit_whole(aux, self._mesh),
             z_sum=exit_whole(log_partition.square().sum(), self._mesh),
             expert_counts=total,
             entropy_sum=torch.special.entr(routing.probabilities.detach()).sum(),
+            window_counts=in_windows,
         )
 
 
-def count_slots(experts: Tensor, num_experts: int, window: int) -> Tensor:
+def count_slots(experts: Tensor, num_experts: int) -> Tensor:
     """Top-k slots per expert in each window.
 
     Args:
-        experts: `[T, k]` chosen experts.
+        experts: `[..., T, k]` chosen experts; leading dimensions are windows.
         num_experts: E.
-        window: tokens of a window; divides T.
 
     Returns:
-        `[T / window, E]` int64.
+        `[..., E]` int64.
     """
-    slots = experts.view(-1, window * experts.shape[1])
-    counts = torch.zeros(slots.shape[0], num_experts, dtype=torch.int64, device=experts.device)
-    return counts.scatter_add_(1, slots, torch.ones_like(slots))
+    slots = experts.flatten(-2)
+    counts = torch.zeros(*slots.shape[:-1], num_experts, dtype=torch.int64, device=experts.device)
+    return counts.scatter_add_(-1, slots, torch.ones_like(slots))
 
 
 def balance_loss(probabilities: Tensor, loads: Tensor, window: int) -> Tensor:
@@ -219,16 +251,15 @@ def balance_loss(probabilities: Tensor, loads: Tensor, window: int) -> Tensor:
     that is larger than a micro-batch gets its share from each.
 
     Args:
-        probabilities: `[T, E]`, differentiable.
-        loads: `[n, E]` slot counts: one row per window in the micro-batch, or a single row of
-            trailing counts for all tokens. A row of zeros counts as balanced.
-        window: tokens of a window.
+        probabilities: `[n, T, E]`, differentiable: the tokens of n windows, or of parts of them.
+        loads: `[n, E]` slot counts of each window. A row of zeros counts as balanced.
+        window: tokens of a whole window.
 
     Returns:
         scalar; sum it over the micro-batches and ranks that make up the batch.
     """
-    experts = probabilities.shape[1]
-    per_window = probabilities.view(loads.shape[0], -1, experts).sum(1) / window
+    experts = probabilities.shape[2]
+    per_window = probabilities.sum(1) / window
     total = loads.sum(1, keepdim=True)
     fractions = torch.where(
         total > 0,

@@ -19,7 +19,7 @@ from megascale.model.config import ModelConfig
 from megascale.model.experts import Experts
 from megascale.model.loss import linear_cross_entropy
 from megascale.model.mlp import MLP
-from megascale.model.moe import MoE, Statistics
+from megascale.model.moe import MoE, Statistics, TrailingLoads
 from megascale.model.norm import RMSNorm
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import ShardSpec, collect_specs
@@ -59,6 +59,8 @@ class ModelOutput(NamedTuple):
         z_sum: scalar, squared router log-partition summed over tokens, mean over MoE layers.
         expert_counts: `[L_moe, E]` int64, top-k slots on each expert.
         router_entropy_sum: `[L_moe]`, entropy of the router (nats) summed over tokens.
+        window_counts: `[L_moe, 2, E]` int64, slots in the two windows of trailing loads;
+            `[L_moe, 0, E]` without them.
     """
 
     loss_sum: Tensor
@@ -66,6 +68,7 @@ class ModelOutput(NamedTuple):
     z_sum: Tensor
     expert_counts: Tensor
     router_entropy_sum: Tensor
+    window_counts: Tensor
 
 
 class Block(nn.Module):
@@ -103,13 +106,13 @@ class Block(nn.Module):
         cos: Tensor,
         sin: Tensor,
         mask: Tensor | None = None,
-        balance_counts: Tensor | None = None,
+        trailing: TrailingLoads | None = None,
     ) -> tuple[Tensor, Statistics | None]:
         """`[tokens, H]` to `[tokens, H]` and, from an MoE layer, its statistics."""
         if isinstance(self.mlp, MLP):
             return self._dense(x, cos, sin, mask), None
         x, normed = self._attend_and_norm(x, cos, sin, mask)
-        update, statistics = self.mlp(normed, balance_counts)
+        update, statistics = self.mlp(normed, trailing)
         return x + update, statistics
 
     def _attention_half(
@@ -182,7 +185,7 @@ class Qwen3(nn.Module):
         targets: Tensor | None = None,
         *,
         doc_ids: Tensor | None = None,
-        balance_counts: Tensor | None = None,
+        trailing: TrailingLoads | None = None,
     ) -> Tensor | ModelOutput:
         """Logits of every position, or the sums of a training micro-batch.
 
@@ -190,8 +193,8 @@ class Qwen3(nn.Module):
             tokens: `[B, S]` ids.
             targets: `[B, S]` ids, -100 where there is nothing to predict.
             doc_ids: `[B, S]` document numbers: attention stays within a document.
-            balance_counts: `[L_moe, E]` int64 trailing slot counts, for balance windows larger
-                than a micro-batch.
+            trailing: earlier loads that the balance loss is to use, counts `[L_moe, 2, E]`; None
+                uses each balance window's own.
 
         Returns:
             logits `[B, S, V]` (whole on every rank) without targets, else a `ModelOutput`.
@@ -202,16 +205,16 @@ class Qwen3(nn.Module):
         mask = None if doc_ids is None else document_mask(doc_ids)
         collected: list[Statistics] = []
         for layer, block in enumerate(self.model.layers):
-            counts = None
-            if balance_counts is not None and self.config.is_moe_layer(layer):
-                counts = balance_counts[len(collected)]
+            loads = None
+            if trailing is not None and self.config.is_moe_layer(layer):
+                loads = trailing.of_layer(len(collected))
             every = self.options.checkpoint_every
             if every and layer % every == 0 and torch.is_grad_enabled():
                 x, statistics = checkpoint(
-                    block, x, cos, sin, mask, counts, use_reentrant=False, preserve_rng_state=False
+                    block, x, cos, sin, mask, loads, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                x, statistics = block(x, cos, sin, mask, counts)
+                x, statistics = block(x, cos, sin, mask, loads)
             if statistics is not None:
                 collected.append(statistics)
         x = self.model.norm(x)
@@ -260,6 +263,7 @@ def _output(loss_sum: Tensor, collected: list[Statistics], num_experts: int) -> 
             zero,
             torch.zeros(0, num_experts, dtype=torch.int64, device=loss_sum.device),
             loss_sum.new_zeros(0),
+            torch.zeros(0, 0, num_experts, dtype=torch.int64, device=loss_sum.device),
         )
     return ModelOutput(
         loss_sum=loss_sum,
@@ -267,4 +271,5 @@ def _output(loss_sum: Tensor, collected: list[Statistics], num_experts: int) -> 
         z_sum=torch.stack([layer.z_sum for layer in collected]).mean(),
         expert_counts=torch.stack([layer.expert_counts for layer in collected]),
         router_entropy_sum=torch.stack([layer.entropy_sum for layer in collected]),
+        window_counts=torch.stack([layer.window_counts for layer in collected]),
     )

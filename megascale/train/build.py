@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -66,11 +66,16 @@ class Parts:
         """The bare model."""
         return self.parallel.model
 
-    def chunks(self) -> list[Chunk]:
-        """Every tensor of the training state, as this rank holds it, for checkpoints."""
+    def chunks(self, saved: Mapping[str, Any] | None = None) -> list[Chunk]:
+        """Every tensor of the training state, as this rank holds it, for checkpoints.
+
+        Args:
+            saved: `state.json` of the checkpoint to load; None to save one.
+        """
         found = [*model_chunks(self.model, self.mesh), *self.optimizer.chunks().values()]
         if self.balance is not None:
-            found += self.balance.chunks(self.mesh.world_size)
+            balance = None if saved is None else saved["balance"]
+            found += self.balance.chunks(self.mesh.world_size, balance)
         return found
 
 
@@ -169,6 +174,7 @@ def build_computation(
         balance = ExpertBalance(
             model,
             window_tokens=window,
+            trails=moe.window_loads == "trailing",
             bias_rate=moe.bias_update_per_million_tokens,
             device=process.device,
         )

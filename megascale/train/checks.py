@@ -19,7 +19,7 @@ from megascale.data.stream import Stream
 from megascale.errors import CheckpointError, LayoutError, RunError
 from megascale.formats.run_log import read_run
 from megascale.parallel.layout import Layout
-from megascale.plan.layout import validate_layout
+from megascale.plan.layout import check_balance_window, validate_layout
 from megascale.schedule.batch import BatchSchedule
 from megascale.train.rundir import (
     CONFIG_DATA_FILE,
@@ -45,13 +45,7 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
     Raises:
         LayoutError: a degree does not divide what it cuts, or Muon would see parts of matrices.
     """
-    layout = validate_layout(
-        config.model,
-        config.train,
-        config.parallel,
-        ranks,
-        balance_window_tokens=balance_window(config),
-    )
+    layout = validate_layout(config.model, config.train, config.parallel, ranks)
     if config.optimizer.name == "muon":
         _check_muon(config, layout)
     return layout
@@ -87,11 +81,18 @@ def batch_schedule_of(
 
 
 def check_sequence_lengths(config: RunConfig, ranks: int, schedule: BatchSchedule) -> None:
-    """Check the layout against every sequence length that the schedule will reach.
+    """Check layout and balance window against every sequence length that the schedule will reach.
 
     Raises:
         LayoutError: one of them cannot be cut.
     """
+    if config.model.is_moe and schedule.segments:
+        check_balance_window(
+            balance_window(config),
+            {part.micro_batch_size * part.sequence_length for part in schedule.segments},
+            max(part.batch_tokens for part in schedule.segments),
+            trails=config.moe_balance.window_loads == "trailing",
+        )
     lengths = {segment.sequence_length for segment in schedule.segments}
     if config.data.validation:
         lengths.add(evaluation_sequence_length(config))
@@ -101,7 +102,6 @@ def check_sequence_lengths(config: RunConfig, ranks: int, schedule: BatchSchedul
         config.parallel,
         ranks,
         sequence_lengths=lengths,
-        balance_window_tokens=balance_window(config),
     )
 
 

@@ -40,7 +40,6 @@ def evaluate(
     *,
     micro_batch_size: int,
     mask_documents: bool,
-    balance_counts: torch.Tensor | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Mean loss over a held-out source; every evaluation reads the same tokens. Collective.
@@ -49,7 +48,6 @@ def evaluate(
         held_out: what to read.
         micro_batch_size: sequences per rank and forward pass.
         mask_documents: attention stays within documents, as in training.
-        balance_counts: as the model's forward wants it when balance windows span micro-batches.
         stopped: whether this rank was told to stop, asked before every forward pass.
 
     Returns:
@@ -80,7 +78,6 @@ def evaluate(
             torch.from_numpy(batch.inputs).to(mesh.device),
             torch.from_numpy(batch.targets).to(mesh.device),
             doc_ids=documents,
-            balance_counts=balance_counts,
         )
         total += output.loss_sum.double()
     parallel.rest()

@@ -192,7 +192,7 @@ class Loop:
             loaded,
             batch_tokens=segment.batch_tokens,
             objective=parts.objective,
-            balance_counts=None if balance is None else balance.previous,
+            balance=balance,
             signalled=self._told_to_stop,
             saving=self.checkpointer.in_flight and not self.checkpointer.finished,
             norms=parts.norms if measured else None,
@@ -216,11 +216,15 @@ class Loop:
                 batch_tokens=segment.batch_tokens,
             )
             if balance is not None:
-                balance.update(statistics.expert_counts, tokens)
+                balance.update(
+                    statistics.expert_counts, statistics.window_counts, loaded.start, loaded.stop
+                )
             if parts.noise is not None and statistics.noise is not None:
                 note = parts.noise.add(statistics.noise)
                 if note is not None:
                     self._event("warning", note)
+        elif balance is not None:
+            balance.skip(loaded.start, loaded.stop)
         if probe is not None:
             probe.end()
         parts.optimizer.zero_grad()
@@ -396,7 +400,6 @@ class Loop:
                 held_out,
                 micro_batch_size=self.config.train.micro_batch_size,
                 mask_documents=data.mask_documents,
-                balance_counts=None if self.parts.balance is None else self.parts.balance.previous,
                 stopped=self._told_to_stop,
             )
             if result is None:

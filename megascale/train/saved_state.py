@@ -42,7 +42,7 @@ class _Interval(_Part):
 
 
 class _Balance(_Part):
-    tokens: _Count
+    trailing_window_tokens: _Count | None = None
 
 
 class _State(_Part):

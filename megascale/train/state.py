@@ -108,12 +108,13 @@ def restore(
         LONGER_CONTEXT if branching else (),
     )
     notes += check_same_past(path, state, parts.stream, allow_changed)
-    load_checkpoint(path, parts.chunks(), state=dict(state))
+    load_checkpoint(path, parts.chunks(state), state=dict(state))
     parts.optimizer.updates = int(state["updates"])
     guard.load_state_dict(state["guard"])
     interval.load_state_dict(state["interval"])
     if parts.balance is not None:
-        parts.balance.load_state_dict(state["balance"])
+        note = parts.balance.load_state_dict(state["balance"])
+        notes += [note] if note is not None else []
     # older checkpoints, and those of runs that did not measure it, hold none
     if parts.noise is not None and state.get("noise_scale") is not None:
         parts.noise.load_state_dict(state["noise_scale"])

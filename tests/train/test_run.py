@@ -27,7 +27,11 @@ def dense(folder: Path, name: str, **sections):
     """A dense run, the cheapest kind."""
     sections = {
         "model": MODEL,
-        "moe_balance": {"window_tokens": None, "bias_update_per_million_tokens": 0.0},
+        "moe_balance": {
+            "window_tokens": None,
+            "window_loads": "own",
+            "bias_update_per_million_tokens": 0.0,
+        },
         "checkpoint": {"interval_steps": None},
         **sections,
     }
