@@ -57,6 +57,12 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 computes in bfloat16 over fp32 master weights and reductions"
     )
+    moe_router_dtype: Literal["precision", "fp32"] = Field(
+        "precision",
+        description="what the router of MoE layers computes its logits in: precision follows "
+        "train.precision, as transformers does; fp32 rounds no logit, so that no token is routed "
+        "otherwise for bf16's sake",
+    )
     compile: Literal["off", "blocks"] = Field(
         "off", description="blocks compiles each decoder layer with torch.compile"
     )
@@ -66,6 +72,17 @@ class TrainConfig(Section):
             description="recompute activations in the backward pass: off, blocks (every decoder "
             "layer) or every_N (each N-th layer)",
         )
+    )
+    matmul_library: Literal["auto", "torch", "onednn"] = Field(
+        "auto",
+        description="what multiplies large fp32 matrices on a CPU: torch (MKL on x86), onednn, or "
+        "auto for the faster of the two, measured once on a CPU and kept by the run",
+    )
+    expert_kernel: Literal["auto", "loop", "grouped"] = Field(
+        "auto",
+        description="how the routed experts of an MoE layer are computed: loop (one product an "
+        "expert), grouped (torch's grouped_mm), or auto: measured once on a CPU and kept by the "
+        "run, grouped in bf16 on a GPU",
     )
     initial_weights: str | None = Field(
         None,
@@ -107,6 +124,16 @@ class ParallelConfig(Section):
     hsdp_replicate: Degree = Field(1, description="replicas of the sharded model (data_mode hsdp)")
     sequence_parallel: bool = Field(
         False, description="split norms and residuals over the tensor-parallel ranks along tokens"
+    )
+    timeout_minutes: PositiveFloat = Field(
+        30.0,
+        description="minutes a rank waits for the others in a collective before it gives the run "
+        "up, with exit code 69; longer than the slowest step, evaluation pass and checkpoint",
+    )
+    stalled_seconds: PositiveFloat = Field(
+        120.0,
+        description="seconds without a finished step after which one rank tells which ranks the "
+        "others wait for, and on which hosts",
     )
     backend: Literal["auto", "nccl", "gloo"] = Field(
         "auto", description="auto takes nccl where every process has a GPU, else gloo"

@@ -124,4 +124,6 @@ def engine_job(result: Any, argument: str) -> EngineJob:
     if result.shared:
         rule = "is for problems without parameters in common"
         raise FitError.of(argument, ", ".join(result.shared), rule, "shared=None")
+    if result.restrictions is not None:
+        raise FitError.of(argument, "priors or constraints", "is for fits without them", "wald")
     return result.job

@@ -297,7 +297,7 @@ def _finished(problem: SharedProblem, raw: dict[str, Any], known_noise: bool) ->
     covariance[lost[:, :, None] | lost[:, None, :]] = np.nan
     rows, columns = np.tril_indices(values.shape[1])
     raw["covariance"] = covariance[:, rows, columns]
-    raw["derived_errors"] = _derived_errors(problem.law, values, covariance)
+    raw["derived_errors"] = derived_errors(problem.law, values, covariance)
     raw["freedom"] = np.full(problem.problems, freedom)
     error = np.sqrt(np.einsum("gii->gi", covariance))
     with np.errstate(invalid="ignore"):
@@ -309,7 +309,7 @@ def _finished(problem: SharedProblem, raw: dict[str, Any], known_noise: bool) ->
     return raw
 
 
-def _derived_errors(law: Law, values: Array, covariance: Array) -> Array:
+def derived_errors(law: Law, values: Array, covariance: Array) -> Array:
     """Standard errors of derived quantities, by differences in the logarithm."""
     if not law.derived:
         return np.empty((len(values), 0))

@@ -1,6 +1,7 @@
 """`megascale train --explain`: what a config means, worked out without starting anything.
 
-No torch, no data files, no process group: the same functions the trainer calls, on paper.
+No torch, no process group: the same functions the trainer calls, on paper. Data files are looked
+at where they are there, for the epochs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from megascale.config.schedules import (
     phases_from_config,
     weight_decay_from_config,
 )
+from megascale.data.stream import Stream
 from megascale.model.count import ParameterCount, count_parameters, elements, parameter_shapes
 from megascale.model.kinds import kind_of
 from megascale.model.parametrization import RESIDUAL_BRANCHES
@@ -27,6 +29,7 @@ from megascale.schedule.lr import LRSchedule
 from megascale.schedule.weight_decay import WeightDecaySchedule
 from megascale.train.checks import batch_schedule_of, check_sequence_lengths, layout_of
 from megascale.train.groups import UpdateRule, parameter_kind, update_rules
+from megascale.train.remarks import remarks
 
 SCHEMA = "megascale.explain/1"
 
@@ -92,6 +95,21 @@ class ParameterGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceUse:
+    """What a run takes of one source.
+
+    Attributes:
+        name: of the source.
+        tokens: it holds.
+        epochs: times the whole run goes through it.
+    """
+
+    name: str
+    tokens: int
+    epochs: float
+
+
+@dataclass(frozen=True, slots=True)
 class ExplainReport:
     """Everything that follows from a config and a number of ranks."""
 
@@ -106,10 +124,12 @@ class ExplainReport:
     groups: tuple[ParameterGroup, ...]
     memory: MemoryEstimate
     flops: FlopsPerToken
+    sources: tuple[SourceUse, ...]
+    remarks: tuple[str, ...]
 
     @property
     def total_flops(self) -> int:
-        """Model FLOPs of the whole run."""
+        """Model FLOPs of the whole run, or of what is left of it."""
         return sum(part.flops for part in self.work)
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,6 +138,11 @@ class ExplainReport:
             "schema": SCHEMA,
             "config": self.config.model_dump(mode="json"),
             "config_digest": self.config.digest(),
+            "stands_at": {
+                "tokens": self.schedule.start_tokens,
+                "step": self.schedule.start_step,
+            },
+            "remarks": list(self.remarks),
             "layout": {"world_size": self.world_size, **asdict(self.layout)},
             "batch_schedule": {
                 "source": dict(self.schedule.source),
@@ -137,6 +162,7 @@ class ExplainReport:
                 }
                 for phase in self.phases
             ],
+            "sources": [asdict(source) for source in self.sources],
             "parameters": self.parameters.to_dict(),
             "parameter_groups": [asdict(group) for group in self.groups],
             "memory_per_rank": self.memory.to_dict(),
@@ -149,16 +175,29 @@ class ExplainReport:
         }
 
 
-def explain(config: RunConfig, world_size: int) -> ExplainReport:
+def explain(
+    config: RunConfig,
+    world_size: int,
+    *,
+    start: tuple[int, int] = (0, 0),
+    stream: Stream | None = None,
+) -> ExplainReport:
     """Work out what `config` means on `world_size` ranks.
+
+    Args:
+        config: of the run.
+        world_size: ranks.
+        start: consumed tokens and finished steps where the run stands; what lies ahead is shown.
+        stream: its data, for the epochs; None leaves them out.
 
     Raises:
         LayoutError: the degrees do not fit.
         ScheduleError: a segment of the batch schedule or the learning rate is illegal.
     """
     layout = layout_of(config, world_size)
-    schedule = batch_schedule_of(config, layout.data)
+    schedule = batch_schedule_of(config, layout.data, start)
     check_sequence_lengths(config, world_size, schedule)
+    used = {} if stream is None else stream.describe(config.train.total_tokens)["sources"]
     longest = max(segment.sequence_length for segment in schedule.segments)
     return ExplainReport(
         config=config,
@@ -182,8 +221,11 @@ def explain(config: RunConfig, world_size: int) -> ExplainReport:
             checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
             fsdp_gather=config.parallel.fsdp_gather,
             optimizer=config.optimizer.name,
+            mask_documents=config.data.mask_documents,
         ),
         flops=flops_per_token(config.model, config.train.sequence_length),
+        sources=tuple(SourceUse(name, of["tokens"], of["epochs"]) for name, of in used.items()),
+        remarks=tuple(remarks(config, schedule)),
     )
 
 
@@ -201,6 +243,8 @@ def _landmarks(
         names.setdefault(segment.start_tokens, []).append(f"batch {number}")
     found = []
     for tokens, reasons in sorted(names.items()):
+        if tokens < schedule.start_tokens:
+            continue
         ended = tokens == schedule.total_tokens
         segment = schedule.segments[-1] if ended else schedule.segment_at_tokens(tokens)
         found.append(

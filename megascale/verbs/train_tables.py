@@ -16,7 +16,7 @@ from megascale.verbs.tables import empty_table, folded_names, folded_rows, wide_
 if TYPE_CHECKING:
     from megascale.config.schedules import DataPhase
     from megascale.schedule.batch import Segment
-    from megascale.train.explain import ExplainReport, Landmark
+    from megascale.train.explain import ExplainReport, Landmark, SourceUse
 
 
 def print_explanation(report: ExplainReport, console: Console | None = None) -> None:
@@ -29,6 +29,14 @@ def print_explanation(report: ExplainReport, console: Console | None = None) -> 
     console = console or wide_console()
     resolved = dump_yaml(report.config, batch_table=_short_batch_table)
     console.print(resolved, markup=False, highlight=False)
+    for remark in report.remarks:
+        console.print(f"Note: {remark}.", markup=False, highlight=False)
+    if report.schedule.start_tokens:
+        console.print(
+            f"The run stands at {format_count(report.schedule.start_tokens)} tokens, step "
+            f"{report.schedule.start_step:,}; what follows is what lies ahead.",
+            highlight=False,
+        )
     console.print(_layout(report))
     console.print(_segments(report))
     for line in segments_between(report.schedule.segments):
@@ -36,6 +44,7 @@ def print_explanation(report: ExplainReport, console: Console | None = None) -> 
     for table in (
         _landmarks(report),
         _phases(report),
+        *([_sources(report)] if report.sources else []),
         _parameters(report),
         _groups(report),
         _memory(report),
@@ -142,6 +151,17 @@ def _phases(report: ExplainReport) -> Table:
     return made
 
 
+def _sources(report: ExplainReport) -> Table:
+    made = _table("Sources", "source", "tokens", "epochs of the whole run")
+
+    def cells(source: SourceUse) -> list[str]:
+        return [source.name, format_count(source.tokens), f"{source.epochs:.3g}"]
+
+    for row in folded_rows(report.sources, cells):
+        made.add_row(*row)
+    return made
+
+
 def _parameters(report: ExplainReport) -> Table:
     count = report.parameters
     made = _table("Parameters", "component", "total", "active")
@@ -190,5 +210,6 @@ def _work(report: ExplainReport) -> Table:
     made.add_row("weights, per token", f"{report.flops.weights:.4g}")
     made.add_row("attention, per token", f"{report.flops.attention:.4g}")
     made.add_row("all, per token", f"{report.flops.total:.4g}")
-    made.add_row("the whole run", f"{report.total_flops:.4g}")
+    what = "what is left of the run" if report.schedule.start_tokens else "the whole run"
+    made.add_row(what, f"{report.total_flops:.4g}")
     return made
