@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from benchmarks.schedule_study import FIT, HELD_OUT, WEIGHT_DECAY, read_table
+from benchmarks.schedule_study import FIT, HELD_OUT, WEIGHT_DECAY
+from benchmarks.study_logs import read_log
 from megascale.errors import FitError
 from megascale.fitting.history_law import FORMS, NAMES
 from megascale.fitting.history_result import HistoryRun, Scales, predict_history
@@ -148,7 +149,7 @@ def measured_runs(source: str) -> list[HistoryRun]:
             run
             for path in (FIT, HELD_OUT)
             for run in runs_of_table(
-                read_table(path), loss="validation", from_tokens=BEGIN, weight_decay=WEIGHT_DECAY
+                read_log(path), loss="validation", from_tokens=BEGIN, weight_decay=WEIGHT_DECAY
             )
         ]
     data = Path(os.environ.get("MEGASCALE_DATA", "../shared/data"))
