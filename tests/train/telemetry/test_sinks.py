@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -47,7 +49,9 @@ def test_scalars_are_the_numbers_of_the_record():
 
 def shown(folder):
     """What TensorBoard reads in a folder."""
-    accumulation = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accumulation = pytest.importorskip(
+        "tensorboard.backend.event_processing.plugin_event_accumulator"
+    )
     events = accumulation.EventAccumulator(str(folder))
     events.Reload()
     return events
@@ -81,18 +85,27 @@ def test_dashboards_show_validation_and_marks(tmp_path):
 
 
 def test_points_beyond_a_checkpoint_are_not_shown_twice(tmp_path):
-    """Steps 1 to 5, then again from the checkpoint of step 3 with other losses."""
+    """Steps 1 to 5, then again from the checkpoint of step 3 with other losses.
 
-    def sent(steps, loss):
-        sink = TensorBoardSink(tmp_path)
-        if steps[0] > 1:
-            sink.take_over(steps[0] - 1, 100 * (steps[0] - 1))
-        for step in steps:
-            sink.log({"step": step, "tokens": 100 * step, "loss": loss})
-        sink.close()
-
-    sent([1, 2, 3, 4, 5], 2.0)
-    sent([4, 5, 6], 1.0)
+    Each in a process of its own, as attempts are: TensorBoard reads files in the order of their
+    names, which hold the second and a number that counts the files of a process.
+    """
+    pytest.importorskip("tensorboard")
+    attempt = """
+import sys
+from megascale.train.telemetry.sinks import TensorBoardSink
+folder, first, last, loss = sys.argv[1], *map(int, sys.argv[2:])
+sink = TensorBoardSink(folder)
+if first > 1:
+    sink.take_over(first - 1, 100 * (first - 1))
+for step in range(first, last + 1):
+    sink.log({"step": step, "tokens": 100 * step, "loss": loss})
+sink.close()
+"""
+    for first, last, loss in ((1, 5, 2), (4, 6, 1)):
+        words = [sys.executable, "-c", attempt, str(tmp_path), *map(str, (first, last, loss))]
+        subprocess.run(words, check=True)
+        time.sleep(1.0)
     for folder, tag, unit in (("", "loss", 1), ("vs-tokens", "loss vs tokens", 100)):
         points = shown(tmp_path / folder).Tensors(tag)
         assert [point.step for point in points] == [unit * step for step in (1, 2, 3, 4, 5, 6)]
