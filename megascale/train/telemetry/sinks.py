@@ -125,7 +125,8 @@ class TensorBoardSink:
         started = SessionLog(status=SessionLog.START)
         for folder, reached in zip(self._folders, (step, tokens), strict=True):
             file = EventFileWriter(str(folder))  # readers drop what lies at or beyond its step
-            file.add_event(Event(wall_time=time.time(), step=reached + 1, session_log=started))
+            for _ in range(2):  # the first start of a run is no restart to its readers
+                file.add_event(Event(wall_time=time.time(), step=reached + 1, session_log=started))
             file.close()
         self._open()
 
