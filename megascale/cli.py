@@ -54,6 +54,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "app",
         "Short runs of several batches from one checkpoint: how far the batch can grow now.",
     ),
+    "coordinates": (
+        "megascale.verbs.coordinates",
+        "app",
+        "Whether activations keep their size over widths and depths (muP, CompleteP).",
+    ),
     "sweep": ("megascale.verbs.sweep", "app", "Run a study: many runs, one table."),
     "compare": ("megascale.verbs.compare", "app", "Compare runs at equal tokens and loss."),
     "eval": ("megascale.verbs.eval", "app", "Downstream accuracy of a run's checkpoints."),

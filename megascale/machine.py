@@ -6,7 +6,9 @@ Nothing here imports more than the standard library, and everything answers on L
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping
+from pathlib import Path
 
 from megascale.errors import ConfigError
 
@@ -70,6 +72,28 @@ def launched_ranks(environment: Mapping[str, str] = os.environ) -> int:
         if not rank.strip().isdecimal() or int(rank) >= ranks:
             raise ConfigError.of(name, rank, f"must be between 0 and WORLD_SIZE - 1 = {ranks - 1}")
     return ranks
+
+
+def cpu_name() -> str:
+    """The CPU as Linux describes it: vendor, family, model, stepping and name; else its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return f"{platform.system()} {platform.machine()}"
+    found: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    keys = ("vendor_id", "cpu family", "model", "stepping")
+    numbers = " ".join(found[key] for key in keys if key in found)
+    return f"{found.get('model name', platform.machine())} ({numbers})"
+
+
+def cache_folder() -> Path:
+    """MEGASCALE_CACHE, or `megascale` in the user's cache directory."""
+    if named := os.environ.get("MEGASCALE_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "megascale"
 
 
 def open_file_limit() -> int | None:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from megascale import machine
 from megascale.errors import ConfigError
-from megascale.machine import launched_ranks, open_file_limit, rank_threads, usable_cores
+from megascale.machine import (
+    cache_folder,
+    cpu_name,
+    launched_ranks,
+    open_file_limit,
+    rank_threads,
+    usable_cores,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,3 +90,25 @@ def test_half_of_what_a_launcher_sets_is_one_message(change, words):
     with pytest.raises(ConfigError) as caught:
         launched_ranks({**TWO, **change})
     assert words in str(caught.value)
+
+
+def test_the_cache_is_the_users(monkeypatch) -> None:
+    monkeypatch.setenv("MEGASCALE_CACHE", "/named")
+    assert cache_folder() == Path("/named")
+    monkeypatch.delenv("MEGASCALE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/megascale")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "megascale"
+
+
+def test_the_cpu_has_a_name_everywhere(monkeypatch) -> None:
+    assert cpu_name()
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "processor : 0\nmodel name : A 1\n")
+    assert cpu_name() == "A 1 ()"
+
+    def refuse(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert cpu_name()

@@ -24,6 +24,8 @@ def main(arguments: Sequence[str]) -> None:
     """
     parent, cores, ranks, *words = arguments
     end_with(int(parent))
+    # Slurm sends it to every process of a job; the job answers it, and tells its runs with SIGTERM.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     if int(ranks) > 1:

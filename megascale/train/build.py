@@ -12,6 +12,7 @@ import torch
 import torch._dynamo
 
 from megascale.config import RunConfig
+from megascale.config.init_section import parameter_scalings
 from megascale.config.schedules import lr_schedule_from_config, weight_decay_from_config
 from megascale.data.held_out import HeldOut, open_held_out
 from megascale.data.opening import open_stream
@@ -28,6 +29,7 @@ from megascale.train.balance import ExpertBalance
 from megascale.train.checks import balance_window, batch_schedule_of, layout_of
 from megascale.train.distributed import Process
 from megascale.train.groups import update_rules
+from megascale.train.kernels import Kernels
 from megascale.train.micro_gradients import MicroGradientNorms
 from megascale.train.noise_scale import NoiseScale
 from megascale.train.optimizer import ShardedOptimizer
@@ -46,6 +48,7 @@ class Parts:
         norms: measures the gradient noise of a step; None where it is off.
         noise: the noise scale so far; None where it is off.
         probe: measures weights, updates and attention logits; None where it is off.
+        kernels: what was chosen to compute with; None before it was.
     """
 
     mesh: Mesh
@@ -60,6 +63,7 @@ class Parts:
     norms: MicroGradientNorms | None = None
     noise: NoiseScale | None = None
     probe: WeightProbe | None = None
+    kernels: Kernels | None = None
 
     @property
     def model(self) -> Qwen3:
@@ -101,6 +105,7 @@ def model_options(config: RunConfig) -> ModelOptions:
         sequence_parallel=config.parallel.sequence_parallel,
         checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
         compile=config.train.compile == "blocks",
+        router_fp32=config.train.moe_router_dtype == "fp32",
         balance_window_tokens=balance_window(config) if config.model.is_moe else None,
     )
 
@@ -137,7 +142,7 @@ def build_computation(
     Raises:
         LayoutError: the degrees do not fit.
     """
-    fill = materialise or _initial_weights(config.seed, process.device)
+    fill = materialise or _initial_weights(config, process.device)
     mesh = Mesh.from_layout(
         layout_of(config, process.world_size),
         rank=process.rank,
@@ -182,10 +187,11 @@ def build_computation(
     return Computation(mesh, parallel, optimizer, balance, objective)
 
 
-def _initial_weights(seed: int, device: torch.device) -> Callable[[Qwen3, Mesh], None]:
+def _initial_weights(config: RunConfig, device: torch.device) -> Callable[[Qwen3, Mesh], None]:
     def fill(model: Qwen3, mesh: Mesh) -> None:
         model.to_empty(device=device)
-        initialize(model, mesh, seed=seed)
+        names = [name for name, _ in model.named_parameters()]
+        initialize(model, mesh, seed=config.seed, scalings=parameter_scalings(names, config))
 
     return fill
 

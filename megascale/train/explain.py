@@ -18,6 +18,8 @@ from megascale.config.schedules import (
 )
 from megascale.data.stream import Stream
 from megascale.model.count import ParameterCount, count_parameters, elements, parameter_shapes
+from megascale.model.kinds import kind_of
+from megascale.model.parametrization import RESIDUAL_BRANCHES
 from megascale.parallel.layout import Layout
 from megascale.plan.flops import FlopsPerToken, flops_per_token
 from megascale.plan.memory import MemoryEstimate, checkpoint_interval, estimate_memory
@@ -63,11 +65,14 @@ class ParameterGroup:
     """Parameters that are updated alike.
 
     Attributes:
-        kind: `norm`, `bias`, `embedding`, or `weight` for the rest.
+        kind: `norm`, `bias`, `embedding`, or `weight` for the rest; under a parametrization of
+            `init` one of `megascale.model.kinds.KINDS`, with `, residual` where it writes into the
+            residual stream.
         match: pattern of `optimizer.groups` that they come from; None for none.
         decays: whether weight decay applies.
-        lr_multiplier: factor on the learning rate.
-        weight_decay: coefficient at token 0.
+        initial: standard deviation of the initial weights, or the initial gain of norms.
+        lr_multiplier: factor on the learning rate, of the group and of the model's size.
+        weight_decay: coefficient at token 0, with the factor of the model's size.
         method: `adamw`, `muon`, `sgd` or `sign`.
         beta1, beta2, eps: Adam's constants, beta1 also the momentum of the others; beta2 is None
             where it follows the batch.
@@ -78,6 +83,7 @@ class ParameterGroup:
     kind: str
     match: str | None
     decays: bool
+    initial: float
     lr_multiplier: float
     weight_decay: float
     method: str
@@ -192,7 +198,7 @@ def explain(
     schedule = batch_schedule_of(config, layout.data, start)
     check_sequence_lengths(config, world_size, schedule)
     used = {} if stream is None else stream.describe(config.train.total_tokens)["sources"]
-    longest = max(segment.sequence_length for segment in schedule.segments)
+    largest = max(schedule.segments, key=lambda part: part.micro_batch_size * part.sequence_length)
     return ExplainReport(
         config=config,
         world_size=world_size,
@@ -208,13 +214,14 @@ def explain(
         memory=estimate_memory(
             config.model,
             layout,
-            sequence_length=longest,
-            micro_batch_size=config.train.micro_batch_size,
+            sequence_length=largest.sequence_length,
+            micro_batch_size=largest.micro_batch_size,
             micro_batches=max(segment.micro_batches for segment in schedule.segments),
             precision=config.train.precision,
             checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
             fsdp_gather=config.parallel.fsdp_gather,
             optimizer=config.optimizer.name,
+            mask_documents=config.data.mask_documents,
         ),
         flops=flops_per_token(config.model, config.train.sequence_length),
         sources=tuple(SourceUse(name, of["tokens"], of["epochs"]) for name, of in used.items()),
@@ -257,7 +264,7 @@ def _groups(config: RunConfig) -> tuple[ParameterGroup, ...]:
     counts: dict[tuple[str, UpdateRule], tuple[int, int]] = {}
     shapes = dict(parameter_shapes(config.model))
     for name, rule in update_rules(shapes, config).items():
-        key = (parameter_kind(name) or "weight", rule)
+        key = (_shown_kind(name, config), rule)
         tensors, parameters = counts.get(key, (0, 0))
         counts[key] = (tensors + 1, parameters + elements(shapes[name]))
     made = [_group(kind, rule, config, *counts[kind, rule]) for kind, rule in counts]
@@ -266,18 +273,29 @@ def _groups(config: RunConfig) -> tuple[ParameterGroup, ...]:
     )
 
 
+def _shown_kind(name: str, config: RunConfig) -> str:
+    """Under a parametrization kinds that scale apart are shown apart."""
+    if config.init.kind == "standard":
+        return parameter_kind(name) or "weight"
+    return kind_of(name) + (", residual" if name.endswith(RESIDUAL_BRANCHES) else "")
+
+
 def _group(
     kind: str, rule: UpdateRule, config: RunConfig, tensors: int, parameters: int
 ) -> ParameterGroup:
     coefficient = config.weight_decay.value if rule.decays else 0.0
     if rule.weight_decay is not None:
         coefficient = rule.weight_decay
+    first = config.model.initializer_range
+    if kind.startswith(("norm", "qk_norm", "bias")):
+        first = 0.0 if kind.startswith("bias") else 1.0
     return ParameterGroup(
         kind=kind,
         match=rule.match,
         decays=rule.decays if rule.weight_decay is None else rule.weight_decay > 0,
-        lr_multiplier=rule.lr_multiplier,
-        weight_decay=coefficient,
+        initial=first * rule.scaling.initial,
+        lr_multiplier=rule.lr_multiplier * rule.scaling.lr,
+        weight_decay=coefficient * rule.scaling.weight_decay,
         method=rule.method,
         beta1=rule.beta1,
         beta2=rule.beta2,

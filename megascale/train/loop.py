@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from megascale.config import RunConfig
+from megascale.config.init_section import scaled_beta
 from megascale.data.loader import LoadedStep, Loader
 from megascale.errors import (
     EXIT_DONE,
@@ -333,7 +334,13 @@ class Loop:
         step = loaded.step
         if step > self.schedule.start_step and step == segment.first_step:
             before = self.schedule.segment_at_step(step - 1)
-            cut = ("batch_tokens", "micro_batches", "sequence_length", "lr_scale")
+            cut = (
+                "batch_tokens",
+                "micro_batch_size",
+                "micro_batches",
+                "sequence_length",
+                "lr_scale",
+            )
             alike = all(getattr(before, key) == getattr(segment, key) for key in cut)
             self._flush_interval()  # no record straddles two batch sizes
             if alike:
@@ -385,7 +392,7 @@ class Loop:
                 record |= self.parts.noise.record(
                     batch_tokens=record["batch_tokens"],
                     sequence_length=record["sequence_length"],
-                    beta1=self.config.optimizer.beta1,
+                    beta1=scaled_beta(self.config.optimizer.beta1, self.config),
                 )
             if self.reporter is not None:
                 self.reporter.interval(record)
@@ -398,7 +405,7 @@ class Loop:
                 self.parts.parallel,
                 self.parts.mesh,
                 held_out,
-                micro_batch_size=self.config.train.micro_batch_size,
+                micro_batch_size=self.config.train.largest_micro_batch,
                 mask_documents=data.mask_documents,
                 stopped=self._told_to_stop,
             )

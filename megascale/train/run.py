@@ -12,6 +12,7 @@ from megascale import __version__
 from megascale.config import RunConfig, dump_yaml
 from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError, found_alike
 from megascale.formats.run_log import RunLog, attempts_of, read_run
+from megascale.kernels.matmul import use_library
 from megascale.model.count import count_parameters
 from megascale.model.hf import import_model
 from megascale.plan.flops import device_peak
@@ -44,6 +45,7 @@ from megascale.train.distributed import (
     stop_process,
 )
 from megascale.train.guard import Guard, GuardSettings
+from megascale.train.kernels import Kernels, choose_kernels, use_expert_kernel
 from megascale.train.loop import Loop
 from megascale.train.peak import measure_gemm
 from megascale.train.remarks import remarks
@@ -135,7 +137,7 @@ def _run(
         timeout=collective_timeout(config),
     )
     guard = Guard(guard_settings(config))
-    interval = IntervalAccumulator(peak_flops=_peak_flops(config, process))
+    interval = IntervalAccumulator()
     with found_alike("run"):
         target = None
         if rewind_to is not None:
@@ -154,10 +156,18 @@ def _run(
         if found is None and branch_from is not None:
             verify_checkpoint(branch_from)
             on_first(process, lambda: pin(branch_from, f"branch {config.name}"))
-        if source is not None:
+        state = None if source is None else read_once(partial(read_training_state, source))
+        saved_kernels = None if state is None else state.get("kernels")
+        chosen = on_first(process, lambda: choose_kernels(config, parts.mesh, saved_kernels))
+        parts.kernels = kernels = from_first(process, chosen)
+        assert kernels is not None
+        use_library(kernels.matmul_library)
+        use_expert_kernel(parts.model, kernels.expert_kernel)
+        interval.peak_flops = _peak_flops(config, process)
+        if source is not None and state is not None:
             progress, restored = restore(
                 source,
-                read_once(partial(read_training_state, source)),
+                state,
                 config,
                 parts,
                 guard,
@@ -194,7 +204,7 @@ def _run(
         how: Attempt = "start"
         if source is not None:
             how = "branch" if found is None else "resume" if target is None else "rewind"
-        _report_start(reporter, config, schedule, progress, source, how, notes)
+        _report_start(reporter, config, schedule, progress, source, how, notes, kernels)
         for line in found.rejected if found is not None else []:
             reporter.event(
                 "fallback",
@@ -315,6 +325,7 @@ def _report_start(
     source: Path | None,
     how: Attempt,
     notes: list[str],
+    kernels: Kernels,
 ) -> None:
     segments = [
         {
@@ -330,6 +341,7 @@ def _report_start(
         "config_digest": config.digest(),
         "total_tokens": config.train.total_tokens,
         "segments": segments,
+        "kernels": kernels.to_dict(),
     }
     if source is None:
         reporter.log.start(**fields)
@@ -354,6 +366,7 @@ def _report_start(
         reporter.console.line(
             f"{config.name}: {done} {source} (step {progress.step}, {progress.tokens} tokens)"
         )
+    reporter.console.line(kernels.line(moe=config.model.is_moe))
     for note in notes:
         reporter.event("warning", step=progress.step, tokens=progress.tokens, message=note)
     reporter.console.start(progress.tokens)

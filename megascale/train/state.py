@@ -71,6 +71,7 @@ def pack_state(
         "guard": guard.state_dict(),
         "interval": interval.state_dict(),
         "balance": None if parts.balance is None else parts.balance.state_dict(),
+        "kernels": None if parts.kernels is None else parts.kernels.to_dict(),
         "noise_scale": None if parts.noise is None else parts.noise.state_dict(),
     }
 

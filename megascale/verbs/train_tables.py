@@ -174,18 +174,22 @@ def _parameters(report: ExplainReport) -> Table:
 
 
 def _groups(report: ExplainReport) -> Table:
-    columns = ("kind", "group", "LR factor", "weight decay", "method", "betas", "eps", "tensors")
-    made = _table("Parameter groups", *columns, "parameters", left=2)
+    columns = ("kind", "group", "initial", "LR factor", "weight decay", "method", "betas", "eps")
+    title = "Parameter groups"
+    if report.config.init.kind != "standard":
+        title += f" ({report.config.init.kind}, by the base of init)"
+    made = _table(title, *columns, "tensors", "parameters", left=2)
     for group in report.groups:
-        beta2 = "by tokens" if group.beta2 is None else f"{group.beta2:g}"
+        beta2 = "by tokens" if group.beta2 is None else f"{group.beta2:.6g}"
         made.add_row(
             group.kind,
             group.match or "-",
-            f"{group.lr_multiplier:g}",
-            f"{group.weight_decay:g}",
+            f"{group.initial:.4g}",
+            f"{group.lr_multiplier:.4g}",
+            f"{group.weight_decay:.4g}",
             group.method,
-            f"{group.beta1:g} {beta2}" if group.method == "adamw" else f"{group.beta1:g}",
-            f"{group.eps:g}" if group.method == "adamw" else "-",
+            f"{group.beta1:.6g} {beta2}" if group.method == "adamw" else f"{group.beta1:g}",
+            f"{group.eps:.4g}" if group.method == "adamw" else "-",
             f"{group.tensors:,}",
             f"{group.parameters:,}",
         )
