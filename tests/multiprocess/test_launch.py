@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -89,6 +90,37 @@ def test_a_rank_that_dies_is_named_in_one_line(tmp_path):
         end([launcher])
     said = (tmp_path / "output.txt").read_text()
     assert f"megascale: rank 1 (process {pid} of this node) died of SIGKILL" in said
+
+
+@pytest.mark.slow
+def test_ranks_whose_launcher_was_killed_save_and_leave(tmp_path):
+    """They would hold the run directory, and nobody would start them again."""
+    config = tiny_config(
+        tmp_path,
+        name="orphans",
+        train={"total_tokens": 1_024_000},
+        checkpoint={"interval_steps": None},
+    )
+    launcher = launch(config, tmp_path / "output.txt", environment={"NPROC_PER_NODE": "2"})
+    pids: list[int] = []
+    try:
+        until(lambda: logged_step(config) >= 3, launcher)
+        pids = workers(launcher)
+        assert len(pids) == 2
+        launcher.kill()
+        launcher.wait(60)
+        ended = time.monotonic() + 120
+        while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < ended:
+            time.sleep(0.05)
+        assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        end([launcher])
+    events = log_of(config).events
+    assert [event["kind"] for event in events[-3:]] == ["signal", "checkpoint", "end"]
+    assert "the launcher is gone: saving and leaving" in (tmp_path / "output.txt").read_text()
 
 
 def test_the_launcher_says_what_it_needs():
