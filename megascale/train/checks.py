@@ -16,7 +16,7 @@ from megascale.config.schedules import (
 from megascale.data.held_out import evaluation_sequence_length, open_held_out
 from megascale.data.opening import open_stream
 from megascale.data.stream import Stream
-from megascale.errors import CheckpointError, LayoutError, RunError
+from megascale.errors import CheckpointError, RunError
 from megascale.formats.run_log import read_run
 from megascale.parallel.layout import Layout
 from megascale.plan.layout import check_balance_window, validate_layout
@@ -43,25 +43,9 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
     """The validated layout of a config on `ranks` processes.
 
     Raises:
-        LayoutError: a degree does not divide what it cuts, or Muon would see parts of matrices.
+        LayoutError: a degree does not divide what it cuts.
     """
-    layout = validate_layout(config.model, config.train, config.parallel, ranks)
-    if config.optimizer.name == "muon":
-        _check_muon(config, layout)
-    return layout
-
-
-def _check_muon(config: RunConfig, layout: Layout) -> None:
-    """Muon orthogonalises a whole matrix: parts of it, each by itself, are another update."""
-    if layout.tensor > 1:
-        rule = "muon updates whole matrices, and tensor parallelism cuts them"
-        raise LayoutError.of("parallel.tensor", layout.tensor, rule, 1)
-    if layout.data_mode != "ddp" and layout.data > 1:
-        rule = "muon updates whole matrices, and this mode cuts them over the data ranks"
-        raise LayoutError.of("parallel.data_mode", layout.data_mode, rule, "ddp")
-    if config.model.is_moe:
-        rule = "muon has no update for stacked experts yet; this model has routed experts"
-        raise LayoutError.of("optimizer.name", "muon", rule, "adamw")
+    return validate_layout(config.model, config.train, config.parallel, ranks)
 
 
 def balance_window(config: RunConfig) -> int:
@@ -356,7 +340,7 @@ def _check_checkpoint(
         check_same_past(path, state, stream, allow_changed)
 
 
-def standing(config: RunConfig) -> tuple[int, int]:
+def goes_on_at(config: RunConfig) -> tuple[int, int]:
     """Tokens and steps at which a run would go on; (0, 0) where it would begin, or is complete."""
     tokens, step = _reached(run_path(config))
     return (tokens, step) if tokens < config.train.total_tokens else (0, 0)
