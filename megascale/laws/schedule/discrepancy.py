@@ -93,6 +93,8 @@ class LawDiscrepancy:
 
         What only a measured end has is left out, so that a run and itself differ by nothing.
         """
+        if not self.scale:
+            return np.zeros(len(histories))
         own = [ScheduleOutline.of_history(history) for history in (*histories, other)]
         given = self._given(own)
         apart = 2 * (1 - _correlation(own[:-1], own[-1:])[:, 0])
