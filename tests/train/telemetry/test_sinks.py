@@ -47,7 +47,9 @@ def test_scalars_are_the_numbers_of_the_record():
 
 def shown(folder):
     """What TensorBoard reads in a folder."""
-    accumulation = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    accumulation = pytest.importorskip(
+        "tensorboard.backend.event_processing.plugin_event_accumulator"
+    )
     events = accumulation.EventAccumulator(str(folder))
     events.Reload()
     return events
