@@ -67,5 +67,5 @@ def test_every_sequence_length_stays_compiled(tmp_path, monkeypatch):
     torch._dynamo.utils.counters.clear()
     for length in lengths:
         tokens = torch.zeros(1, length, dtype=torch.long)
-        built.parallel(tokens, tokens, documents=None, trailing=None)
+        built.parallel(tokens, tokens)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= len(lengths)

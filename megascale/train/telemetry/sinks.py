@@ -122,17 +122,27 @@ class TensorBoardSink:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.close()
+        _wait_for_another_second()
         started = SessionLog(status=SessionLog.START)
         for folder, reached in zip(self._folders, (step, tokens), strict=True):
-            file = EventFileWriter(str(folder))  # readers drop what lies at or beyond its step
-            for _ in range(2):  # the first start of a run is no restart to its readers
+            file = EventFileWriter(str(folder))
+            # TensorBoard drops what lies at or beyond the step of a start that is not the first.
+            for _ in range(2):
                 file.add_event(Event(wall_time=time.time(), step=reached + 1, session_log=started))
             file.close()
+        _wait_for_another_second()
         self._open()
 
     def close(self) -> None:
         self._by_step.close()
         self._by_tokens.close()
+
+
+def _wait_for_another_second() -> None:
+    """TensorBoard reads the files of a folder by the second in their names."""
+    now = int(time.time())
+    while int(time.time()) == now:
+        time.sleep(0.02)
 
 
 class WandbSink:
