@@ -95,7 +95,7 @@ def law_standings(
         files: law files of the batch or of the peak learning rate.
 
     Raises:
-        ConfigError: a file is missing or no law file.
+        DataError: a file is missing or no law file.
     """
     own = [] if config.batch.law is None else [config.batch.law.file]
     return tuple(

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from megascale.errors import ConfigError
+from megascale.errors import DataError
 from megascale.train.checks import batch_schedule_of
 from megascale.train.law_standing import law_standings
 from tests.config.test_init_section import run
@@ -71,5 +71,5 @@ def test_a_law_of_whole_budgets_outside_its_points_says_so(repository):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="nowhere"):
+    with pytest.raises(DataError, match="nowhere"):
         standings(run({}), tmp_path / "nowhere.json")
