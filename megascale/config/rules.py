@@ -313,6 +313,13 @@ def _model(config: RunConfig) -> Iterator[UserError]:
             "is positive exactly when model.expert_bias is true; model.expert_bias = "
             f"{str(model.expert_bias).lower()}",
         )
+    if train.largest_micro_batch != (train.max_micro_batch_size or train.micro_batch_size):
+        yield ConfigError.of(
+            "train.max_micro_batch_size",
+            train.max_micro_batch_size,
+            f"smaller than train.micro_batch_size = {train.micro_batch_size}",
+            train.micro_batch_size,
+        )
     for key in ("expert_kernel", "moe_router_dtype"):
         value, default = getattr(train, key), type(train).model_fields[key].default
         if value != default and not model.is_moe:

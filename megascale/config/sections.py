@@ -36,6 +36,12 @@ class TrainConfig(Section):
     micro_batch_size: PositiveCount = Field(
         1, description="sequences in one forward and backward pass of one data-parallel rank"
     )
+    max_micro_batch_size: PositiveCount | None = Field(
+        None,
+        description="join the micro-batches of a step up to this many sequences in one pass, where "
+        "the batch allows: fewer and larger passes, to the same gradient, for models so small that "
+        "each pass costs the same; null runs them one by one",
+    )
     eval_interval_tokens: PositiveCount | None = Field(
         None,
         description="tokens between two evaluations of data.validation; null for one at the end. "
@@ -99,6 +105,11 @@ class TrainConfig(Section):
         description="CPU threads of each process; null takes OMP_NUM_THREADS, else a share of "
         "SLURM_CPUS_PER_TASK or of the node's cores",
     )
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """Sequences in the largest pass that may be run."""
+        return max(self.micro_batch_size, self.max_micro_batch_size or 0)
 
 
 class ParallelConfig(Section):

@@ -35,7 +35,8 @@ from megascale.fitting.restrict import (
     refuse_with_restrictions,
 )
 from megascale.fitting.result import FitResult
-from megascale.fitting.shared import SharedProblem, fit_shared
+from megascale.fitting.shared import bootstrap_shared, fit_shared
+from megascale.fitting.shared_copies import SharedProblem
 
 BOOTSTRAPS = {
     None: 0,
@@ -270,6 +271,8 @@ def fit(
         which = tuple(known.params.index(name) for name in shared)
         together = SharedProblem(laws()[public], job, points, weight, which)
         raw = fit_shared(together, known_noise)
+        if bootstrap is not None:
+            bootstrap_shared(together, raw, known_noise, int(replicates), int(seed))
     else:
         raw = _engine.fit(
             law=known.index,

@@ -43,12 +43,17 @@ def refuse_with_shared(
     refused = (
         (callable(law), "law", "a callable", "shared parameters are for laws of the engine"),
         (loss != "squared", "loss", loss, "shared parameters need the squared loss"),
-        (bootstrap is not None, "bootstrap", bootstrap, "shared parameters have no bootstrap"),
+        (
+            bootstrap not in (None, "parametric"),
+            "bootstrap",
+            bootstrap,
+            "shared parameters take the parametric one",
+        ),
         (starts != "auto", "starts", starts, "shared parameters have their own search"),
         (bool(initial), "initial", "given", "shared parameters have their own search"),
         (device == "cuda", "device", device, "shared parameters are fitted on the CPU"),
     )
-    nearest = ("a law's name", "squared", None, "auto", None, "cpu")
+    nearest = ("a law's name", "squared", "parametric", "auto", None, "cpu")
     for (wrong, name, value, rule), legal in zip(refused, nearest, strict=True):
         if wrong:
             raise FitError.of(name, value, rule, legal)

@@ -22,6 +22,7 @@ from megascale.fitting.result_output import (
     plain_result,
     result_columns,
 )
+from megascale.fitting.withheld import withheld
 
 Array = np.ndarray
 
@@ -56,14 +57,30 @@ class FitResult(FitValues):
                 percentile.
 
         Returns:
-            Limits, an entry a problem; NaN where nothing can be said: no freedom, too few points
-            for resamples, or a tenth of the replicates failed.
+            Limits, an entry a problem; NaN where nothing can be said (no freedom, too few points
+            for resamples, a tenth of the replicates failed), or where such limits hold the truth
+            less or more often than they state: `withheld` says why.
 
         Raises:
             FitError: the law has no such quantity, or the fit's options do not give this kind.
         """
         level = self.confidence if confidence is None else confidence
         return interval_limits(self, name, kind or self.interval_kind, level)
+
+    def withheld(self, name: str, kind: str | None = None) -> str:
+        """Why limits of a quantity are withheld in some problem; empty where they are not.
+
+        Args:
+            name: of the quantity.
+            kind: as in `interval`; None for those that tables show, profile limits where Wald's
+                are withheld.
+
+        Raises:
+            FitError: the law has no such quantity.
+        """
+        self[name]
+        hidden, reason = withheld(self, name, kind or self.interval_kind)
+        return "" if kind is None and not (hidden & ~self.profiled(name)).any() else reason
 
     def predict_interval(
         self,
@@ -166,19 +183,21 @@ class FitResult(FitValues):
         """Problems whose shown limits of a parameter are of the profile likelihood.
 
         Their standard error is 0, infinite or missing (a bound, a direction that the points do not
-        see), or larger than a value that must be positive, though the solver converged and the
-        points can tell their noise. Batches of more than `MOST_PROFILED` problems are shown
-        without, since profiles take a hundred times as long as the fits; ask for that kind there.
+        see), or larger than a value that must be positive, or Wald's limits are withheld, though
+        the solver converged and the points can tell their noise. Batches of more than
+        `MOST_PROFILED` problems are shown without, since profiles take a hundred times as long as
+        the fits; ask for that kind there.
         """
         if self.interval_kind != "wald" or self.job is None or name not in self.names:
             return np.zeros(len(self), bool)
         if len(self) > MOST_PROFILED:
             return np.zeros(len(self), bool)
-        if self.settings["loss"] != "squared" or self.shared or self.restrictions is not None:
+        if self.settings["loss"] != "squared" or self.restrictions is not None:
             return np.zeros(len(self), bool)
         error = self.errors[name]
         with np.errstate(invalid="ignore"):
             silent = ~(np.isfinite(error) & (error > 0))
+            silent |= withheld(self, name, "wald")[0]
             if not of_any_sign(name):
                 silent |= error > np.abs(self[name])
         known = (self.freedom > 0) & (self.objective > 0)

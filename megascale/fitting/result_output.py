@@ -60,6 +60,11 @@ def plain_result(result: Any) -> dict[str, Any]:
         "bootstrap_replicates": 0 if result.bootstrap is None else result.bootstrap.shape[1],
         "resample": result.resample,
         "shared": list(result.shared),
+        "withheld": {
+            name: reason
+            for name in (*result.names, *result.derived)
+            if (reason := result.withheld(name))
+        },
         **({} if result.restrictions is None else result.restrictions.plain(result.names)),
         **{k: v for k, v in result.settings.items() if v is not None},
         "group_names": result.label_names,
@@ -114,6 +119,7 @@ def many_problems(result: Any, limit: int) -> str:
         rows.append([*cells, f"{result.rms[i]:.3g}", status_words(result.status[i]) + mark])
     lines.append("value ±standard error; limits are in to_polars() and in -o FILE.csv")
     lines += plain_lines(head, rows)
+    lines += _withheld(result)
     if len(result) > limit:
         lines.append(f"... {len(result) - limit} more")
     if any(row[-1].endswith("*") for row in rows):
@@ -149,6 +155,7 @@ def one_problem(result: Any) -> str:
     lines += _restricted(result)
     lines.append(f"{percent} limits: {result.interval_kind}")
     lines += plain_lines(["", "value", "error", f"{percent} low", "high", ""], rows)
+    lines += _withheld(result)
     lines += [f"note: {text}" for flag, text in FLAG_TEXT.items() if Flag(flag) & result.flags[0]]
     return "\n".join(lines)
 
@@ -170,6 +177,16 @@ def _restricted(result: Any) -> list[str]:
         )
         lines.append(f"prior: {'log ' if prior['of_log'] else ''}{name} ~ {mean} ({deviation})")
     return [*lines, *(f"constraint: {text}" for text in said.get("constraints", []))]
+
+
+def _withheld(result: Any) -> list[str]:
+    """Whose limits are withheld and why, a line a reason."""
+    reasons = {name: result.withheld(name) for name in (*result.names, *result.derived)}
+    lines = []
+    for reason in dict.fromkeys(filter(None, reasons.values())):
+        which = ", ".join(name for name, said in reasons.items() if said == reason)
+        lines.append(f"limits of {which} withheld: {reason}")
+    return lines
 
 
 def _finite(column: Array) -> list[float | None]:

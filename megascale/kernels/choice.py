@@ -101,7 +101,7 @@ def _recall(file: Path, names: list[str]) -> Measured | None:
     if not isinstance(content, dict) or content.get("choice") not in names:
         return None
     seconds = content.get("seconds")
-    if not isinstance(seconds, dict) or any(type(seconds.get(n)) is not float for n in names):
+    if not isinstance(seconds, dict) or any(type(seconds.get(name)) is not float for name in names):
         seconds = {}
     return Measured(content["choice"], seconds, remembered=True)
 

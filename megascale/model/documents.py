@@ -63,11 +63,11 @@ def attend(
 def _attend_each(
     query: Tensor, key: Tensor, value: Tensor, documents: Documents, grouped: bool
 ) -> Tensor:
-    parts = [
+    queries, keys, values = (
         tensor.flatten(0, 1).unsqueeze(0).split(documents.lengths, dim=1)
         for tensor in (query, key, value)
-    ]
-    attended = [_causal(q, k, v, grouped) for q, k, v in zip(*parts, strict=True)]
+    )
+    attended = [_causal(q, k, v, grouped) for q, k, v in zip(queries, keys, values, strict=True)]
     return torch.cat(attended, dim=1).view_as(query)
 
 

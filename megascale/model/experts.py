@@ -188,15 +188,14 @@ def measure_experts(
     owner = torch.randint(0, most, (rows,), generator=generator)
     counts = torch.bincount(owner, minlength=most)
     shapes = ((rows, hidden), (rows,), (most, 2, inner, hidden), (most, hidden, inner))
-    x, weights, up, down = (
+    x, weights, gate_up, down = (
         torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes
     )
-    tensors = [x, weights, up, down]
-
     grad = torch.randn(rows, hidden, generator=generator, dtype=dtype)
 
     def call(path: ExpertPath) -> None:
-        torch.autograd.grad(path(x, weights, up, down, counts), tensors, grad)
+        y = path(x, weights, gate_up, down, counts)
+        torch.autograd.grad(y, (x, weights, gate_up, down), grad)
 
     asked = question(
         "experts", shape=[most, rows, hidden, inner], dtype=str(dtype), matmul=library_in_use()

@@ -340,7 +340,7 @@ def _check_checkpoint(
         check_same_past(path, state, stream, allow_changed)
 
 
-def standing(config: RunConfig) -> tuple[int, int]:
+def goes_on_at(config: RunConfig) -> tuple[int, int]:
     """Tokens and steps at which a run would go on; (0, 0) where it would begin, or is complete."""
     tokens, step = _reached(run_path(config))
     return (tokens, step) if tokens < config.train.total_tokens else (0, 0)

@@ -198,7 +198,7 @@ def explain(
     schedule = batch_schedule_of(config, layout.data, start)
     check_sequence_lengths(config, world_size, schedule)
     used = {} if stream is None else stream.describe(config.train.total_tokens)["sources"]
-    longest = max(segment.sequence_length for segment in schedule.segments)
+    largest = max(schedule.segments, key=lambda part: part.micro_batch_size * part.sequence_length)
     return ExplainReport(
         config=config,
         world_size=world_size,
@@ -214,8 +214,8 @@ def explain(
         memory=estimate_memory(
             config.model,
             layout,
-            sequence_length=longest,
-            micro_batch_size=config.train.micro_batch_size,
+            sequence_length=largest.sequence_length,
+            micro_batch_size=largest.micro_batch_size,
             micro_batches=max(segment.micro_batches for segment in schedule.segments),
             precision=config.train.precision,
             checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),

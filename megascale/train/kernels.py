@@ -108,7 +108,7 @@ def _dtype(config: RunConfig) -> torch.dtype:
 
 
 def _tokens(config: RunConfig) -> int:
-    return config.train.micro_batch_size * config.train.sequence_length
+    return config.train.largest_micro_batch * config.train.sequence_length
 
 
 def _measure_library(config: RunConfig, mesh: Mesh) -> Measured:

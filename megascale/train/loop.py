@@ -335,7 +335,13 @@ class Loop:
         step = loaded.step
         if step > self.schedule.start_step and step == segment.first_step:
             before = self.schedule.segment_at_step(step - 1)
-            cut = ("batch_tokens", "micro_batches", "sequence_length", "lr_scale")
+            cut = (
+                "batch_tokens",
+                "micro_batch_size",
+                "micro_batches",
+                "sequence_length",
+                "lr_scale",
+            )
             alike = all(getattr(before, key) == getattr(segment, key) for key in cut)
             self._flush_interval()  # no record straddles two batch sizes
             if alike:
@@ -407,7 +413,7 @@ class Loop:
                 self.parts.parallel,
                 self.parts.mesh,
                 held_out,
-                micro_batch_size=self.config.train.micro_batch_size,
+                micro_batch_size=self.config.train.largest_micro_batch,
                 mask_documents=data.mask_documents,
                 stopped=self._told_to_stop,
             )

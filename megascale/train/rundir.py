@@ -44,6 +44,7 @@ MAY_CHANGE = (
     "checkpoint",
     "guard",
     "train.micro_batch_size",
+    "train.max_micro_batch_size",
     "train.compile",
     "train.matmul_library",
     "train.expert_kernel",

@@ -49,7 +49,7 @@ class AsksStore(Protocol):
 
 
 @dataclass(frozen=True)
-class Answer:
+class RankPlace:
     """Where a rank is: its host and the innermost line of this project in its main thread."""
 
     host: str
@@ -124,7 +124,7 @@ class StallWatch:
             self._store = None  # the request may hang for good: no further one would do better
 
     def _look(self, silent: float) -> None:
-        """Answer who asks; ask, where this rank has waited long enough."""
+        """RankPlace who asks; ask, where this rank has waited long enough."""
         assert self._store is not None
         asked = self._store.add(f"{PREFIX}/asked", 0)
         if asked > self._answered:
@@ -142,17 +142,17 @@ class StallWatch:
         assert self._store is not None
         number = self._store.add(f"{PREFIX}/asked", 1)
         self._answered = number
-        own = Answer(socket.gethostname(), place_of(self._main))
+        own = RankPlace(socket.gethostname(), place_of(self._main))
         others = [rank for rank in range(self._ranks) if rank != self._rank]
         keys = [f"{PREFIX}/answer/{number}/{rank}" for rank in others]
         until = time.monotonic() + max(ANSWER_SECONDS, 0.1 * self._seconds)
         while time.monotonic() < until and not self._store.check(keys):
             time.sleep(POLL_SECONDS)
-        answers: dict[int, Answer] = {self._rank: own}
+        answers: dict[int, RankPlace] = {self._rank: own}
         hosts: dict[int, str] = {}
         for rank, key in zip(others, keys, strict=True):
             if self._store.check([key]):
-                answers[rank] = Answer(*json.loads(self._store.get(key)))
+                answers[rank] = RankPlace(*json.loads(self._store.get(key)))
             else:
                 host = f"{PREFIX}/host/{rank}"
                 known = self._store.check([host])
@@ -190,7 +190,7 @@ def watch_stalls(
     )
 
 
-def stall_message(silent: float, answers: dict[int, Answer], missing: dict[int, str]) -> str:
+def stall_message(silent: float, answers: dict[int, RankPlace], missing: dict[int, str]) -> str:
     """Which ranks a run waits for, in words.
 
     Args:

@@ -181,10 +181,10 @@ def _explain(config: RunConfig, ranks: int, as_json: bool) -> None:
     from megascale.data.opening import open_stream
     from megascale.errors import DataError
     from megascale.extras import is_installed
-    from megascale.train.checks import standing
+    from megascale.train.checks import goes_on_at
     from megascale.train.explain import explain
 
-    start = standing(config) if is_installed("torch") else (0, 0)
+    start = goes_on_at(config) if is_installed("torch") else (0, 0)
     stream, missing = None, None
     try:
         stream = open_stream(config.data, seed=config.seed)

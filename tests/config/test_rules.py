@@ -134,6 +134,7 @@ def test_keys_types_and_units(changes: dict[str, Any], said: str) -> None:
         ({"data.eos_id": 3}, "data.mask_documents"),
         ({"moe_balance.window_tokens": 100}, "Nearest legal: 64 or 128"),
         ({"moe_balance.bias_update_per_million_tokens": 0.1}, "model.expert_bias = false"),
+        ({"train.micro_batch_size": 2, "train.max_micro_batch_size": 1}, "Nearest legal: 2"),
         ({"train.expert_kernel": "loop"}, "routed experts only. Nearest legal: auto"),
         ({"train.moe_router_dtype": "fp32"}, "routed experts only. Nearest legal: precision"),
         (

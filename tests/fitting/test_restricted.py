@@ -260,7 +260,7 @@ def test_points_that_cannot_weigh_a_prior_are_refused() -> None:
         fitting.fit(**ask, priors=priors)
     known = fitting.fit(**ask, priors=priors, sigma=0.01 * tokens, absolute_sigma=True)
     assert known.solved.all()
-    assert np.isfinite(known.interval("B_min")).all()
+    assert np.isfinite(known.interval("S_min")).all()
     few = {"law": "noise_floor", "x": (tokens / batch)[:2], "y": tokens[:2]}
     three = fitting.fit(**few, priors=priors, sigma=0.01 * tokens[:2], absolute_sigma=True)
     assert np.isfinite(three.errors["S_min"]).all()

@@ -308,3 +308,18 @@ def test_a_stage_of_longer_sequences_keeps_the_optimizer(folder, stable, capfd):
     other = dense(folder, "wider", model={**MODEL, "intermediate_size": 64})
     assert run_ranks(other, branch_from=checkpoint) == [4]
     assert "model.intermediate_size: 32 in the checkpoint" in capfd.readouterr().err
+
+
+def test_joined_micro_batches_are_the_same_run(folder):
+    """Fewer passes a step, the same tokens and losses to rounding, also with a trailing balance."""
+    configs = [
+        tiny_config(folder, name=f"joined-{most}", train={"max_micro_batch_size": most})
+        for most in (None, 8)
+    ]
+    for config in configs:
+        assert run_ranks(config) == [0]
+    alone, joined = map(log_of, configs)
+    assert joined.column("token_hash") == alone.column("token_hash")
+    assert joined.column("loss") == pytest.approx(alone.column("loss"), rel=1e-4)
+    assert joined.column("aux_loss") == pytest.approx(alone.column("aux_loss"), rel=1e-3)
+    assert joined.column("micro_batches") == [n // 4 for n in alone.column("micro_batches")]

@@ -11,7 +11,7 @@ import pytest
 import torch.distributed as dist
 
 from megascale.train import stall_watch
-from megascale.train.stall_watch import Answer, StallWatch, place_of, stall_message
+from megascale.train.stall_watch import RankPlace, StallWatch, place_of, stall_message
 
 
 class CountingStore:
@@ -68,15 +68,15 @@ def test_nothing_is_asked_while_steps_go_on():
 
 
 def test_ranks_that_all_answer_are_told_apart_by_where_they_are():
-    waiting = {rank: Answer("a", "step.py:163 accumulate_gradients") for rank in range(3)}
+    waiting = {rank: RankPlace("a", "step.py:163 accumulate_gradients") for rank in range(3)}
     assert "all 3 ranks answer, and are at step.py:163" in stall_message(9, waiting, {})
-    reading = Answer("b", "loader.py:12 read")
+    reading = RankPlace("b", "loader.py:12 read")
     found = stall_message(9, {**waiting, 3: reading}, {})
     assert "rank 3 on host b at loader.py:12 read; the others at step.py:163" in found
 
 
 def test_of_many_ranks_the_first_are_named():
-    found = stall_message(9, {0: Answer("a", "x")}, dict.fromkeys(range(1, 100), "n"))
+    found = stall_message(9, {0: RankPlace("a", "x")}, dict.fromkeys(range(1, 100), "n"))
     assert "rank 8 on host n and 91 more stand still" in found
 
 
