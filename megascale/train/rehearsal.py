@@ -76,19 +76,19 @@ def even_routing(slots: int) -> Iterator[None]:
     Args:
         slots: rows of a micro-batch on this rank, tokens x experts per token.
     """
-    real = torch.Tensor.tolist
+    usual = FakeTensor.tolist
 
-    def even(tensor: torch.Tensor) -> Any:
-        if not isinstance(tensor, FakeTensor) or tensor.dim() != 1:
-            return real(tensor)
+    def even(tensor: FakeTensor) -> Any:
+        if tensor.dim() != 1:
+            return usual(tensor)
         parts = tensor.numel()
         return [slots * (part + 1) // parts - slots * part // parts for part in range(parts)]
 
-    FakeTensor.tolist = even  # type: ignore[method-assign]
+    FakeTensor.tolist = even  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        del FakeTensor.tolist
+        FakeTensor.tolist = usual  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -102,10 +102,12 @@ def test_flops_are_six_n_and_the_full_square_of_attention(model, tmp_path):
 
 
 def test_rows_are_routed_evenly():
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+    before = FakeTensor.tolist
     with FakeTensorMode(), even_routing(slots=22):
         assert torch.zeros(4, dtype=torch.int64).tolist() == [5, 6, 5, 6]
+    assert FakeTensor.tolist is before
     assert torch.tensor([1, 2]).tolist() == [1, 2]
 
 
