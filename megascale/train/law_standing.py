@@ -16,7 +16,7 @@ from megascale.units import short_count
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class BandPlace:
     """One value of a run against a law.
 
     Attributes:
@@ -53,7 +53,7 @@ class LawStanding:
     name: str
     output: str
     n_params: int
-    standings: tuple[Standing, ...]
+    standings: tuple[BandPlace, ...]
     outside: tuple[str, ...]
 
     def sentence(self) -> str:
@@ -125,13 +125,13 @@ def _against(config: RunConfig, schedule: BatchSchedule, law: LawFile, file: str
     return LawStanding(file, law.name, law.output, n, standings, tuple(dict.fromkeys(outside)))
 
 
-def _stand(law: LawFile, n: int, tokens: int, value: float) -> Standing:
+def _stand(law: LawFile, n: int, tokens: int, value: float) -> BandPlace:
     band = law_band(law, n, tokens)
     expected = law.evaluate(n, tokens)
     if band is None:
-        return Standing(tokens, value, expected, None, None, None, "no band")
+        return BandPlace(tokens, value, expected, None, None, None, "no band")
     where = "below" if value < band.low else "above" if value > band.high else "inside"
-    return Standing(tokens, value, expected, band.low, band.high, band.confidence, where)
+    return BandPlace(tokens, value, expected, band.low, band.high, band.confidence, where)
 
 
 def _shown(value: float, output: str) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from megascale.plan.steps import SegmentWork
     from megascale.schedule.batch import Segment
     from megascale.train.cluster_plan import ClusterPlan
-    from megascale.train.law_standing import LawStanding, Standing
+    from megascale.train.law_standing import BandPlace, LawStanding
 
 
 def print_plan(made: ClusterPlan, console: Console | None = None) -> None:
@@ -63,7 +63,7 @@ def _standings(law: LawStanding) -> Table:
     title = f"Against {law.name}, N = {law.n_params:,}"
     table = empty_table(title, "at tokens", "run", "law", "low", "high", "where")
 
-    def cells(one: Standing) -> list[str]:
+    def cells(one: BandPlace) -> list[str]:
         numbers = (one.value, one.law, one.low, one.high)
         shown = ["-" if number is None else f"{number:.4g}" for number in numbers]
         return [format_count(one.tokens), *shown, one.where]
