@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from megascale.config import RunConfig
-from megascale.errors import ConfigError
 from megascale.parallel.layout import Layout
 from megascale.plan.cards import Card
 from megascale.plan.clock import ClockAssumptions, collective_seconds
 from megascale.plan.memory import MemoryEstimate, estimate_memory
 from megascale.train.advice import Change, largest_micro_batch, nearest_fitting
 from megascale.train.explain import ExplainReport, explain
+from megascale.train.law_standing import LawStanding, law_standings
 from megascale.train.rehearsal import Rehearsal, rehearse
 
 SCHEMA = "megascale.plan/1"
@@ -34,6 +36,7 @@ class ClusterPlan:
             where none was found.
         communication: seconds of the rehearsed step's collectives, none hidden.
         checkpoint: bytes of parameters and optimizer state in a checkpoint.
+        laws: where batches and the peak rate stand in the bands of laws.
     """
 
     explained: ExplainReport
@@ -46,6 +49,7 @@ class ClusterPlan:
     change: Change | None
     communication: float
     checkpoint: int
+    laws: tuple[LawStanding, ...] = ()
 
     @property
     def usable(self) -> int:
@@ -111,6 +115,7 @@ class ClusterPlan:
             "collective_seconds_per_step_if_none_is_hidden": self.communication,
             "checkpoint_bytes": self.checkpoint,
             "checkpoint_seconds": self.checkpoint / self.clock.storage_bandwidth,
+            "laws": [law.to_dict() for law in self.laws],
             "largest_micro_batch": self.fitting,
             "nearest_fitting": self.change,
             "rehearsal": asdict(self.rehearsal),
@@ -120,24 +125,25 @@ class ClusterPlan:
 
 
 def plan_cluster(
-    config: RunConfig, *, nodes: int, per_node: int, card: Card, clock: ClockAssumptions
+    config: RunConfig,
+    *,
+    nodes: int,
+    per_node: int,
+    card: Card,
+    clock: ClockAssumptions,
+    law_files: Sequence[Path] = (),
 ) -> ClusterPlan:
     """Rehearse `config` on `nodes` x `per_node` cards.
 
+    `law_files` are laws to hold batches and the peak rate against, beside the config's own.
+
     Raises:
-        ConfigError: the model has experts.
         LayoutError: the degrees do not fit.
         ScheduleError: a segment of the batch schedule is illegal.
     """
-    if config.model.is_moe:
-        raise ConfigError.of(
-            "model.num_experts",
-            config.model.num_experts,
-            "routing to experts cannot be rehearsed yet; train --explain --world-size says what "
-            "is known on paper",
-        )
     world = nodes * per_node
     explained = explain(config, world)
+    laws = law_standings(config, explained.schedule, law_files)
     largest = max(explained.schedule.segments, key=lambda segment: segment.batch_tokens)
     kept = config.train.activation_checkpointing == "off"
     train = config.train.model_copy(
@@ -169,6 +175,7 @@ def plan_cluster(
         None if fits else nearest_fitting(explained, usable, per_node),
         communication,
         _checkpoint_bytes(config),
+        laws,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from megascale.config import RunConfig
 from megascale.config.init_section import scaled_beta
+from megascale.config.time_scales import time_scales
 from megascale.data.loader import LoadedStep, Loader
 from megascale.errors import (
     EXIT_DONE,
@@ -346,11 +347,18 @@ class Loop:
             if alike:
                 self._log_phases(loaded)
                 return
+            memory = time_scales(
+                self.config,
+                batch_tokens=segment.batch_tokens,
+                lr=self.parts.lr.at(loaded.start) * segment.lr_scale,
+                weight_decay=self.parts.weight_decay.at(loaded.start),
+            )
             self._event(
                 "batch_change",
                 f"batch {before.batch_tokens} -> {segment.batch_tokens} tokens "
                 f"({segment.micro_batches} micro-batches of {segment.micro_batch_size} x "
-                f"{segment.sequence_length})",
+                f"{segment.sequence_length}); {memory.sentence()}",
+                **memory.to_dict(),
                 previous_batch_tokens=before.batch_tokens,
                 batch_tokens=segment.batch_tokens,
                 requested_batch_tokens=segment.requested_batch_tokens,

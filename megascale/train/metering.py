@@ -163,3 +163,27 @@ class CollectiveMeter(TorchDispatchMode):
         if group.group_name not in self._last:
             self._last[group.group_name] = max(dist.get_process_group_ranks(group))
         return self._last[group.group_name]
+
+
+def _linear_flops(x: Any, weight: Any, *rest: Any, out_shape: Any = None, **words: Any) -> int:
+    return int(2 * x[0] * x[1] * weight[0])
+
+
+def _attention_flops(query: Any, key: Any, *rest: Any, out_shape: Any = None, **words: Any) -> int:
+    batch, heads, length, width = query
+    return int(4 * batch * heads * length * key[-2] * width)
+
+
+def _attention_backward_flops(
+    grad: Any, query: Any, key: Any, *rest: Any, out_shape: Any = None, **words: Any
+) -> int:
+    return _attention_flops(query, key) * 5 // 2
+
+
+CPU_KERNELS: dict[Any, Any] = {
+    torch.ops.mkldnn._linear_pointwise: _linear_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+}
+"""Kernels of a CPU that torch's counter does not know -> FLOPs by the shapes of their arguments; of
+attention two matrix products forward and five backward."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from megascale.config import RunConfig
@@ -26,7 +26,7 @@ from megascale.model.qwen3 import Qwen3
 from megascale.parallel.mesh import Mesh
 from megascale.train.build import Computation, build_computation
 from megascale.train.distributed import Process
-from megascale.train.metering import CollectiveMeter, StorageMeter, Traffic
+from megascale.train.metering import CPU_KERNELS, CollectiveMeter, StorageMeter, Traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,30 @@ class Rehearsal:
 
 
 @contextmanager
+def even_routing(slots: int) -> Iterator[None]:
+    """Let fake counts of rows be read as if every expert, or rank, had equally many.
+
+    Sizes of slices and exchanges depend on counts that a router makes; fake tensors have no values.
+
+    Args:
+        slots: rows of a micro-batch on this rank, tokens x experts per token.
+    """
+    usual = FakeTensor.tolist
+
+    def even(tensor: FakeTensor) -> Any:
+        if tensor.dim() != 1:
+            return usual(tensor)
+        parts = tensor.numel()
+        return [slots * (part + 1) // parts - slots * part // parts for part in range(parts)]
+
+    FakeTensor.tolist = even  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        FakeTensor.tolist = usual  # type: ignore[method-assign]
+
+
+@contextmanager
 def fake_world(world_size: int, rank: int = 0) -> Iterator[None]:
     """A default process group of `world_size` ranks whose collectives move nothing.
 
@@ -94,7 +118,7 @@ def rehearse(
     micro_batches: int,
     rank: int = 0,
 ) -> Rehearsal:
-    """Run one step of `rank` of a dense model without memory, data or network.
+    """Run one step of `rank` without memory, data or network; routing to experts is even.
 
     Args:
         config: of the run.
@@ -117,7 +141,8 @@ def rehearse(
 
     with fake_world(world_size, rank):
         built = build_computation(config, place, materialise, replicating=mode)
-        with mode:
+        slots = micro_batch_size * sequence_length * config.model.num_experts_per_tok
+        with mode, even_routing(slots):
             return _step(
                 config, built, (micro_batch_size, sequence_length), micro_batches, began, place
             )
@@ -135,7 +160,7 @@ def _step(
     parameters = sum(_bytes(parameter.local) for parameter in optimizer.parameters)
     state = sum(map(_bytes, optimizer.state_tensors()))
     storages, collectives = StorageMeter(), CollectiveMeter(group_names(mesh))
-    flops = FlopCounterMode(display=False)
+    flops = FlopCounterMode(display=False, custom_mapping=CPU_KERNELS)
     tokens = torch.zeros(shape, dtype=torch.int64, device=device)
     recomputes = config.train.activation_checkpointing != "off"
     rows, length = shape  # a document a sequence is the most work

@@ -40,6 +40,7 @@ from megascale.verbs.reading import load_logs, require_logs
 if TYPE_CHECKING:
     from megascale.curves.compare import Comparison
     from megascale.curves.curve import Curve
+    from megascale.curves.scores import ScoreDifference
     from megascale.curves.smoothing import Window
     from megascale.runs.readers.base import ReadOptions
     from megascale.runs.table import RunTable
@@ -137,13 +138,39 @@ def compare(
         from megascale.report.compare_figure import draw_comparison
 
         draw_comparison(curves, found, plot)
+    scores = _scores_of_others(baseline, others)
     if as_json:
-        typer.echo(json.dumps(_document(taken, window, curves, found), indent=2))
+        document = _document(taken, window, curves, found)
+        document["scores"] = {name: [one.to_dict() for one in own] for name, own in scores.items()}
+        typer.echo(json.dumps(document, indent=2))
         return
     from megascale.verbs.compare_tables import print_comparison
     from megascale.verbs.tables import wide_console
+    from megascale.verbs.task_tables import print_score_differences
 
     print_comparison(taken, curves, found, wide_console(), stated=isinstance(targets, list))
+    print_score_differences(baseline.run, scores)
+
+
+def _scores_of_others(baseline: Curve, others: list[Curve]) -> dict[str, list[ScoreDifference]]:
+    """Run -> its downstream scores against the first one's; runs without common ones left out."""
+    from megascale.curves.scores import score_differences
+    from megascale.formats.task_scores import read_scores
+
+    def folder(curve: Curve) -> Path | None:
+        if not curve.sources:
+            return None
+        log = Path(curve.sources[0])
+        return log if log.is_dir() else log.parent
+
+    home = folder(baseline)
+    first = [] if home is None else read_scores(home)
+    found = {}
+    for other in others:
+        place = folder(other)
+        apart = place is not None and place != home  # the runs of one table have no folders
+        found[other.run] = score_differences(first, read_scores(place) if place and apart else [])
+    return {name: own for name, own in found.items() if own}
 
 
 def _options(

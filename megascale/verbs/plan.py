@@ -41,6 +41,7 @@ def plan(
     storage_gbytes: Annotated[
         float, typer.Option(help="GB a second of the whole cluster into checkpoints.")
     ] = 10.0,
+    law_files: said.LawFiles = None,
     as_json: said.AsJson = False,
 ) -> None:
     """Memory, traffic and time of a run on a cluster, without it.
@@ -65,7 +66,14 @@ def plan(
         storage_gbytes * 1e9,
     )
     typer.echo(f"rehearsing a step of {nodes * gpus_per_node} ranks", err=True)
-    made = plan_cluster(cfg, nodes=nodes, per_node=gpus_per_node, card=card, clock=clock)
+    made = plan_cluster(
+        cfg,
+        nodes=nodes,
+        per_node=gpus_per_node,
+        card=card,
+        clock=clock,
+        law_files=law_files or [],
+    )
     if as_json:
         typer.echo(json.dumps(made.to_dict(), indent=2))
         return

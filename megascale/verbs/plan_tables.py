@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from megascale.plan.steps import SegmentWork
     from megascale.schedule.batch import Segment
     from megascale.train.cluster_plan import ClusterPlan
+    from megascale.train.law_standing import BandPlace, LawStanding
 
 
 def print_plan(made: ClusterPlan, console: Console | None = None) -> None:
@@ -33,11 +34,12 @@ def print_plan(made: ClusterPlan, console: Console | None = None) -> None:
         f"{show_days(low)} to {show_days(high)} on {explained.world_size:,} {made.card.name} "
         f"for {format_count(explained.schedule.total_tokens)} tokens, if MFU is "
         f"{made.clock.mfu_low:.0%} to {made.clock.mfu_high:.0%}: assumed, not measured.",
-        _law(made),
+        *_laws(made),
     ]
     for line in text:
         console.print(line, highlight=False, markup=False)
-    for table in (_steps(made), _memory(made), _traffic(made)):
+    tables = (_steps(made), *map(_standings, made.laws), _memory(made), _traffic(made))
+    for table in tables:
         console.print(table)
     for line in _assumptions(made):
         console.print(line, highlight=False, markup=False)
@@ -51,11 +53,24 @@ def show_days(seconds: float) -> str:
     return f"{seconds:.3g} s"
 
 
-def _law(made: ClusterPlan) -> str:
-    section = made.explained.config.batch.law
-    if section is None:
-        return "The batch is the config's own table: no law is given that could call it good."
-    return f"The batch follows the law {section.file}; `megascale recommend` shows its band."
+def _laws(made: ClusterPlan) -> list[str]:
+    if not made.laws:
+        return ["The batch is the config's own table: no law is given that could call it good."]
+    return [law.sentence() for law in made.laws]
+
+
+def _standings(law: LawStanding) -> Table:
+    title = f"Against {law.name}, N = {law.n_params:,}"
+    table = empty_table(title, "at tokens", "run", "law", "low", "high", "where")
+
+    def cells(one: BandPlace) -> list[str]:
+        numbers = (one.value, one.law, one.low, one.high)
+        shown = ["-" if number is None else f"{number:.4g}" for number in numbers]
+        return [format_count(one.tokens), *shown, one.where]
+
+    for row in folded_rows(law.standings, cells):
+        table.add_row(*row)
+    return table
 
 
 def _steps(made: ClusterPlan) -> Table:

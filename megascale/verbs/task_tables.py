@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import typer
 
+from megascale.curves.scores import CLEAR_ERRORS, ScoreDifference
 from megascale.formats.task_scores import TaskScore
 from megascale.units import short_count
 from megascale.verbs.tables import folded_rows, print_lines
-
-CLEAR = 2.0
-"""Standard errors from which on a change is called one."""
 
 
 def score_verdict(scores: Sequence[TaskScore]) -> str:
@@ -31,7 +29,7 @@ def score_verdict(scores: Sequence[TaskScore]) -> str:
         error = float((first.stderr**2 + last.stderr**2) ** 0.5)
         text += f" ± {error:.3f}"
     text += f" since {short_count(first.tokens)}, of {last.samples:,} questions"
-    if error is not None and abs(change) < CLEAR * error:
+    if error is not None and abs(change) < CLEAR_ERRORS * error:
         return text + ": no change that these questions can show."
     return text + "."
 
@@ -46,6 +44,39 @@ def print_scores(scores: Sequence[TaskScore]) -> None:
         ("task", "shots", "metric", "tokens", "value", "error", "questions"),
         folded_rows(list(scores), _row),
     )
+
+
+def print_score_differences(baseline: str, scores: Mapping[str, Sequence[ScoreDifference]]) -> None:
+    """Print downstream scores against the baseline's, a line a run and task; nothing without any.
+
+    Args:
+        baseline: name of the run that the others are compared with.
+        scores: other runs' differences.
+    """
+    if not scores:
+        return
+    every = [one for own in scores.values() for one in own]
+    clear = sum(one.clear for one in every)
+    typer.echo(
+        f"\nDownstream, against {baseline} at equal tokens: {clear} of {len(every)} differences "
+        f"exceed {CLEAR_ERRORS:g} standard errors."
+    )
+    rows = [
+        (
+            name,
+            one.task,
+            str(one.shots),
+            one.metric,
+            short_count(one.tokens),
+            f"{one.baseline:.4f}",
+            f"{one.other:.4f}",
+            f"{one.difference:+.4f}" + ("" if one.error is None else f" ± {one.error:.4f}"),
+        )
+        for name, own in scores.items()
+        for one in own
+    ]
+    columns = ("run", "task", "shots", "metric", "tokens", "baseline", "score", "difference")
+    print_lines(columns, rows)
 
 
 def _row(score: TaskScore) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from megascale.config import load_config
-from megascale.errors import ConfigError
 from megascale.plan.cards import card_named
 from megascale.plan.clock import ClockAssumptions, collective_seconds
 from megascale.train.advice import changed, largest_micro_batch, nearest_fitting
@@ -114,6 +113,7 @@ def test_where_nothing_fits_the_plan_says_so(tmp_path):
     assert "no config was found" in made.advice()
 
 
-def test_experts_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"model\.num_experts = .*cannot be rehearsed yet"):
-        planned(configured(tmp_path, model="nano-moe"))
+def test_experts_are_planned(tmp_path):
+    made = planned(configured(tmp_path, model="nano-moe"))
+    assert made.rehearsal.parameters == made.explained.memory.lines[0].bytes
+    assert made.rehearsal.step_peak > made.rehearsal.gradients

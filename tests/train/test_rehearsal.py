@@ -8,10 +8,11 @@ import torch.distributed as dist
 
 from megascale.config import load_config
 from megascale.errors import LayoutError
+from megascale.model.count import count_parameters
 from megascale.train.build import build_computation
 from megascale.train.distributed import Process
 from megascale.train.metering import CollectiveMeter, StorageMeter
-from megascale.train.rehearsal import fake_world, group_names, rehearse
+from megascale.train.rehearsal import even_routing, fake_world, group_names, rehearse
 from tests.conftest import REPOSITORY
 from tests.multiprocess.harness import spawn_ranks
 
@@ -27,6 +28,8 @@ CPU = torch.device("cpu")
 LAYOUTS = {
     "tp": ("nano-dense", ["parallel.tensor=2", "parallel.sequence_parallel=true"], 2),
     "fsdp": ("nano-dense", ["parallel.data_mode=fsdp"], 2),
+    "experts": ("nano-moe", ["parallel.data_mode=fsdp", "parallel.expert=2"], 2),
+    "muon": ("nano-moe", ["optimizer.name=muon", "parallel.data_mode=fsdp"], 2),
     "hsdp": ("nano-dense", ["parallel.data_mode=hsdp", "parallel.hsdp_replicate=2"], 4),
 }
 SHAPE = {"sequence_length": 64, "micro_batch_size": 2, "micro_batches": 2}
@@ -86,6 +89,26 @@ def test_peak_is_that_of_a_real_step(overrides, world, tmp_path):
     for rank in range(world):
         found = rehearse(config, world, rank=rank, **SHAPE)
         assert found.step_peak == pytest.approx(real[rank], rel=0.1)
+
+
+@pytest.mark.parametrize("model", ["nano-dense", "nano-moe"])
+def test_flops_are_six_n_and_the_full_square_of_attention(model, tmp_path):
+    """Forward and backward: 6 a weight and token; attention has 2 products and 5, of 2 L^2 each."""
+    config = configured(tmp_path, model, [])
+    shape, tokens = config.model, 2 * 64
+    weights = 6 * count_parameters(shape).matmul_active * tokens
+    square = 14 * shape.num_hidden_layers * shape.query_size * 64 * tokens
+    assert rehearse(config, 1, **SHAPE).flops == weights + square
+
+
+def test_rows_are_routed_evenly():
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+    before = FakeTensor.tolist
+    with FakeTensorMode(), even_routing(slots=22):
+        assert torch.zeros(4, dtype=torch.int64).tolist() == [5, 6, 5, 6]
+    assert FakeTensor.tolist is before
+    assert torch.tensor([1, 2]).tolist() == [1, 2]
 
 
 def test_no_peak_is_claimed_under_checkpointing(tmp_path):
