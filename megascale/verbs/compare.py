@@ -19,6 +19,7 @@ from megascale.verbs.option_words import (
     parse_smooth,
     parse_target_loss,
     read_options,
+    require_figure,
 )
 from megascale.verbs.options import (
     AsJson,
@@ -26,6 +27,7 @@ from megascale.verbs.options import (
     BatchTokensOfEach,
     Cache,
     Columns,
+    FigureWidth,
     Format,
     Join,
     Loss,
@@ -89,6 +91,7 @@ def compare(
         ),
     ] = 8,
     plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
+    figure_width: FigureWidth = None,
     as_json: AsJson = False,
     format: Format = None,
     columns: Columns = None,
@@ -110,6 +113,7 @@ def compare(
     from megascale.curves.table import curves_of_logs
     from megascale.errors import ConfigError
 
+    require_figure(figure_width, plot, "--plot")
     window = parse_smooth(smooth or "5%")
     options = _options(len(paths), columns, seq_length, batch_tokens, batch_samples, loss_kind)
     require_logs(paths, "compare", parse_columns(columns), format)
@@ -136,7 +140,7 @@ def compare(
     if plot is not None:
         from megascale.report.compare_figure import draw_comparison
 
-        draw_comparison(curves, found, plot)
+        draw_comparison(curves, found, plot, figure_width)
     if as_json:
         typer.echo(json.dumps(_document(taken, window, curves, found), indent=2))
         return

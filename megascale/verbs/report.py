@@ -55,8 +55,10 @@ def report(
         typer.Option(help="Table of finished runs over learning rate and batch; repeatable."),
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="Also write every figure as PNG and SVG into this folder.")
+        Path | None,
+        typer.Option(help="Also write every figure as PNG, SVG and PDF into this folder."),
     ] = None,
+    figure_width: said.FigureWidth = None,
     as_json: said.AsJson = False,
     title: Annotated[str, typer.Option(help="Of the page.")] = "megascale report",
     law: Annotated[
@@ -112,6 +114,7 @@ def report(
 
     replicates = LogOptions.replicates if bootstrap is None else bootstrap
     words.require_replicates(replicates)
+    words.require_figure(figure_width, figures, "--figures")
     use_threads(threads)
     losses = words.parse_loss(loss)
     inputs = read_inputs(
@@ -162,7 +165,7 @@ def report(
     if figures is not None:
         from megascale.report.figures import draw_figures
 
-        drawn = draw_figures(document, figures)
+        drawn = draw_figures(document, figures, figure_width)
     if as_json:
         found = document_summary(document) | {"page": str(path), "figures": [str(p) for p in drawn]}
         typer.echo(json.dumps(found, indent=2))
