@@ -42,6 +42,14 @@ class FittedForm(Part):
     lr_scale: Positive = Field(description="learning rate at which e = 1")
     batch_scale: Positive = Field(description="tokens at which the batch's powers are 1")
     progress_scale: Positive = Field(description="where the excess loss is a")
+    n_params_scale: Positive | None = Field(
+        None, description="N at which L_inf, a and c are; null for a law of one size"
+    )
+    weight_norm: tuple[Positive, Annotated[float, Field(ge=0)], Positive] | None = Field(
+        None,
+        description="RMS of the weights at token 0, its growth and reference: of forms in the "
+        "learning rate over the weights' size",
+    )
     rms: float = Field(ge=0, description="of the fit to all runs, nats")
     left_out: dict[str, float] = Field(
         description="predicted minus measured last loss of each schedule, by fits without it"
@@ -66,6 +74,7 @@ class SeenByRuns(Part):
     final_ratio: tuple[float, float] | None = Field(
         None, description="last learning rate over the peak, of runs that decay"
     )
+    n_params: Span | None = Field(None, description="parameters N; null where not known")
     warmup_tokens: float = Field(0.0, ge=0, description="middle of the runs' warmups")
     shapes: tuple[Literal["linear", "1-sqrt", "cosine", "exponential"], ...] = Field(
         (), description="of the decays"
@@ -80,6 +89,9 @@ class OutlineOfSchedule(Part):
     batch: tuple[Positive, ...] = Field(min_length=PLACES, max_length=PLACES, description="tokens")
     rate: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         min_length=PLACES, max_length=PLACES, description="learning rate over the peak"
+    )
+    residual: float = Field(
+        description="predicted minus measured last loss, by the forms fitted to all runs, nats"
     )
 
 

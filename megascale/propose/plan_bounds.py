@@ -36,6 +36,7 @@ class PlanBounds:
         shapes: of the decay.
         coupling: how the learning rate follows the batch.
         weight_decay: of every step.
+        n_params: parameters of the model, for laws over several sizes.
         past: (start_tokens, batch_tokens) of a running run up to now; every plan begins with it,
             and no bound is held against it.
         start_tokens: where the run stands; what is planned lies beyond.
@@ -55,6 +56,7 @@ class PlanBounds:
     shapes: tuple[Shape, ...] = ("linear",)
     coupling: Coupling = "constant"
     weight_decay: float = 0.0
+    n_params: float | None = None
     past: tuple[tuple[int, int], ...] = ()
     start_tokens: int = 0
 
@@ -86,7 +88,7 @@ class PlanBounds:
 
     def plan(self, batches: tuple[tuple[int, int], ...], lr: LRSchedule) -> SchedulePlan:
         """A planned run of these bounds' coupling and weight decay."""
-        return SchedulePlan(batches, lr, self.coupling, self.weight_decay)
+        return SchedulePlan(batches, lr, self.coupling, self.weight_decay, self.n_params)
 
     def ladder(self, ratio: float) -> tuple[int, ...]:
         """Batches from the smallest to the largest, about `ratio` apart, each a multiple of the

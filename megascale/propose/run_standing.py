@@ -11,8 +11,9 @@ from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.history import History
 from megascale.laws.schedule.discrepancy import LawDiscrepancy
-from megascale.laws.schedule.histories import runs_of_table
+from megascale.laws.schedule.histories import runs_of_table, until
 from megascale.propose.loss_draws import FitDraws
+from megascale.propose.loss_interval import IntervalRule
 from megascale.propose.schedule_law import ScheduleLaw
 from megascale.runs.table import RunTable
 
@@ -75,7 +76,8 @@ def measured_so_far(law: ScheduleLaw, table: RunTable, plan: History) -> Measure
     if inside.sum() < LEAST:
         return None
     tokens, loss = run.tokens[inside], run.loss[inside]
-    said = np.mean([fit.predict(plan, tokens).loss for fit in law.fits], axis=0)
+    draws = law.draws()
+    said = IntervalRule.of_all(draws, 0.9).values(draws.curves(plan, tokens))
     return MeasuredSoFar(
         tokens=last,
         offset=float(np.mean(loss - said)),
@@ -84,25 +86,6 @@ def measured_so_far(law: ScheduleLaw, table: RunTable, plan: History) -> Measure
         at=tokens,
         measured=loss,
         past=until(plan, min(last, plan.total_tokens)),
-    )
-
-
-def until(history: History, tokens: float) -> History:
-    """The part of a history up to a token count within it."""
-    many = int(np.searchsorted(history.tokens, tokens, side="left"))
-    edges = np.append(history.tokens[:many], tokens)
-    begin, end = history.tokens[many - 1], history.tokens[many]
-    share = (tokens - begin) / (end - begin)
-    last = history.lr_start[many - 1] * (1 - share) + history.lr_end[many - 1] * share
-    rates = np.append(history.lr_end[: many - 1], last)
-    return History.of_sections(
-        edges,
-        history.batch[:many],
-        history.lr_start[:many],
-        rates,
-        weight_decay=history.weight_decay[:many],
-        name=history.name,
-        n_params=history.n_params,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from megascale.errors import DataError
 from megascale.fitting.history import GROWTH, RESOLUTION
 from megascale.fitting.history_law import NAMES
 from megascale.formats.schedule_law_file import ScheduleLawFile
@@ -31,8 +32,16 @@ MOST_DRAWS = 200
 
 
 def law_data(file: ScheduleLawFile, law: ScheduleLaw) -> dict[str, Any]:
-    """What the page's script predicts by: parameters, errors and the rules of `predict`."""
+    """What the page's script predicts by: parameters, errors and the rules of `predict`.
+
+    Raises:
+        DataError: a form that the script does not know.
+    """
     own = law.discrepancy
+    for fit in law.fits:
+        if fit.law.walk or fit.law.sized or fit.law.rate != "given":
+            rule = "the page predicts by forms of one size in the learning rate as given, no walk"
+            raise DataError.of("law file: form", fit.law.name, rule, "megascale predict")
     each = max(DRAWS, *(len(fit.bootstrap) for fit in law.fits))
     return {
         "name": file.name,
@@ -72,6 +81,7 @@ def law_data(file: ScheduleLawFile, law: ScheduleLaw) -> dict[str, Any]:
             "reach": REACH,
             "fitted": outline_coordinates(own.outlines).tolist(),
             "precision": own.precision.tolist(),
+            "weights": own.weights.tolist(),
         },
         "rules": {
             "resolution": RESOLUTION,

@@ -31,6 +31,7 @@ class SeenRanges:
         final_ratio: last learning rates over the peaks, of the runs that decay.
         warmup_tokens: middle of the warmups.
         shapes: of the decays, those that a schedule can have.
+        n_params: sizes of their models; None where a run does not say.
     """
 
     tokens: float
@@ -41,6 +42,7 @@ class SeenRanges:
     final_ratio: Range | None
     warmup_tokens: float = 0.0
     shapes: tuple[Shape, ...] = ()
+    n_params: Range | None = None
 
     @classmethod
     def of_histories(cls, histories: Iterable[History]) -> SeenRanges:
@@ -61,6 +63,9 @@ class SeenRanges:
             final_ratio=_range(final for _, _, final in falling) if falling else None,
             warmup_tokens=float(np.median([_warmup(run) for run in runs])),
             shapes=tuple(dict.fromkeys(s for run in runs if (s := decay_shape(run)) is not None)),
+            n_params=None
+            if any(run.n_params is None for run in runs)
+            else _range(run.n_params or 0.0 for run in runs),
         )
 
 
@@ -124,6 +129,10 @@ def unseen_by_runs(history: History, seen: SeenRanges) -> tuple[str, ...]:
         if not is_inside(size, batches):
             kind = "runs with a decay have " if batches is not seen.batch else "runs have "
             found.append(f"a batch of {short_count(round(size))}, {kind}{range_words(batches)}")
+    known = history.n_params
+    if known is not None and seen.n_params is not None and not is_inside(known, seen.n_params):
+        have = range_words(seen.n_params)
+        found.append(f"{short_count(round(known))} parameters, runs have {have}")
     if not is_inside(history.peak, seen.peak):
         have = range_words(seen.peak)
         found.append(f"a peak learning rate of {history.peak:.3g}, runs have {have}")

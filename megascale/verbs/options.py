@@ -271,6 +271,14 @@ ParamsOfLaw = Annotated[
         "--params", help=f"{_PARAMS}, as the law counts it (its n_kind).", rich_help_panel=MODEL
     ),
 ]
+ParamsOfSizes = Annotated[
+    str | None,
+    typer.Option(
+        "--params",
+        help=f"{_PARAMS}, as the logs behind the law count it: for a law of several sizes.",
+        rich_help_panel=MODEL,
+    ),
+]
 ParamsOfInputs = Annotated[
     str | None,
     typer.Option(

@@ -11,7 +11,7 @@ import typer
 
 from megascale.verbs import schedule_options as own
 from megascale.verbs.option_words import require_figure
-from megascale.verbs.options import AsJson, FigureWidth, LawOfSchedules
+from megascale.verbs.options import AsJson, FigureWidth, LawOfSchedules, ParamsOfSizes
 
 if TYPE_CHECKING:
     from megascale.propose.prediction import PredictedSchedule
@@ -64,6 +64,7 @@ def predict(
     tokens: Annotated[
         str | None, typer.Option(help="D, tokens of the run, for the schedules of --batch.")
     ] = None,
+    params: ParamsOfSizes = None,
     lr: own.PeakLr = None,
     lr_kind: own.LrKind = own.RateKind.wsd,
     warmup: own.Warmup = None,
@@ -120,7 +121,7 @@ def predict(
     shape = (decay_shape or own.DecayShape.linear).value
     rate = (lr, lr_kind.value, warmup, decay, shape, final_ratio, lr_coupling.value)
     asked = [
-        *inputs.of_options(batch or [], tokens, rate, law),
+        *(inputs.of_options(batch, tokens, rate, law, params) if batch else []),
         *inputs.of_paths(paths or [], law, then or []),
         *inputs.of_megatron(megatron_args or []),
     ]
@@ -154,6 +155,7 @@ def predict(
 
 _OF_BATCH = (
     "tokens",
+    "params",
     "lr",
     "lr_kind",
     "warmup",

@@ -34,7 +34,11 @@ class AskedSchedule:
 
 
 def of_options(
-    texts: Sequence[str], tokens: str | None, rate: tuple[Any, ...], law: ScheduleLaw
+    texts: Sequence[str],
+    tokens: str | None,
+    rate: tuple[Any, ...],
+    law: ScheduleLaw,
+    params: str | None,
 ) -> list[AskedSchedule]:
     """The schedules of --batch, named by their texts.
 
@@ -44,10 +48,8 @@ def of_options(
     from megascale.propose.schedule_plan import SchedulePlan
     from megascale.schedule.points import parse_table
     from megascale.units import parse_count
-    from megascale.verbs.schedule_inputs import learning_rate, one_number
+    from megascale.verbs.schedule_inputs import learning_rate, one_number, predicted_size
 
-    if not texts:
-        return []
     if tokens is None:
         raise ConfigError.of("--tokens", None, "says how long the schedules of --batch are", "1M")
     lr, kind, warmup, decay, shape, final_ratio, coupling = rate
@@ -58,6 +60,7 @@ def of_options(
     ratio = one_number(final_ratio, "--final-ratio")
     schedule = learning_rate(peak, kind, warmup, decay, shape, ratio, total)
     assert schedule is not None
+    size = predicted_size(law, params)
     found = []
     for text in texts:
         points = parse_table(text, "--batch")
@@ -68,7 +71,9 @@ def of_options(
             raise ConfigError.of("--batch", f"{text}: {late[0]:,}", rule, total - 1)
         name = text.replace(" ", "")
         decays = law.weight_decay or 0.0
-        plan = SchedulePlan(batches, schedule, coupling=coupling, weight_decay=decays)
+        plan = SchedulePlan(
+            batches, schedule, coupling=coupling, weight_decay=decays, n_params=size
+        )
         found.append(AskedSchedule(name, plan.history(name), SettingsOfRuns()))
     return found
 

@@ -72,12 +72,11 @@ def _law(
 ) -> tuple[LossDraws, PlanRequest]:
     """The law, and the request with the weight decay that the law's runs had."""
     from megascale.formats.schedule_law_file import read_schedule_law
-    from megascale.propose.fittable_runs import fittable_runs
-    from megascale.propose.run_settings import logged_settings, stated_weight_decay
-    from megascale.propose.schedule_law import ScheduleLaw, search_schedule_law
+    from megascale.propose.schedule_law import ScheduleLaw
     from megascale.verbs.option_words import read_options
     from megascale.verbs.progress import StageLine
     from megascale.verbs.reading import load_logs
+    from megascale.verbs.searched_law import searched_law
 
     if sources.file is not None:
         if request.weight_decay is not None:
@@ -87,15 +86,10 @@ def _law(
         _warn_of_settings(law, request)
         return law.draws(), replace(request, weight_decay=law.weight_decay)
     table = load_logs(sources.runs, None, read_options(), False, 1, True)
-    decay = stated_weight_decay(table, request.weight_decay)
-    runs, loss, from_tokens = fittable_runs(table, weight_decay=decay or 0.0)
     with StageLine(quiet=quiet) as line:
-        found = search_schedule_law(
-            runs, loss=loss, from_tokens=from_tokens, weight_decay=decay, said=line.show
-        )
-    law = replace(found.law, settings=logged_settings(table))
+        law = searched_law(table, request.weight_decay, said=line.show).law
     _warn_of_settings(law, request)
-    return law.draws(), replace(request, weight_decay=decay)
+    return law.draws(), replace(request, weight_decay=law.weight_decay)
 
 
 def _warn_of_settings(law: ScheduleLaw, request: PlanRequest) -> None:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from megascale.laws.schedule.discrepancy import LawDiscrepancy
+from megascale.laws.schedule.histories import until
 from megascale.propose.run_standing import (
     MeasuredSoFar,
     RemainingError,
     remaining_errors,
-    until,
 )
 from tests.propose.known_law import known_plan
 

@@ -125,6 +125,26 @@ function outlineCoordinates(history, law) {
   return [...batch, ...rate, peakUnit * Math.log2(peak), tokenUnit * Math.log2(total)];
 }
 
+// The part of a history up to a token count within it.
+function historyUntil(history, tokens) {
+  const many = history.tokens.findIndex((edge) => edge >= tokens);
+  const [begin, end] = [history.tokens[many - 1], history.tokens[many]];
+  const share = (tokens - begin) / (end - begin);
+  const last = history.lr_start[many - 1] * (1 - share) + history.lr_end[many - 1] * share;
+  return {
+    tokens: [...history.tokens.slice(0, many), tokens], batch: history.batch.slice(0, many),
+    lr_start: history.lr_start.slice(0, many), lr_end: [...history.lr_end.slice(0, many - 1), last],
+  };
+}
+
+// By how much an end lies above the law, by what the fitted schedules were missed by.
+function ownShift(law, history) {
+  const { reach, fitted, weights } = law.discrepancy;
+  const own = outlineCoordinates(history, law);
+  return -fitted.reduce((sum, other, i) => sum + weights[i] *
+    Math.exp((-0.5 * own.reduce((d, v, k) => d + (v - other[k]) ** 2, 0)) / (reach * reach)), 0);
+}
+
 // The law's own error of schedules' ends and of their differences to the first:
 // megascale/laws/schedule/discrepancy.py.
 function ownErrors(law, histories) {
@@ -151,8 +171,10 @@ function predictSchedules(law, plans) {
     const half = law.reach * Math.hypot(spreadOf(draws), error);
     return { value, low: value - half, high: value + half };
   };
-  const ends = drawnLosses(law, histories, plans.map((plan) => [plan.total]))
-    .map((draws) => draws.map(([loss]) => loss));
+  const ends = drawnLosses(law, histories, plans.map((plan) => [plan.total])).map((draws, i) => {
+    const shift = ownShift(law, histories[i]);
+    return draws.map(([loss]) => loss + shift);
+  });
   const error = ownErrors(law, histories);
   const found = plans.map((plan, i) => {
     const outside = outsideSeen(plan, law);
@@ -163,7 +185,10 @@ function predictSchedules(law, plans) {
     const tokens = evenly(Math.max(law.from_tokens, history.batch[0]), plan.total,
       law.rules.points - 1);
     const [along] = drawnLosses(law, [history], [tokens]);
-    const columns = tokens.map((_, k) => along.map((row) => row[k]));
+    const columns = tokens.map((at, k) => {
+      const shift = ownShift(law, historyUntil(history, at));
+      return along.map((row) => row[k] + shift);
+    });
     const loss = columns.map(best);
     const half = columns.map((draws) =>
       law.reach * Math.hypot(spreadOf(draws), factor * error.level[i]));
