@@ -17,7 +17,7 @@ from megascale.laws.grid.table import grid_table
 from megascale.laws.law_files import NKind
 from megascale.report.documents import SCHEDULE_LAW, find_documents
 from megascale.report.studies import read_studies
-from megascale.runs.check import mixed_logs
+from megascale.runs.check import equal_curves, mixed_logs
 from megascale.runs.files import own_schema
 from megascale.runs.inputs import (
     GRID,
@@ -151,6 +151,10 @@ def read_inputs(
             if read.malformed_count:
                 found.notes.append(f"{read.path}: {read.malformed_count} malformed lines")
         found.notes += [f"{place}: {message}" for place, message in mixed_logs(found.runs)]
+        found.notes += [
+            f"{run} has the losses of {other}, all of them: it is no further seed"
+            for run, other in equal_curves(found.runs)
+        ]
     return found
 
 
