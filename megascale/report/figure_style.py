@@ -44,8 +44,8 @@ def drawing(**settings: Any) -> Iterator[Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    own = {name.replace("_", "."): value for name, value in settings.items()}
-    with pyplot.rc_context(STYLE | own):
+    own: Any = STYLE | {name.replace("_", "."): value for name, value in settings.items()}
+    with pyplot.rc_context(own):
         try:
             yield pyplot
         finally:
