@@ -13,11 +13,11 @@ END = {"value": 3.0, "low": 2.9, "high": 3.1}
 
 
 def write_csv(path: Path, shift: float) -> None:
-    """A run that is `shift` nats higher until its decay begins, at 700 tokens."""
+    """A run that is `shift` nats higher until its decay begins, at 7,000 tokens and a little longer."""
     rows = ["step,tokens,batch_tokens,lr,loss,loss_kind"]
-    for n in range(1, 101):
-        rate = 1.0 if n <= 70 else 1.0 - (n - 70) / 30
-        loss = 4.0 - 0.01 * n + (shift if n <= 75 else 0.0)
+    for n in range(1, 1001):
+        rate = 1.0 if n <= 700 else 1.0 - (n - 700) / 300
+        loss = 4.0 - 0.001 * n + (shift if n <= 800 else 0.0)
         rows.append(f"{n},{10 * n},10,{rate:.4f},{loss:.4f},interval_mean")
     path.write_text("\n".join(rows) + "\n")
 
@@ -25,7 +25,7 @@ def write_csv(path: Path, shift: float) -> None:
 def test_the_gain_before_the_decay_is_told_apart(tmp_path):
     write_csv(tmp_path / "fixed.csv", 0.0)
     write_csv(tmp_path / "growing.csv", -0.2)
-    plan = {"end": END, "steps": 100, "total_tokens": 1000}
+    plan = {"end": END, "steps": 1000, "total_tokens": 10_000}
     written = WrittenPredictions.model_validate(
         {
             "confidence": 0.9,
@@ -39,10 +39,10 @@ def test_the_gain_before_the_decay_is_told_apart(tmp_path):
     assert first.before_decay is None
     assert second.before_decay is not None
     tokens, gap = second.before_decay
-    assert tokens == 700
+    assert tokens == 7000
     assert gap == pytest.approx(-0.2, abs=0.01)
     assert second.against_first == pytest.approx(0.0, abs=0.02)
     assert second.time is None  # the logs have no clock
     said = check_verdict([first, second], 0.9)
     assert "after the decay and -0.2" in said
-    assert "before it, at 700 tokens, in 1.00 of the steps." in said
+    assert "before it, at 7K tokens, in 1.00 of the steps." in said
