@@ -159,9 +159,17 @@ def read_inputs(
 
 
 def _add_documents(found: Inputs, paths: Sequence[str | Path]) -> None:
+    named = set(map(Path, paths))
     for path, schema in find_documents(paths).items():
         if schema == SCHEDULE_LAW:
-            found.schedule_laws.append(read_schedule_law(path))
+            try:
+                law = read_schedule_law(path)
+            except DataError as error:
+                if path in named:
+                    raise
+                found.notes.append(f"passed over {path}: {error}")
+                continue
+            found.schedule_laws.append(law)
             found.files.append(_file(path, "law of whole schedules"))
         else:
             found.predictions.append(path)
