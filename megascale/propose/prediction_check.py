@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
+import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from megascale.curves.curve import Curve
 from megascale.curves.smoothing import Window
 from megascale.curves.table import curves_from_table
 from megascale.errors import DataError
 from megascale.formats.json_text import read_json
+from megascale.runs.readers.base import VALIDATION
 from megascale.runs.table import RunTable
+from megascale.units import short_count
 
 SCHEMA = "megascale.predict/1"
+FALLEN = 0.9
+"""A learning rate that ends below this share of its peak has decayed."""
 
 
 class _Part(BaseModel):
@@ -55,11 +62,16 @@ class CheckedPrediction:
         schedule: as it was predicted.
         measured: last loss of its run.
         against_first: measured difference to the first schedule's run; None for that itself.
+        before_decay: (consumed tokens, difference there) where the learning rate of the first of
+            the two begins its last fall; None where one has none, and for the first schedule.
+        time: wall clock over that of the first schedule's run; None where a log does not say.
     """
 
     schedule: WrittenSchedule
     measured: float
     against_first: float | None
+    before_decay: tuple[float, float] | None = None
+    time: float | None = None
 
     @property
     def inside(self) -> bool:
@@ -104,7 +116,46 @@ def check_measured(
         for curve in curves
         if curve.run.startswith(prefix)
     }
-    return check_predictions(written, finals)
+    checked = check_predictions(written, finals)
+    named = {curve.run: curve for curve in curves}
+    first = prefix + checked[0].schedule.name
+    return [
+        checked[0],
+        *(_beside(one, prefix + one.schedule.name, first, named, table) for one in checked[1:]),
+    ]
+
+
+def _beside(
+    one: CheckedPrediction, run: str, first: str, curves: Mapping[str, Curve], table: RunTable
+) -> CheckedPrediction:
+    """The prediction with how its run stood against the first before the decay, and in time."""
+    starts = [_decay_start(table, name) for name in (run, first)]
+    times = [_wall_clock(table, name) for name in (run, first)]
+    before = None
+    if starts[0] is not None and starts[1] is not None:
+        at = np.array([min(starts[0], starts[1])])
+        before = (float(at[0]), float(curves[run].at(at)[0] - curves[first].at(at)[0]))
+    time = None if times[0] is None or times[1] is None else times[0] / times[1]
+    return replace(one, before_decay=before, time=time)
+
+
+def _decay_start(table: RunTable, run: str) -> float | None:
+    """Consumed tokens at which the learning rate is last at its peak; None where it ends there."""
+    rows = table.rows(run).filter(pl.col("lr").is_not_null() & pl.col("tokens").is_not_null())
+    if not len(rows):
+        return None
+    rate, tokens = rows["lr"].to_numpy(), rows["tokens"].to_numpy()
+    if rate[-1] >= FALLEN * rate.max():
+        return None
+    return float(tokens[np.flatnonzero(rate >= rate.max() * (1 - 1e-6))[-1]])
+
+
+def _wall_clock(table: RunTable, run: str) -> float | None:
+    """Seconds of a run's training as its log counts them."""
+    kind = pl.col("loss_kind").str.starts_with(VALIDATION).fill_null(False)
+    seconds = table.rows(run).filter(~kind)["seconds"]
+    total = float(seconds.sum())
+    return total if len(seconds) and not seconds.null_count() and total > 0 else None
 
 
 def check_predictions(
@@ -156,10 +207,22 @@ def check_verdict(checked: Sequence[CheckedPrediction], confidence: float) -> st
         steps = one.schedule.steps / checked[0].schedule.steps
         said.append(
             f"{one.schedule.name} against {checked[0].schedule.name}: predicted {_gap(gap)}, "
-            f"measured {one.against_first:+.4f} nats, in {steps:.2f} of the steps."
+            f"measured {one.against_first:+.4f} nats{_before(one)}, in {steps:.2f} of the steps"
+            f"{_in_time(one)}."
         )
     return " ".join(said)
 
 
 def _gap(gap: WrittenLoss) -> str:
     return f"{gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+
+
+def _before(one: CheckedPrediction) -> str:
+    if one.before_decay is None:
+        return ""
+    tokens, gap = one.before_decay
+    return f" after the decay and {gap:+.4f} before it, at {short_count(round(tokens))} tokens"
+
+
+def _in_time(one: CheckedPrediction) -> str:
+    return "" if one.time is None else f" and {one.time:.2f} of the time"

@@ -39,8 +39,8 @@ def law_data(file: ScheduleLawFile, law: ScheduleLaw) -> dict[str, Any]:
     """
     own = law.discrepancy
     for fit in law.fits:
-        if fit.law.walk or fit.law.sized or fit.law.rate != "given":
-            rule = "the page predicts by forms of one size in the learning rate as given, no walk"
+        if fit.law.sized or fit.law.rate != "given":
+            rule = "the page predicts by forms of one size in the learning rate as given"
             raise DataError.of("law file: form", fit.law.name, rule, "megascale predict")
     each = max(DRAWS, *(len(fit.bootstrap) for fit in law.fits))
     return {

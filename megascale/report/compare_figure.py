@@ -4,35 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megascale.errors import DataError
+from megascale.report.figure_style import drawing, line_colours, save_figure
 from megascale.units import short_count
 
 if TYPE_CHECKING:
     from megascale.curves.compare import Comparison
     from megascale.curves.curve import Curve
 
-COLOURS = ("#2a5d9f", "#c8553d", "#4f8a4c", "#8757a5", "#b08a2e", "#3c8f97", "#a3476f", "#6b6b6b")
 
-
-def draw_comparison(curves: Sequence[Curve], found: Sequence[Comparison], path: str | Path) -> Path:
+def draw_comparison(
+    curves: Sequence[Curve],
+    found: Sequence[Comparison],
+    path: str | Path,
+    width: float | None = None,
+) -> Path:
     """Write a PNG, SVG or PDF (by `path`'s suffix).
 
     Args:
         curves: the baseline and the others.
         found: comparisons of the others with the baseline, for their crossings.
         path: file to write; its folder must exist.
+        width: inches; None as drawn.
 
     Raises:
-        DataError: the file cannot be written, or its suffix names no format.
+        DataError: as `save_figure`.
     """
-    import matplotlib
+    with drawing() as plt:
+        return save_figure(_comparison(plt, curves, found), [path], "--plot", width=width)[0]
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+
+def _comparison(plt: Any, curves: Sequence[Curve], found: Sequence[Comparison]) -> Any:
     from matplotlib.ticker import FuncFormatter
 
     counts = FuncFormatter(lambda value, _: short_count(int(value)))
@@ -41,8 +46,7 @@ def draw_comparison(curves: Sequence[Curve], found: Sequence[Comparison], path: 
         3, 1, sharex=True, figsize=(8, 7), height_ratios=[3, 1.3, 1], layout="constrained"
     )
     baseline = curves[0]
-    for index, curve in enumerate(curves):
-        colour = COLOURS[index % len(COLOURS)]
+    for curve, colour in zip(curves, line_colours(len(curves)), strict=True):
         grid = np.linspace(curve.tokens[0], curve.last, 300)
         if curve.placed is not None:
             raw = curve.placed
@@ -77,12 +81,4 @@ def draw_comparison(curves: Sequence[Curve], found: Sequence[Comparison], path: 
     batch_axis.xaxis.set_major_formatter(counts)
     for axis in (loss_axis, gap_axis, batch_axis):
         axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    path = Path(path)
-    try:
-        figure.savefig(path, dpi=140)
-    except (OSError, ValueError) as failure:
-        raise DataError.of("--plot", str(path), str(failure), "a path ending in .png") from None
-    finally:
-        plt.close(figure)
-    return path
+    return figure

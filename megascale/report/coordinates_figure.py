@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from megascale.errors import DataError
-from megascale.report.compare_figure import COLOURS
+from megascale.report.figure_style import drawing, line_colours, save_figure
 
 if TYPE_CHECKING:
     from megascale.train.coordinates import Coordinate
@@ -22,22 +21,22 @@ def draw_coordinates(found: Sequence[Coordinate], along: str, path: str | Path) 
         path: file to write; its folder must exist.
 
     Raises:
-        DataError: the file cannot be written, or its suffix names no format.
+        DataError: as `save_figure`.
     """
-    import matplotlib
+    with drawing() as plt:
+        return save_figure(_coordinates(plt, found, along), [path], "--plot")[0]
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
+def _coordinates(plt: Any, found: Sequence[Coordinate], along: str) -> Any:
     places = list(dict.fromkeys(one.place for one in found))
     kinds = list(dict.fromkeys(one.kind for one in found))
     figure, axes = plt.subplots(
         1, len(places), figsize=(2.6 * len(places), 3.0), layout="constrained", squeeze=False
     )
     for axis, place in zip(axes[0], places, strict=True):
-        for number, kind in enumerate(kinds):
+        for kind, colour in zip(kinds, line_colours(len(kinds)), strict=True):
             own = [one for one in found if (one.kind, one.place) == (kind, place)]
-            sizes, colour = [getattr(one, along) for one in own], COLOURS[number % len(COLOURS)]
+            sizes = [getattr(one, along) for one in own]
             axis.loglog(sizes, [one.rms for one in own], marker="o", color=colour, label=kind)
             changes = [one.change for one in own]
             axis.loglog(sizes, changes, marker=".", linestyle=":", color=colour)
@@ -47,11 +46,4 @@ def draw_coordinates(found: Sequence[Coordinate], along: str, path: str | Path) 
         axis.set_xlabel(along)
     axes[0][0].set_ylabel("RMS; dotted: of the change")
     axes[0][0].legend(fontsize=7)
-    path = Path(path)
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as failure:
-        raise DataError.of("--plot", str(path), str(failure), "a path ending in .png") from None
-    finally:
-        plt.close(figure)
-    return path
+    return figure

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megascale import __version__
+from megascale.errors import DataError
 from megascale.formats.law_file import LawFile
 from megascale.laws.law_files import json_types
 from megascale.report import batch as batch_sections
@@ -66,7 +67,12 @@ def build_document(inputs: Inputs, findings: Findings, settings: Settings) -> di
     laws = [*settings.laws, *([] if own is None else [own]), *of_grids]
     notes = list(inputs.notes)
     predictions = [predictions_section(path, inputs.runs, notes) for path in inputs.predictions]
-    laws_of_schedules = [schedule_law_section(law, inputs.runs) for law in inputs.schedule_laws]
+    laws_of_schedules: list[dict[str, Any]] = []
+    for law in inputs.schedule_laws:
+        try:
+            laws_of_schedules.append(schedule_law_section(law, inputs.runs))
+        except DataError as error:
+            notes.append(f"{law.name} is not shown: {error}")
     said = [one["verdict"] for one in predictions or laws_of_schedules if one["verdict"]]
     document: dict[str, Any] = {
         "schema": SCHEMA,

@@ -1,4 +1,4 @@
-"""Every figure of the report as PNG and SVG, for papers."""
+"""Every figure of the report as PNG, SVG and PDF, for papers."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ from typing import Any
 import numpy as np
 
 from megascale.errors import DataError
+from megascale.report.figure_style import drawing, line_colours, save_figure
 
 MANY_RUNS = 12
 FEW_SETTINGS = 4
 CONTOURS = (0.0025, 0.005, 0.01, 0.02, 0.04)
 STAGE_STYLES = ("--", "-", ":")
-COLOURS = ("#1f5fa8", "#c2521c", "#2f7d4a", "#8b4aa8", "#a07a00", "#0c7f86", "#b23a63", "#5c6b2f")
+SUFFIXES = ("png", "svg", "pdf")
 
 
-def draw_figures(document: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write each figure that has data as NAME.png and NAME.svg.
+def draw_figures(
+    document: dict[str, Any], folder: str | Path, width: float | None = None
+) -> list[Path]:
+    """Write each figure that has data as NAME.png, NAME.svg and NAME.pdf.
 
     Args:
         document: of `build_document`.
         folder: made where it is missing.
+        width: of the figures, inches; None leaves them as drawn.
 
     Returns:
         The files, in the order of the page.
@@ -29,37 +33,19 @@ def draw_figures(document: dict[str, Any], folder: str | Path) -> list[Path]:
     Raises:
         DataError: the folder or a file cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     folder = Path(folder)
     written: list[Path] = []
-    settings: Any = {
-        "svg.hashsalt": "megascale",
-        "font.size": 9,
-        "axes.grid": True,
-        "grid.alpha": 0.25,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with plt.rc_context(settings):
-            for name, figure in _figures(document, plt):
-                for suffix in ("png", "svg"):
-                    path = folder / f"{name}.{suffix}"
-                    plain = {"Date": None} if suffix == "svg" else {"Software": None}
-                    figure.savefig(path, dpi=200, metadata=plain)
-                    written.append(path)
-                plt.close(figure)
     except OSError as failure:
         raise DataError.of(
             "--figures", str(folder), f"cannot be written: {failure.strerror}"
         ) from None
-    finally:
-        plt.close("all")
+    with drawing(font_size=9, axes_grid=True, grid_alpha=0.25) as plt:
+        for name, figure in _figures(document, plt):
+            paths = [folder / f"{name}.{suffix}" for suffix in SUFFIXES]
+            written += save_figure(figure, paths, "--figures", width=width)
+            plt.close(figure)
     return written
 
 
@@ -131,11 +117,10 @@ def _loss_curves(
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     sizes = sorted({c["batch_tokens"] for c in curves if c["batch_tokens"]})
     span = np.log(sizes[-1] / sizes[0]) if len(sizes) > 1 else 0.0
-    for number, curve in enumerate(curves):
+    for curve, own in zip(curves, line_colours(len(curves)), strict=True):
         batch = curve["batch_tokens"]
-        colour = COLOURS[number % len(COLOURS)]
-        if span and batch:
-            colour = _ramp(plt, np.log(batch / sizes[0]) / span)
+        ramped = span and batch
+        colour = _ramp(plt, np.log(batch / sizes[0]) / span) if ramped else own
         x = np.asarray(curve[key], dtype=float)
         label = _shortened(curve["run"]) if len(curves) <= MANY_RUNS else None
         axis.plot(x, curve["loss"], color=colour, linewidth=0.9, label=label)
@@ -243,7 +228,7 @@ def _optima(axis: Any, best: dict[str, Any], key: str) -> None:
         high = np.array([row["high"] for row in used]) - middle
         axis.errorbar(
             [row[key] for row in used], middle, yerr=[low, high], fmt="D", markersize=4,
-            color=COLOURS[number % len(COLOURS)], label=_label(best, "$B_{opt}$", n, lr),
+            color=line_colours(number + 1)[number], label=_label(best, "$B_{opt}$", n, lr),
         )  # fmt: skip
 
 
@@ -256,7 +241,7 @@ def _batch_loss(plt: Any, best: dict[str, Any]) -> Any:
         high = np.maximum(np.array([row["high"] for row in rows]) - middle, 0)
         axis.errorbar(
             [row["target_loss"] for row in rows], middle, yerr=[low, high], fmt="o--",
-            markersize=2.5, linewidth=1, color=COLOURS[number % len(COLOURS)],
+            markersize=2.5, linewidth=1, color=line_colours(number + 1)[number],
             label=_label(best, f"$B_{{min}}$ ({rows[0]['law']})", n, lr),
         )  # fmt: skip
     for number, ((n, lr), rows) in enumerate(_by_setting(best["critical"]).items()):
@@ -265,7 +250,7 @@ def _batch_loss(plt: Any, best: dict[str, Any]) -> Any:
         high = np.array([row["high"] for row in rows]) - middle
         axis.errorbar(
             [row["target_loss"] for row in rows], middle, yerr=[low, high], fmt="_",
-            color=COLOURS[number % len(COLOURS)],
+            color=line_colours(number + 1)[number],
             label=_label(best, "$B_{crit}$ (classic)", n, lr),
         )  # fmt: skip
     axis.set(yscale="log", xlabel="target loss (nats per token)", ylabel="batch (tokens)")
@@ -285,8 +270,9 @@ def _batch_tokens(plt: Any, best: dict[str, Any]) -> Any:
     lines = [(f"law {line['name']}", line, line["d_range"]) for line in given]
     if power is not None:
         lines += [("", {"d": power["d"], **line}, power["d_range"]) for line in power["lines"]]
+    colours = line_colours(len(_by_setting(best["rows"])) + len(lines))[-len(lines) or None :]
     for number, (label, line, limits) in enumerate(lines):
-        _law_line(axis, label, line, limits, COLOURS[(number + 2 * bool(given)) % len(COLOURS)])
+        _law_line(axis, label, line, limits, colours[number])
     if lines:
         _, followed, limits = lines[0] if given else lines[len(lines) // 2]
         _staircase(axis, followed, limits[1] * (1 if given else 8))

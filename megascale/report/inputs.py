@@ -17,7 +17,7 @@ from megascale.laws.grid.table import grid_table
 from megascale.laws.law_files import NKind
 from megascale.report.documents import SCHEDULE_LAW, find_documents
 from megascale.report.studies import read_studies
-from megascale.runs.check import mixed_logs
+from megascale.runs.check import equal_curves, mixed_logs
 from megascale.runs.files import own_schema
 from megascale.runs.inputs import (
     GRID,
@@ -151,13 +151,25 @@ def read_inputs(
             if read.malformed_count:
                 found.notes.append(f"{read.path}: {read.malformed_count} malformed lines")
         found.notes += [f"{place}: {message}" for place, message in mixed_logs(found.runs)]
+        found.notes += [
+            f"{run} has the losses of {other}, all of them: it is no further seed"
+            for run, other in equal_curves(found.runs)
+        ]
     return found
 
 
 def _add_documents(found: Inputs, paths: Sequence[str | Path]) -> None:
+    named = set(map(Path, paths))
     for path, schema in find_documents(paths).items():
         if schema == SCHEDULE_LAW:
-            found.schedule_laws.append(read_schedule_law(path))
+            try:
+                law = read_schedule_law(path)
+            except DataError as error:
+                if path in named:
+                    raise
+                found.notes.append(f"passed over {path}: {error}")
+                continue
+            found.schedule_laws.append(law)
             found.files.append(_file(path, "law of whole schedules"))
         else:
             found.predictions.append(path)

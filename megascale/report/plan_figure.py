@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from megascale.errors import DataError
+from megascale.report.figure_style import drawing, save_figure
 from megascale.units import short_count
 
 if TYPE_CHECKING:
@@ -18,21 +18,25 @@ COLOURS = {"opponent": "#6b6b6b", "chosen": "#2a5d9f", "proposal": "#4f8a4c"}
 RULE_COLOUR = "#c8553d"
 
 
-def draw_best_schedule(found: BestSchedule, chosen: PlanOutcome, path: str | Path) -> Path:
+def draw_best_schedule(
+    found: BestSchedule, chosen: PlanOutcome, path: str | Path, width: float | None = None
+) -> Path:
     """Write a PNG, SVG or PDF (by `path`'s suffix).
 
     Args:
         found: of the planner.
         chosen: the plan that is recommended.
         path: file to write; its folder must exist.
+        width: inches; None as drawn.
 
     Raises:
-        DataError: the file cannot be written, or its suffix names no format.
+        DataError: as `save_figure`.
     """
-    import matplotlib
+    with drawing() as plt:
+        return save_figure(_best_schedule(plt, found, chosen), [path], "--plot", width=width)[0]
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+
+def _best_schedule(plt: Any, found: BestSchedule, chosen: PlanOutcome) -> Any:
     from matplotlib.ticker import FuncFormatter
 
     counts = FuncFormatter(lambda value, _: short_count(int(value)))
@@ -67,15 +71,7 @@ def draw_best_schedule(found: BestSchedule, chosen: PlanOutcome, path: str | Pat
         axes[name].xaxis.set_major_formatter(counts)
     for axis in axes.values():
         axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as failure:
-        reason = getattr(failure, "strerror", None) or str(failure)
-        raise DataError.of("--plot", str(path), reason, "plan.png") from None
-    finally:
-        plt.close(figure)
-    return Path(path)
+    return figure
 
 
 def plan_costs(found: BestSchedule) -> tuple[str, Any]:

@@ -4,37 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from megascale.errors import DataError
 from megascale.propose.prediction import PredictedSchedule
+from megascale.report.figure_style import drawing, line_colours, save_figure
 
 
 def draw_predictions(
-    found: Sequence[PredictedSchedule], confidence: float, path: str | Path
+    found: Sequence[PredictedSchedule],
+    confidence: float,
+    path: str | Path,
+    width: float | None = None,
 ) -> None:
     """Draw curves with their bands, and under them batch and learning rate on the same axis.
+
+    A schedule outside what the law's runs have shown is dashed.
 
     Args:
         found: schedules.
         confidence: of the bands, for the legend.
         path: .png, .svg or .pdf.
+        width: inches; None as drawn.
 
     Raises:
-        DataError: the file cannot be written, or its ending names no format.
+        DataError: as `save_figure`.
     """
-    import matplotlib
+    with drawing() as plt:
+        save_figure(_predictions(plt, found, confidence), [path], "--plot", width=width)
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
-    figure, (top, middle, bottom) = pyplot.subplots(
+def _predictions(plt: Any, found: Sequence[PredictedSchedule], confidence: float) -> Any:
+    figure, (top, middle, bottom) = plt.subplots(
         3, 1, sharex=True, figsize=(7.5, 7.5), height_ratios=[3, 1, 1], layout="constrained"
     )
-    for one in found:
-        (line,) = top.plot(one.tokens, one.loss, label=one.name)
-        color = line.get_color()
+    for one, color in zip(found, line_colours(len(found)), strict=True):
+        style = "--" if one.outside else "-"
+        top.plot(one.tokens, one.loss, style, color=color, label=one.name)
         top.fill_between(one.tokens, one.low, one.high, color=color, alpha=0.12, linewidth=0)
         history = one.history
         edges = history.tokens
@@ -49,9 +56,4 @@ def draw_predictions(
     bottom.set_xlabel("consumed tokens")
     for axis in (top, middle, bottom):
         axis.grid(alpha=0.3)
-    try:
-        figure.savefig(path, dpi=160)
-    except (OSError, ValueError) as failure:
-        raise DataError.of("--plot", str(path), f"cannot be written: {failure}") from None
-    finally:
-        pyplot.close(figure)
+    return figure

@@ -43,8 +43,8 @@ class Finding:
         severity: `problem` (a fit on this would be wrong or impossible) or `note`.
         kind: `malformed`, `no_rows`, `missing_tokens`, `missing_field`, `coarse_precision`,
             `non_monotone`, `restart`, `separate_runs`, `mixed_runs`, `unknown_unit`, `duplicate`,
-            `batch_change`, `spike`, `nonfinite_loss`, `skipped`, `torn`, `damaged`, `sampled` or
-            `derived`.
+            `batch_change`, `spike`, `nonfinite_loss`, `skipped`, `torn`, `damaged`, `sampled`,
+            `equal_curve` or `derived`.
         message: one sentence.
         source, line: where; 0 when it concerns the file as a whole.
     """
@@ -69,8 +69,13 @@ def check_runs(loaded: RunTable) -> list[Finding]:
     """Return everything odd about the loaded runs, run by run, problems first."""
     findings: list[Finding] = []
     seen: set[int] = set()
+    copies = dict(equal_curves(loaded))
     for run in loaded.runs:
         found = list(_of_table(loaded, run))
+        if run.run in copies:
+            message = f"has the losses of {copies[run.run]}, all of them: it is no further seed"
+            source = str(loaded.files[run.files[0]].path)
+            found.append(Finding(run.run, PROBLEM, "equal_curve", message, source))
         for index in run.files:
             if index not in seen:  # a file of many runs is reported once
                 found += _of_file(run.run, loaded.files[index])
@@ -102,6 +107,27 @@ def mixed_logs(loaded: RunTable) -> list[tuple[str, str]]:
         for note in read.notes
         if note.kind == MIXED
     ]
+
+
+def equal_curves(loaded: RunTable) -> list[tuple[str, str]]:
+    """Return runs whose losses are those of an earlier run, all of them, with that run's name.
+
+    Two seeds do not have the same losses to the last digit at the same tokens: the log is that of
+    one run twice. Runs of fewer than `COARSE_LEAST_ROWS` losses are not judged.
+    """
+    losses = loaded.table.filter(pl.col("loss").is_not_null())
+    parts = losses.partition_by("run", as_dict=True, maintain_order=True)
+    found = []
+    first: dict[tuple[int, ...], str] = {}
+    for run in loaded.runs:
+        own = parts.get((run.run,))
+        if own is None or len(own) < COARSE_LEAST_ROWS:
+            continue
+        key = tuple(own.select("step", "tokens", "loss", "loss_kind").hash_rows().to_list())
+        other = first.setdefault(key, run.run)
+        if other != run.run:
+            found.append((run.run, other))
+    return found
 
 
 def _of_file(run: str, read: FileRead) -> Iterator[Finding]:

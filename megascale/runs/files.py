@@ -79,7 +79,7 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
     if not found:
         shown = ", ".join(str(path) for path in paths)
         raise DataError.of("path", shown, "no file there has the name of a log")
-    return sorted(found.values(), key=lambda file: natural(str(file.path)))
+    return sorted(found.values(), key=lambda file: [natural(part) for part in file.path.parts])
 
 
 def natural(text: str) -> list[str]:

@@ -19,6 +19,7 @@ from megascale.verbs.option_words import (
     parse_smooth,
     parse_target_loss,
     read_options,
+    require_figure,
 )
 from megascale.verbs.options import (
     AsJson,
@@ -26,6 +27,7 @@ from megascale.verbs.options import (
     BatchTokensOfEach,
     Cache,
     Columns,
+    FigureWidth,
     Format,
     Join,
     Loss,
@@ -90,6 +92,7 @@ def compare(
         ),
     ] = 8,
     plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
+    figure_width: FigureWidth = None,
     as_json: AsJson = False,
     format: Format = None,
     columns: Columns = None,
@@ -109,15 +112,21 @@ def compare(
     """
     from megascale.curves.compare import compare_curves
     from megascale.curves.table import curves_of_logs
-    from megascale.errors import ConfigError
+    from megascale.errors import ConfigError, DataError
+    from megascale.runs.table import NO_FORMAT
 
+    require_figure(figure_width, plot, "--plot")
     window = parse_smooth(smooth or "5%")
     options = _options(len(paths), columns, seq_length, batch_tokens, batch_samples, loss_kind)
     require_logs(paths, "compare", parse_columns(columns), format)
-    logs = [
-        load_logs([path], format, stated, join, workers, cache)
-        for path, stated in zip(paths, options, strict=True)
-    ]
+    logs = []
+    for path, stated in zip(paths, options, strict=True):
+        try:
+            logs.append(load_logs([path], format, stated, join, workers, cache))
+        except DataError as error:
+            if len(paths) == 2 or NO_FORMAT not in str(error):
+                raise
+            typer.echo(f"megascale: passed over {path}: {NO_FORMAT}", err=True)
     if run:
         _require_matches([one.run for table in logs for one in table.runs], run)
         logs = [_only(table, run) for table in logs]
@@ -137,7 +146,7 @@ def compare(
     if plot is not None:
         from megascale.report.compare_figure import draw_comparison
 
-        draw_comparison(curves, found, plot)
+        draw_comparison(curves, found, plot, figure_width)
     scores = _scores_of_others(baseline, others)
     if as_json:
         document = _document(taken, window, curves, found)

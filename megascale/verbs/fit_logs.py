@@ -122,7 +122,7 @@ def log_fit_lines(fit: LogFit) -> str:
         band = "" if low is None or high is None else f"  [{low:.4g}, {high:.4g}]"
         lines.append(f"  {name:<6}{value.value:.6g}{band} {value.unit}".rstrip())
     if file.range.d is not None:
-        lines.append(f"  D from {file.range.d[0]:.4g} to {file.range.d[1]:.4g} tokens")
+        lines.append(f"  D from {_tokens(file.range.d[0])} to {_tokens(file.range.d[1])} tokens")
     lines.append(f"{len(fit.curves.curves)} curves, {len(fit.curves.dropped)} runs without")
     lines += [f"  {dropped.run}: {dropped.reason}" for dropped in fit.curves.dropped[:10]]
     for setting in file.diagnostics.get("settings_left_out", []):
@@ -132,7 +132,7 @@ def log_fit_lines(fit: LogFit) -> str:
         loss_error = "" if crossing.loss_error is None else f" ± {crossing.loss_error:.3f}"
         lines.append(
             f"  {crossing.batch_large:,.0f} overtakes {crossing.batch_small:,.0f} at "
-            f"{crossing.tokens:.4g} tokens{spread}, loss {crossing.loss:.3f}{loss_error}"
+            f"{_tokens(crossing.tokens)} tokens{spread}, loss {crossing.loss:.3f}{loss_error}"
         )
     if isinstance(fit.law, BatchLaw):
         lines += ["", "best batch by target loss (tokens):"]
@@ -150,3 +150,9 @@ def log_fit_lines(fit: LogFit) -> str:
         rows = pl.DataFrame([asdict(audit) for audit in fit.audits], infer_schema_length=None)
         lines.append(text_table(rows.drop("worst", "in_band", "worst_cost")))
     return "\n".join(lines)
+
+
+def _tokens(value: float) -> str:
+    from megascale.units import short_count
+
+    return short_count(round(value))

@@ -231,3 +231,18 @@ def read_options(
         parse_batches(batch_tokens, "--batch-tokens"),
         loss_kind,
     )
+
+
+def require_figure(width: float | None, figure: object, key: str) -> None:
+    """Refuse a width where nothing is drawn.
+
+    Args:
+        width: of --figure-width.
+        figure: what is to be drawn; None for nothing.
+        key: the option that says it.
+
+    Raises:
+        ConfigError: there is a width and no figure.
+    """
+    if width is not None and figure is None:
+        raise ConfigError.of("--figure-width", width, f"is that of {key}, which is not given", key)

@@ -332,3 +332,7 @@ LawOfSchedules = Annotated[
 # Output ----------------------------------------------------------------------------------------
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FigureWidth = Annotated[
+    float | None,
+    typer.Option(min=1, max=40, help="Width of the figures in inches, texts as large as ever."),
+]

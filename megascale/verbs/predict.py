@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from megascale.verbs import schedule_options as own
-from megascale.verbs.options import AsJson, LawOfSchedules, ParamsOfSizes
+from megascale.verbs.option_words import require_figure
+from megascale.verbs.options import AsJson, FigureWidth, LawOfSchedules, ParamsOfSizes
 
 if TYPE_CHECKING:
     from megascale.propose.prediction import PredictedSchedule
@@ -84,6 +85,7 @@ def predict(
     ] = None,
     beyond_data: own.BeyondData = False,
     plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
+    figure_width: FigureWidth = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the loss of batch and learning-rate schedules, with intervals, side by side.
@@ -94,6 +96,7 @@ def predict(
     from megascale.errors import ConfigError
     from megascale.formats.schedule_law_file import read_schedule_law
 
+    require_figure(figure_width, plot, "--plot")
     if measured is not None:
         from megascale.verbs.predict_check import show_check
 
@@ -146,7 +149,7 @@ def predict(
     if plot is not None:
         from megascale.report.prediction_figure import draw_predictions
 
-        draw_predictions(found, file.confidence, plot)
+        draw_predictions(found, file.confidence, plot, figure_width)
     _show(found, so_far, conditions, law, file.confidence, as_json)
 
 
@@ -163,7 +166,7 @@ _OF_BATCH = (
 )
 """Options of the schedules of --batch."""
 
-_OF_LAW = ("batch", "law_file", "beyond_data", "plot", "then", "megatron_args")
+_OF_LAW = ("batch", "law_file", "beyond_data", "plot", "figure_width", "then", "megatron_args")
 """Options of a prediction."""
 
 

@@ -40,6 +40,8 @@ def show_check(written: Path, runs: Sequence[Path], as_json: bool) -> None:
                     "predicted": one.schedule.against_first
                     and one.schedule.against_first.model_dump(),
                     "measured": one.against_first,
+                    "before_decay": one.before_decay,
+                    "time": one.time,
                 },
             }
             for one in checked

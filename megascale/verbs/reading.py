@@ -44,7 +44,7 @@ def load_logs(
         cache=cache,
         progress=sys.stderr.isatty(),
     )
-    for line in (*_passed_over(loaded.skipped), *_mixed(loaded)):
+    for line in (*_passed_over(loaded.skipped), *_mixed(loaded), *_equal(loaded)):
         typer.echo(f"megascale: {line}", err=True)
     return loaded
 
@@ -82,6 +82,17 @@ def _mixed(loaded: RunTable) -> Iterator[str]:
         yield f"{place}: {message}"
     if len(found) > SKIPPED_SHOWN:
         yield f"{len(found) - SKIPPED_SHOWN:,} more logs of several runs (megascale runs check)"
+
+
+def _equal(loaded: RunTable) -> Iterator[str]:
+    """Which runs have the losses of another: one run twice is no seed."""
+    from megascale.runs.check import equal_curves
+
+    found = equal_curves(loaded)
+    for run, other in found[:SKIPPED_SHOWN]:
+        yield f"warning: {run} has the losses of {other}, all of them: it is no further seed"
+    if len(found) > SKIPPED_SHOWN:
+        yield f"{len(found) - SKIPPED_SHOWN:,} more runs with another's losses"
 
 
 def _passed_over(skipped: list[tuple[Path, str]]) -> Iterator[str]:

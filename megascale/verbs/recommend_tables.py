@@ -16,8 +16,10 @@ def print_recommendation(found: Recommendation, console: Console) -> None:
     """Print one table a quantity, medians beneath it, then what stands behind each law."""
     target = found.target
     console.print(
-        f"N = {target.params:.4g} parameters, {target.active_params:.4g} active; "
-        f"D = {target.tokens:.4g} tokens; sequences of {found.sequence_length} tokens",
+        f"N = {short_count(round(target.params))} parameters, "
+        f"{short_count(round(target.active_params))} active; "
+        f"D = {short_count(round(target.tokens))} tokens; "
+        f"sequences of {found.sequence_length} tokens",
         highlight=False,
     )
     answers = (found.lr, found.batch, found.weight_decay, found.loss)

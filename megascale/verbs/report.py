@@ -55,8 +55,10 @@ def report(
         typer.Option(help="Table of finished runs over learning rate and batch; repeatable."),
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="Also write every figure as PNG and SVG into this folder.")
+        Path | None,
+        typer.Option(help="Also write every figure as PNG, SVG and PDF into this folder."),
     ] = None,
+    figure_width: said.FigureWidth = None,
     as_json: said.AsJson = False,
     title: Annotated[str, typer.Option(help="Of the page.")] = "megascale report",
     law: Annotated[
@@ -109,9 +111,11 @@ def report(
     from megascale.report.inputs import read_inputs
     from megascale.report.options import calculator_defaults, study_defaults
     from megascale.report.page import write_page
+    from megascale.verbs.progress import StageLine
 
     replicates = LogOptions.replicates if bootstrap is None else bootstrap
     words.require_replicates(replicates)
+    words.require_figure(figure_width, figures, "--figures")
     use_threads(threads)
     losses = words.parse_loss(loss)
     inputs = read_inputs(
@@ -125,29 +129,31 @@ def report(
         cache=cache,
         progress=sys.stderr.isatty(),
     )
-    findings = find_all(
-        inputs.runs,
-        inputs.points,
-        inputs.grids,
-        law="auto" if law is None else law.value,
-        options=LogOptions(
-            targets=LogOptions.targets
-            if target_loss is None
-            else words.parse_target_loss(target_loss),
-            window=words.parse_smooth(smooth or "5%"),
-            phase=phase.value,
-            losses=losses,
-            replicates=replicates,
-            confidence=confidence,
-            seed=seed,
-        ),
-        naming=Naming(
-            "this report's B_opt(D)",
-            inputs=[Input(path=file["path"], sha256=file["sha256"]) for file in inputs.files],
-            source="this report",
-        ),
-        grid_kinds=inputs.grid_kinds,
-    )
+    with StageLine(as_json) as stage:
+        stage.show("fitting laws, comparing runs")
+        findings = find_all(
+            inputs.runs,
+            inputs.points,
+            inputs.grids,
+            law="auto" if law is None else law.value,
+            options=LogOptions(
+                targets=LogOptions.targets
+                if target_loss is None
+                else words.parse_target_loss(target_loss),
+                window=words.parse_smooth(smooth or "5%"),
+                phase=phase.value,
+                losses=losses,
+                replicates=replicates,
+                confidence=confidence,
+                seed=seed,
+            ),
+            naming=Naming(
+                "this report's B_opt(D)",
+                inputs=[Input(path=file["path"], sha256=file["sha256"]) for file in inputs.files],
+                source="this report",
+            ),
+            grid_kinds=inputs.grid_kinds,
+        )
     settings = Settings(
         title=title,
         laws=[*(read_law_file(path) for path in law_file or ()), *inputs.laws],
@@ -156,21 +162,27 @@ def report(
             params, active_params, tokens, seq_length, study_defaults(inputs.runs, inputs.grids)
         ),
     )
-    document = build_document(inputs, findings, settings)
-    path = write_page(document, output)
-    drawn: list[Path] = []
-    if figures is not None:
-        from megascale.report.figures import draw_figures
+    with StageLine(as_json) as stage:
+        stage.show("predicting runs by the laws of schedules")
+        document = build_document(inputs, findings, settings)
+        path = write_page(document, output)
+        drawn: list[Path] = []
+        if figures is not None:
+            from megascale.report.figures import draw_figures
 
-        drawn = draw_figures(document, figures)
+            stage.show("drawing figures")
+            drawn = draw_figures(document, figures, figure_width)
     if as_json:
         found = document_summary(document) | {"page": str(path), "figures": [str(p) for p in drawn]}
         typer.echo(json.dumps(found, indent=2))
         return
-    for note in inputs.notes[:NOTES_SHOWN]:
+    for text in document["verdicts"]:
+        typer.echo(text)
+    notes = document["notes"]
+    for note in notes[:NOTES_SHOWN]:
         typer.echo(f"megascale: {note}", err=True)
-    if len(inputs.notes) > NOTES_SHOWN:
-        more = len(inputs.notes) - NOTES_SHOWN
+    if len(notes) > NOTES_SHOWN:
+        more = len(notes) - NOTES_SHOWN
         typer.echo(f"megascale: {more:,} more notes stand at the end of the page", err=True)
     if drawn:
         typer.echo(f"{figures}: {len(drawn)} figures")

@@ -77,6 +77,7 @@ def schedule(
     no_worse: own.NoWorse = 0.0,
     beyond_data: own.BeyondData = False,
     plot: own.Plot = None,
+    figure_width: said.FigureWidth = None,
     to: own.To = None,
     output: own.Output = None,
     as_json: said.AsJson = False,
@@ -148,13 +149,16 @@ def schedule(
         }
         refuse_beside("--optimize", sources)
         trainer = None if to is None else to.value
-        plan_best(law_of, asked, to=trainer, output=output, plot=plot, as_json=as_json)
+        plan_best(
+            law_of, asked, to=trainer, output=output, plot=plot, width=figure_width, as_json=as_json
+        )
         return
     planning: dict[str, object] = {
         "--min-gap": min_gap,
         "--step-seconds": step_seconds,
         "--price": price,
         "--plot": plot,
+        "--figure-width": figure_width,
         "--shrink": shrink or None,
         "--no-worse": no_worse or None,
     }

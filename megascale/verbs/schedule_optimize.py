@@ -114,6 +114,7 @@ def optimize_schedule(
     to: str | None,
     output: Path | None,
     plot: Path | None,
+    width: float | None,
     as_json: bool,
 ) -> None:
     """Plan, print the verdict with its tables, and write what was asked for.
@@ -160,7 +161,7 @@ def optimize_schedule(
     if plot is not None:
         from megascale.report.plan_figure import draw_best_schedule
 
-        draw_best_schedule(found, verdict.chosen, plot)
+        draw_best_schedule(found, verdict.chosen, plot, width)
     _show(found, verdict, laid, text, output, plot, as_json, best_schedule_dict(found))
 
 

@@ -91,12 +91,23 @@ def text_table(frame: Any) -> str:
 
     rows = [[plain_cell(value) for value in row] for row in frame.iter_rows()]
     left = [at for at, kind in enumerate(frame.schema.values()) if kind == pl.String]
-    return "\n".join(plain_lines(frame.columns, rows, left=left, indent="  "))
+    width = terminal_width()
+    return "\n".join(plain_lines(frame.columns, rows, left=left, indent="  ", width=width))
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that standard output is; None where it is none."""
+    import shutil
+    import sys
+
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a plain table: the first column to the left, the others to the right."""
+    """Print a plain table: the first column to the left, the others to the right; on a terminal
+    that is too narrow in parts, below each other.
+    """
     import typer
 
-    for line in plain_lines(columns, rows):
+    for line in plain_lines(columns, rows, width=terminal_width()):
         typer.echo(line)

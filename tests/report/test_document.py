@@ -25,6 +25,7 @@ from megascale.laws.law_files import Naming, json_types
 from megascale.report import page as page_module
 from megascale.report.calculator import Defaults
 from megascale.report.document import Settings, document_summary
+from megascale.report.figure_style import line_colours
 from megascale.report.figures import draw_figures
 from megascale.report.inputs import read_inputs
 from megascale.report.options import calculator_defaults, study_defaults
@@ -204,11 +205,24 @@ def test_a_page_beyond_its_size_is_refused(document, monkeypatch):
         render_page(document)
 
 
-def test_figures_are_written_as_png_and_svg(document, tmp_path):
-    written = draw_figures(document, tmp_path / "figures")
+def test_figures_are_written_as_png_svg_and_pdf(document, tmp_path):
+    written = draw_figures(document, tmp_path / "figures", width=3.5)
     names = {path.name for path in written}
-    assert {"loss-tokens.png", "tokens-steps-1.svg", "batch-tokens.png", "grid-02.svg"} <= names
+    assert {"loss-tokens.png", "tokens-steps-1.svg", "batch-tokens.pdf", "grid-02.svg"} <= names
     assert all(path.stat().st_size > 3000 for path in written)
+    for path in written:
+        if path.suffix == ".pdf":  # text as TrueType, not as outlines
+            text = path.read_bytes()
+            assert b"/CIDFontType2" in text
+            assert b"/Type3" not in text
+        elif path.suffix == ".svg":
+            text = path.read_text()
+            assert "<text" in text
+            assert 'width="252pt"' in text
+
+
+def test_every_line_has_a_colour_of_its_own():
+    assert len(set(line_colours(40))) == 40
 
 
 def test_the_verb_writes_page_and_summary(tmp_path):
