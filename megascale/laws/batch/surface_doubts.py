@@ -23,9 +23,9 @@ def surface_doubts(surface: SurfaceFit, confidence: float) -> list[str]:
         out.append("loss_surface: the fit did not converge")
     if surface.batches < SURE_BATCHES:
         out.append(
-            f"loss_surface has {len(PARAMETERS)} parameters, and {surface.batches} batch sizes were "
-            f"run; with fewer than {SURE_BATCHES} its best batch can be far off where the loss is "
-            "no such surface"
+            f"loss_surface has {len(PARAMETERS)} parameters, and {surface.batches} batch sizes "
+            f"were run; with fewer than {SURE_BATCHES} its best batch can be far off where the "
+            "loss is no such surface"
         )
     if surface.freedom < SURE_FREEDOM:
         out.append(
