@@ -51,11 +51,14 @@ def test_bands_hold_what_they_say(name: str) -> None:
     assert sum(shares) / len(shares) <= 0.99
 
 
-def test_a_law_that_others_refute_is_widened_until_it_holds() -> None:
-    study = partial(studies.best_batches_from_points, "noise_floor", "two_power", 9)
-    held, _ = studies.repeat(study, STUDIES)
-    for band, inside in held.items():
-        assert sum(inside) / len(inside) >= least(STUDIES), band
+@pytest.mark.parametrize("truth", ["noise_floor", "wsd"])
+def test_bands_of_a_law_that_others_refute_are_withheld(truth: str) -> None:
+    """Two powers through points of a piecewise law held a stated 90 % in 29 % of studies."""
+    study = partial(studies.best_batches_from_points, truth, "two_power", 9)
+    held, refused = studies.repeat(study, 10)
+    assert refused == 0
+    shown = sum(len(inside) for name, inside in held.items() if name.startswith("f(D)"))
+    assert shown <= 4  # of 40
 
 
 def test_grid_laws_hold() -> None:
