@@ -76,6 +76,7 @@ def fit_command(
     ] = None,
     seed: said.Seed = 0,
     threads: said.Threads = None,
+    weight_decay: said.WeightDecayOf = None,
     n_kind: said.NKindOf = None,
     loss: said.Loss = "auto",
     target_loss: said.TargetLoss = "8",
@@ -360,6 +361,7 @@ def fit_command(
             fit_schedule_law(
                 logs,
                 called,
+                weight_decay=weight_decay,
                 replicates=replicates,
                 confidence=confidence,
                 output=output,

@@ -78,6 +78,7 @@ _MEANT_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("target_loss", "points", "smooth", "phase", "form"), (LOGS,)),
     "bootstrap": (POINTS, LOGS, LOSSES, SCHEDULE),
     "seed": (POINTS, LOGS, LOSSES),
+    "weight_decay": (SCHEDULE,),
     "name": (LOGS, GRID, SCHEDULE),
     "n_kind": (LOGS, GRID),
     **dict.fromkeys(("loss", "params"), (LOGS, GRID, LOSSES)),
