@@ -207,8 +207,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     for row in rows:
         laws = ", ".join(f"{name} {count}" for name, count in sorted(row["laws"].items()))
         lines.append(
-            f"| {row['study']} | {row['studies']} | {cells(row['held'], '.0f')} | {cells(row['widths'], '.3g')} "
-            f"| {row['withheld']['1']:.0f} | {laws} |"
+            f"| {row['study']} | {row['studies']} | {cells(row['held'], '.0f')} "
+            f"| {cells(row['widths'], '.3g')} | {row['withheld']['1']:.0f} | {laws} |"
         )
     seconds = sum(row["seconds"] for row in rows)
     return "\n".join([*lines, "", f"{seconds:.0f} s of CPU time"])
