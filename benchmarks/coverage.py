@@ -150,6 +150,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             last = row["heading"]
             lines += ["", f"### {last}", "", "| simulated | held, in % |", "|---|---|"]
         text = ", ".join(f"{band} {share:.0f}" for band, share in row["held"].items())
+        text = text or "all bands withheld: other laws describe and predict the points better"
         said = f" ({row['refused']} gave no law)" if row["refused"] else ""
         lines.append(f"| {row['name']}{said} | {text} |")
     seconds = sum(row["seconds"] for row in rows)

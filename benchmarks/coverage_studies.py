@@ -131,6 +131,8 @@ def best_batches_from_points(
     held: Held = defaultdict(list)
     for row in made.optimal.table.filter(pl.col("used")).iter_rows(named=True):
         tokens = FAMILY_TOKENS[int(np.argmin(np.abs(FAMILY_LOSSES - row["target_loss"])))]
+        if row["low"] is None:
+            continue
         shift = 1.0 if row["n_params"] is None else (row["n_params"] / 1e8) ** 0.2
         held["B_opt of a target"].append(row["low"] <= shift * family_best(tokens) <= row["high"])
         held["E_min of a target"].append(row["tokens_low"] <= tokens <= row["tokens_high"])
@@ -226,7 +228,9 @@ def _places(span: tuple[float, float]) -> Iterator[tuple[str, float]]:
 def _add_law(held: Held, law: Any, truth: Callable[[float], float], n: float = 1.0) -> None:
     for name, tokens in _places(law.range.d):
         band = law_band(law, n, tokens)
-        assert band is not None
+        if band is None:
+            assert law.diagnostics["band_withheld"]
+            continue
         assert band.confidence == CONFIDENCE
         held[name].append(band.low <= truth(tokens) <= band.high)
 

@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 from scipy import stats
 
+from benchmarks import coverage_end_to_end as end_to_end
 from benchmarks import coverage_studies as studies
 from benchmarks.coverage_studies import Held, Runs
 
@@ -50,11 +51,14 @@ def test_bands_hold_what_they_say(name: str) -> None:
     assert sum(shares) / len(shares) <= 0.99
 
 
-def test_a_law_that_others_refute_is_widened_until_it_holds() -> None:
-    study = partial(studies.best_batches_from_points, "noise_floor", "two_power", 9)
-    held, _ = studies.repeat(study, STUDIES)
-    for band, inside in held.items():
-        assert sum(inside) / len(inside) >= least(STUDIES), band
+@pytest.mark.parametrize("truth", ["noise_floor", "wsd"])
+def test_bands_of_a_law_that_others_refute_are_withheld(truth: str) -> None:
+    """Two powers through points of a piecewise law held a stated 90 % in 29 % of studies."""
+    study = partial(studies.best_batches_from_points, truth, "two_power", 9)
+    held, refused = studies.repeat(study, 10)
+    assert refused == 0
+    shown = sum(len(inside) for name, inside in held.items() if name.startswith("f(D)"))
+    assert shown <= 4  # of 40
 
 
 def test_grid_laws_hold() -> None:
@@ -86,3 +90,27 @@ def test_parameters_of_other_laws_hold(resample: str | None) -> None:
     for law, held in studies.engine_laws(300, 1, resample).items():
         for name, inside in held.items():
             assert sum(inside) / len(inside) >= low, (law, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 2, 4, 11])
+def test_what_is_recommended_from_logs_holds(which: int) -> None:
+    """Warmup, a floor that builds up, smoothing: from CSV logs to the band of `recommend`."""
+    study = end_to_end.STUDIES[which]
+    found = [end_to_end.one_study(study, seed)[1] for seed in range(STUDIES)]
+    for times in end_to_end.TIMES:
+        told = [shown[times].held for shown in found if shown[times].held is not None]
+        assert len(told) >= STUDIES - 3 or not told
+        assert all(shown[times].reason for shown in found if shown[times].held is None)
+        assert sum(map(bool, told)) / max(len(told), 1) >= least(len(told)), (study.words, times)
+
+
+def test_one_study_goes_from_logs_to_a_recommendation() -> None:
+    law, shown = end_to_end.one_study(end_to_end.Study(6, 1), 1)
+    assert law in ("loss_surface", "noise_floor", "two_power")
+    widths = [shown[times].log_width for times in end_to_end.TIMES]
+    assert all(one.held for one in shown.values())
+    assert 0 < widths[0] < widths[1] < widths[2] < 1
+    law, shown = end_to_end.one_study(end_to_end.Study(3, 1), 1)
+    assert law == "no law"
+    assert all("best batch needs runs of at least" in one.reason for one in shown.values())

@@ -36,7 +36,7 @@ class FormVerdict:
 
     Attributes:
         law: its name.
-        parameters: without the residuals' variance.
+        parameters: of the problems compared, without the residuals' variance.
         rms: of log y.
         aicc: summed over the problems, one variance for all.
         held_out: rms of log y at points that the fit has not seen, values of the last input left
@@ -59,6 +59,9 @@ def compare_laws(
 ) -> list[FormVerdict]:
     """Fit rival laws to the same points, best by AICc first.
 
+    AICc and rms are of the problems that every law describes with finite numbers, so that one
+    failed fit decides nothing; `failed` counts them.
+
     Args:
         x: inputs, one (points,) array each: D; or N and D.
         y: (points,) positive target.
@@ -77,7 +80,23 @@ def compare_laws(
         laws = RIVALS[len(columns)]
     owner = np.zeros(len(y), dtype=np.int64) if owner is None else np.asarray(owner)
     _, owner = np.unique(owner, return_inverse=True)
-    verdicts = [_verdict(law, columns, y, owner) for law in laws]
+    problems = [np.flatnonzero(owner == p) for p in range(int(owner.max()) + 1)]
+    fits = {law: _fit(law, columns, y, problems) for law in laws}
+    residuals = {
+        law: [
+            np.log(y[rows] / fit.predict(*columns[:, rows], problem=p))
+            for p, rows in enumerate(problems)
+        ]
+        for law, fit in fits.items()
+    }
+    finite = [
+        all(np.isfinite(of[p]).all() for of in residuals.values()) for p in range(len(problems))
+    ]
+    compared = [p for p, known in enumerate(finite) if known] or list(range(len(problems)))
+    verdicts = [
+        _verdict(law, columns, y, problems, fits[law], [residuals[law][p] for p in compared])
+        for law in laws
+    ]
     return sorted(verdicts, key=lambda verdict: verdict.aicc)
 
 
@@ -86,29 +105,32 @@ def verdict_table(verdicts: Sequence[FormVerdict]) -> pl.DataFrame:
     return pl.DataFrame([asdict(verdict) for verdict in verdicts])
 
 
-def _verdict(law: str, x: Array, y: Array, owner: Rows) -> FormVerdict:
+def _verdict(
+    law: str,
+    x: Array,
+    y: Array,
+    problems: Sequence[Rows],
+    result: fitting.FitResult,
+    residuals: Sequence[Array],
+) -> FormVerdict:
+    """How a law did; `residuals` are of the problems that count for AICc."""
     free = len(engine_law(law, len(x)).params)
-    problems = [np.flatnonzero(owner == p) for p in range(int(owner.max()) + 1)]
-    result = _fit(law, x, y, problems)
-    residual = np.concatenate(
-        [
-            np.log(y[rows] / result.predict(*x[:, rows], problem=p))
-            for p, rows in enumerate(problems)
-        ]
-    )
-    n, k = len(residual), free * len(problems) + 1
+    residual = np.concatenate(residuals)
+    n, k = len(residual), free * len(residuals) + 1
     total = float((residual**2).sum())
-    enough = n > k + 1 and np.isfinite(total) and total > 0
-    aicc = n * np.log(total / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1) if enough else np.inf
+    aicc = np.inf
+    if n > k + 1 and np.isfinite(total):
+        with np.errstate(divide="ignore"):  # points without noise can be met exactly
+            aicc = float(n * np.log(total / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
     folds = [fold for rows in problems for fold in _folds(x[-1], rows)]
     far = [
         (rows[x[-1][rows] < edge], rows[x[-1][rows] >= edge]) for rows, edge in _edges(x, problems)
     ]
     return FormVerdict(
         law=law,
-        parameters=free * len(problems),
+        parameters=free * len(residuals),
         rms=float(np.sqrt(total / n)),
-        aicc=float(aicc),
+        aicc=aicc,
         held_out=_unseen(law, x, y, folds, free),
         beyond=_unseen(law, x, y, far, free),
         failed=int((~result.solved).sum()),

@@ -23,6 +23,7 @@ from megascale.laws.batch.points import Extraction, at_peak_rate, choose_targets
 from megascale.laws.batch.study import AUTO, BATCH_LAWS
 from megascale.laws.batch.surface import SurfaceFit, fit_surfaces, surface_law_file
 from megascale.laws.batch.surface_choice import ABOVE, few_batches, surface_curves, surface_or_laws
+from megascale.laws.batch.surface_doubts import surface_doubts
 from megascale.laws.batch.tokens_steps import LAW_PARAMETERS
 from megascale.laws.law_files import Naming, NKind
 from megascale.laws.learning_rate import search_factor
@@ -85,6 +86,11 @@ class LogFit:
     extraction: Extraction | None
     law: BatchLaw | RateLaw | SurfaceFit
     audits: list[Audit]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against the law, in words."""
+        return list(self.file.diagnostics.get("warnings", []))
 
 
 def points_of_logs(logs: RunTable, options: LogOptions | None = None) -> pl.DataFrame:
@@ -358,6 +364,7 @@ def _fit_surface(
     evidence: dict[str, Any],
 ) -> LogFit:
     surface, targets = surface_of(curves, options)
+    evidence = evidence | {"warnings": surface_doubts(surface, options.confidence)}
     file = surface_law_file(surface, targets, naming, options.confidence, evidence)
     return LogFit(file, found, crossings, None, surface, [])
 

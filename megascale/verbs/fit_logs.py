@@ -46,7 +46,7 @@ def fit_run_logs(
         raise FitError.of("--output", str(output), "a law from logs is written as .json")
     fit = fit_logs(logs, law, naming, options)
     typer.echo(fit.file.to_json() if as_json else log_fit_lines(fit), nl=not as_json)
-    warn(getattr(fit.law, "warnings", []))
+    warn(fit.warnings)
     if output is not None:
         write(fit.file, output)
     return EXIT_DONE

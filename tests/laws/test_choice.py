@@ -61,3 +61,20 @@ def test_points_as_few_as_parameters_say_nothing() -> None:
     assert np.isnan(few[0].held_out)
     with pytest.raises(FitError, match="inputs = 3"):
         compare_laws([TOKENS, TOKENS, TOKENS], TOKENS)
+
+
+def test_one_problem_that_cannot_be_fitted_decides_nothing() -> None:
+    """A group of two points, too few for the floor, made its law lose in all groups."""
+    loss = np.concatenate([noisy(2 + 300 * TOKENS**-0.3, 1), [2.5, 2.4]])
+    tokens = np.concatenate([TOKENS, [1e9, 1e10]])
+    owner = np.repeat([0, 1], [len(TOKENS), 2])
+    verdicts = compare_laws([tokens], loss, owner)
+    assert verdicts[0].law == "loss_curve"
+    assert np.isfinite(verdicts[0].aicc)
+    assert verdicts[0].failed == 1
+    (alone,) = compare_laws([TOKENS], loss[:-2], laws=["loss_curve"])
+    assert verdicts[0].aicc == pytest.approx(alone.aicc)
+
+
+def test_points_that_a_law_meets_exactly_choose_it() -> None:
+    assert compare_laws([TOKENS], 30 * TOKENS**-0.1)[0].law == "power_law"

@@ -239,14 +239,16 @@ def test_a_law_that_the_points_speak_against_is_warned_of(
 ) -> None:
     fit = fit_logs(logs, "wsd", Naming("x"))
     assert isinstance(fit.law, BatchLaw)
-    few, worse, unseen = fit.law.warnings
+    few, worse, unseen, withheld = fit.law.warnings
     assert "wsd has 6 parameters, and at most 8 batch sizes" in few
     assert "noise_floor describes the same points better" in worse
     assert "noise_floor predicts batches it has not seen better" in unseen
+    assert "the bands of wsd are withheld" in withheld
+    assert fit.file.covariance is None
     assert fit.file.diagnostics["warnings"] == fit.law.warnings
     assert doubts(fit.law.selection, "noise_floor", 8) == []
     assert run("fit", folder, "--law", "wsd") == 0
-    assert capsys.readouterr().err.count("megascale: warning: ") == 3
+    assert capsys.readouterr().err.count("megascale: warning: ") == 4
     assert run("fit", folder) == 0  # logs take the law that they support
     said = capsys.readouterr()
     assert "best batches by one loss surface" in said.out

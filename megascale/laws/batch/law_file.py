@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ def batch_law_file(
     evidence: dict[str, Any] | None = None,
     inputs: Sequence[Input] = (),
     source: str = "",
+    banded: bool = True,
 ) -> LawFile:
     """B_opt(D) as a law file of consumed tokens.
 
@@ -43,6 +45,7 @@ def batch_law_file(
         evidence: added to the file's diagnostics.
         inputs: files the points come from.
         source: study the points come from.
+        banded: whether the law has its band and its parameters their intervals.
 
     Raises:
         FitError: too few usable targets, a table of several model sizes or learning rates, or a
@@ -60,7 +63,10 @@ def batch_law_file(
     }
     if form == "power":
         power = fit_batch_power(optimal)
-        body = power_fields(power.law, "tokens", optimal.confidence)
+        law = power.law
+        if not banded:
+            law = replace(law, covariance=np.full_like(law.covariance, np.nan))
+        body = power_fields(law, "tokens", optimal.confidence)
         diagnostics["power"] = {
             "rms": power.law.rms,
             "birge": power.birge,

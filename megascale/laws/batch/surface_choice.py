@@ -126,6 +126,6 @@ def surface_held_out(curves: Sequence[Curve], points: pl.DataFrame) -> float:
         own = counted.filter(pl.col("batch_tokens") == batch)
         for target, tokens in own.select("target_loss", "tokens").iter_rows():
             said = float(surface.tokens_to(target, batch))
-            if np.isfinite(said):
+            if np.isfinite(said) and said > 0:
                 errors.append(np.log(said / tokens))
     return float(np.sqrt(np.mean(np.square(errors)))) if errors else float("nan")

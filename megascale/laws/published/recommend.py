@@ -27,6 +27,9 @@ TITLES = {
 POOLED = ("lr and batch tuned together", "fixed batch", "optimal batch", "critical batch")
 """Regimes whose laws answer the same question, so that a median means something."""
 
+TELLS_NOTHING = 1e3
+"""A band that is wider by more than this factor says nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -195,6 +198,11 @@ def own_row(
     if law.d_kind == "consumed":
         warnings.append("D was consumed tokens in the fit: this is the value at the run's end")
     band = law_band(law, n, target.tokens, confidence)
+    if band is None and "band_withheld" in law.diagnostics:
+        warnings.append(str(law.diagnostics["band_withheld"]))
+    if band is not None and not band.high <= TELLS_NOTHING * band.low:
+        spread = band.high / band.low if band.low > 0 else math.inf
+        warnings.append(f"its band spans a factor of {spread:.2g}: the runs do not tell this value")
     value = law.evaluate(n, target.tokens)
     return Row(
         law=law.name,

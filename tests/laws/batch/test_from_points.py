@@ -19,13 +19,18 @@ from megascale.laws.audit import audit_loss_curves
 from megascale.laws.batch.audit import audit_batch_law
 from megascale.laws.batch.batch_power import fit_batch_power
 from megascale.laws.batch.equivalence import best_batch_at_tokens, equivalence
+from megascale.laws.batch.from_points import batch_law_from_points
 from megascale.laws.batch.law_file import batch_law_file
 from megascale.laws.batch.optimum import optimal_batches
 from megascale.laws.batch.points import choose_targets, extract
 from megascale.laws.batch.select import leave_one_batch_out, select
 from megascale.laws.batch.surface import fit_surfaces
 from megascale.laws.batch.tokens_steps import enough_points, fit_tokens_steps, sort_points
+from megascale.laws.law_files import Naming
+from megascale.laws.published.law import Target
+from megascale.laws.published.recommend import own_row
 from tests.curves.simulated import BATCHES, Truth, run_table
+from tests.laws.batch.simulated import family_points
 
 TRUTH = Truth()
 
@@ -220,3 +225,25 @@ def test_surface_gives_every_target_at_once(curves: list[Curve]) -> None:
     assert exponent.low < TRUTH.p / (TRUTH.p + TRUTH.q) < exponent.high
     with pytest.raises(FitError, match="more of them"):
         fit_surfaces(curves[:3])
+
+
+def test_bands_of_a_refuted_law_are_withheld_and_said(tmp_path: Path) -> None:
+    points = family_points("wsd", 3, 9)
+    made = batch_law_from_points(points, "two_power", Naming("study"), replicates=40)
+    assert made.optimal.table["low"].null_count() == len(made.optimal.table)
+    (said,) = [text for text in made.warnings if "withheld" in text]
+    assert "predict batches left out clearly better" in said
+    path = tmp_path / "law.json"
+    path.write_text(made.file.to_json())
+    law = read_law_file(path)
+    assert law.diagnostics["band_withheld"] == said
+    assert law_band(law, 1e8, 1e9) is None
+    assert law.parameters["b"].low is None
+    target = Target(params=1e8, active_params=1e8, tokens=1e9)
+    row = own_row(law, target, 4096)
+    assert (row.low, row.high) == (None, None)
+    assert said in row.warnings
+    points = family_points("noise_floor", 3, 9)
+    kept = batch_law_from_points(points, "noise_floor", Naming("study"), replicates=40)
+    assert law_band(kept.file, 1e8, 1e9) is not None
+    assert not any("withheld" in text for text in kept.warnings)
