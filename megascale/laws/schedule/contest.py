@@ -22,6 +22,8 @@ from megascale.laws.schedule.select import HeldOutSchedule, HoldOut, folds, held
 
 FAMILY = ("theta", "w0", "snr", "power", "two_exponentials", "exponential_r")
 """Forms that predicted left-out schedules best so far (docs/schedule-law.md)."""
+EFFECTIVE = ("effective_theta", "effective_snr", "effective")
+"""Forms in the learning rate over the weights' size, tried where logs have it."""
 RIVALS: Mapping[str, str] = {
     "state_equivalence": "state equivalence",
     "fixed_surface": "the surface of fixed batches",
