@@ -11,22 +11,20 @@ present rule for intervals, beside what was written; one or two minutes on one c
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
-import polars as pl
-from scipy.stats import spearmanr, t
+from scipy.stats import spearmanr
 
 from megascale.laws.schedule.histories import runs_of_table
 from megascale.propose.fittable_runs import fittable_runs
 from megascale.propose.prediction import PredictedSchedule, predict_schedules
 from megascale.propose.schedule_law import search_schedule_law
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "studies"
+from .study_logs import FOLDER, Ends, by_seed, mean_of_pairs, read_ends, read_log
+
 FIT, HELD_OUT = FOLDER / "schedule_fit.csv.gz", FOLDER / "schedule_held_out.csv.gz"
 PLANNED = FOLDER / "schedule_planned.csv.gz"
 PREDICTIONS = FOLDER / "schedule_predictions.json"
@@ -53,52 +51,14 @@ WEIGHT_DECAY = 0.1
 """Of all runs."""
 
 
-@dataclass(frozen=True)
-class Ends:
-    """Last validation losses of a schedule by seed, and its optimiser steps."""
-
-    loss: dict[int, float]
-    steps: float
-
-    @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return float(np.mean(list(self.loss.values())))
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over seeds."""
-        return float(np.std(list(self.loss.values()), ddof=1)) if len(self.loss) > 1 else np.nan
-
-
-def read_ends(path: Path) -> dict[str, Ends]:
-    """Last validation losses of a study's finished runs, by arm."""
-    table = read_table(path)
-    last = table.filter(pl.col("loss_kind") == "validation").sort("tokens").group_by("run").last()
-    last = last.filter(pl.col("tokens") >= 0.99 * pl.col("tokens").max())
-    found: dict[str, tuple[dict[int, float], list[float]]] = {}
-    for run, loss, steps in last.select("run", "loss", "step").iter_rows():
-        arm, _, seed = run.partition("_seed-")
-        losses, counts = found.setdefault(arm, ({}, []))
-        losses[int(seed)] = loss
-        counts.append(steps)
-    return {arm: Ends(losses, float(np.mean(counts))) for arm, (losses, counts) in found.items()}
-
-
-def read_table(path: Path) -> pl.DataFrame:
-    """A study's logs."""
-    with gzip.open(path) as file:
-        return pl.read_csv(file.read())
-
-
 def predict_again() -> list[PredictedSchedule]:
     """The second study's schedules by a law fitted to the first one's runs, as `megascale fit
     --law schedule` and `megascale predict` do; of the second only batches and rates are read."""
-    runs, loss, begin = fittable_runs(read_table(FIT), weight_decay=WEIGHT_DECAY)
+    runs, loss, begin = fittable_runs(read_log(FIT), weight_decay=WEIGHT_DECAY)
     law = search_schedule_law(
         runs, loss=loss, from_tokens=begin, weight_decay=WEIGHT_DECAY, threads=1
     ).law
-    table = read_table(HELD_OUT)
+    table = read_log(HELD_OUT)
     names = [one["schedule"] for one in json.loads(PREDICTIONS.read_text())["schedules"]]
     seeds = [f"{name}_seed-1" for name in names]
     held = runs_of_table(table, loss=loss, weight_decay=WEIGHT_DECAY, names=seeds)
@@ -183,14 +143,10 @@ def paired_table(measured: Mapping[str, Ends]) -> list[str]:
         if name not in measured or rival not in measured:
             continue
         one, other = measured[name], measured[rival]
-        seeds = sorted(set(one.loss) & set(other.loss))
-        gaps = np.array([one.loss[seed] - other.loss[seed] for seed in seeds])
-        between = ""
-        if len(gaps) > 1:
-            half = t.ppf(0.975, len(gaps) - 1) * gaps.std(ddof=1) / np.sqrt(len(gaps))
-            between = f"{gaps.mean() - half:+.3f} to {gaps.mean() + half:+.3f}"
+        gap = mean_of_pairs(list(by_seed(one.loss, other.loss).values()))
+        between = f"{gap.low:+.3f} to {gap.high:+.3f}" if gap.pairs > 1 else ""
         lines.append(
-            f"| {question} | {gaps.mean():+.4f} | {between} | {len(gaps)} | "
+            f"| {question} | {gap.mean:+.4f} | {between} | {gap.pairs} | "
             f"{one.steps / other.steps:.2f} |"
         )
     return lines

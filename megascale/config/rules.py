@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from megascale.config.init_section import init_problems
 from megascale.config.parameter_groups import group_problems, method_problems
 from megascale.config.rates import build_lr_schedule, build_remaining_points
 from megascale.config.sections import RunConfig
@@ -29,6 +30,7 @@ def broken_rules(config: RunConfig) -> list[str]:
         _intervals,
         _model,
         _optimizer,
+        init_problems,
     )
     return [str(error) for check in checks for error in check(config)]
 
@@ -55,7 +57,7 @@ def _batch(config: RunConfig) -> Iterator[UserError]:
             "batch",
             " and ".join(given) or "(no schedule)",
             f"exactly one of {', '.join(sources)} says how large the batch is",
-            given or ["batch.schedule: 0: 2M"],
+            given or [f"batch.schedule: '0: {format_count(_usual_batch(config))}'"],
         )
     if batch.law is None and len(given) == 1:
         yield from _batch_points(config, f"batch.{given[0]}")
@@ -72,6 +74,12 @@ def _batch(config: RunConfig) -> Iterator[UserError]:
             "has no meaning while batch.lr_coupling is constant",
             "null",
         )
+
+
+def _usual_batch(config: RunConfig) -> int:
+    """A batch of whole micro-batches, in tokens, that takes a thousand steps for the run."""
+    unit = config.train.micro_batch_size * config.train.sequence_length
+    return unit * max(1, round(config.train.total_tokens / 1000 / unit))
 
 
 def _batch_points(config: RunConfig, key: str) -> Iterator[UserError]:
@@ -305,6 +313,21 @@ def _model(config: RunConfig) -> Iterator[UserError]:
             "is positive exactly when model.expert_bias is true; model.expert_bias = "
             f"{str(model.expert_bias).lower()}",
         )
+    if train.largest_micro_batch != (train.max_micro_batch_size or train.micro_batch_size):
+        yield ConfigError.of(
+            "train.max_micro_batch_size",
+            train.max_micro_batch_size,
+            f"smaller than train.micro_batch_size = {train.micro_batch_size}",
+            train.micro_batch_size,
+        )
+    for key in ("expert_kernel", "moe_router_dtype"):
+        value, default = getattr(train, key), type(train).model_fields[key].default
+        if value != default and not model.is_moe:
+            rule = "is for models with routed experts only"
+            yield ConfigError.of(f"train.{key}", value, rule, default)
+    if train.matmul_library == "onednn" and train.precision == "bf16":
+        rule = "is about fp32 products, and train.precision is bf16"
+        yield ConfigError.of("train.matmul_library", train.matmul_library, rule, "auto")
     parallel = config.parallel
     if parallel.data_mode != "hsdp" and parallel.hsdp_replicate != 1:
         yield ConfigError.of(

@@ -93,6 +93,9 @@ class OutlineOfSchedule(Part):
     rate: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         min_length=PLACES, max_length=PLACES, description="learning rate over the peak"
     )
+    residual: float = Field(
+        description="predicted minus measured last loss, by the forms fitted to all runs, nats"
+    )
 
 
 class SettingsOfRuns(Part):

@@ -28,9 +28,9 @@ class Routing(NamedTuple):
     """What the router decided for T tokens.
 
     Attributes:
-        logits: `[T, E]` in the model's dtype.
+        logits: `[T, E]` in the router's dtype.
         probabilities: `[T, E]` in fp32 (fp64 in an fp64 model).
-        weights: `[T, k]` in the model's dtype.
+        weights: `[T, k]` in the router's dtype.
         experts: `[T, k]`.
     """
 
@@ -83,9 +83,16 @@ class Statistics(NamedTuple):
 class Router(nn.Module):
     """Top-k softmax router."""
 
-    def __init__(self, config: ModelConfig, mesh: Mesh):
-        """Hold the whole `[E, H]` weight on every rank, uninitialised."""
+    def __init__(self, config: ModelConfig, mesh: Mesh, *, fp32: bool = False):
+        """Hold the whole `[E, H]` weight on every rank, uninitialised.
+
+        Args:
+            config: the model's shape.
+            mesh: this rank's place.
+            fp32: compute logits and weights in fp32 in a half-precision model too.
+        """
         super().__init__()
+        self._fp32 = fp32
         self._top_k, self._normalise = config.num_experts_per_tok, config.norm_topk_prob
         self._partial = mesh.tp_size > 1  # lives inside a tensor-parallel region
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
@@ -98,7 +105,7 @@ class Router(nn.Module):
             bias: `[E]` added to the probabilities for the choice alone, not for the weights
                 (Wang et al. 2024, arXiv 2408.15664).
         """
-        logits = linear(x, self.weight)
+        logits = self._logits(x)
         probabilities = F.softmax(logits, dim=-1, dtype=accumulation_dtype(logits.dtype))
         if bias is None:
             weights, experts = torch.topk(probabilities, self._top_k, dim=-1)
@@ -108,6 +115,13 @@ class Router(nn.Module):
         if self._normalise:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return Routing(logits, probabilities, weights.to(logits.dtype), experts)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        if not self._fp32:
+            return linear(x, self.weight)
+        wide = accumulation_dtype(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return linear(x.to(wide), self.weight.to(wide))
 
     def shard_specs(self) -> dict[str, ShardSpec]:
         """Whole everywhere."""
@@ -145,12 +159,13 @@ class MoE(nn.Module):
         *,
         expert_backend: str,
         balance_window_tokens: int | None,
+        router_fp32: bool = False,
     ):
         """Args: shape, place and options of the model; see `ModelOptions`."""
         super().__init__()
         self._mesh, self._sequence_parallel = mesh, sequence_parallel
         self._window = balance_window_tokens
-        self.gate = Router(config, mesh)
+        self.gate = Router(config, mesh, fp32=router_fp32)
         self.experts = Experts(config, mesh, expert_backend)
         self.shared_expert: MLP | None = None
         self.shared_expert_gate: SharedExpertGate | None = None

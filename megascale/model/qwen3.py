@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megascale.kernels.matmul import linear
-from megascale.model.attention import Attention, document_mask, rope_tables
+from megascale.model.attention import Attention, rope_tables
 from megascale.model.config import ModelConfig
+from megascale.model.documents import Documents
 from megascale.model.experts import Experts
 from megascale.model.loss import linear_cross_entropy
 from megascale.model.mlp import MLP
@@ -40,6 +41,7 @@ class ModelOptions:
         checkpoint_every: recompute every n-th block in backward; 0 keeps all activations.
         compile: compile each block (MoE blocks: all but the experts).
         balance_window_tokens: window of the MoE balance loss; None computes none (zeros).
+        router_fp32: compute the router of MoE layers in fp32 in a half-precision model too.
         expert_backend: `auto`, `loop` or `grouped`; see `megascale.model.experts`.
     """
 
@@ -47,6 +49,7 @@ class ModelOptions:
     checkpoint_every: int = 0
     compile: bool = False
     balance_window_tokens: int | None = None
+    router_fp32: bool = False
     expert_backend: str = "auto"
 
 
@@ -89,6 +92,7 @@ class Block(nn.Module):
                 sequence_parallel,
                 expert_backend=options.expert_backend,
                 balance_window_tokens=options.balance_window_tokens,
+                router_fp32=options.router_fp32,
             )
         else:
             self.mlp = MLP(hidden, config.intermediate_size, mesh, sequence_parallel)
@@ -105,24 +109,26 @@ class Block(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        mask: Tensor | None = None,
+        documents: Documents | None = None,
         trailing: TrailingLoads | None = None,
     ) -> tuple[Tensor, Statistics | None]:
         """`[tokens, H]` to `[tokens, H]` and, from an MoE layer, its statistics."""
         if isinstance(self.mlp, MLP):
-            return self._dense(x, cos, sin, mask), None
-        x, normed = self._attend_and_norm(x, cos, sin, mask)
+            return self._dense(x, cos, sin, documents), None
+        x, normed = self._attend_and_norm(x, cos, sin, documents)
         update, statistics = self.mlp(normed, trailing)
         return x + update, statistics
 
     def _attention_half(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None
+        self, x: Tensor, cos: Tensor, sin: Tensor, documents: Documents | None
     ) -> tuple[Tensor, Tensor]:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, documents)
         return x, self.post_attention_layernorm(x)
 
-    def _dense_block(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        x, normed = self._attention_half(x, cos, sin, mask)
+    def _dense_block(
+        self, x: Tensor, cos: Tensor, sin: Tensor, documents: Documents | None
+    ) -> Tensor:
+        x, normed = self._attention_half(x, cos, sin, documents)
         return x + self.mlp(normed)
 
     def expert_module(self) -> Experts | None:
@@ -184,7 +190,7 @@ class Qwen3(nn.Module):
         tokens: Tensor,
         targets: Tensor | None = None,
         *,
-        doc_ids: Tensor | None = None,
+        documents: Documents | None = None,
         trailing: TrailingLoads | None = None,
     ) -> Tensor | ModelOutput:
         """Logits of every position, or the sums of a training micro-batch.
@@ -192,7 +198,7 @@ class Qwen3(nn.Module):
         Args:
             tokens: `[B, S]` ids.
             targets: `[B, S]` ids, -100 where there is nothing to predict.
-            doc_ids: `[B, S]` document numbers: attention stays within a document.
+            documents: attention stays within each; None for whole sequences.
             trailing: earlier loads that the balance loss is to use, counts `[L_moe, 2, E]`; None
                 uses each balance window's own.
 
@@ -202,7 +208,6 @@ class Qwen3(nn.Module):
         batch, length = tokens.shape
         x = self.model.embed_tokens(tokens.flatten())
         cos, sin = self._rope_tables(length, x)
-        mask = None if doc_ids is None else document_mask(doc_ids)
         collected: list[Statistics] = []
         for layer, block in enumerate(self.model.layers):
             loads = None
@@ -211,10 +216,17 @@ class Qwen3(nn.Module):
             every = self.options.checkpoint_every
             if every and layer % every == 0 and torch.is_grad_enabled():
                 x, statistics = checkpoint(
-                    block, x, cos, sin, mask, loads, use_reentrant=False, preserve_rng_state=False
+                    block,
+                    x,
+                    cos,
+                    sin,
+                    documents,
+                    loads,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                 )
             else:
-                x, statistics = block(x, cos, sin, mask, loads)
+                x, statistics = block(x, cos, sin, documents, loads)
             if statistics is not None:
                 collected.append(statistics)
         x = self.model.norm(x)

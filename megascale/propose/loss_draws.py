@@ -13,6 +13,7 @@ from megascale.fitting import _engine
 from megascale.fitting.history import History, Pieces
 from megascale.fitting.history_result import HistoryFit, cut_kind, history_job, predict_history
 from megascale.laws.schedule.discrepancy import LawDiscrepancy
+from megascale.laws.schedule.histories import until
 from megascale.propose.seen_ranges import SeenRanges
 
 Array = np.ndarray
@@ -24,7 +25,7 @@ class LossDraws(Protocol):
     Attributes:
         seen: what its runs have shown.
         forms: name of each draw's form; every form has equally many.
-        discrepancy: the law's own error, which is not in the draws.
+        discrepancy: the law's own error; by what it tells of each schedule the draws are moved.
     """
 
     seen: SeenRanges
@@ -91,7 +92,7 @@ class FitDraws:
             part = np.empty_like(loss)
             part[:, pieces.order] = loss
             out[own] = part
-        return out
+        return out + self.discrepancy.shifts(histories)
 
     def curves(self, history: History, tokens: Array) -> Array:
         """Losses along one history at token counts, (draws, points), in nats.
@@ -99,12 +100,15 @@ class FitDraws:
         Raises:
             FitError: a token count lies outside the history.
         """
-        return np.concatenate(
+        losses = np.concatenate(
             [
                 predict_history(fit.law, table, history, tokens, fit.scales)[0]
                 for fit, table in zip(self._fits, self._tables, strict=True)
             ]
         )
+        if not self.discrepancy.residuals:
+            return losses
+        return losses + self.discrepancy.shifts([until(history, float(at)) for at in tokens])
 
 
 def _table(fit: HistoryFit, each: int) -> Array:

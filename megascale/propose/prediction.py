@@ -89,21 +89,24 @@ def predict_schedules(
     draws = law.draws()
     intervals = IntervalRule.of_all(draws, confidence)
     standing = [None] * len(histories) if so_far is None else list(so_far)
-    moved = [0.0 if one is None else one.offsets(draws)[:, None] for one in standing]
-    ends = draws.end_losses(histories) + np.hstack(
-        [np.broadcast_to(m, (len(draws.forms), 1)) for m in moved]
-    )
+    ends = draws.end_losses(histories)
+    offsets = [None if one is None else one.offsets(draws) for one in standing]
+    left = remaining_errors(draws.discrepancy, histories, standing, ends, offsets)
+    moved = [
+        np.zeros(len(ends)) if offset is None else weight * offset
+        for offset, weight in zip(offsets, left.weights, strict=True)
+    ]
+    ends = ends + np.column_stack(moved)
     factors = np.array([widen if words else 1.0 for words in outside])
-    shared, alone = remaining_errors(draws.discrepancy, histories, standing)
-    own = np.maximum(np.diag(shared), 0.0)
-    levels = factors * np.sqrt(own + alone)
+    shared, own = left.shared, np.maximum(np.diag(left.shared), 0.0)
+    levels = factors * np.sqrt(own + left.alone)
     differences = np.sqrt(np.maximum(own + own[0] - 2 * shared[0], 0.0))
     chances = _chances(ends, factors, shared, seed)
     out = []
     for i, (history, words) in enumerate(zip(histories, outside, strict=True)):
         begin = max(law.from_tokens, history.batch[0])
         tokens = np.linspace(begin, history.total_tokens, POINTS)
-        along = draws.curves(history, tokens) + moved[i]
+        along = draws.curves(history, tokens) + moved[i][:, None]
         loss, half = intervals.values(along), intervals.halves(along, levels[i])
         against = None
         if i and history.total_tokens == histories[0].total_tokens:

@@ -11,8 +11,9 @@ from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.history import History
 from megascale.laws.schedule.discrepancy import LawDiscrepancy
-from megascale.laws.schedule.histories import runs_of_table
+from megascale.laws.schedule.histories import runs_of_table, until
 from megascale.propose.loss_draws import FitDraws
+from megascale.propose.loss_interval import IntervalRule
 from megascale.propose.schedule_law import ScheduleLaw
 from megascale.runs.table import RunTable
 
@@ -75,7 +76,8 @@ def measured_so_far(law: ScheduleLaw, table: RunTable, plan: History) -> Measure
     if inside.sum() < LEAST:
         return None
     tokens, loss = run.tokens[inside], run.loss[inside]
-    said = np.mean([fit.predict(plan, tokens).loss for fit in law.fits], axis=0)
+    draws = law.draws()
+    said = IntervalRule.of_all(draws, 0.9).values(draws.curves(plan, tokens))
     return MeasuredSoFar(
         tokens=last,
         offset=float(np.mean(loss - said)),
@@ -87,44 +89,62 @@ def measured_so_far(law: ScheduleLaw, table: RunTable, plan: History) -> Measure
     )
 
 
-def until(history: History, tokens: float) -> History:
-    """The part of a history up to a token count within it."""
-    many = int(np.searchsorted(history.tokens, tokens, side="left"))
-    edges = np.append(history.tokens[:many], tokens)
-    begin, end = history.tokens[many - 1], history.tokens[many]
-    share = (tokens - begin) / (end - begin)
-    last = history.lr_start[many - 1] * (1 - share) + history.lr_end[many - 1] * share
-    rates = np.append(history.lr_end[: many - 1], last)
-    return History.of_sections(
-        edges,
-        history.batch[:many],
-        history.lr_start[:many],
-        rates,
-        weight_decay=history.weight_decay[:many],
-        name=history.name,
-    )
+@dataclass(frozen=True, slots=True)
+class RemainingError:
+    """What is not known of the ends of runs, some of which are under way.
+
+    Attributes:
+        weights: by how much of a run's offset its end is moved; zero where nothing is measured.
+        shared: covariance of the law's errors that are left, (runs, runs), nats squared.
+        alone: variances that only a level has, (runs,), nats squared.
+    """
+
+    weights: Array
+    shared: Array
+    alone: Array
 
 
 def remaining_errors(
     discrepancy: LawDiscrepancy,
     histories: Sequence[History],
     so_far: Sequence[MeasuredSoFar | None],
-) -> tuple[Array, Array]:
-    """Covariance of the law's errors at the ends of runs, and the variances that only a level has.
+    ends: Array,
+    offsets: Sequence[Array | None],
+) -> RemainingError:
+    """What the losses so far leave open, by the best linear prediction.
 
-    Of a run whose losses so far are known the law's error there is known too, and the error that is
-    left is that of the change from then to the end.
+    The offset of a run tells of its end as far as the two go together: among the draws, in the
+    law's own error at the run's past and at its whole schedule, and in what only this run has (its
+    seed, its settings), which is taken to stay and to be as large as the offset asks for.
 
-    Returns:
-        (runs, runs) and (runs,), nats squared.
+    Args:
+        discrepancy: the law's own error.
+        histories: of whole runs.
+        so_far: what each has measured.
+        ends: end losses by draw, (draws, runs).
+        offsets: measured minus predicted losses of each by draw, (draws,).
     """
     pasts = [one.past for one in so_far if one is not None]
-    shared = discrepancy.covariance([*histories, *pasts])
+    whole = discrepancy.covariance([*histories, *pasts])
     count, known = len(histories), iter(range(len(histories), len(histories) + len(pasts)))
-    change = np.eye(count, len(shared))
+    change, weights = np.eye(count, len(whole)), np.zeros(count)
     alone = np.full(count, discrepancy.jitter)
-    for i, one in enumerate(so_far):
-        if one is not None:
-            change[i, next(known)] = -1.0
-            alone[i] = one.offset_error**2
-    return change @ shared @ change.T, alone
+    for i, (one, offset) in enumerate(zip(so_far, offsets, strict=True)):
+        if one is None or offset is None:
+            continue
+        past = next(known)
+        end, before = _steady(ends[:, i]), -_steady(offset)
+        known_spread = np.mean(before**2) + whole[past, past] + one.offset_error**2
+        own = max(discrepancy.jitter, float(np.median(offset)) ** 2 - known_spread)
+        together = np.mean(end * before) + whole[i, past] + own
+        weight = float(np.clip(together / (known_spread + own), 0.0, 1.0)) if own > 0 else 1.0
+        change[i, past], weights[i] = -weight, weight
+        alone[i] = (1 - weight) ** 2 * own + (weight * one.offset_error) ** 2
+    return RemainingError(weights, change @ whole @ change.T, alone)
+
+
+def _steady(draws: Array) -> Array:
+    """Draws less their middle, wild ones pulled in."""
+    low, high = np.quantile(draws, [0.05, 0.95])
+    inside = np.clip(draws, low, high)
+    return np.asarray(inside - inside.mean())

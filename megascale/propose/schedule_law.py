@@ -17,7 +17,7 @@ from megascale.fitting.history_law import (
     default_bounds,
 )
 from megascale.fitting.history_profile import profile_interval
-from megascale.fitting.history_result import HistoryFit, HistoryRun, Scales
+from megascale.fitting.history_result import HistoryFit, HistoryRun, Scales, predict_history
 from megascale.fitting.history_seeds import fit_correlated, with_seed_errors
 from megascale.fitting.status import Status
 from megascale.fitting.weight_norm import WeightNorm
@@ -64,6 +64,7 @@ class ScheduleLaw:
         weight_decay: of the runs; None where it is not known.
         schedules, runs: how many were fitted.
         outlines: of the schedules left out, by their names there.
+        residuals: predicted minus measured last loss of each, by the fits to all runs, nats.
         settings: what else held in the runs.
     """
 
@@ -76,6 +77,7 @@ class ScheduleLaw:
     schedules: int
     runs: int
     outlines: Mapping[str, ScheduleOutline]
+    residuals: Mapping[str, float]
     settings: SettingsOfRuns = field(default_factory=SettingsOfRuns)
 
     def draws(self) -> FitDraws:
@@ -98,7 +100,7 @@ class ScheduleLaw:
     @property
     def discrepancy(self) -> LawDiscrepancy:
         """The law's own error, by schedule."""
-        return LawDiscrepancy.of_left_out(self.outlines, self.end_errors)
+        return LawDiscrepancy.of_left_out(self.outlines, self.end_errors, self.residuals)
 
     @property
     def conditions(self) -> SettingsOfRuns:
@@ -157,7 +159,11 @@ class ScheduleLaw:
             settings=self.settings,
             outlines={
                 name: OutlineOfSchedule(
-                    total_tokens=one.total_tokens, peak=one.peak, batch=one.batch, rate=one.rate
+                    total_tokens=one.total_tokens,
+                    peak=one.peak,
+                    batch=one.batch,
+                    rate=one.rate,
+                    residual=self.residuals[name],
                 )
                 for name, one in self.outlines.items()
             },
@@ -196,6 +202,7 @@ class ScheduleLaw:
                 name: ScheduleOutline(one.total_tokens, one.peak, one.batch, one.rate)
                 for name, one in file.outlines.items()
             },
+            {name: one.residual for name, one in file.outlines.items()},
             file.settings,
         )  # fmt: skip
 
@@ -305,6 +312,7 @@ def search_schedule_law(
             runs[group[0]].name or str(group[0]): ScheduleOutline.of_history(runs[group[0]].history)
             for group in groups
         },
+        _by_schedule(_end_residuals(fits, runs), runs, groups),
     )
     spans: dict[str, tuple[float, float]] = {}
     if profiles:
@@ -320,6 +328,17 @@ def _profiles(
     known = with_seed_errors([replace(run, kept=None, common=None) for run in runs], fit, errors)
     fit = fit_history(form, known, starts=STARTS, norm=norm)
     return {name: profile_interval(fit, known, name) for name in form.free}
+
+
+def _end_residuals(fits: Sequence[HistoryFit], runs: Sequence[HistoryRun]) -> dict[str, float]:
+    """Predicted minus measured last loss of each run, the mean over forms."""
+    found = {}
+    for i, run in enumerate(runs):
+        last = int(np.argmax(run.tokens))
+        at = [float(run.tokens[last])]
+        said = [predict_history(f.law, f.values, run.history, at, f.scales)[0][0, 0] for f in fits]
+        found[run.name or str(i)] = float(np.mean(said) - run.loss[last])
+    return found
 
 
 def _by_schedule(

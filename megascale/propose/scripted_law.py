@@ -9,6 +9,7 @@ import numpy as np
 
 from megascale.errors import DataError
 from megascale.fitting.history import GROWTH, RESOLUTION
+from megascale.fitting.history_law import NAMES
 from megascale.formats.schedule_law_file import ScheduleLawFile
 from megascale.formats.student_t import student_reach
 from megascale.laws.schedule.discrepancy import JITTER, REACH
@@ -45,7 +46,7 @@ def law_data(file: ScheduleLawFile, law: ScheduleLaw) -> dict[str, Any]:
     return {
         "name": file.name,
         "loss": file.loss,
-        "names": list(file.forms[0].parameters),
+        "names": list(NAMES),
         "forms": [
             {
                 "name": fit.law.name,
@@ -55,7 +56,11 @@ def law_data(file: ScheduleLawFile, law: ScheduleLaw) -> dict[str, Any]:
                 "excess": fit.law.excess,
                 "annealing": fit.law.annealing,
                 "saturated": fit.law.saturated,
-                **asdict(fit.scales),
+                "walk": fit.law.walk,
+                "growing": fit.law.cuts_growing,
+                "lr": fit.scales.lr,
+                "batch": fit.scales.batch,
+                "progress": fit.scales.progress,
                 "table": _table(fit.values, fit.bootstrap, min(each, MOST_DRAWS)),
             }
             for fit in law.fits
@@ -76,6 +81,7 @@ def law_data(file: ScheduleLawFile, law: ScheduleLaw) -> dict[str, Any]:
             "reach": REACH,
             "fitted": outline_coordinates(own.outlines).tolist(),
             "precision": own.precision.tolist(),
+            "weights": own.weights.tolist(),
         },
         "rules": {
             "resolution": RESOLUTION,

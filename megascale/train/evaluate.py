@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from megascale.data.batches import micro_batch, valid_targets
 from megascale.data.held_out import HeldOut
+from megascale.model.documents import Documents
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 
@@ -73,11 +74,11 @@ def evaluate(
         )
         documents = None
         if batch.doc_ids is not None:
-            documents = torch.from_numpy(batch.doc_ids).to(mesh.device)
+            documents = Documents.of(torch.from_numpy(batch.doc_ids))
         output = parallel(
             torch.from_numpy(batch.inputs).to(mesh.device),
             torch.from_numpy(batch.targets).to(mesh.device),
-            doc_ids=documents,
+            documents=documents,
         )
         total += output.loss_sum.double()
     parallel.rest()

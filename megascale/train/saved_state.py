@@ -45,6 +45,12 @@ class _Balance(_Part):
     trailing_window_tokens: _Count | None = None
 
 
+class _Kernels(_Part):
+    cpu: str
+    matmul_library: str
+    expert_kernel: str
+
+
 class _State(_Part):
     samples: _Count
     token_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -55,6 +61,7 @@ class _State(_Part):
     guard: _Guard
     interval: _Interval
     balance: _Balance | None = None
+    kernels: _Kernels | None = None
 
 
 def read_training_state(path: str | Path) -> dict[str, Any]:

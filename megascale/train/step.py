@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from megascale.data.loader import LoadedStep
+from megascale.model.documents import Documents
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 from megascale.train.balance import ExpertBalance
@@ -118,14 +119,12 @@ def accumulate_gradients(
         for number, batch in enumerate(batches, start=1):
             tokens = batch.inputs.to(device, non_blocking=True)
             targets = batch.targets.to(device, non_blocking=True)
-            documents = batch.doc_ids
-            if documents is not None:
-                documents = documents.to(device, non_blocking=True)
+            documents = None if batch.doc_ids is None else Documents.of(batch.doc_ids)
             with parallel.accumulate(last=number == len(batches)):
                 output = parallel(
                     tokens,
                     targets,
-                    doc_ids=documents,
+                    documents=documents,
                     trailing=None if balance is None else balance.trailing(loaded, batch),
                 )
                 loss = output.loss_sum / max(loaded.valid_targets, 1)

@@ -62,7 +62,7 @@ def design(
     from megascale.errors import ConfigError
     from megascale.propose.schedule_design import design_runs
     from megascale.units import parse_count
-    from megascale.verbs.schedule_inputs import refuse_open_weight_decay, size_of
+    from megascale.verbs.schedule_inputs import predicted_size, refuse_open_weight_decay
 
     law = _law(paths or [], law_file, weight_decay, quiet=as_json)
     refuse_open_weight_decay(law, "--law-file" if law_file else "PATH")
@@ -74,7 +74,9 @@ def design(
     if step * 100 > total:
         rule = "a run of the budget has fewer than a hundred steps of it"
         raise ConfigError.of("--unit", step, rule, max(total // 100, 1))
-    found = design_runs(law, total_tokens=total, unit_tokens=step, n_params=size_of(law, params))
+    found = design_runs(
+        law, total_tokens=total, unit_tokens=step, n_params=predicted_size(law, params)
+    )
     if as_json:
         typer.echo(json.dumps(_document(found), indent=2))
         return

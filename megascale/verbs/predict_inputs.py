@@ -51,8 +51,8 @@ def of_options(
     from megascale.verbs.schedule_inputs import (
         learning_rate,
         one_number,
+        predicted_size,
         refuse_open_weight_decay,
-        size_of,
     )
 
     if tokens is None:
@@ -65,7 +65,7 @@ def of_options(
     ratio = one_number(final_ratio, "--final-ratio")
     schedule = learning_rate(peak, kind, warmup, decay, shape, ratio, total)
     assert schedule is not None
-    size = size_of(law, params)
+    size = predicted_size(law, params)
     refuse_open_weight_decay(law, "--batch")
     found = []
     for text in texts:

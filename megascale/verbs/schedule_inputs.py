@@ -160,7 +160,7 @@ def _n(law: LawFile, params: str | None, model: Path | None) -> float:
     return 1.0
 
 
-def size_of(law: ScheduleLaw, params: str | None) -> float | None:
+def predicted_size(law: ScheduleLaw, params: str | None) -> float | None:
     """N of the run that is asked about, for a law of whole schedules.
 
     Raises:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import Qwen3MoeConfig
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 from megascale.errors import LayoutError
 from megascale.kernels import matmul
 from megascale.model.experts import Experts, can_group, expert_grouped, expert_loop
 from megascale.model.moe import (
     MoE,
+    Router,
     TrailingLoads,
     balance_loss,
     count_slots,
@@ -239,3 +242,42 @@ def test_shared_expert_adds_its_gated_output():
     )
     layer.shared_expert = None
     torch.testing.assert_close(y - layer(x)[0], expected)
+
+
+def bf16_routers():
+    """The router in bf16's precision and in fp32, on the same bf16 weights and tokens."""
+    config = MOE.model_copy(update={"num_experts": 64, "num_experts_per_tok": 8})
+    torch.manual_seed(0)
+    made = [Router(config, Mesh(), fp32=fp32).bfloat16() for fp32 in (False, True)]
+    torch.nn.init.normal_(made[0].weight)
+    made[1].load_state_dict(made[0].state_dict())
+    return config, *made, torch.randn(500, config.hidden_size).bfloat16()
+
+
+def test_an_fp32_router_rounds_no_logit():
+    config, plain, precise, x = bf16_routers()
+    exact = x.double() @ precise.weight.double().t()
+    chosen = exact.topk(config.num_experts_per_tok, dim=-1).indices.sort(-1).values
+    routed = precise(x, None)
+    assert routed.weights.dtype == routed.logits.dtype == torch.float32
+    torch.testing.assert_close(routed.logits.double(), exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(routed.experts.sort(-1).values, chosen)
+    assert not torch.equal(plain(x, None).experts.sort(-1).values, chosen)
+
+
+def test_a_bf16_router_is_that_of_transformers():
+    config, plain, _, x = bf16_routers()
+    theirs = Qwen3MoeTopKRouter(Qwen3MoeConfig(**config.to_hf())).bfloat16()
+    theirs.load_state_dict(plain.state_dict())
+    _, weights, experts = theirs(x)
+    ours = plain(x, None)
+    assert torch.equal(ours.experts, experts)
+    torch.testing.assert_close(ours.weights, weights.to(ours.weights.dtype), rtol=0, atol=0)
+
+
+def test_an_fp32_router_changes_nothing_in_an_fp64_model():
+    results = []
+    for fp32 in (False, True):
+        out = build(MOE, torch.float64, router_fp32=fp32)(*batch(MOE))
+        results.append(out.loss_sum)
+    assert torch.equal(*results)

@@ -102,6 +102,16 @@ def test_a_gain_under_the_true_law_is_promised(search: LawSearch) -> None:
     assert promised.value == pytest.approx(true, rel=0.1)
 
 
+def test_curves_end_where_ends_are(search: LawSearch) -> None:
+    """Both are moved by what the law's residuals tell of the schedule."""
+    history = known_plan(((0, 256), (600_000, 512)), 300_000).history()
+    law = replace(search.law, residuals=dict.fromkeys(search.law.residuals, 0.02))
+    moved, plain = (one.draws().end_losses([history])[:, 0] for one in (law, search.law))
+    assert (moved < plain).all()
+    along = law.draws().curves(history, np.array([5e5, 1e6]))
+    np.testing.assert_allclose(along[:, 1], moved, rtol=1e-7)
+
+
 def test_planner_and_prediction_give_the_same_intervals(search: LawSearch) -> None:
     plans = [known_plan(((0, 512),), 0), known_plan(((0, 256), (600_000, 1024)), 0)]
     draws = search.law.draws()

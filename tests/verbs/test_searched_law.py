@@ -21,7 +21,7 @@ from tests.laws.schedule.simulated import PLANS, SCALES, TRUTH, planned
 from tests.verbs.scene import call
 
 TRUE = replace(SCALES, norm=WeightNorm(0.02, 0.9, 0.13))
-SETTINGS = [(5e-3, 0.1), (5e-3, 0.0), (3e-3, 0.1)]
+SETTINGS = [(5e-3, 0.1), (3e-3, 0.0)]
 ROW = 10240
 
 
@@ -85,7 +85,7 @@ def test_a_schedule_must_then_say_its_weight_decay(
     found: LawSearch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert found.law.weight_decay is None
-    assert found.law.seen.weight_decay == (0.0, 0.1)
+    assert found.law.seen.weight_decay == pytest.approx((0.0, 0.1))
     assert found.law.needs_weight_decay
     path = tmp_path / "law.json"
     path.write_text(found.law.to_file("norms").to_json())

@@ -5,7 +5,8 @@ The difference of truth and law over schedules is taken as a Gaussian process wh
 falls with their unlikeness (Kennedy and O'Hagan 2001, model discrepancy; Rasmussen and Williams
 2006, eq. 2.26 and 5.12). What is known of it are the errors at schedules that were left out of
 the fit: each stands for the distance from the schedule to those that were left, so that one odd
-schedule says how wrong the law is about odd ones, and not about all.
+schedule says how wrong the law is about odd ones, and not about all. What the fit to all leaves at
+the fitted schedules moves predictions of schedules that are like them.
 """
 
 from __future__ import annotations
@@ -34,15 +35,21 @@ class LawDiscrepancy:
         outlines: of the fitted schedules.
         scale: standard deviation at a schedule that is unlike all of them, nats.
         freedom: degrees of freedom of the scale.
+        residuals: predicted minus measured last loss of each fitted schedule, by the fit to all of
+            them, nats; none where they are not known.
     """
 
     outlines: tuple[ScheduleOutline, ...]
     scale: float
     freedom: float
+    residuals: tuple[float, ...] = ()
 
     @classmethod
     def of_left_out(
-        cls, outlines: Mapping[str, ScheduleOutline], errors: Mapping[str, float]
+        cls,
+        outlines: Mapping[str, ScheduleOutline],
+        errors: Mapping[str, float],
+        residuals: Mapping[str, float] | None = None,
     ) -> LawDiscrepancy:
         """The error that schedules left out of the fit have shown.
 
@@ -52,11 +59,17 @@ class LawDiscrepancy:
         Args:
             outlines: of the fitted schedules, by name.
             errors: predicted minus measured last loss of each, by a fit without it, nats.
+            residuals: the same by the fit to all.
         """
         names = list(errors)
         known = tuple(outlines[name] for name in names)
         squares = np.square(list(errors.values())) * np.diag(np.linalg.inv(_measured(known)))
-        return cls(known, float(np.sqrt(np.mean(squares))), max(len(names) - 1, 1))
+        return cls(
+            known,
+            float(np.sqrt(np.mean(squares))),
+            max(len(names) - 1, 1),
+            () if residuals is None else tuple(residuals[name] for name in names),
+        )
 
     @property
     def jitter(self) -> float:
@@ -85,6 +98,20 @@ class LawDiscrepancy:
         apart = 2 * (1 - _correlation(own[:-1], own[-1:])[:, 0])
         told = ((given[:, :-1] - given[:, -1:]) ** 2).sum(axis=0)
         return np.asarray(self.scale * np.sqrt(np.maximum(apart - told, 0.0)))
+
+    def shifts(self, histories: Sequence[History]) -> Array:
+        """By how much the ends of runs lie above the law, as far as the residuals of the fitted
+        schedules tell it (the process's mean given them), (runs,), nats."""
+        if not self.residuals or not len(histories):
+            return np.zeros(len(histories))
+        own = [ScheduleOutline.of_history(history) for history in histories]
+        return np.asarray(-_correlation(own, self.outlines) @ self.weights)
+
+    @property
+    def weights(self) -> Array:
+        """Of the fitted schedules in `shifts`, (fitted,), nats."""
+        residuals = np.array(self.residuals or np.zeros(len(self.outlines)))
+        return np.asarray(self.precision @ residuals)
 
     @property
     def precision(self) -> Array:

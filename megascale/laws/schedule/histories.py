@@ -84,6 +84,25 @@ def history_of_rows(
     )
 
 
+def until(history: History, tokens: float) -> History:
+    """The part of a history up to a token count within it."""
+    many = int(np.searchsorted(history.tokens, tokens, side="left"))
+    edges = np.append(history.tokens[:many], tokens)
+    begin, end = history.tokens[many - 1], history.tokens[many]
+    share = (tokens - begin) / (end - begin)
+    last = history.lr_start[many - 1] * (1 - share) + history.lr_end[many - 1] * share
+    rates = np.append(history.lr_end[: many - 1], last)
+    return History.of_sections(
+        edges,
+        history.batch[:many],
+        history.lr_start[:many],
+        rates,
+        weight_decay=history.weight_decay[:many],
+        name=history.name,
+        n_params=history.n_params,
+    )
+
+
 def runs_of_table(
     table: RunTable | pl.DataFrame,
     *,

@@ -41,6 +41,20 @@ def test_one_odd_schedule_does_not_widen_all() -> None:
     assert inside < 0.5 * level < level < outside
 
 
+def test_what_the_fit_leaves_moves_schedules_that_are_alike() -> None:
+    """The law lies 0.03 above a batch of 2,048 and meets the others: it is moved there, and hardly
+    at a batch that is far from it."""
+    outlines = {name: ScheduleOutline.of_history(one) for name, one in GRID.items()}
+    errors = dict.fromkeys(GRID, 0.05)
+    left = dict.fromkeys(GRID, 0.0) | {"2048": 0.03}
+    own = LawDiscrepancy.of_left_out(outlines, errors, left)
+    at, near, far = own.shifts([fixed(2048), fixed(2400), fixed(1)])
+    assert at == pytest.approx(-0.03, rel=0.2)
+    assert near == pytest.approx(at, rel=0.4)
+    assert abs(far) < 0.003
+    assert error_of(GRID, errors).shifts([fixed(2048)]) == 0
+
+
 def test_differences_of_like_schedules_are_surer_than_levels() -> None:
     own = error_of(GRID, {"256": 0.02, "512": 0.03, "1024": 0.02, "2048": -0.03})
     near, far, same = own.differences([fixed(150), fixed(4096), fixed(128)], fixed(128))
