@@ -211,6 +211,20 @@ FORMS: dict[str, HistoryLaw] = {
             "`power` in LR over weight RMS, by the weights' size that logs show",
             rate="effective",
         ),
+        _law(
+            "effective_theta",
+            "`theta` in LR over weight RMS",
+            rate="effective",
+            clock="progress",
+            ties={"q": ("x", 0.5)},
+        ),
+        _law(
+            "effective_snr",
+            "`snr` in LR over weight RMS",
+            rate="effective",
+            free="B_n",
+            fixed={"r": 0.0},
+        ),
         _law("progress_only", "no noise: for comparison", kernel="none", free="r"),
     )
 }
@@ -249,7 +263,9 @@ def default_bounds(law: HistoryLaw) -> dict[str, tuple[float, float]]:
         "tau2": (1e-2, 1e12),
         "gamma": (-3.0, 3.0),
         "g": (0.0, 1e6),
-        **dict.fromkeys(SIZE_EXPONENTS, (-1.0, 2.0)),
+        "n_L": (0.0, 0.5),
+        "n_a": (-0.5, 1.0),
+        "n_c": (-1.0, 1.0),
     }
     return {**bounds, **law.bounds}
 

@@ -75,6 +75,9 @@ class SeenByRuns(Part):
         None, description="last learning rate over the peak, of runs that decay"
     )
     n_params: Span | None = Field(None, description="parameters N; null where not known")
+    weight_decay: tuple[float, float] | None = Field(
+        None, description="where runs have several; null where they have one"
+    )
     warmup_tokens: float = Field(0.0, ge=0, description="middle of the runs' warmups")
     shapes: tuple[Literal["linear", "1-sqrt", "cosine", "exponential"], ...] = Field(
         (), description="of the decays"

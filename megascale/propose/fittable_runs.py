@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from megascale.errors import FitError
@@ -20,10 +22,14 @@ LEAST_VALIDATIONS = 8
 
 
 def fittable_runs(
-    table: RunTable | pl.DataFrame, *, weight_decay: float = 0.0
+    table: RunTable | pl.DataFrame, *, weight_decay: float | Mapping[str, float] = 0.0
 ) -> tuple[list[HistoryRun], str, float]:
     """Histories with the losses that a law can hold: validation losses where every run has enough
     of them, else training losses; from after the beginning on.
+
+    Args:
+        table: of the logs.
+        weight_decay: of all runs, or of each by its name.
 
     Returns:
         The runs, the kind of loss, and the tokens from which losses are taken.

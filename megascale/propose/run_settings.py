@@ -56,6 +56,16 @@ def logged_settings(table: RunTable) -> SettingsOfRuns:
     return SettingsOfRuns(**alike)
 
 
+def logged_weight_decays(table: RunTable) -> dict[str, float] | None:
+    """The weight decay of each run by the config beside its log; None where one does not say."""
+    found = {
+        run.run: settings_of_run(table.files[run.files[0]].path.parent).weight_decay
+        for run in table.runs
+    }
+    known = {name: value for name, value in found.items() if value is not None}
+    return known if len(known) == len(found) else None
+
+
 def stated_weight_decay(table: RunTable, given: float | None) -> float | None:
     """The weight decay that is given, else what the configs beside the logs say.
 

@@ -29,7 +29,13 @@ from megascale.formats.schedule_law_file import (
     SeenByRuns,
     SettingsOfRuns,
 )
-from megascale.laws.schedule.contest import FormContest, contest_forms, hold_contest, law_for
+from megascale.laws.schedule.contest import (
+    EFFECTIVE,
+    FormContest,
+    contest_forms,
+    hold_contest,
+    law_for,
+)
 from megascale.laws.schedule.discrepancy import LawDiscrepancy
 from megascale.laws.schedule.outline import ScheduleOutline
 from megascale.laws.schedule.select import HeldOutSchedule, folds
@@ -83,6 +89,13 @@ class ScheduleLaw:
     def sized(self) -> bool:
         """Whether it goes over several model sizes."""
         return any(fit.law.sized for fit in self.fits)
+
+    @property
+    def needs_weight_decay(self) -> bool:
+        """Whether a form looks at the weight decay and the runs had several: a schedule must then
+        say its own."""
+        looks = (fit.law.rate == "effective" or fit["omega"] > 0 for fit in self.fits)
+        return self.weight_decay is None and any(looks)
 
     @property
     def discrepancy(self) -> LawDiscrepancy:
@@ -253,7 +266,7 @@ def search_schedule_law(
     Args:
         runs: histories and losses.
         loss, from_tokens, weight_decay: how `runs` were made.
-        forms: to try; default `contest_forms`, and `effective` where `norm` is given.
+        forms: to try; default `contest_forms`, and `EFFECTIVE` where `norm` is given.
         norm: the weights' size along a run, where logs have it.
         replicates: of a bootstrap over whole runs, for each form that is kept.
         threads: of the engine.
@@ -265,7 +278,7 @@ def search_schedule_law(
     """
     names = list(contest_forms(weight_decay) if forms is None else forms)
     if norm is not None and forms is None:
-        names.append("effective")
+        names += EFFECTIVE
     groups = folds(runs, "schedule") if len(runs) > 1 else [[0]]
     if len(groups) < LEAST_RUNS:
         rule = f"of different schedules are needed: {len(groups)} are there; {_missing_kinds(runs)}"

@@ -32,6 +32,7 @@ class SeenRanges:
         warmup_tokens: middle of the warmups.
         shapes: of the decays, those that a schedule can have.
         n_params: sizes of their models; None where a run does not say.
+        weight_decay: where runs have several; None where they have one.
     """
 
     tokens: float
@@ -43,6 +44,7 @@ class SeenRanges:
     warmup_tokens: float = 0.0
     shapes: tuple[Shape, ...] = ()
     n_params: Range | None = None
+    weight_decay: Range | None = None
 
     @classmethod
     def of_histories(cls, histories: Iterable[History]) -> SeenRanges:
@@ -66,7 +68,13 @@ class SeenRanges:
             n_params=None
             if any(run.n_params is None for run in runs)
             else _range(run.n_params or 0.0 for run in runs),
+            weight_decay=_several(float(np.mean(run.weight_decay)) for run in runs),
         )
+
+
+def _several(values: Iterable[float]) -> Range | None:
+    low, high = _range(values)
+    return (low, high) if high > low else None
 
 
 def _range(values: Iterable[float]) -> Range:
@@ -129,6 +137,10 @@ def unseen_by_runs(history: History, seen: SeenRanges) -> tuple[str, ...]:
         if not is_inside(size, batches):
             kind = "runs with a decay have " if batches is not seen.batch else "runs have "
             found.append(f"a batch of {short_count(round(size))}, {kind}{range_words(batches)}")
+    decay = float(np.mean(history.weight_decay))
+    if seen.weight_decay is not None and not is_inside(decay, seen.weight_decay):
+        have = range_words(seen.weight_decay)
+        found.append(f"a weight decay of {decay:.3g}, runs have {have}")
     known = history.n_params
     if known is not None and seen.n_params is not None and not is_inside(known, seen.n_params):
         have = range_words(seen.n_params)

@@ -62,9 +62,10 @@ def design(
     from megascale.errors import ConfigError
     from megascale.propose.schedule_design import design_runs
     from megascale.units import parse_count
-    from megascale.verbs.schedule_inputs import predicted_size
+    from megascale.verbs.schedule_inputs import predicted_size, refuse_open_weight_decay
 
     law = _law(paths or [], law_file, weight_decay, quiet=as_json)
+    refuse_open_weight_decay(law, "--law-file" if law_file else "PATH")
     total = round(law.seen.tokens) if tokens is None else parse_count(tokens, "--tokens")
     step = parse_count(unit, "--unit")
     for key, value in (("--tokens", total), ("--unit", step)):

@@ -48,7 +48,12 @@ def of_options(
     from megascale.propose.schedule_plan import SchedulePlan
     from megascale.schedule.points import parse_table
     from megascale.units import parse_count
-    from megascale.verbs.schedule_inputs import learning_rate, one_number, predicted_size
+    from megascale.verbs.schedule_inputs import (
+        learning_rate,
+        one_number,
+        predicted_size,
+        refuse_open_weight_decay,
+    )
 
     if tokens is None:
         raise ConfigError.of("--tokens", None, "says how long the schedules of --batch are", "1M")
@@ -61,6 +66,7 @@ def of_options(
     schedule = learning_rate(peak, kind, warmup, decay, shape, ratio, total)
     assert schedule is not None
     size = predicted_size(law, params)
+    refuse_open_weight_decay(law, "--batch")
     found = []
     for text in texts:
         points = parse_table(text, "--batch")

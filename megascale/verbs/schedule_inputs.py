@@ -178,6 +178,17 @@ def predicted_size(law: ScheduleLaw, params: str | None) -> float | None:
     return float(parse_count(params, "--params"))
 
 
+def refuse_open_weight_decay(law: ScheduleLaw, key: str) -> None:
+    """Stop where the law's forms look at the weight decay and nothing says that of the schedule.
+
+    Raises:
+        ConfigError: naming the option that cannot say it.
+    """
+    if law.needs_weight_decay:
+        rule = "the law's runs had several weight decays, and its forms look at them"
+        raise ConfigError.of(key, None, rule, "megascale predict CONFIG, whose config says its own")
+
+
 def one_number(text: str | None, key: str) -> float | None:
     """A number; a range is refused, since nothing is planned.
 

@@ -76,6 +76,7 @@ def _law(
     from megascale.verbs.option_words import read_options
     from megascale.verbs.progress import StageLine
     from megascale.verbs.reading import load_logs
+    from megascale.verbs.schedule_inputs import refuse_open_weight_decay
     from megascale.verbs.searched_law import searched_law
 
     if sources.file is not None:
@@ -83,11 +84,13 @@ def _law(
             rule = "the law file says the weight decay of its runs"
             raise ConfigError.of("--weight-decay", request.weight_decay, rule)
         law = ScheduleLaw.of_file(read_schedule_law(sources.file))
+        refuse_open_weight_decay(law, "--law-file")
         _warn_of_settings(law, request)
         return law.draws(), replace(request, weight_decay=law.weight_decay)
     table = load_logs(sources.runs, None, read_options(), False, 1, True)
     with StageLine(quiet=quiet) as line:
         law = searched_law(table, request.weight_decay, said=line.show).law
+    refuse_open_weight_decay(law, "--runs")
     _warn_of_settings(law, request)
     return law.draws(), replace(request, weight_decay=law.weight_decay)
 

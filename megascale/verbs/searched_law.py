@@ -35,14 +35,21 @@ def searched_law(
 
     from megascale.laws.schedule.logged_norms import POOR_FIT, logged_weight_norm
     from megascale.propose.fittable_runs import fittable_runs
-    from megascale.propose.run_settings import logged_settings, stated_weight_decay
+    from megascale.propose.run_settings import (
+        logged_settings,
+        logged_weight_decays,
+        stated_weight_decay,
+    )
     from megascale.propose.schedule_law import DRAWS, search_schedule_law
     from megascale.runs.check import refuse_mixed
 
     refuse_mixed(logs)
     decay = stated_weight_decay(logs, weight_decay)
-    runs, loss, from_tokens = fittable_runs(logs, weight_decay=decay or 0.0)
-    norm = logged_weight_norm(logs, runs) if decay is not None else None
+    each = logged_weight_decays(logs) if decay is None else None
+    own = each if each is not None else decay or 0.0
+    runs, loss, from_tokens = fittable_runs(logs, weight_decay=own)
+    known = decay is not None or each is not None
+    norm = logged_weight_norm(logs, runs) if known else None
     found = search_schedule_law(
         runs,
         loss=loss,

@@ -9,19 +9,21 @@ left out as well as the best is kept like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import numpy as np
 
 from megascale.errors import FitError
-from megascale.fitting.history_law import HistoryLaw, find_form
+from megascale.fitting.history_law import SIZE_EXPONENTS, HistoryLaw, find_form
 from megascale.fitting.history_result import HistoryRun
 from megascale.fitting.weight_norm import WeightNorm
 from megascale.laws.schedule.select import HeldOutSchedule, HoldOut, folds, held_out
 
 FAMILY = ("theta", "w0", "snr", "power", "two_exponentials", "exponential_r")
 """Forms that predicted left-out schedules best so far (docs/schedule-law.md)."""
+EFFECTIVE = ("effective_theta", "effective_snr", "effective")
+"""Forms in the learning rate over the weights' size, tried where logs have it."""
 RIVALS: Mapping[str, str] = {
     "state_equivalence": "state equivalence",
     "fixed_surface": "the surface of fixed batches",
@@ -70,7 +72,15 @@ def law_for(name: str | HistoryLaw, runs: Sequence[HistoryRun]) -> HistoryLaw:
         rule = "is not known, and other runs say theirs: give all runs' sizes, or one size's runs"
         raise FitError.of(f"run {unknown}: n_params", "unknown", rule)
     form = find_form(name)
-    return form.of_sizes() if len(sizes) > 1 else form
+    if len(sizes) < 2:
+        return form
+    sized = form.of_sizes()
+    # Of two sizes the powers are levels: what bounds a power over more does not bound them.
+    return replace(sized, bounds={**sized.bounds, **LEVELS}) if len(sizes) == 2 else sized
+
+
+LEVELS = dict.fromkeys(SIZE_EXPONENTS, (-3.0, 3.0))
+"""Bounds of the exponents of size where two sizes make them levels."""
 
 
 def hold_contest(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from megascale.errors import FitError
-from megascale.fitting.history_law import FORMS
+from megascale.fitting.history_law import FORMS, default_bounds
 from megascale.laws.schedule.contest import RIVALS, contest_forms, hold_contest, law_for
 from megascale.laws.schedule.select import folds, held_out
 from tests.laws.schedule.simulated import PLANS, SCALES, SIZES, TRUTH, planned, run_of
@@ -83,6 +83,8 @@ def test_sizes_must_be_known_and_three_to_leave_one_out() -> None:
     with pytest.raises(FitError, match="n_params = unknown"):
         law_for("power", unknown)
     assert not law_for("power", runs[:6]).sized
+    levels, powers = law_for("power", runs), law_for("power", sized_runs((3e5, 1e6, 3e6)))
+    assert levels.bounds["n_L"][0] < 0 <= default_bounds(powers)["n_L"][0]
 
 
 def test_other_weight_decays_are_other_schedules() -> None:
