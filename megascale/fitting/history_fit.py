@@ -27,6 +27,7 @@ from megascale.fitting.history_result import (
     default_scales,
     history_job,
 )
+from megascale.fitting.history_whitening import whitened
 from megascale.fitting.status import Status
 
 AGREE = 1e-4
@@ -96,6 +97,7 @@ def fit_history(
         )[pieces.order].astype(float)
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
             raise FitError.of("weights", "negative or NaN", "must be finite and not negative")
+    kept, common = _correlations(runs, pieces.order)
     limits = {**default_bounds(form), **(bounds or {})}
     for name, (low, high) in limits.items():
         if name not in NAMES:
@@ -113,6 +115,8 @@ def fit_history(
     options: dict[str, Any] = {
         "y": y,
         "weights": weights,
+        "kept": kept,
+        "common": common,
         "lower": np.array([limits[n][0] for n in NAMES]),
         "upper": np.array([limits[n][1] for n in NAMES]),
         "fixed": held,
@@ -139,7 +143,13 @@ def fit_history(
         law=form,
         scales=scales,
         values=values,
-        covariance=_clustered(form, slopes[0], residual, weights, offsets, limits, values),
+        covariance=_clustered(
+            form,
+            *_independent(slopes[0], residual, weights, kept, common, offsets),
+            offsets,
+            limits,
+            values,
+        ),
         bootstrap=raw["boot_params"],
         rms=float(np.sqrt(np.average(residual**2, weights=weights))),
         run_rms={n: float(np.sqrt(np.mean(r**2))) for n, r in zip(names, own, strict=True)},
@@ -199,28 +209,57 @@ def _priors(prior: Mapping[str, tuple[float, float]] | None) -> dict[str, Any]:
     return {"prior": mean, "prior_weight": weight}
 
 
+def _correlations(runs: Sequence[HistoryRun], order: Array) -> tuple[Array | None, Array | None]:
+    """`kept` and `common` of all runs, in the engine's order of points."""
+    kept = common = None
+    if any(run.kept is not None for run in runs):
+        kept = np.concatenate(
+            [np.zeros(len(r.loss)) if r.kept is None else np.asarray(r.kept, float) for r in runs]
+        )[order]
+        if kept.shape != order.shape or not (np.abs(kept) < 1).all():
+            raise FitError.of("kept", kept.shape, "needs a correlation below one for each point")
+    if any(run.common is not None for run in runs):
+        shapes = [np.zeros((2, len(r.loss))) if r.common is None else r.common for r in runs]
+        common = np.ascontiguousarray(np.concatenate(shapes, axis=1)[:, order])
+    return kept, common
+
+
+def _independent(
+    slopes: Array,
+    residual: Array,
+    weights: Array | None,
+    kept: Array | None,
+    common: Array | None,
+    offsets: Array,
+) -> tuple[Array, Array]:
+    """Slopes (P, points) and residuals, weighted and without what correlates them."""
+    root = np.ones_like(residual) if weights is None else np.sqrt(weights)
+    table = np.concatenate([slopes, residual[None]]).T * root[:, None]
+    for a, b in itertools.pairwise(offsets):
+        own = None if kept is None else kept[a:b]
+        shapes = None if common is None else common[:, a:b]
+        table[a:b] = whitened(own, shapes, table[a:b])
+    return np.ascontiguousarray(table[:, :-1].T), table[:, -1]
+
+
 def _clustered(
     law: HistoryLaw,
     slopes: Array,
     residual: Array,
-    weights: Array | None,
     offsets: Array,
     limits: Mapping[str, tuple[float, float]],
     values: Array,
 ) -> Array:
-    """Sandwich covariance with one cluster a run; parameters on a bound have none."""
+    """Sandwich covariance with one cluster a run, of independent residuals and their slopes;
+    parameters on a bound have none."""
     jacobian = slopes.copy()
     for name, (other, factor) in law.ties.items():
         jacobian[NAMES.index(other)] += factor * jacobian[NAMES.index(name)]
     free = [NAMES.index(n) for n in law.free]
     free = [i for i in free if limits[NAMES[i]][0] < values[i] < limits[NAMES[i]][1]]
     columns = jacobian[free].T
-    weight = np.ones_like(residual) if weights is None else weights
     scores = np.array(
-        [
-            (columns[a:b] * (weight[a:b] * residual[a:b])[:, None]).sum(axis=0)
-            for a, b in itertools.pairwise(offsets)
-        ]
+        [(columns[a:b] * residual[a:b, None]).sum(axis=0) for a, b in itertools.pairwise(offsets)]
     )
     out = np.full((len(NAMES), len(NAMES)), 0.0)
     runs = len(scores)
@@ -230,7 +269,7 @@ def _clustered(
     scale = np.sqrt((columns**2).sum(axis=0))
     scale[scale == 0] = 1
     unit = columns / scale
-    inverse = np.linalg.pinv(unit.T @ (unit * weight[:, None]), rcond=1e-13, hermitian=True)
+    inverse = np.linalg.pinv(unit.T @ unit, rcond=1e-13, hermitian=True)
     middle = (scores / scale).T @ (scores / scale) * runs / (runs - 1)
     out[np.ix_(free, free)] = inverse @ middle @ inverse / np.outer(scale, scale)
     return out

@@ -10,7 +10,7 @@ import numpy as np
 from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.history import History, Pieces
-from megascale.fitting.history_result import HistoryFit, history_job, predict_history
+from megascale.fitting.history_result import HistoryFit, cut_kind, history_job, predict_history
 from megascale.propose.seen_ranges import SeenRanges
 
 Array = np.ndarray
@@ -76,12 +76,12 @@ class FitDraws:
         wanted = np.arange(len(self.forms)) if rows is None else np.asarray(rows)
         ends = [np.array([run.total_tokens]) for run in histories]
         out = np.empty((len(wanted), len(histories)))
-        cuts: dict[tuple[float, bool], Pieces] = {}
+        cuts: dict[tuple[object, ...], Pieces] = {}
         for i, (fit, table) in enumerate(zip(self._fits, self._tables, strict=True)):
             own = np.flatnonzero(wanted // each == i)
             if not len(own):
                 continue
-            alike = (fit.scales.lr, fit.law.excess != "none")
+            alike = cut_kind(fit.law, fit.scales)
             job, pieces = history_job(fit.law, histories, ends, fit.scales, cuts.get(alike))
             cuts[alike] = pieces
             values = np.ascontiguousarray(table[wanted[own] % each])

@@ -26,6 +26,8 @@ POINTS = 48
 """Token counts at which a curve is predicted."""
 IMAGINED = 4_000
 """Draws of the order of schedules."""
+WIDENED = 2.0
+"""Factor on the law's own error outside what its runs have shown."""
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ class ScheduleLaw:
         """
         fits = []
         for form in file.forms:
-            if form.name not in FORMS or tuple(form.parameters) != tuple(NAMES):
+            if form.name not in FORMS:
                 known = ", ".join(FORMS)
                 raise DataError.of("law file: form", form.name, f"is not known here; {known} are")
             fits.append(_fit_of(form))
@@ -282,12 +282,25 @@ def _finite(fit: HistoryFit) -> np.ndarray:
 
 def _fit_of(form: FittedForm) -> HistoryFit:
     size = len(NAMES)
+    law = FORMS[form.name]
+    unknown = [name for name in form.parameters if name not in NAMES]
+    missing = [name for name in law.free + tuple(law.ties) if name not in form.parameters]
+    if unknown or missing:
+        rule = f"of {form.name}: not known are {unknown}, missing {missing}"
+        raise DataError.of("law file: parameters", form.name, rule)
+    places = [NAMES.index(name) for name in form.parameters]
+
+    def whole(rows: list[list[float]]) -> np.ndarray:
+        table = np.tile([law.fixed.get(name, 0.0) for name in NAMES], (len(rows), 1))
+        table[:, places] = np.array(rows, float).reshape(-1, len(places))
+        return table
+
     return HistoryFit(
-        law=FORMS[form.name],
+        law=law,
         scales=Scales(form.lr_scale, form.batch_scale, form.progress_scale),
-        values=np.array(form.values),
+        values=whole([form.values])[0],
         covariance=np.full((size, size), np.nan),
-        bootstrap=np.array(form.draws, float).reshape(-1, size),
+        bootstrap=whole(form.draws),
         rms=form.rms,
         run_rms={},
         objective=float("nan"),

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from megascale.propose.schedule_law import ScheduleLaw
     from megascale.propose.schedule_plan import SchedulePlan
 
-WIDENED = 2.0
-"""Factor on the law's own error outside what its runs have shown."""
-
 app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -98,7 +95,7 @@ def predict(
         rule = "names the law that predicts"
         raise ConfigError.of("--law-file", None, rule, "megascale fit RUNS --law schedule -o ...")
     from megascale.propose.plan_bounds import outside_seen
-    from megascale.propose.prediction import predict_schedules
+    from megascale.propose.prediction import WIDENED, predict_schedules
     from megascale.propose.schedule_law import ScheduleLaw
 
     file = read_schedule_law(law_file)

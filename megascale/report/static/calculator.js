@@ -247,6 +247,7 @@ function calculatorSection(data) {
   form.addEventListener("input", refresh);
   refresh();
   return [
+    ...(DOCUMENT.schedule_laws.length ? predictForm(DOCUMENT.schedule_laws) : []),
     node("p", {}, "Every law with what it means by N, D and C, where it was fitted and how sure " +
       "its constants are. The numbers are those of ", node("code", {}, "megascale recommend"), "."),
     form, plot.element, planned,

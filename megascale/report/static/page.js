@@ -53,6 +53,10 @@ function buildPage() {
       ? [["studies", DOCUMENT.studies.length > 1 ? "Studies" : "Study", DOCUMENT.studies,
         studiesSection]] : []),
     ["curves", "Loss curves", DOCUMENT.curves, curvesSection],
+    ...(DOCUMENT.predictions.length
+      ? [["predictions", "Predictions", DOCUMENT.predictions, predictionsSection]] : []),
+    ...(DOCUMENT.schedule_laws.length
+      ? [["schedules", "The law of whole schedules", DOCUMENT.schedule_laws, schedulesSection]] : []),
     ["tokens-steps", "Tokens and steps to a loss", DOCUMENT.tokens_steps, tokensStepsSection],
     ["best-batch", "The best batch", DOCUMENT.best_batch, bestBatchSection],
     ["grid", "Learning rate and batch", DOCUMENT.grids, gridsSection],
