@@ -42,6 +42,38 @@ def rank_threads(local_ranks: int, environment: Mapping[str, str] = os.environ) 
     return max(1, cores // local_ranks)
 
 
+RANK_VARIABLES = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher sets beside WORLD_SIZE, without which ranks do not find each other."""
+
+
+def launched_ranks(environment: Mapping[str, str] = os.environ) -> int:
+    """Number of ranks that torchrun started; 1 without it.
+
+    Args:
+        environment: where the variables are.
+
+    Raises:
+        ConfigError: WORLD_SIZE is no positive integer, or what belongs to it is missing.
+    """
+    stated = environment.get("WORLD_SIZE", "")
+    if not stated:
+        return 1
+    ranks = _positive("WORLD_SIZE", stated)
+    missing = [name for name in RANK_VARIABLES if not environment.get(name)]
+    if ranks > 1 and missing:
+        raise ConfigError.of(
+            "WORLD_SIZE",
+            stated,
+            f"{', '.join(missing)} must be set as well, as torchrun does for the ranks it starts; "
+            "unset WORLD_SIZE for a run of one process",
+        )
+    for name in ("RANK", "LOCAL_RANK"):
+        rank = environment.get(name, "0")
+        if not rank.strip().isdecimal() or int(rank) >= ranks:
+            raise ConfigError.of(name, rank, f"must be between 0 and WORLD_SIZE - 1 = {ranks - 1}")
+    return ranks
+
+
 def cpu_name() -> str:
     """The CPU as Linux describes it: vendor, family, model, stepping and name; else its kind."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from megascale.config.init_section import init_problems
 from megascale.config.parameter_groups import group_problems, method_problems
 from megascale.config.rates import build_lr_schedule, build_remaining_points
 from megascale.config.sections import RunConfig
@@ -29,6 +30,7 @@ def broken_rules(config: RunConfig) -> list[str]:
         _intervals,
         _model,
         _optimizer,
+        init_problems,
     )
     return [str(error) for check in checks for error in check(config)]
 
@@ -55,7 +57,7 @@ def _batch(config: RunConfig) -> Iterator[UserError]:
             "batch",
             " and ".join(given) or "(no schedule)",
             f"exactly one of {', '.join(sources)} says how large the batch is",
-            given or ["batch.schedule: 0: 2M"],
+            given or [f"batch.schedule: '0: {format_count(_usual_batch(config))}'"],
         )
     if batch.law is None and len(given) == 1:
         yield from _batch_points(config, f"batch.{given[0]}")
@@ -72,6 +74,12 @@ def _batch(config: RunConfig) -> Iterator[UserError]:
             "has no meaning while batch.lr_coupling is constant",
             "null",
         )
+
+
+def _usual_batch(config: RunConfig) -> int:
+    """A batch of whole micro-batches, in tokens, that takes a thousand steps for the run."""
+    unit = config.train.micro_batch_size * config.train.sequence_length
+    return unit * max(1, round(config.train.total_tokens / 1000 / unit))
 
 
 def _batch_points(config: RunConfig, key: str) -> Iterator[UserError]:

@@ -17,6 +17,7 @@ from megascale.config.fields import (
     Section,
     message_as_is,
 )
+from megascale.config.init_section import InitConfig
 from megascale.config.optimizer_sections import OptimizerConfig
 from megascale.config.schedule_sections import BatchConfig, LRConfig, WeightDecayConfig
 from megascale.errors import UserError
@@ -134,6 +135,16 @@ class ParallelConfig(Section):
     hsdp_replicate: Degree = Field(1, description="replicas of the sharded model (data_mode hsdp)")
     sequence_parallel: bool = Field(
         False, description="split norms and residuals over the tensor-parallel ranks along tokens"
+    )
+    timeout_minutes: PositiveFloat = Field(
+        30.0,
+        description="minutes a rank waits for the others in a collective before it gives the run "
+        "up, with exit code 69; longer than the slowest step, evaluation pass and checkpoint",
+    )
+    stalled_seconds: PositiveFloat = Field(
+        120.0,
+        description="seconds without a finished step after which one rank tells which ranks the "
+        "others wait for, and on which hosts",
     )
     backend: Literal["auto", "nccl", "gloo"] = Field(
         "auto", description="auto takes nccl where every process has a GPU, else gloo"
@@ -287,6 +298,9 @@ class RunConfig(Section):
     model: ModelConfig = Field(
         description="shape of the model, under the key names of the hub's config.json; `preset: "
         "FILE` starts from a file of such keys"
+    )
+    init: InitConfig = Field(
+        default_factory=InitConfig, description="initial weights, and what follows the model's size"
     )
     data: DataConfig = Field(description="token sources and mixtures")
     train: TrainConfig = Field(description="budget, shapes and numerics")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from megascale.fitting.history_result import (
 )
 from megascale.fitting.history_whitening import whitened
 from megascale.fitting.status import Status
+from megascale.fitting.weight_norm import WeightNorm
 
 AGREE = 1e-4
 """Starts whose objective is within this ratio of the best one's have found the same optimum."""
@@ -45,6 +47,7 @@ def fit_history(
     prior: Mapping[str, tuple[float, float]] | None = None,
     initial: Mapping[str, float] | None = None,
     scales: Scales | None = None,
+    norm: WeightNorm | None = None,
     confidence: float = 0.9,
     tolerance: float = 1e-9,
     max_iterations: int = 200,
@@ -67,6 +70,7 @@ def fit_history(
             tau and tau2, its logarithm; sd is such that one residual of 1 nat weighs as one sd.
         initial: values of every free parameter: the only start.
         scales: reference learning rate, batch and progress; default from the runs.
+        norm: the weights' size along a run, of laws in the effective learning rate.
         confidence: of the intervals.
         tolerance: stop when the predicted relative decrease of the objective is below it.
         max_iterations: a start's budget.
@@ -86,7 +90,7 @@ def fit_history(
     if bootstrap < 0:
         raise FitError.of("bootstrap", bootstrap, "must not be negative", 200)
     count = _checked(form, runs)
-    scales = scales or default_scales([run.history for run in runs])
+    scales = scales or replace(default_scales([run.history for run in runs]), norm=norm)
     histories = [run.history for run in runs]
     job, pieces = history_job(form, histories, [run.tokens for run in runs], scales)
     y = np.concatenate([np.asarray(run.loss, float) for run in runs])[pieces.order]

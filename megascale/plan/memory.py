@@ -13,7 +13,7 @@ from typing import Any
 
 from megascale.model.config import ModelConfig
 from megascale.model.count import component_of, elements, parameter_shapes
-from megascale.model.kinds import kind_of
+from megascale.model.kinds import method_of
 from megascale.parallel.layout import Layout
 
 FP32 = 4
@@ -65,8 +65,8 @@ def _optimizer_line(sizes: dict[str, int], optimizer: str) -> MemoryLine:
     held = sum(sizes.values())
     note = "one, fp32"
     if optimizer == "muon":
-        held += sum(size for name, size in sizes.items() if kind_of(name) != "matrices")
-        note = "one of projections, two of the rest, fp32"
+        held += sum(size for name, size in sizes.items() if method_of(name, "muon") != "muon")
+        note = "one of matrices and experts, two of the rest, fp32"
     return MemoryLine("optimizer state", held * FP32, note)
 
 

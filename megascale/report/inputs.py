@@ -14,6 +14,7 @@ from megascale.errors import DataError, FitError
 from megascale.formats.law_file import LawFile, read_law_file
 from megascale.formats.schedule_law_file import ScheduleLawFile, read_schedule_law
 from megascale.laws.grid.table import grid_table
+from megascale.laws.law_files import NKind
 from megascale.report.documents import SCHEDULE_LAW, find_documents
 from megascale.report.studies import read_studies
 from megascale.runs.check import mixed_logs
@@ -51,6 +52,7 @@ class Inputs:
         runs: the logs' one table; None where there is no log.
         points: tables of (S, E) points by file, with the columns of `point_rows`.
         grids: grids of runs by file: n_params, tokens, lr, batch_tokens, loss.
+        grid_kinds: which parameters N counts there.
         laws: law files among the paths.
         schedule_laws: laws of whole schedules among the paths and in their trees.
         predictions: files of written predictions, likewise.
@@ -62,6 +64,7 @@ class Inputs:
     runs: RunTable | None = None
     points: dict[str, pl.DataFrame] = field(default_factory=dict)
     grids: dict[str, pl.DataFrame] = field(default_factory=dict)
+    grid_kinds: dict[str, NKind] = field(default_factory=dict)
     laws: list[LawFile] = field(default_factory=list)
     schedule_laws: list[ScheduleLawFile] = field(default_factory=list)
     predictions: list[Path] = field(default_factory=list)
@@ -167,7 +170,7 @@ def _add_grid(
     """A grid under our names; one that was not asked for and lacks a column is a note."""
     assert held.frame is not None
     try:
-        table, said, _ = grid_table(
+        table, said, sized = grid_table(
             held.frame,
             str(held.path),
             columns=options.columns,
@@ -181,6 +184,7 @@ def _add_grid(
         found.notes.append(f"no grid is drawn: {error}")
     else:
         found.grids[str(held.path)] = table
+        found.grid_kinds[str(held.path)] = sized.kind
         found.notes += said
     found.files.append(_file(held.path, READ_AS[GRID]))
 

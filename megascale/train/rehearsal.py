@@ -157,7 +157,8 @@ def _step(
             dist.all_reduce(torch.zeros(16, dtype=torch.float64, device=device))
         one = flops.get_total_flops() - counted
         size = sum(_bytes(gradient) for gradient in gradients)
-        optimizer.step(gradients, lr=1e-3, weight_decay=0.1, grad_norm=2.0, clip=1.0)
+        with collectives:  # Muon gathers matrices
+            optimizer.step(gradients, lr=1e-3, weight_decay=0.1, grad_norm=2.0, clip=1.0)
     return Rehearsal(
         world_size=place.world_size,
         rank=place.rank,

@@ -17,7 +17,7 @@ from megascale.model.count import count_parameters
 from megascale.model.hf import import_model
 from megascale.plan.flops import device_peak
 from megascale.schedule.batch import BatchSchedule
-from megascale.train.build import Parts, build_parts
+from megascale.train.build import Parts, build_parts, collective_timeout
 from megascale.train.checkpoint import (
     Checkpointer,
     Found,
@@ -39,6 +39,7 @@ from megascale.train.distributed import (
     agree_on_config,
     check_shared,
     from_first,
+    lost_rank,
     on_first,
     start_process,
     stop_process,
@@ -47,10 +48,12 @@ from megascale.train.guard import Guard, GuardSettings
 from megascale.train.kernels import Kernels, choose_kernels, use_expert_kernel
 from megascale.train.loop import Loop
 from megascale.train.peak import measure_gemm
+from megascale.train.remarks import remarks
 from megascale.train.rewind import REWOUND_MAY_CHANGE, leave_behind, rewind_target
 from megascale.train.rundir import RunDirectory, saved_form
 from megascale.train.saved_state import read_training_state
 from megascale.train.signals import SignalFlags
+from megascale.train.stall_watch import watch_stalls
 from megascale.train.state import RunCounters, restore
 from megascale.train.telemetry.interval import IntervalAccumulator
 from megascale.train.telemetry.reporter import MakesDisplay, Reporter, RunDisplay
@@ -82,7 +85,11 @@ def run(
     Raises:
         UserError: of the kind that fits.
     """
-    process = start_process(backend=config.parallel.backend, threads=config.train.threads)
+    process = start_process(
+        backend=config.parallel.backend,
+        threads=config.train.threads,
+        timeout=collective_timeout(config),
+    )
     agree_on_config(process, config.digest())
     directory = on_first(process, lambda: RunDirectory(run_path(config)))
     try:
@@ -98,6 +105,11 @@ def run(
                 rewind_to=rewind_to,
                 allow_changed=allow_changed,
             )
+    except (RuntimeError, ValueError) as failure:
+        lost = lost_rank(process, failure, config.parallel.timeout_minutes)
+        if lost is None:
+            raise
+        raise lost from failure
     finally:
         if directory is not None:
             directory.close()
@@ -122,6 +134,7 @@ def _run(
         checkpoints,
         retention=Retention(config.checkpoint.keep_last, config.checkpoint.keep_every_tokens),
         asynchronous=config.checkpoint.async_save,
+        timeout=collective_timeout(config),
     )
     guard = Guard(guard_settings(config))
     interval = IntervalAccumulator()
@@ -160,6 +173,7 @@ def _run(
                 guard,
                 interval,
                 allow_changed=allow_changed,
+                branching=found is None,
             )
             notes += restored
             if found is not None:
@@ -176,6 +190,8 @@ def _run(
         return EXIT_DONE
     if found is not None:
         notes += on_first(process, lambda: schedule_jumps(path, config, progress.tokens)) or []
+    if found is None:
+        notes += remarks(config, schedule)
     # Only now, with everything accepted, does the run directory take on this config.
     notes += on_first(process, lambda: _begin(directory, config, parts, allow_changed)) or []
     if target is not None:
@@ -207,9 +223,12 @@ def _run(
         signals=signals,
         reporter=reporter,
         fresh=found is None,
+        directory=directory,
     )
     try:
-        code = loop.run() if progress.tokens < schedule.total_tokens else EXIT_DONE
+        with watch_stalls(process, config.parallel.stalled_seconds, reporter, progress) as watch:
+            loop.watch = watch
+            code = loop.run() if progress.tokens < schedule.total_tokens else EXIT_DONE
         if reporter is not None:
             _report_end(reporter, directory, progress, code)
     finally:
@@ -342,6 +361,7 @@ def _report_start(
     else:
         log = reporter.log.resume if how == "resume" else reporter.log.rewind
         log(progress.step, progress.tokens, checkpoint=str(source), **fields)
+        reporter.take_over(progress.step, progress.tokens)
         done = "resumed from" if how == "resume" else "went back to"
         reporter.console.line(
             f"{config.name}: {done} {source} (step {progress.step}, {progress.tokens} tokens)"

@@ -12,6 +12,7 @@ import torch
 from megascale.config import RunConfig
 from megascale.train.build import Parts
 from megascale.train.checkpoint import (
+    LONGER_CONTEXT,
     check_same_model,
     load_checkpoint,
     read_rank_state,
@@ -84,6 +85,7 @@ def restore(
     interval: IntervalAccumulator,
     *,
     allow_changed: tuple[str, ...] = (),
+    branching: bool = False,
 ) -> tuple[RunCounters, list[str]]:
     """Load a verified checkpoint into this rank's parts; collective.
 
@@ -91,6 +93,7 @@ def restore(
         path: the checkpoint folder.
         state: its `state.json`, from `read_state`.
         allow_changed: as `check_same_past` takes it.
+        branching: whether it is another run's, from which this one begins.
 
     Returns:
         Where the run stands, and what could not be bitwise the same (one line each).
@@ -98,9 +101,14 @@ def restore(
     Raises:
         CheckpointError: of another model, or of other tokens; tensors do not fit.
     """
-    check_same_model(path, state["model"], config.model.model_dump(mode="json"))
     tokens = int(state["consumed_tokens"])
-    notes = check_same_past(path, state, parts.stream, allow_changed)
+    notes = check_same_model(
+        path,
+        state["model"],
+        config.model.model_dump(mode="json"),
+        LONGER_CONTEXT if branching else (),
+    )
+    notes += check_same_past(path, state, parts.stream, allow_changed)
     load_checkpoint(path, parts.chunks(state), state=dict(state))
     parts.optimizer.updates = int(state["updates"])
     guard.load_state_dict(state["guard"])

@@ -36,6 +36,8 @@ def message(changes: dict[str, Any]) -> str:
         ({"trian": {}}, "trian: unknown key. Did you mean train?"),
         ({"train.totl_tokens": 5}, "Did you mean train.total_tokens?"),
         ({"optimizer.peak": 5}, "Did you mean lr.peak?"),
+        ({"train.global_batch_size": 5}, "Did you mean batch.schedule (tokens, such as"),
+        ({"train.learning_rate": 5}, "Did you mean lr.peak?"),
         ({"model.hiden_size": 5}, "Did you mean model.hidden_size?"),
         ({"model.prset": "x"}, "Did you mean model.preset?"),
         ({"data.sources": {"a": {"paht": "x"}}}, "Did you mean data.sources.a.path?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib import resources
 
 import numpy as np
@@ -10,7 +11,13 @@ import pytest
 from megascale.fitting.history_law import FORMS, NAMES
 from megascale.fitting.history_result import predict_history
 from megascale.formats.run_log import RunLog
-from megascale.formats.schedule_law_file import FittedForm, ScheduleLawFile, SeenByRuns
+from megascale.formats.schedule_law_file import (
+    FittedForm,
+    OutlineOfSchedule,
+    ScheduleLawFile,
+    SeenByRuns,
+)
+from megascale.laws.schedule.outline import ScheduleOutline
 from megascale.propose.plan_bounds import outside_seen
 from megascale.propose.predicted_runs import best_fixed_batch
 from megascale.propose.prediction import WIDENED, predict_schedules
@@ -26,7 +33,7 @@ from tests.report.samples import documented
 VALUES = {
     "L_inf": 2.0, "a": 1.2, "p": 0.4, "T0": 50.0, "u": 1.1, "r": 0.5, "B_n": 700.0, "omega": 1.0,
     "c": 0.3, "x": 0.9, "q": 0.4, "tau": 30.0, "kappa": 0.6, "c2": 0.1, "tau2": 400.0,
-    "gamma": 0.5, "g": 0.7,
+    "gamma": 0.5, "g": 0.7, "n_L": 0.0, "n_a": 0.0, "n_c": 0.0,
 }  # fmt: skip
 TOTAL = 1_000_000
 
@@ -57,8 +64,22 @@ def law_file(*names: str) -> ScheduleLawFile:
             tokens=TOTAL, batch=(128, 4096), batch_decayed=(256, 1024), peak=(5e-3, 5e-3),
             decay_share=(0.2, 0.4), final_ratio=(0.02, 0.1), warmup_tokens=54_144,
         ),
-        weight_decay=0.1, schedules=5, runs=5,
+        weight_decay=0.1, schedules=5, runs=5, outlines=outlines(),
     )  # fmt: skip
+
+
+def outlines() -> dict[str, OutlineOfSchedule]:
+    """Those of five fitted schedules."""
+    fitted = [
+        plan([(0, 256)], decay=0, ratio=1.0), plan([(0, 1024)]), plan([(0, 512)], decay=400_000),
+        plan([(0, 256), (500_000, 4096)], decay=0, ratio=1.0), plan([(0, 128)], ratio=0.02),
+    ]  # fmt: skip
+    found = {}
+    for name, one in zip("abcde", fitted, strict=True):
+        shown = ScheduleOutline.of_history(one.history())
+        residual = 0.01 * (len(found) - 2)
+        found[name] = OutlineOfSchedule(**asdict(shown), residual=residual)
+    return found
 
 
 def plan(batches, decay=200_000, shape="linear", ratio=0.1, peak=5e-3, warmup=54_144, total=TOTAL):
@@ -107,7 +128,7 @@ def run_script(browser, scripts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [name for name, law in FORMS.items() if law.rate == "given"])
 def test_every_form_has_the_engines_losses(run_script, name):
     file = law_file(name)
     law = ScheduleLaw.of_file(file)
@@ -232,6 +253,18 @@ def test_the_sliders_move_the_prediction(browser, folder, tmp_path):
         before = after
     opened.context.close()
     assert said == []
+
+
+@pytest.mark.slow
+def test_a_growing_run_stands_beside_its_opponent(browser, folder, tmp_path):
+    document = documented([folder])
+    (pair,) = document["curves"]["compared"]
+    assert (pair["run"], pair["opponent"]) == ("grown", "fixed")
+    assert pair["sentence"] in document["verdicts"]
+    opened = open_page(browser, write_page(document, tmp_path / "report.html"), [])
+    assert opened.locator("#compared .verdict").inner_text() == pair["sentence"]
+    assert opened.locator("#compared figure.plot .frame svg").count() == 3
+    opened.context.close()
 
 
 @pytest.mark.slow

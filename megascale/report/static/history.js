@@ -87,6 +87,7 @@ const FASTEST = 3.6;
 const MERGED = 0.02;
 const SMALLEST = 0.01;
 const MOST_NODES = 55;
+const FAR = 300;  // log of a progress at which the loss no longer moves
 
 function powerTerms(density, tau, kappa, longest) {
   const scale = NODE_STEP * (density ? tau : 1) * Math.exp(-logGamma(density ? kappa + 1 : kappa));
@@ -106,7 +107,7 @@ function powerTerms(density, tau, kappa, longest) {
 }
 
 class HistoryLaw {
-  // form: {kernel, clock, excess, annealing, saturated, lr, batch, progress}; theta by name
+  // form: {kernel, clock, excess, annealing, saturated, walk, lr, batch, progress}; theta by name
   constructor(form, theta) {
     Object.assign(this, { form, theta });
   }
@@ -154,9 +155,36 @@ class HistoryLaw {
     return new SummedMemory(powerTerms(kernel === "density", tau, kappa, longest));
   }
 
+  source(pieces, i) {
+    if (!(pieces.lr[i] > 0)) return 0;
+    return Math.exp(this.theta.x * pieces.logLr[i] -
+      this.theta.q * Math.log(pieces.batch[i] / this.form.batch));
+  }
+
+  // State equivalence: the loss goes on as in a run of this batch and rate that has it now.
+  walked(pieces) {
+    const { a, p, T0, c, L_inf: floorless } = this.theta;
+    const out = [];
+    let excess = a * this.signal(0);
+    let started = false;
+    for (let i = 0; i < pieces.steps.length; i++) {
+      const pace = this.pace(pieces, i);
+      const floor = c * this.source(pieces, i);
+      const log = started ? -Math.log((excess - floor) / a) / p : 0;
+      if (pace > 0 && (!started || (excess > floor && log <= FAR))) {
+        const begin = started ? this.form.progress * Math.exp(log) : T0;
+        excess = floor + a * this.signal(begin + pace * pieces.steps[i] - T0);
+        started = true;
+      }
+      for (const k of pieces.reports[i + 1]) out[k] = floorless + excess;
+    }
+    return out;
+  }
+
   // Losses at the ends of the pieces; `longest` is the longest clock of the histories together.
   losses(pieces, longest) {
     const { theta, form } = this;
+    if (form.walk) return this.walked(pieces);
     const memory = this.memory(longest);
     const scale = form.kernel === "two_exponentials" ? 1 : theta.c;
     const out = [];
@@ -169,11 +197,7 @@ class HistoryLaw {
       const share = fade > 1e-4 ? -Math.expm1(-fade) / fade : 1 - fade / 2 + (fade * fade) / 6;
       progress = progress * keep + this.pace(pieces, i) * pieces.steps[i] * share;
       if (memory && i >= this.firstInjected(pieces)) {
-        let source = 0;
-        if (pieces.lr[i] > 0) {
-          source = Math.exp(theta.x * pieces.logLr[i] -
-            theta.q * Math.log(pieces.batch[i] / form.batch));
-        }
+        let source = this.source(pieces, i);
         if (form.excess !== "none") {
           const f = this.signal(0.5 * (before + progress));
           source *= form.excess === "plus" ? 1 + theta.g * f : f;

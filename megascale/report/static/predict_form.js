@@ -15,7 +15,7 @@ function readBatches(text, total) {
   points.forEach(([start, size], i) => {
     if (!size) throw new Error(`${text.trim()}: a batch must be positive`);
     if (i && start <= points[i - 1][0]) throw new Error(`${text.trim()}: starts must increase`);
-    if (start >= total) throw new Error(`${text.trim()}: ${countWords(start)} lies beyond the run`);
+    if (start >= total) throw new Error(`${text.trim()}: ${shortCount(start)} lies beyond the run`);
   });
   return points;
 }
@@ -36,7 +36,7 @@ function plansOfForm(form, law) {
     throw new Error("Last LR over the peak: must lie between 0 and 1");
   }
   if (total <= law.from_tokens) {
-    throw new Error(`Tokens: the law holds from ${countWords(Math.round(law.from_tokens))} on`);
+    throw new Error(`Tokens: the law holds from ${shortCount(Math.round(law.from_tokens))} on`);
   }
   const lines = form.p_batches.value.split("\n").filter((line) => line.trim());
   if (!lines.length) throw new Error("Batches: write a schedule a line, as in 0:256, 850K:2Ki");
@@ -51,7 +51,7 @@ function predictVerdict(found, law) {
   if (found.length === 1) {
     const [one] = found;
     return `${one.plan.name} ends at ${lossWords(one.end)} nats after ` +
-      `${countWords(one.plan.total)} tokens (${sure}).`;
+      `${shortCount(one.plan.total)} tokens (${sure}).`;
   }
   const [first, ...others] = found;
   const lowest = (all) => all.reduce((a, b) => (b.end.value < a.end.value ? b : a));

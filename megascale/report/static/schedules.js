@@ -38,7 +38,7 @@ function lawSentence(law) {
     `tried the best at schedules left out of the fit, whose ends they miss by ` +
     `${formatNumber(law.level_error, ".2g")} nats and whose differences by ` +
     `${formatNumber(law.difference_error, ".2g")} (rms). Fitted to ${law.fitted_runs} runs of ` +
-    `${law.schedules} schedules, from ${countWords(Math.round(law.from_tokens))} tokens on. ` +
+    `${law.schedules} schedules, from ${shortCount(Math.round(law.from_tokens))} tokens on. ` +
     `Shades are ${Math.round(100 * law.confidence)} % intervals of the parameters, the forms and ` +
     "those errors." + (law.cut_draws ? " This page carries 200 draws of each form; the command " +
       "line takes all, so their last digits differ." : "");
@@ -46,7 +46,7 @@ function lawSentence(law) {
 
 function batchesWords(plan) {
   return plan.batches.map(([start, size]) =>
-    (start ? `${countWords(size)} from ${countWords(start)}` : countWords(size))).join(", ");
+    (start ? `${shortCount(size)} from ${shortCount(start)}` : shortCount(size))).join(", ");
 }
 
 function planWords(plan) {
@@ -156,10 +156,10 @@ function moveControls(law, state, changed) {
   const steps = { at: [5, 95], decay: [0, 60] };
   const total = law.best_fixed.total;
   const shown = {
-    at: () => countWords(Math.round((state.at / 100) * total)),
-    second: () => countWords(state.ladder[state.second]),
+    at: () => shortCount(Math.round((state.at / 100) * total)),
+    second: () => shortCount(state.ladder[state.second]),
     decay: () => (state.decay ? `${state.decay} % of the run` : "none"),
-    first: () => countWords(state.ladder[state.first]),
+    first: () => shortCount(state.ladder[state.first]),
   };
   const slider = (key, label) => {
     const [low, high] = steps[key] || [0, state.ladder.length - 1];
@@ -204,7 +204,7 @@ function oneScheduleLaw(law) {
     x: { label: part === "rate" ? "consumed tokens" : "", log: false, range: [0, total], flush: true },
     y: {
       loss: { label: "loss (nats per token)", format: asDigits, tip: asNats },
-      batch: { label: "batch", log: true, at: sizesOf(series), format: countWords },
+      batch: { label: "batch", log: true, at: sizesOf(series), format: shortCount },
       rate: { label: "LR", log: false, format: asDigits, ticks: 3 },
     }[part],
     toggled: () => ["batch", "rate"].forEach((other) => plots[other].draw()),
@@ -246,7 +246,7 @@ function predictedTable(law) {
   }));
   return makeTable([
     { key: "run", title: "run", text: "long" }, { key: "fitted", title: "in the fit", text: true },
-    { key: "batches", title: "batches", format: (v) => v.slice(0, 6).map(countWords).join(" > ") },
+    { key: "batches", title: "batches", format: (v) => v.slice(0, 6).map(shortCount).join(" > ") },
     { key: "measured", title: "measured end", format: asNats },
     { key: "value", title: "predicted", format: asNats }, { key: "low", title: "low", format: asNats },
     { key: "high", title: "high", format: asNats }, { key: "off", title: "off", format: asGap },
