@@ -1,4 +1,4 @@
-"""Training steps of megascale and of transformers' own models, side by side in one process.
+"""Training steps of megascale, transformers' own models and torchtitan's, in one process.
 
     python benchmarks/train_step.py [--shape dense|moe64|moe128|all] [--rounds N] [--json FILE]
     python benchmarks/train_step.py --memory      # peak memory, one process per variant
@@ -9,6 +9,11 @@ the same weights' shapes and the same tokens, in turn, on one thread, in CPU sec
 shared machine swing by factors, so only ratios within a round count; the table shows their median.
 `utilisation` is the step's arithmetic over its time, as a fraction of what the best matrix
 multiplication reaches in the same round.
+
+torchtitan's model is asked for by `--variants`, with `torchtitan` or `torchtitan compiled` among
+them. Its package imports triton, which torch's CPU build does not bring:
+
+    pip install --no-deps torchtitan==0.2.2 triton spmd_types tyro einops torchdata
 """
 
 from __future__ import annotations
@@ -96,6 +101,41 @@ def hf_forward(config: ModelConfig, variant: str) -> tuple[nn.Module, Callable[.
     return model, loss
 
 
+def torchtitan_forward(
+    config: ModelConfig, variant: str, length: int
+) -> tuple[nn.Module, Callable[..., Any]]:
+    """torchtitan's Qwen3 (dense) and a function (tokens, targets) -> mean loss."""
+    from torchtitan.components.loss import cross_entropy_loss
+    from torchtitan.models.qwen3 import Qwen3Model, Qwen3ModelArgs
+
+    if config.is_moe:
+        raise ValueError("torchtitan's experts compute in bf16 or one by one; dense shapes only")
+    arguments = Qwen3ModelArgs(
+        dim=config.hidden_size,
+        n_layers=config.num_hidden_layers,
+        n_heads=config.num_attention_heads,
+        n_kv_heads=config.num_key_value_heads,
+        vocab_size=config.vocab_size,
+        head_dim=config.head_dim,
+        hidden_dim=config.intermediate_size,
+        norm_eps=config.rms_norm_eps,
+        rope_theta=config.rope_theta,
+        max_seq_len=length,
+        enable_weight_tying=config.tie_word_embeddings,
+    )
+    model = Qwen3Model(arguments)
+    with torch.no_grad():
+        model.init_weights(buffer_device=torch.device("cpu"))
+    call = model
+    if "compiled" in variant:
+        call = torch.compile(model, dynamic=False)
+
+    def loss(tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return cross_entropy_loss(call(tokens), targets) / targets.numel()  # theirs is a sum
+
+    return model, loss
+
+
 def our_forward(
     config: ModelConfig, variant: str, mesh: Mesh
 ) -> tuple[nn.Module, Callable[..., Any]]:
@@ -120,8 +160,12 @@ def make_step(shape: str, variant: str, mesh: Mesh | None = None) -> Step:
     config, sequences, length = SHAPES[shape]
     torch.manual_seed(0)
     mesh = mesh or Mesh()
-    build = hf_forward(config, variant) if variant.startswith("hf") else None
-    model, loss = build or our_forward(config, variant, mesh)
+    if variant.startswith("hf"):
+        model, loss = hf_forward(config, variant)
+    elif variant.startswith("torchtitan"):
+        model, loss = torchtitan_forward(config, variant, length)
+    else:
+        model, loss = our_forward(config, variant, mesh)
     tokens = torch.randint(0, config.vocab_size, (sequences, length))
     targets = torch.randint(0, config.vocab_size, (sequences, length))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
