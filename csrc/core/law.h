@@ -174,6 +174,8 @@ struct LawDefaults {
   // coefficients come last among the parameters of such a law.
   static constexpr int kMoves = 0;
   static MS_HD void move(int, const double*, const double*, int, double, double*) {}
+  // A law may have a screen of cells instead of a grid (core/screen.h): kKinds > 0.
+  static constexpr int kKinds = 0;
   // natural_jacobian(u, sx, sy, jacobian) gives d theta / d u, row by row; else by differences.
   static constexpr bool kAnalyticJacobian = false;
 

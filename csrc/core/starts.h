@@ -7,6 +7,7 @@
 // Every decision looks at one problem alone, so the CPU asks for a whole chunk of problems at a
 // time and a CUDA thread for its own problem, with the same outcome.
 #pragma once
+#include <stdlib.h>
 
 #include "core/coordinates.h"
 #include "core/law.h"
@@ -46,11 +47,11 @@ MS_HD inline int start_of_rank(int rank, int asked, const int* cells) {
 // Optima of one projected problem found so far: at most three distinct ones, best first.
 template <int Q>
 struct Optima {
-  static constexpr int kMost = 3;
+  static constexpr int kMost = 6;
   static constexpr double kAgree = 1e-6;   // relative difference in cost of two equal optima
   static constexpr double kNoise = 1e-15;  // cost of a point below which there is only rounding
 
-  double cost[kMost] = {kInfeasible, kInfeasible, kInfeasible};
+  double cost[kMost] = {kInfeasible, kInfeasible, kInfeasible, kInfeasible, kInfeasible, kInfeasible};
   double t[kMost][Q > 0 ? Q : 1] = {};
   int starts = 0, agreeing = 0, iterations = 0;
 

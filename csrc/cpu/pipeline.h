@@ -276,8 +276,70 @@ class Pipeline {
     return true;
   }
 
+  bool screen(Pooled<ProjectedTask<Law>>& tasks) {
+    Pooled<ProjectedTask<Law>> screens;
+    for (size_t i = 0; i < chunk_.problems.size(); ++i) {
+      if (!ok(i)) continue;
+      ProjectedTask<Law> task;
+      task.problem = static_cast<int>(i);
+      screens.push_back(task);
+    }
+    Screen<ProjectedProblem, Law> machine;
+    ProjectedSource<Law, Real> source(chunk_, screens, projected_lanes_, cancel_);
+    if (!run_tasks(machine, source, screens.size())) return false;
+    for (const ProjectedTask<Law>& s : screens) {
+      double knots[Law::kKnots];
+      const Prepared<Law>& p = chunk_.problems[s.problem];
+      Law::knots(context(p), knots);
+      for (int k = 0; k < Law::kKinds; ++k) {
+        bool seen = s.cells[k] < 0;
+        for (int j = 0; j < k; ++j) seen = seen || s.cells[j] == s.cells[k];
+        if (seen) continue;
+        ProjectedTask<Law> task;
+        task.problem = s.problem;
+        Law::cell_start(s.cells[k], knots, p.projected_anchor, task.t);
+        tasks.push_back(task);
+      }
+    }
+    return true;
+  }
+
   // Runs the starts of every problem.
   bool search(Pooled<Optima<Q>>& optima) {
+    if constexpr (Law::kKinds > 0) {
+      if (job_.starts == 0) {
+        static const int kScout = getenv("RAY_SCOUT") ? atoi(getenv("RAY_SCOUT")) : 8;
+        static const int kRefine = getenv("RAY_REFINE") ? atoi(getenv("RAY_REFINE")) : 6;
+        Pooled<ProjectedTask<Law>> tasks, refined;
+        if (!screen(tasks)) return false;
+        {
+          ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
+          LevenbergMarquardt<ProjectedProblem> machine;
+          machine.options = projected_options(job_);
+          machine.options.max_iterations = kScout;
+          machine.options.tolerance = 1e-4;
+          if (!run_tasks(machine, source, tasks.size())) return false;
+        }
+        for (size_t from = 0, to; from < tasks.size(); from = to) {
+          for (to = from; to < tasks.size() && tasks[to].problem == tasks[from].problem;) ++to;
+          std::stable_sort(tasks.begin() + from, tasks.begin() + to,
+                           [](const auto& a, const auto& b) { return a.cost < b.cost; });
+          double last = -1;
+          for (size_t i = from, n = 0; i < to && n < size_t(kRefine); ++i) {
+            if (!(tasks[i].cost < kInfeasible)) break;
+            if (tasks[i].cost <= last * (1 + 1e-3)) continue;
+            last = tasks[i].cost;
+            ++n;
+            refined.push_back(tasks[i]);
+          }
+        }
+        if (!run_projected(refined)) return false;
+        for (const ProjectedTask<Law>& task : refined)
+          optima[task.problem].add(task.cost, task.t, task.iterations,
+                                   chunk_.problems[task.problem].count);
+        return true;
+      }
+    }
     Pooled<double> grid;
     Pooled<int> best;
     CellTable cells;

@@ -247,6 +247,54 @@ struct Wsd : LawDefaults {
     t[3] = vlog(s2 - s_opt);
   }
 
+  // The screen: S_opt at places between the points, S_min near and far below them, S_1 anywhere
+  // between, and a middle branch that ends at once or lasts.
+  static constexpr int kPlaces = 10, kKnots = kPlaces + 2, kScreenShape = 4;
+  static constexpr int kPoles = 4, kShares = 3, kRights = 4;
+  static constexpr int kScreen = kPlaces * kPoles * kShares * kRights;
+  static constexpr int kKinds = kPlaces + kPoles * kShares;
+  static MS_HD void knots(const StartContext& at, double* out) {
+    const double* s = at.x[0];
+    const int gaps = at.count - 1;
+    for (int k = 0; k < kPlaces; ++k) {
+      out[k] = s[0];
+      if (gaps < 1) continue;
+      const int g = gaps <= kPlaces ? (k < gaps ? k : gaps - 1)
+                                    : (2 * k * (gaps - 1) + kPlaces - 1) / (2 * (kPlaces - 1));
+      out[k] = 0.5 * (s[g] + s[g + 1]);
+    }
+    out[kPlaces] = s[0];
+    out[kPlaces + 1] = s[at.count - 1];
+  }
+  template <class Real>
+  static MS_INLINE void cell(int n, const Real* knots, Real* shape) {
+    constexpr double kPole[kPoles] = {.998, .96, .75, .02};
+    constexpr double kShare[kShares] = {.05, .5, .92};
+    const int right = n % kRights, share = n / kRights % kShares;
+    const int pole = n / (kRights * kShares) % kPoles, place = n / (kRights * kShares * kPoles);
+    const Real first = knots[kPlaces], last = knots[kPlaces + 1];
+    const Real s_min = first * Real(kPole[pole]);
+    const Real reach = knots[place] - s_min, rest = vmax(last - knots[place], reach * Real(0.01));
+    shape[0] = s_min;
+    shape[1] = reach * Real(kShare[share]);
+    shape[2] = reach * Real(1 - kShare[share]);
+    shape[3] = right == 0   ? shape[2] * Real(0.004)
+               : right == 1 ? shape[2] * Real(0.06)
+               : right == 2 ? rest * Real(0.1)
+                            : rest * Real(0.5);
+  }
+  static MS_HD void kinds(int n, int* out) {
+    out[0] = n / (kRights * kShares * kPoles);
+    out[1] = kPlaces + n / kRights % (kShares * kPoles);
+  }
+  static MS_HD void cell_start(int n, const double* knots, double anchor, double* t) {
+    double shape[kScreenShape];
+    cell(n, knots, shape);
+    const double share = shape[0] / anchor;
+    t[0] = vlog(share / (1 - share));
+    for (int i = 1; i < 4; ++i) t[i] = vlog(shape[i]);
+  }
+
   // Variations: a joint moved across points, the left and the middle branch made wide or narrow.
   static constexpr int kMoves = 14;
   static MS_HD void move(int k, const double* u, const double* s, int n, double anchor, double* t) {

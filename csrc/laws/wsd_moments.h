@@ -39,6 +39,37 @@ struct WsdProjected {
     evaluate(t, cost, g, h, c);
   }
 
+  // The cost alone, of S_min, b, a, c.
+  MS_INLINE Real cost(const Real* shape) const {
+    constexpr int W = RealTraits<Real>::kLanes;
+    const Real s_min = shape[0], b = shape[1], a = shape[2], c = shape[3];
+    const Real zero(0.0), one(1.0), two(2.0);
+    const Real ab = a + b, minus_a = -a, c2 = two * c, f = two * a * b;
+    Real uu = zero, uv = zero, vv = zero, u1 = zero, v1 = zero, m0 = zero;
+    for (int i = 0; i < points.count; ++i) {
+      const Real s = load<Real>(points.x[0] + i * W);
+      const Real w = load<Real>(points.scale + i * W);
+      const Real goal = load<Real>(points.target + i * W);
+      const Real d = s - s_min, e = d - ab;
+      const Real k = vmin(vmax(e, minus_a), c);
+      const Real u = (k * k + c2 * vmax(e - c, zero) + f * (vmax(b / d, one) - one)) * w;
+      uu += u * u;
+      uv += u * w;
+      vv += w * w;
+      u1 += u * goal;
+      v1 += w * goal;
+      m0 += goal * goal;
+    }
+    if (across)
+      for (Real* sum : {&uu, &uv, &vv, &u1, &v1, &m0}) *sum = total(*sum);
+    const Real det = uu * vv - uv * uv;
+    const Real inverse = one / det;
+    const Real C = (u1 * vv - v1 * uv) * inverse;
+    const Real E = (v1 * uu - uv * u1) * inverse;
+    const auto ok = (det > uu * vv * Real(1e-14)) & (C > zero) & (E > zero);
+    return select(ok, vmax(m0 - C * u1 - E * v1, zero), Real(kInfeasible));
+  }
+
   // c receives the linear pair (C, E_min).
   MS_NOINLINE void evaluate(const Real* t, Real* cost, Real* g, Real* h, Real* c) const {
     constexpr int W = RealTraits<Real>::kLanes;
