@@ -47,11 +47,12 @@ MS_HD inline int start_of_rank(int rank, int asked, const int* cells) {
 // Optima of one projected problem found so far: at most three distinct ones, best first.
 template <int Q>
 struct Optima {
-  static constexpr int kMost = 6;
+  static constexpr int kMost = 12;
   static constexpr double kAgree = 1e-6;   // relative difference in cost of two equal optima
   static constexpr double kNoise = 1e-15;  // cost of a point below which there is only rounding
 
-  double cost[kMost] = {kInfeasible, kInfeasible, kInfeasible, kInfeasible, kInfeasible, kInfeasible};
+  double cost[kMost];
+  MS_HD Optima() { for (double& c : cost) c = kInfeasible; }
   double t[kMost][Q > 0 ? Q : 1] = {};
   int starts = 0, agreeing = 0, iterations = 0;
 
@@ -90,7 +91,7 @@ struct Optima {
     if (Q == 0) return 1;
     const int wanted = constrained                       ? kMost
                        : !same_objective && !descends    ? kMost
-                       : !same_objective || bootstrapped ? 2
+                       : !same_objective ? (getenv("RAY_POLISH") ? atoi(getenv("RAY_POLISH")) : 3) : bootstrapped ? 2
                                                          : 1;
     int found = 0;
     while (found < wanted && cost[found] < kInfeasible) ++found;

@@ -25,6 +25,7 @@ void ask_for_variations(Pipeline& fits, Pooled<Descent>& descents,
     for (int k = range.from; k < range.to; ++k) {
       ProjectedTask<Law> task;
       task.problem = static_cast<int>(i);
+      task.cells[0] = fresh ? 100 + k : k;
       if (fresh)
         Law::grid(k, at, task.t);
       else
@@ -52,6 +53,8 @@ bool descend(Pipeline<Law, Real>& fits) {
       f.problem = task.problem;
       start_variation<Law>(task.t, task.c, task.cost < kInfeasible, chunk.solutions[task.problem].t,
                            p.projected_anchor, p.full_anchor, f.t);
+      f.exhausted = false;
+      f.which = task.cells[0];
       variations.push_back(f);
     }
     if (!fits.scout(variations)) return false;
@@ -70,6 +73,9 @@ bool descend(Pipeline<Law, Real>& fits) {
     Pooled<double> before;
     for (const FullTask<Law>& f : best) before.push_back(chunk.solutions[f.problem].cost);
     if (!fits.polish(best)) return false;
+    static const bool kLog = getenv("RAY_LOG");
+    for (size_t k = 0; kLog && k < best.size(); ++k)
+      if (best[k].cost < before[k] * (1 - 1e-6)) fprintf(stderr, "gain %d %d\n", best[k].which, chunk.problems.size() > 0 ? descents[best[k].problem].rounds : 0);
     for (size_t k = 0; k < best.size(); ++k)
       descents[best[k].problem].judge(best[k].cost, before[k]);
   }

@@ -36,7 +36,7 @@ class Pipeline {
     load(begin, end);
     if (!solve()) return false;
     if constexpr (Law::kMoves > 0) {
-      if (descends(job_) && !descend(*this)) return false;
+      if (descends(job_) && !getenv("RAY_NOMOVES") && !descend(*this)) return false;
     }
     for (size_t i = 0; write && i < chunk_.problems.size(); ++i) {
       double influence[3] = {};
@@ -87,8 +87,37 @@ class Pipeline {
     }
     LevenbergMarquardt<FullProblem> machine;
     machine.options = full_options<Law>(job_);
+    static const int kIts = getenv("RAY_ITS") ? atoi(getenv("RAY_ITS")) : 200;
+    if (Law::kMoves > 0) machine.options.max_iterations = kIts;
     configure(machine);
     return run_tasks(machine, source, tasks);
+  }
+
+  // BFGS from where Levenberg-Marquardt ended without an optimum.
+  bool settle(Pooled<FullTask<Law>>& full) {
+    if (Law::kMoves == 0 || job_.loss == Loss::kHuber || job_.lower || job_.upper) return true;
+    Pooled<FullTask<Law>> left;
+    Pooled<size_t> at;
+    for (size_t i = 0; i < full.size(); ++i) {
+      const FullTask<Law>& f = full[i];
+      if (f.converged || !(f.cost < kInfeasible)) continue;
+      if (f.cost > 1.1 * chunk_.solutions[f.problem].cost) continue;
+      at.push_back(i);
+      left.push_back(f);
+    }
+    Bfgs<FullProblem> machine;
+    machine.options = full_options<Law>(job_);
+    machine.options.max_iterations = 500;
+    configure(machine);
+    FullSource<Law, Real> source(chunk_, left, full_lanes_, cancel_);
+    if (!run_tasks(machine, source, left.size())) return false;
+    for (size_t i = 0; i < left.size(); ++i) {
+      const int before = full[at[i]].iterations;
+      if (!(left[i].cost <= full[at[i]].cost)) continue;
+      full[at[i]] = left[i];
+      full[at[i]].iterations += before;
+    }
+    return true;
   }
 
   bool ok(size_t i) const { return chunk_.problems[i].status == kConverged; }
@@ -122,7 +151,7 @@ class Pipeline {
   // Starts of the full problem, run to the end; what is better than what there was is kept.
   bool polish(Pooled<FullTask<Law>>& full) {
     hold_fixed(full);
-    if (!run_full(full)) return false;
+    if (!run_full(full) || !settle(full)) return false;
     const bool counted = job_.initial || job_.compatibility_grid;
     for (const FullTask<Law>& f : full) {
       Solution<Law>& s = chunk_.solutions[f.problem];
@@ -374,7 +403,63 @@ class Pipeline {
     return true;
   }
 
+  bool ray_starts(Pooled<FullTask<Law>>& full) {
+    static const int kScout = getenv("RAY_FSCOUT") ? atoi(getenv("RAY_FSCOUT")) : 10;
+    static const int kPscout = getenv("RAY_PSCOUT") ? atoi(getenv("RAY_PSCOUT")) : 0;
+    static const int kKeep = getenv("RAY_KEEP") ? atoi(getenv("RAY_KEEP")) : 4;
+    Pooled<ProjectedTask<Law>> tasks;
+    if (!screen(tasks)) return false;
+    if (kPscout) {
+      ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
+      LevenbergMarquardt<ProjectedProblem> machine;
+      machine.options = projected_options(job_);
+      machine.options.max_iterations = kPscout;
+      machine.options.tolerance = 1e-4;
+      if (!run_tasks(machine, source, tasks.size())) return false;
+    }
+    if (!solve_linear(tasks)) return false;
+    Pooled<FullTask<Law>> scouts;
+    for (const ProjectedTask<Law>& task : tasks) {
+      const Prepared<Law>& p = chunk_.problems[task.problem];
+      FullTask<Law> f;
+      f.problem = task.problem;
+      start_full<Law>(task.t, task.c, p.projected_anchor, p.full_anchor, f.t);
+      scouts.push_back(f);
+    }
+    hold_fixed(scouts);
+    {
+      FullSource<Law, Real> source(chunk_, scouts, full_lanes_, cancel_);
+      LevenbergMarquardt<FullProblem> machine;
+      machine.options = full_options<Law>(job_);
+      machine.options.max_iterations = kScout;
+      machine.options.tolerance = 1e-4;
+      configure(machine);
+      if (!run_tasks(machine, source, scouts.size())) return false;
+    }
+    for (size_t from = 0, to; from < scouts.size(); from = to) {
+      for (to = from; to < scouts.size() && scouts[to].problem == scouts[from].problem;) ++to;
+      std::stable_sort(scouts.begin() + from, scouts.begin() + to,
+                       [](const auto& a, const auto& b) { return a.cost < b.cost; });
+      double last = -1;
+      Solution<Law>& s = chunk_.solutions[scouts[from].problem];
+      s.starts = to - from;
+      s.agreeing = 1;
+      for (size_t i = from, n = 0; i < to && n < size_t(kKeep); ++i) {
+        s.iterations += scouts[i].iterations;
+        if (!(scouts[i].cost < kInfeasible)) break;
+        if (scouts[i].cost <= last * (1 + 1e-3)) continue;
+        last = scouts[i].cost;
+        ++n;
+        full.push_back(scouts[i]);
+      }
+    }
+    return true;
+  }
+
   bool projected_starts(Pooled<FullTask<Law>>& full) {
+    if constexpr (Law::kKinds > 0) {
+      if (job_.starts == 0 && getenv("RAY_DIRECT")) return ray_starts(full);
+    }
     Pooled<Optima<Q>> optima(chunk_.problems.size());
     if constexpr (Q > 0) {
       if (!search(optima)) return false;

@@ -112,6 +112,7 @@ struct FullTask {
   double cost = kInfeasible;
   double h[packed_size(Law::kParams)] = {};
   int iterations = 0;
+  int which = 0;
   bool converged = false, exhausted = false;
 };
 

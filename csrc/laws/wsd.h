@@ -296,7 +296,7 @@ struct Wsd : LawDefaults {
   }
 
   // Variations: a joint moved across points, the left and the middle branch made wide or narrow.
-  static constexpr int kMoves = 14;
+  static constexpr int kMoves = 22;
   static MS_HD void move(int k, const double* u, const double* s, int n, double anchor, double* t) {
     const Shape<double> p = parts(u);
     double s_min = p.s_min, s1 = s_min + p.b, s_opt = s1 + p.a, s2 = s_opt + p.c;
@@ -321,7 +321,15 @@ struct Wsd : LawDefaults {
       case 10: s1 = s_min + 0.95 * reach; break;
       case 11: s2 = after(s, n, inner - 2); break;
       case 12: s1 = after(s, n, left + 2); break;
-      default: s2 = s_opt + 0.05 * rest; break;
+      case 13: s2 = s_opt + 0.05 * rest; break;
+      case 14: s1 = after(s, n, left - 2); s2 = after(s, n, inner + 1); s_opt = 0.5 * (s1 + s2); break;
+      case 15: s1 = after(s, n, left - 1); s2 = after(s, n, inner + 2); s_opt = 0.4 * s1 + 0.6 * s2; break;
+      case 16: s_min = 0.9998 * s[0]; s1 = s_min + 0.1 * (s[1] - s_min); break;
+      case 17: s_min = 0.02 * s[0]; s1 = s_min + 0.05 * (s_opt - s_min); break;
+      case 18: s_min = 0.02 * s[0]; s1 = s_min + 0.9 * (s_opt - s_min); break;
+      case 19: s_opt = after(s, n, inner - 1); s2 = s_opt + 0.01 * (s_opt - s_min); s1 = s_min + 0.8 * (s_opt - s_min); break;
+      case 20: s_opt = after(s, n, inner); s2 = s_opt + 0.003 * (s_opt - s_min); s1 = s_min + 0.98 * (s_opt - s_min); break;
+      default: s_opt = after(s, n, left + 1); s2 = s_opt + 0.01 * (s_opt - s_min); s1 = s_min + 0.05 * (s_opt - s_min); break;
     }
     // clang-format on
     s_min = vmin(s_min, 0.97 * anchor);
