@@ -129,7 +129,7 @@ def measure(
         best = np.where(sound & (other.objective < best), other.objective, best)
     excess = found.objective / best - 1
     hit = excess <= TOLERANCE
-    said = ~found.converged | (found.flags & int(fitting.Flag.STARTS_DISAGREE) != 0)
+    said = ~found.solved | (found.flags & int(fitting.Flag.STARTS_DISAGREE) != 0)
     quiet = ~hit & ~said
     missed = excess[~hit]
     return (
@@ -196,7 +196,7 @@ def measure_other(
         other = run(dict(zip(found.names, shaken.T, strict=True)))
         best = np.where(other.solved & (other.objective < best), other.objective, best)
     hit = found.objective <= best * (1 + TOLERANCE)
-    said = ~found.converged | (found.flags & int(fitting.Flag.STARTS_DISAGREE) != 0)
+    said = ~found.solved | (found.flags & int(fitting.Flag.STARTS_DISAGREE) != 0)
     return float(hit.mean()), float((~hit & ~said).mean())
 
 

@@ -1,12 +1,14 @@
 // Screening: the projected problem's cost at many cells of a law's screen, without derivatives, and
-// the best cells of each of several kinds. The lanes of a Pack screen a problem each, with cells
-// that follow from its own points.
+// the best cell of each of several kinds. The lanes of a Pack screen a problem each, with cells that
+// follow from its own points.
 //
-// A law with `kScreen` cells says where they lie:
-//   kKnots, knots(context, out)     numbers that the cells of one problem are built from
-//   kScreenShape, cell(n, knots, shape)   the shape that the projected problem takes for cell n
-//   kKinds, kinds(n, out)           the kinds that cell n belongs to, of which the best is kept
-//   cell_start(n, knots, anchor, t)  the solver's start at cell n
+// A law with a screen has
+//   kScreen           how many cells
+//   kKnots, knots(context, round, out)   numbers that the cells of one problem are built from; each
+//                     round has cells of its own
+//   kScreenShape, cell(n, knots, shape)  the shape that the projected problem takes for cell n
+//   kKinds, kinds(n, out)   the two kinds that cell n is one of
+//   cell_start(n, knots, anchor, t)      the solver's start at cell n
 #pragma once
 
 #include "core/lm.h"
@@ -22,6 +24,7 @@ struct Screen {
 
   Problem problem;
   SolverOptions options;
+  int round = 0;
   Real knots[Law::kKnots];
   Real t[P];
   Real best_cost[Law::kKinds], best_cell[Law::kKinds];
@@ -52,6 +55,18 @@ struct Screen {
       }
     }
     done = Mask(true);
+  }
+
+  // The best cells that lane l found, each once, in the order of their kinds; returns how many.
+  MS_HD int winners(int l, int* out) const {
+    int count = 0;
+    for (int k = 0; k < Law::kKinds; ++k) {
+      const int cell = static_cast<int>(lane(best_cell[k], l));
+      bool seen = cell < 0;
+      for (int j = 0; j < count; ++j) seen = seen || out[j] == cell;
+      if (!seen) out[count++] = cell;
+    }
+    return count;
   }
 };
 

@@ -1,15 +1,16 @@
 // One chunk of problems of one law through all stages:
 //
 //   prepare -> starts (grid or designed) -> projected Levenberg-Marquardt -> linear coefficients
-//           -> full problem (Levenberg-Marquardt, or BFGS for Huber)
-//           -> variations of its optimum, for laws that have them (cpu/descend.h) -> finish
+//           -> full problem (Levenberg-Marquardt, or BFGS for Huber) -> finish
+//
+// A law with a screen searches in rounds instead (cpu/screened.h).
 //
 // Everything a stage decides about a problem depends on that problem alone, so results do not
 // depend on how problems are grouped into chunks or which thread runs them.
 #pragma once
 
 #include "cpu/classic_batch.h"
-#include "cpu/descend.h"
+#include "cpu/screened.h"
 #include "cpu/sources.h"
 
 namespace megascale {
@@ -35,9 +36,6 @@ class Pipeline {
   bool run_generic(int64_t begin, int64_t end, bool write) {
     load(begin, end);
     if (!solve()) return false;
-    if constexpr (Law::kMoves > 0) {
-      if (descends(job_) && !getenv("RAY_NOMOVES") && !descend(*this)) return false;
-    }
     for (size_t i = 0; write && i < chunk_.problems.size(); ++i) {
       double influence[3] = {};
       if (job_.loss == Loss::kHuber) influences(static_cast<int>(i), influence);
@@ -87,37 +85,8 @@ class Pipeline {
     }
     LevenbergMarquardt<FullProblem> machine;
     machine.options = full_options<Law>(job_);
-    static const int kIts = getenv("RAY_ITS") ? atoi(getenv("RAY_ITS")) : 200;
-    if (Law::kMoves > 0) machine.options.max_iterations = kIts;
     configure(machine);
     return run_tasks(machine, source, tasks);
-  }
-
-  // BFGS from where Levenberg-Marquardt ended without an optimum.
-  bool settle(Pooled<FullTask<Law>>& full) {
-    if (Law::kMoves == 0 || job_.loss == Loss::kHuber || job_.lower || job_.upper) return true;
-    Pooled<FullTask<Law>> left;
-    Pooled<size_t> at;
-    for (size_t i = 0; i < full.size(); ++i) {
-      const FullTask<Law>& f = full[i];
-      if (f.converged || !(f.cost < kInfeasible)) continue;
-      if (f.cost > 1.1 * chunk_.solutions[f.problem].cost) continue;
-      at.push_back(i);
-      left.push_back(f);
-    }
-    Bfgs<FullProblem> machine;
-    machine.options = full_options<Law>(job_);
-    machine.options.max_iterations = 500;
-    configure(machine);
-    FullSource<Law, Real> source(chunk_, left, full_lanes_, cancel_);
-    if (!run_tasks(machine, source, left.size())) return false;
-    for (size_t i = 0; i < left.size(); ++i) {
-      const int before = full[at[i]].iterations;
-      if (!(left[i].cost <= full[at[i]].cost)) continue;
-      full[at[i]] = left[i];
-      full[at[i]].iterations += before;
-    }
-    return true;
   }
 
   bool ok(size_t i) const { return chunk_.problems[i].status == kConverged; }
@@ -175,21 +144,53 @@ class Pipeline {
     return true;
   }
 
-  // The same for a few iterations of Levenberg-Marquardt; nothing is kept.
-  bool scout(Pooled<FullTask<Law>>& full) {
+  // BFGS from where Levenberg-Marquardt ended without an optimum: where large residuals meet kinks,
+  // the curvature is not that of the normal matrix.
+  bool settle(Pooled<FullTask<Law>>& full) {
+    if (job_.loss == Loss::kHuber || job_.max_iterations > 0) return true;
+    Pooled<FullTask<Law>> left;
+    Pooled<size_t> at;
+    for (size_t i = 0; i < full.size(); ++i) {
+      const FullTask<Law>& f = full[i];
+      if (!settles(f.converged, f.cost, chunk_.solutions[f.problem].cost) ||
+          chunk_.problems[f.problem].bounded)
+        continue;
+      at.push_back(i);
+      left.push_back(f);
+    }
+    Bfgs<FullProblem> machine;
+    machine.options = settle_options(full_options<Law>(job_));
+    configure(machine);
+    FullSource<Law, Real> source(chunk_, left, full_lanes_, cancel_);
+    if (!run_tasks(machine, source, left.size())) return false;
+    for (size_t i = 0; i < left.size(); ++i) {
+      if (!(left[i].cost <= full[at[i]].cost)) continue;
+      left[i].iterations += full[at[i]].iterations;
+      full[at[i]] = left[i];
+    }
+    return true;
+  }
+
+  // A few iterations of Levenberg-Marquardt; nothing is kept.
+  bool scout(Pooled<FullTask<Law>>& full, const SolverOptions& options) {
     hold_fixed(full);
     FullSource<Law, Real> source(chunk_, full, full_lanes_, cancel_);
     LevenbergMarquardt<FullProblem> machine;
-    machine.options = Descent::options(full_options<Law>(job_));
+    machine.options = options;
     configure(machine);
     return run_tasks(machine, source, full.size());
+  }
+
+  template <class Machine>
+  bool run_projected(Machine& machine, Pooled<ProjectedTask<Law>>& tasks) {
+    ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
+    return run_tasks(machine, source, tasks.size());
   }
 
   // The linear coefficients at points of the projected problem.
   bool solve_linear(Pooled<ProjectedTask<Law>>& tasks) {
     LinearSolve<ProjectedProblem, L> machine;
-    ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
-    return run_tasks(machine, source, tasks.size());
+    return run_projected(machine, tasks);
   }
 
   StartContext context(const Prepared<Law>& p) {
@@ -225,6 +226,9 @@ class Pipeline {
   }
 
   bool solve() {
+    if constexpr (Law::kKinds > 0) {
+      if (descends(job_)) return ScreenedSearch(*this).run();
+    }
     Pooled<FullTask<Law>> full;
     if (job_.initial) {
       given_starts(full);
@@ -272,12 +276,6 @@ class Pipeline {
     }
   }
 
-  bool run_projected(Pooled<ProjectedTask<Law>>& tasks) {
-    ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
-    LevenbergMarquardt<ProjectedProblem> machine;
-    machine.options = projected_options(job_);
-    return run_tasks(machine, source, tasks.size());
-  }
 
   // The law's grid, worked out once for a chunk.
   struct CellTable {
@@ -305,70 +303,8 @@ class Pipeline {
     return true;
   }
 
-  bool screen(Pooled<ProjectedTask<Law>>& tasks) {
-    Pooled<ProjectedTask<Law>> screens;
-    for (size_t i = 0; i < chunk_.problems.size(); ++i) {
-      if (!ok(i)) continue;
-      ProjectedTask<Law> task;
-      task.problem = static_cast<int>(i);
-      screens.push_back(task);
-    }
-    Screen<ProjectedProblem, Law> machine;
-    ProjectedSource<Law, Real> source(chunk_, screens, projected_lanes_, cancel_);
-    if (!run_tasks(machine, source, screens.size())) return false;
-    for (const ProjectedTask<Law>& s : screens) {
-      double knots[Law::kKnots];
-      const Prepared<Law>& p = chunk_.problems[s.problem];
-      Law::knots(context(p), knots);
-      for (int k = 0; k < Law::kKinds; ++k) {
-        bool seen = s.cells[k] < 0;
-        for (int j = 0; j < k; ++j) seen = seen || s.cells[j] == s.cells[k];
-        if (seen) continue;
-        ProjectedTask<Law> task;
-        task.problem = s.problem;
-        Law::cell_start(s.cells[k], knots, p.projected_anchor, task.t);
-        tasks.push_back(task);
-      }
-    }
-    return true;
-  }
-
   // Runs the starts of every problem.
   bool search(Pooled<Optima<Q>>& optima) {
-    if constexpr (Law::kKinds > 0) {
-      if (job_.starts == 0) {
-        static const int kScout = getenv("RAY_SCOUT") ? atoi(getenv("RAY_SCOUT")) : 8;
-        static const int kRefine = getenv("RAY_REFINE") ? atoi(getenv("RAY_REFINE")) : 6;
-        Pooled<ProjectedTask<Law>> tasks, refined;
-        if (!screen(tasks)) return false;
-        {
-          ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
-          LevenbergMarquardt<ProjectedProblem> machine;
-          machine.options = projected_options(job_);
-          machine.options.max_iterations = kScout;
-          machine.options.tolerance = 1e-4;
-          if (!run_tasks(machine, source, tasks.size())) return false;
-        }
-        for (size_t from = 0, to; from < tasks.size(); from = to) {
-          for (to = from; to < tasks.size() && tasks[to].problem == tasks[from].problem;) ++to;
-          std::stable_sort(tasks.begin() + from, tasks.begin() + to,
-                           [](const auto& a, const auto& b) { return a.cost < b.cost; });
-          double last = -1;
-          for (size_t i = from, n = 0; i < to && n < size_t(kRefine); ++i) {
-            if (!(tasks[i].cost < kInfeasible)) break;
-            if (tasks[i].cost <= last * (1 + 1e-3)) continue;
-            last = tasks[i].cost;
-            ++n;
-            refined.push_back(tasks[i]);
-          }
-        }
-        if (!run_projected(refined)) return false;
-        for (const ProjectedTask<Law>& task : refined)
-          optima[task.problem].add(task.cost, task.t, task.iterations,
-                                   chunk_.problems[task.problem].count);
-        return true;
-      }
-    }
     Pooled<double> grid;
     Pooled<int> best;
     CellTable cells;
@@ -396,70 +332,16 @@ class Pipeline {
         tasks.push_back(task);
       }
     }
-    if (!run_projected(tasks)) return false;
+    LevenbergMarquardt<ProjectedProblem> machine;
+    machine.options = projected_options(job_);
+    if (!run_projected(machine, tasks)) return false;
     for (const ProjectedTask<Law>& task : tasks)
       optima[task.problem].add(task.cost, task.t, task.iterations,
                                chunk_.problems[task.problem].count);
     return true;
   }
 
-  bool ray_starts(Pooled<FullTask<Law>>& full) {
-    static const int kScout = getenv("RAY_FSCOUT") ? atoi(getenv("RAY_FSCOUT")) : 10;
-    static const int kPscout = getenv("RAY_PSCOUT") ? atoi(getenv("RAY_PSCOUT")) : 0;
-    static const int kKeep = getenv("RAY_KEEP") ? atoi(getenv("RAY_KEEP")) : 4;
-    Pooled<ProjectedTask<Law>> tasks;
-    if (!screen(tasks)) return false;
-    if (kPscout) {
-      ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
-      LevenbergMarquardt<ProjectedProblem> machine;
-      machine.options = projected_options(job_);
-      machine.options.max_iterations = kPscout;
-      machine.options.tolerance = 1e-4;
-      if (!run_tasks(machine, source, tasks.size())) return false;
-    }
-    if (!solve_linear(tasks)) return false;
-    Pooled<FullTask<Law>> scouts;
-    for (const ProjectedTask<Law>& task : tasks) {
-      const Prepared<Law>& p = chunk_.problems[task.problem];
-      FullTask<Law> f;
-      f.problem = task.problem;
-      start_full<Law>(task.t, task.c, p.projected_anchor, p.full_anchor, f.t);
-      scouts.push_back(f);
-    }
-    hold_fixed(scouts);
-    {
-      FullSource<Law, Real> source(chunk_, scouts, full_lanes_, cancel_);
-      LevenbergMarquardt<FullProblem> machine;
-      machine.options = full_options<Law>(job_);
-      machine.options.max_iterations = kScout;
-      machine.options.tolerance = 1e-4;
-      configure(machine);
-      if (!run_tasks(machine, source, scouts.size())) return false;
-    }
-    for (size_t from = 0, to; from < scouts.size(); from = to) {
-      for (to = from; to < scouts.size() && scouts[to].problem == scouts[from].problem;) ++to;
-      std::stable_sort(scouts.begin() + from, scouts.begin() + to,
-                       [](const auto& a, const auto& b) { return a.cost < b.cost; });
-      double last = -1;
-      Solution<Law>& s = chunk_.solutions[scouts[from].problem];
-      s.starts = to - from;
-      s.agreeing = 1;
-      for (size_t i = from, n = 0; i < to && n < size_t(kKeep); ++i) {
-        s.iterations += scouts[i].iterations;
-        if (!(scouts[i].cost < kInfeasible)) break;
-        if (scouts[i].cost <= last * (1 + 1e-3)) continue;
-        last = scouts[i].cost;
-        ++n;
-        full.push_back(scouts[i]);
-      }
-    }
-    return true;
-  }
-
   bool projected_starts(Pooled<FullTask<Law>>& full) {
-    if constexpr (Law::kKinds > 0) {
-      if (job_.starts == 0 && getenv("RAY_DIRECT")) return ray_starts(full);
-    }
     Pooled<Optima<Q>> optima(chunk_.problems.size());
     if constexpr (Q > 0) {
       if (!search(optima)) return false;
@@ -474,8 +356,7 @@ class Pipeline {
       s.agreeing = Q > 0 ? optima[i].agreeing : 1;
       s.iterations = optima[i].iterations;
       const int polished = optima[i].to_polish(same, chunk_.problems[i].constrained,
-                                               job_.bootstrap != Bootstrap::kNone,
-                                               Law::kMoves > 0 && descends(job_));
+                                               job_.bootstrap != Bootstrap::kNone);
       for (int k = 0; k < polished; ++k) {
         ProjectedTask<Law> task;
         task.problem = static_cast<int>(i);

@@ -100,7 +100,7 @@ struct ProjectedTask {
   double cost = kInfeasible;
   double c[Law::kLinear] = {};
   int iterations = 0;
-  // Of a grid search, best first; or of a screen, by kind.
+  // Of a grid search, best first, or of a screen; -1 where there are fewer.
   int cells[Law::kKinds > kBestCells ? Law::kKinds : kBestCells] = {};
 };
 
@@ -112,7 +112,6 @@ struct FullTask {
   double cost = kInfeasible;
   double h[packed_size(Law::kParams)] = {};
   int iterations = 0;
-  int which = 0;
   bool converged = false, exhausted = false;
 };
 
@@ -178,12 +177,13 @@ class ProjectedSource {
     const double* x[X];
     for (int k = 0; k < X; ++k) x[k] = chunk_.columns.projected_x[k].data() + p.projected_at;
     double knots[Law::kKnots];
-    Law::knots({x, nullptr, p.projected_count, p.projected_anchor}, knots);
+    Law::knots({x, nullptr, p.projected_count, p.projected_anchor}, m.round, knots);
     for (int k = 0; k < Law::kKnots; ++k) set_lane(m.knots[k], l, knots[k]);
   }
   template <class Problem>
   static void keep(const Screen<Problem, Law>& m, ProjectedTask<Law>& out, int l) {
-    for (int k = 0; k < Law::kKinds; ++k) out.cells[k] = static_cast<int>(lane(m.best_cell[k], l));
+    std::fill_n(out.cells, Law::kKinds, -1);
+    m.winners(l, out.cells);
   }
   template <class Problem, class Cells>
   static void keep(const GridSearch<Problem, Cells>& m, ProjectedTask<Law>& out, int l) {

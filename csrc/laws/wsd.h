@@ -249,39 +249,47 @@ struct Wsd : LawDefaults {
 
   // The screen: S_opt at places between the points, S_min near and far below them, S_1 anywhere
   // between, and a middle branch that ends at once or lasts.
-  static constexpr int kPlaces = 10, kKnots = kPlaces + 2, kScreenShape = 4;
-  static constexpr int kPoles = 4, kShares = 3, kRights = 4;
-  static constexpr int kScreen = kPlaces * kPoles * kShares * kRights;
+  static constexpr int kPlaces = 11, kPoles = 4, kShares = 3, kRights = 4, kRounds = 4;
+  static constexpr int kScreen = kPlaces * kPoles * kShares * kRights, kScreenShape = 4;
   static constexpr int kKinds = kPlaces + kPoles * kShares;
-  static MS_HD void knots(const StartContext& at, double* out) {
+  static constexpr int kFirst = kPlaces, kLast = kFirst + 1, kPole = kLast + 1;
+  static constexpr int kShare = kPole + kPoles, kRight = kShare + kShares;
+  static constexpr int kKnots = kRight + kRights;
+  static MS_HD void knots(const StartContext& at, int round, double* out) {
+    constexpr double kBetween[kRounds] = {.5, .2, .8, .35};
+    constexpr double kPoleOf[kRounds][kPoles] = {
+        {.998, .96, .75, .02}, {.9999, .985, .88, .4}, {.99, .93, .6, .001}, {.9995, .97, .82, .2}};
+    constexpr double kShareOf[kRounds][kShares] = {
+        {.05, .5, .92}, {.01, .3, .75}, {.15, .65, .97}, {.02, .4, .85}};
+    // S_2 - S_opt: two as parts of S_opt - S_1, two of what lies beyond S_opt.
+    constexpr double kRightOf[kRounds][kRights] = {
+        {.004, .06, .1, .5}, {.001, .02, .05, .3}, {.0003, .2, .2, .8}, {.01, .1, .02, .4}};
     const double* s = at.x[0];
     const int gaps = at.count - 1;
     for (int k = 0; k < kPlaces; ++k) {
-      out[k] = s[0];
-      if (gaps < 1) continue;
-      const int g = gaps <= kPlaces ? (k < gaps ? k : gaps - 1)
-                                    : (2 * k * (gaps - 1) + kPlaces - 1) / (2 * (kPlaces - 1));
-      out[k] = 0.5 * (s[g] + s[g + 1]);
+      double place = gaps > kPlaces ? (k + kBetween[round]) * gaps / kPlaces
+                                    : (k < gaps ? k : gaps - 1) + kBetween[round];
+      const int below = place > 0 ? static_cast<int>(place) : 0;
+      place = gaps > 0 ? place - below : 0;
+      out[k] = place > 0 ? s[below] * (1 - place) + s[below + 1] * place : s[below];
     }
-    out[kPlaces] = s[0];
-    out[kPlaces + 1] = s[at.count - 1];
+    out[kFirst] = s[0];
+    out[kLast] = s[gaps];
+    for (int k = 0; k < kPoles; ++k) out[kPole + k] = s[0] * kPoleOf[round][k];
+    for (int k = 0; k < kShares; ++k) out[kShare + k] = kShareOf[round][k];
+    for (int k = 0; k < kRights; ++k) out[kRight + k] = kRightOf[round][k];
   }
   template <class Real>
   static MS_INLINE void cell(int n, const Real* knots, Real* shape) {
-    constexpr double kPole[kPoles] = {.998, .96, .75, .02};
-    constexpr double kShare[kShares] = {.05, .5, .92};
-    const int right = n % kRights, share = n / kRights % kShares;
-    const int pole = n / (kRights * kShares) % kPoles, place = n / (kRights * kShares * kPoles);
-    const Real first = knots[kPlaces], last = knots[kPlaces + 1];
-    const Real s_min = first * Real(kPole[pole]);
-    const Real reach = knots[place] - s_min, rest = vmax(last - knots[place], reach * Real(0.01));
-    shape[0] = s_min;
-    shape[1] = reach * Real(kShare[share]);
-    shape[2] = reach * Real(1 - kShare[share]);
-    shape[3] = right == 0   ? shape[2] * Real(0.004)
-               : right == 1 ? shape[2] * Real(0.06)
-               : right == 2 ? rest * Real(0.1)
-                            : rest * Real(0.5);
+    const int right = n % kRights;
+    const Real share = knots[kShare + n / kRights % kShares];
+    const Real s_opt = knots[n / (kRights * kShares * kPoles)];
+    const Real reach = s_opt - knots[kPole + n / (kRights * kShares) % kPoles];
+    const Real rest = vmax(knots[kLast] - s_opt, reach * Real(0.01));
+    shape[0] = s_opt - reach;
+    shape[1] = reach * share;
+    shape[2] = reach * (Real(1.0) - share);
+    shape[3] = knots[kRight + right] * (right < 2 ? shape[2] : rest);
   }
   static MS_HD void kinds(int n, int* out) {
     out[0] = n / (kRights * kShares * kPoles);
@@ -296,7 +304,7 @@ struct Wsd : LawDefaults {
   }
 
   // Variations: a joint moved across points, the left and the middle branch made wide or narrow.
-  static constexpr int kMoves = 22;
+  static constexpr int kMoves = 19;
   static MS_HD void move(int k, const double* u, const double* s, int n, double anchor, double* t) {
     const Shape<double> p = parts(u);
     double s_min = p.s_min, s1 = s_min + p.b, s_opt = s1 + p.a, s2 = s_opt + p.c;
@@ -324,12 +332,9 @@ struct Wsd : LawDefaults {
       case 13: s2 = s_opt + 0.05 * rest; break;
       case 14: s1 = after(s, n, left - 2); s2 = after(s, n, inner + 1); s_opt = 0.5 * (s1 + s2); break;
       case 15: s1 = after(s, n, left - 1); s2 = after(s, n, inner + 2); s_opt = 0.4 * s1 + 0.6 * s2; break;
-      case 16: s_min = 0.9998 * s[0]; s1 = s_min + 0.1 * (s[1] - s_min); break;
-      case 17: s_min = 0.02 * s[0]; s1 = s_min + 0.05 * (s_opt - s_min); break;
-      case 18: s_min = 0.02 * s[0]; s1 = s_min + 0.9 * (s_opt - s_min); break;
-      case 19: s_opt = after(s, n, inner - 1); s2 = s_opt + 0.01 * (s_opt - s_min); s1 = s_min + 0.8 * (s_opt - s_min); break;
-      case 20: s_opt = after(s, n, inner); s2 = s_opt + 0.003 * (s_opt - s_min); s1 = s_min + 0.98 * (s_opt - s_min); break;
-      default: s_opt = after(s, n, left + 1); s2 = s_opt + 0.01 * (s_opt - s_min); s1 = s_min + 0.05 * (s_opt - s_min); break;
+      case 16: s_min = 0.9998 * s[0]; s1 = s_min + 0.1 * after(s, n, 1) - 0.1 * s_min; break;
+      case 17: s_opt = after(s, n, inner - 1); s1 = s_min + 0.8 * (s_opt - s_min); s2 = s_opt + 0.01 * (s_opt - s_min); break;
+      default: s_opt = after(s, n, left + 1); s1 = s_min + 0.05 * (s_opt - s_min); s2 = s_opt + 0.01 * (s_opt - s_min); break;
     }
     // clang-format on
     s_min = vmin(s_min, 0.97 * anchor);
