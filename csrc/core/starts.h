@@ -220,7 +220,7 @@ struct Descent {
 struct Verdict {
   static constexpr int kRounds = 4;
   static constexpr double kSame = 1e-4;   // relative difference of costs of one optimum
-  static constexpr double kRival = 2.0;   // an optimum of less than this many times the best cost
+  static constexpr double kRival = 1.25;   // an optimum of less than this many times the best cost
 
   int rounds = 0, found = 0, returned = 1;
   bool easy = false, rival = false;

@@ -109,23 +109,47 @@ struct Wsd : LawDefaults {
   // one, to the side where it already is, the farther the more the ray falls short: the residual
   // never shrinks as the miss grows, so that no fit gains by missing a ray.
   template <class Real>
-  static MS_INLINE Real ray_value(const Real* u, const Real* ray, Real measured, Real* grad) {
+  struct Ray {
+    Shape<Real> p;
+    Real s1, s_opt, s2, a1, a0, e1, e2, Q, inner, touch, lowest;
+    typename RealTraits<Real>::Mask open;  // whether the right branch meets rays
+  };
+  template <class Real>
+  static MS_INLINE Ray<Real> ray_shape(const Real* u) {
+    Ray<Real> r;
+    const Shape<Real> p = r.p = parts(u);
+    const Real two(2.0), C = p.curvature;
+    r.s1 = p.s_min + p.b;
+    r.s_opt = r.s1 + p.a;
+    r.s2 = r.s_opt + p.c;
+    r.a1 = two * C * p.c;
+    r.e1 = C * p.a * p.a + p.e_min;
+    r.e2 = C * p.c * p.c + p.e_min;
+    r.a0 = p.e_min - C * p.c * (p.c + two * r.s_opt);
+    r.open = r.a0 > Real(0.0);
+    r.Q = two * C * p.a * p.b * p.b;
+    r.inner = C * p.a * (p.a - two * p.b) + p.e_min;
+    // The lowest ray is the tangent from the origin, or where the right branch is too far away;
+    // there a part of B is added.
+    r.touch = vsqrt(r.s_opt * r.s_opt + p.e_min / C);
+    r.lowest = select(r.open, r.a1, two * C * (r.touch - r.s_opt));
+    return r;
+  }
+  template <class Real>
+  static MS_INLINE Real ray_value(const Ray<Real>& shape, const Real* ray, Real measured,
+                                  Real* grad) {
     using Mask = typename RealTraits<Real>::Mask;
-    const Shape<Real> p = parts(u);
+    const Shape<Real>& p = shape.p;
     const Real B = ray[0], two(2.0), four(4.0), zero(0.0);
-    const Real s1 = p.s_min + p.b, s_opt = s1 + p.a, s2 = s_opt + p.c;
-    const Real C = p.curvature, a1 = two * C * p.c;
-    const Real e1 = C * p.a * p.a + p.e_min, e2 = C * p.c * p.c + p.e_min;
-    const Real a0 = p.e_min - C * p.c * (p.c + two * s_opt);
+    const Real s_opt = shape.s_opt, C = p.curvature, Q = shape.Q, a0 = shape.a0;
     const Real least = B * Real(kSteepest);
-    const Mask open = a0 > zero;  // whether the right branch meets rays
-    const Mask is_left = B * s1 > e1, is_right = (B * s2 <= e2) & open;
+    const Mask is_left = B * shape.s1 > shape.e1;
+    const Mask is_right = (B * shape.s2 <= shape.e2) & shape.open;
     // All three roots are origin + top / bottom, two of them with a square root in one of these.
     //   left    B d^2 + (B S_min - K) d - Q = 0 in d = S - S_min
     //   middle  C e^2 - B e + (E_min - B S_opt) = 0 in e = S - S_opt
     //   right   S = A_0 / (B - A_1)
-    const Real Q = two * C * p.a * p.b * p.b;
-    const Real linear = B * p.s_min - (C * p.a * (p.a - two * p.b) + p.e_min);
+    const Real linear = B * p.s_min - shape.inner;
     const Real excess = p.e_min - B * s_opt;
     const Real root = vsqrt(
         select(is_left, linear * linear + four * B * Q, vmax(B * B - four * C * excess, zero)));
@@ -133,21 +157,19 @@ struct Wsd : LawDefaults {
     const Real top =
         select(is_left, select(near, two * Q, root - linear), select(is_right, a0, two * excess));
     const Real bottom = select(is_left, select(near, vmax(root + linear, Real(1e-300)), two * B),
-                               select(is_right, vmax(B - a1, least), B + root));
+                               select(is_right, vmax(B - shape.a1, least), B + root));
     const Real origin = select(is_left, p.s_min, select(is_right, zero, s_opt));
     Real s = origin + top / bottom;
-    s = select(is_right & !is_left, vmax(s, s2), s);
+    s = select(is_right & !is_left, vmax(s, shape.s2), s);
     Real slope;
     tokens(p, s, grad, &slope);
     const Real inverse = Real(1.0) / vmax(B - slope, least);
     for (int i = 0; i < 6; ++i) grad[i] *= inverse;
-    // The lowest ray is the tangent from the origin, or where the right branch is too far away.
-    const Real touch = vsqrt(s_opt * s_opt + p.e_min / C);
-    const Real lowest = select(open, a1 + least, two * C * (touch - s_opt));
+    const Real lowest = shape.lowest + select(shape.open, least, zero);
     const Mask missed = (B < lowest) & !is_left;
     if (any(missed)) {
       Real away[6];
-      const Real stand_in = beyond_reach(p, B, measured, touch, lowest, open, away);
+      const Real stand_in = beyond_reach(p, B, measured, shape.touch, lowest, shape.open, away);
       s = select(missed, stand_in, s);
       for (int i = 0; i < 6; ++i) grad[i] = select(missed, away[i], grad[i]);
     }
