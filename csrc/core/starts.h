@@ -126,8 +126,9 @@ struct Few {
 struct Sieve {
   static constexpr int kProjectedSame = 8, kProjected = 5;  // iterations of all
   static constexpr int kRefined = 6;
-  static constexpr int kFirst = 3, kHalf = 8, kSecond = 6;
+  static constexpr int kBegun = 10, kFirst = 3, kHalf = 5, kSecond = 6;
   static constexpr int kPolished = 3;
+  static constexpr double kHopeless = 4;  // times the lowest cost: not worth a polish
   static constexpr double kTolerance = 1e-4;
 
   MS_HD static SolverOptions options(SolverOptions of, int steps) {
@@ -169,7 +170,7 @@ struct Descent {
   static constexpr int kFirst = 8;   // moves of the first round, which most problems end with
   static constexpr int kRounds = 5;  // of moves
   static constexpr int kEnough = 3;  // variations that came back
-  static constexpr int kSteps = 12;  // iterations of a variation
+  static constexpr int kSteps = 9;  // iterations of a variation
   static constexpr double kTolerance = 1e-4;
   static constexpr double kNear = 1e-3;    // relative difference of costs of the same optimum
   static constexpr double kBetter = 1e-6;  // relative gain of an optimum that is another
