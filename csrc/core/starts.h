@@ -121,14 +121,12 @@ struct Few {
 
 // How the winners of a screen (core/screen.h) are sieved. All run a few iterations in the projected
 // problem. Where its objective is the one asked for, its best few run to their optima there, and
-// the best of these are polished in the full problem. Elsewhere the full problem itself sorts them:
-// all run a few iterations, then the best of them, and the best of these to the end.
+// the best of these are polished in the full problem. Elsewhere the full problem itself sorts them
+// in three steps: by their costs, after a few iterations and after some more.
 struct Sieve {
   static constexpr int kProjectedSame = 8, kProjected = 5;  // iterations of all
-  static constexpr int kRefined = 6;
-  static constexpr int kBegun = 10, kFirst = 3, kHalf = 5, kSecond = 6;
-  static constexpr int kPolished = 3;
-  static constexpr double kHopeless = 4;  // times the lowest cost: not worth a polish
+  static constexpr int kRefined = 8, kPolishedSame = 3;
+  static constexpr int kBegun = 10, kFirst = 3, kHalf = 5, kSecond = 9, kPolished = 2;
   static constexpr double kTolerance = 1e-4;
 
   MS_HD static SolverOptions options(SolverOptions of, int steps) {
@@ -167,10 +165,10 @@ MS_HD inline void start_full(const double* t, const double* c, double projected_
 // problem stays in the search until enough variations have come back to its optimum, or all have
 // been tried.
 struct Descent {
-  static constexpr int kFirst = 8;   // moves of the first round, which most problems end with
+  static constexpr int kFirst = 10, kFirstRay = 8;  // moves of the first round
   static constexpr int kRounds = 5;  // of moves
   static constexpr int kEnough = 3;  // variations that came back
-  static constexpr int kSteps = 9;  // iterations of a variation
+  static constexpr int kSteps = 10;  // iterations of a variation
   static constexpr double kTolerance = 1e-4;
   static constexpr double kNear = 1e-3;    // relative difference of costs of the same optimum
   static constexpr double kBetter = 1e-6;  // relative gain of an optimum that is another
@@ -179,13 +177,13 @@ struct Descent {
   bool moved = false, improved = false, ended = false;
 
   // The moves to try now; empty at the end. `converged`: whether the optimum is one.
-  MS_HD StartRange next(int moves, bool converged) {
+  MS_HD StartRange next(int moves, bool along_ray, bool converged) {
     const bool settled = !moved && agreeing >= kEnough && converged;
     if (ended || (rounds > 0 && settled) || (!moved && tried >= moves) || rounds >= kRounds) {
       ended = true;
       return {0, 0};
     }
-    const StartRange range = {moved ? 0 : tried, rounds == 0 ? kFirst : moves};
+    const StartRange range = {moved ? 0 : tried, rounds > 0 ? moves : along_ray ? kFirstRay : kFirst};
     tried = range.to;
     ++rounds;
     moved = false;
@@ -221,7 +219,7 @@ struct Descent {
 struct Verdict {
   static constexpr int kRounds = 4;
   static constexpr double kSame = 1e-4;   // relative difference of costs of one optimum
-  static constexpr double kRival = 1.25;   // an optimum of less than this many times the best cost
+  static constexpr double kRival = 1.1;    // an optimum of less than this many times the best cost
 
   int rounds = 0, found = 0, returned = 1;
   bool easy = false, rival = false;

@@ -16,7 +16,7 @@ void ask_for_variations(Pipeline& fits, Pooled<Descent>& descents,
     const Prepared<Law>& p = chunk.problems[i];
     const Solution<Law>& s = chunk.solutions[i];
     if (!fits.ok(i) || !(s.cost < kInfeasible)) continue;
-    const StartRange range = descents[i].next(Law::kMoves, s.converged);
+    const StartRange range = descents[i].next(Law::kMoves, along_ray<Law>(fits.job()), s.converged);
     double u[Law::kParams];
     for (int k = 0; k < Law::kParams; ++k) u[k] = from_solver<Law>(k, s.t[k], p.full_anchor);
     const double* inputs = measured_inputs(chunk.columns, along_ray<Law>(fits.job())) + p.at;

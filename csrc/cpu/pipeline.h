@@ -147,7 +147,7 @@ class Pipeline {
   // BFGS from where Levenberg-Marquardt ended without an optimum: where large residuals meet kinks,
   // the curvature is not that of the normal matrix.
   bool settle(Pooled<FullTask<Law>>& full) {
-    if (job_.loss == Loss::kHuber || job_.max_iterations > 0) return true;
+    if (!settles(job_)) return true;
     Pooled<FullTask<Law>> left;
     Pooled<size_t> at;
     for (size_t i = 0; i < full.size(); ++i) {

@@ -10,13 +10,13 @@ inline namespace MS_ISA {
 
 // The tasks of one problem lie together: keeps the best N distinct of each.
 template <int N, class Task>
-void keep_best(Pooled<Task>& tasks, double hopeless = kInfeasible) {
+void keep_best(Pooled<Task>& tasks) {
   Pooled<Task> kept;
   for (size_t from = 0, to; from < tasks.size(); from = to) {
     Few<N> best;
     for (to = from; to < tasks.size() && tasks[to].problem == tasks[from].problem; ++to)
       best.add(tasks[to].cost, static_cast<int>(to - from));
-    for (int k = 0; k < best.count && best.cost[k] <= hopeless * best.cost[0]; ++k)
+    for (int k = 0; k < best.count; ++k)
       kept.push_back(tasks[from + best.run[k]]);
   }
   tasks.swap(kept);
@@ -109,7 +109,7 @@ class ScreenedSearch {
     if (!scout_projected(other, Sieve::options(projected, Sieve::kProjected))) return false;
     keep_best<Sieve::kRefined>(exact);
     if (!scout_projected(exact, projected)) return false;
-    keep_best<Sieve::kPolished>(exact, Sieve::kHopeless);
+    keep_best<Sieve::kPolishedSame>(exact);
     Pooled<FullTask<Law>> scouts;
     if (!place(exact, full) || !place(other, scouts)) return false;
     if (!scout_full(scouts, 0)) return false;
@@ -117,7 +117,7 @@ class ScreenedSearch {
     if (!scout_full(scouts, Sieve::kFirst)) return false;
     keep_best<Sieve::kHalf>(scouts);
     if (!scout_full(scouts, Sieve::kSecond)) return false;
-    keep_best<Sieve::kPolished>(scouts, Sieve::kHopeless);
+    keep_best<Sieve::kPolished>(scouts);
     full.insert(full.end(), scouts.begin(), scouts.end());
     return true;
   }

@@ -280,7 +280,7 @@ struct Wsd : LawDefaults {
   static MS_HD void knots(const StartContext& at, int round, double* out) {
     constexpr double kBetween[kRounds] = {.5, .2, .8, .35};
     constexpr double kPoleOf[kRounds][kPoles] = {
-        {.998, .96, .75, .02}, {.9999, .985, .88, .4}, {.99, .93, .6, .001}, {.9995, .97, .82, .2}};
+        {.998, .96, .75, .02}, {.99999, .985, .88, .4}, {.99, .93, .6, .001}, {.9995, .97, .82, .2}};
     constexpr double kShareOf[kRounds][kShares] = {
         {.05, .5, .92}, {.01, .3, .75}, {.15, .65, .97}, {.02, .4, .85}};
     // S_2 - S_opt: two as parts of S_opt - S_1, two of what lies beyond S_opt.
@@ -346,16 +346,16 @@ struct Wsd : LawDefaults {
       case 5: s_min += 0.3 * (s1 - s_min); break;
       case 6: s1 = after(s, n, left + 1); break;
       case 7: s1 = after(s, n, left - 2); break;
-      case 8: s_opt *= 1.1; s1 = s_min + 0.9 * (s_opt - s_min); break;
-      case 9: s_opt = s_min + 0.8 * reach; s1 = s_min + 0.48 * reach; break;
+      case 8: s_min = 0.99999 * s[0]; s1 = s_min + 0.02 * (after(s, n, 1) - s_min); break;
+      case 9: s_min = 0.005 * s[0]; s1 = after(s, n, (left + inner) / 2); break;
       case 10: s1 = s_min + 0.95 * reach; break;
       case 11: s2 = after(s, n, inner - 2); break;
       case 12: s1 = after(s, n, left + 2); break;
       case 13: s2 = s_opt + 0.05 * rest; break;
       case 14: s1 = after(s, n, left - 2); s2 = after(s, n, inner + 1); s_opt = 0.5 * (s1 + s2); break;
       case 15: s1 = after(s, n, left - 1); s2 = after(s, n, inner + 2); s_opt = 0.4 * s1 + 0.6 * s2; break;
-      case 16: s_min = 0.9998 * s[0]; s1 = s_min + 0.1 * after(s, n, 1) - 0.1 * s_min; break;
-      case 17: s_opt = after(s, n, inner - 1); s1 = s_min + 0.8 * (s_opt - s_min); s2 = s_opt + 0.01 * (s_opt - s_min); break;
+      case 16: s_opt *= 1.1; s1 = s_min + 0.9 * (s_opt - s_min); break;
+      case 17: s_opt = s_min + 0.8 * reach; s1 = s_min + 0.48 * reach; break;
       default: s_opt = after(s, n, left + 1); s1 = s_min + 0.05 * (s_opt - s_min); s2 = s_opt + 0.01 * (s_opt - s_min); break;
     }
     // clang-format on

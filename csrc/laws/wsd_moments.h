@@ -78,8 +78,9 @@ struct WsdProjected {
     const Real E = (v1 * uu - uv * u1) * inverse, least = Real(kLeastE) * v1 / vv;
     const auto held = E < least;
     const Real C = select(held, (u1 - least * uv) / uu, (u1 * vv - v1 * uv) * inverse);
-    return {C, select(held, least, E), (det > uu * vv * Real(1e-14)) & (C > zero) & (v1 > zero),
-            held};
+    using Mask = typename RealTraits<Real>::Mask;
+    const Mask ok = Mask(det > uu * vv * Real(1e-14)) && Mask(C > zero) && Mask(v1 > zero);
+    return {C, select(held, least, E), ok, held};
   }
   static constexpr double kLeastE = 0.01;
 

@@ -46,6 +46,11 @@ inline bool descends(const FitJob& job) {
   return !job.initial && !job.compatibility_grid && job.starts == 0;
 }
 
+// Whether BFGS goes on where Levenberg-Marquardt has not converged.
+inline bool settles(const FitJob& job) {
+  return job.loss == Loss::kSquared && job.max_iterations <= 0;
+}
+
 // For the projected problem, which only has to lead the full one to its optimum.
 inline SolverOptions projected_options(const FitJob& job) {
   SolverOptions o;
