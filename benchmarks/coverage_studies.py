@@ -316,7 +316,7 @@ def engine_laws(studies: int, seed: int, resample: str | None) -> dict[str, Held
 def _inside(result: fitting.FitResult, truth: dict[str, Any]) -> Held:
     held: Held = {}
     for name, value in truth.items():
-        low, high = result.interval(name)
+        low, high = result.limits(name)
         inside = (low <= value) & (value <= high)
         held[name] = inside[result.converged & np.isfinite(low)].tolist()
     return held

@@ -96,6 +96,7 @@ def worker(rank: int, folder: str, rounds: int, micro_batches: int) -> None:
             torch.randint(0, 4096, (SEQUENCES, LENGTH), generator=generator),
             torch.randint(0, 4096, (SEQUENCES, LENGTH), generator=generator),
             None,
+            0,
         )
         for _ in range(micro_batches)
     )

@@ -48,7 +48,7 @@ def measure(shape: dict, rows: int, length: int, micro_batches: int, steps: int)
     optimizer = ShardedOptimizer(model, mesh)
     norms = MicroGradientNorms(parallel, mesh, optimizer)
     tokens = torch.randint(0, config.vocab_size, (micro_batches, rows, length))
-    batches = tuple(LoadedMicroBatch(part, part.roll(-1, 1), None) for part in tokens)
+    batches = tuple(LoadedMicroBatch(part, part.roll(-1, 1), None, 0) for part in tokens)
     loaded = LoadedStep(0, 0, tokens.numel(), tokens.numel(), 0, batches)
     objective = Objective(1e-3, 0.0, length) if config.is_moe else Objective()
     seconds: dict[bool, list[float]] = {False: [], True: []}

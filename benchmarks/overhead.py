@@ -125,7 +125,9 @@ def step_parts(folder: Path, steps: int) -> dict[str, float]:
                 data_parallel=1, dp_rank=0, index=index,
             )  # fmt: skip
             batches.append(
-                LoadedMicroBatch(torch.from_numpy(cut.inputs), torch.from_numpy(cut.targets), None)
+                LoadedMicroBatch(
+                    torch.from_numpy(cut.inputs), torch.from_numpy(cut.targets), None, start
+                )
             )
         read = time.perf_counter()
         result, gradients = accumulate_gradients(

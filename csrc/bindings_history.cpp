@@ -33,6 +33,7 @@ struct HeldJob {
     job.excess = static_cast<Excess>(d["excess"].cast<int>());
     job.annealing = d["annealing"].cast<bool>();
     job.saturated = d["saturated"].cast<bool>();
+    job.walk = d["walk"].cast<bool>();
     job.progress_ref = d["progress_ref"].cast<double>();
     job.batch_ref = d["batch_ref"].cast<double>();
     job.tied = keep<int32_t>(d, "tied", P);
@@ -52,6 +53,7 @@ struct HeldJob {
     job.batch = keep<double>(d, "batch", pieces);
     job.decay = keep<double>(d, "decay", pieces);
     job.settled = keep<int64_t>(d, "settled", job.runs);
+    job.log_size = keep<double>(d, "log_size", job.runs);
     job.ends = keep<int64_t>(d, "ends", points);
     if (!job.steps || !job.lr || !job.batch || !job.ends)
       throw std::invalid_argument("steps, lr, batch and ends are needed");
@@ -88,6 +90,8 @@ py::dict fit(const py::dict& job, const py::dict& options, const py::object& pro
   fit.job = held.job;
   fit.y = held.keep<double>(options, "y", points);
   fit.weights = held.keep<double>(options, "weights", points);
+  fit.kept = held.keep<double>(options, "kept", points);
+  fit.common = held.keep<double>(options, "common", kCommon * points);
   fit.lower = held.keep<double>(options, "lower", P);
   fit.upper = held.keep<double>(options, "upper", P);
   fit.fixed = held.keep<double>(options, "fixed", P);

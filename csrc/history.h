@@ -31,6 +31,9 @@ enum HistoryParam : int {
   kTau2,   // tau2    its length
   kGamma,  // gamma   exponent of the learning rate in the memory's length
   kG,      // g       share of the noise that goes with the excess loss
+  kNL,     // n_L     L_inf falls as N^-n_L over sizes N
+  kNA,     // n_a     and a as N^-n_a
+  kNC,     // n_c     and the noise as N^-n_c
   kHistoryParams
 };
 
@@ -51,6 +54,7 @@ struct HistoryJob {
   Excess excess = Excess::kNone;
   bool annealing = false;  // the noise as a sum over changes, with a power-law memory
   bool saturated = false;  // the noise starts at its steady level, not at zero
+  bool walk = false;       // only the loss reached matters (history/walk.h); no kernel
   double progress_ref = 1, batch_ref = 1;
   const int32_t* tied = nullptr;       // kHistoryParams: the parameter it follows, or -1
   const double* tie_factor = nullptr;  // kHistoryParams: value = factor x the other's value
@@ -62,6 +66,7 @@ struct HistoryJob {
   const double* batch = nullptr;           // a piece, tokens
   const double* decay = nullptr;           // a piece, learning rate x weight decay, or null
   const int64_t* settled = nullptr;        // a run: first piece with noise, or null
+  const double* log_size = nullptr;        // a run: log(N / N_ref), or null for one size
   const int64_t* point_offsets = nullptr;  // runs + 1
   const int64_t* ends = nullptr;           // a point: pieces of its run behind it, ascending
 };
@@ -70,6 +75,9 @@ struct HistoryFit {
   HistoryJob job;
   const double* y = nullptr;        // a point
   const double* weights = nullptr;  // a point, or null
+  // Residuals of a run that are not independent (history/whitening.h), or null.
+  const double* kept = nullptr;    // a point: correlation with the point before it in its run
+  const double* common = nullptr;  // kCommon x points: shapes in which runs differ as a whole
   // kHistoryParams each. NaN in `fixed` leaves a parameter free.
   const double* lower = nullptr;
   const double* upper = nullptr;
@@ -95,6 +103,7 @@ struct HistoryFit {
 };
 
 constexpr int kMaxFreeHistory = 14;
+constexpr int kCommon = 2;
 
 // Where one start, or one replicate of the bootstrap, ended.
 struct HistoryEnd {

@@ -5,13 +5,15 @@
 #   NNODES          number of nodes (default 1), or MIN:MAX for elastic starts
 #   HEAD_NODE       host:port of one of them (required when NNODES is not 1)
 #   RUN_ID          any name, the same on every node (default megascale)
-# and optionally NPROC_PER_NODE (default: GPUs, or 1 without any), MAX_RESTARTS (default 3) and
-# SHUTDOWN_TIMEOUT (default 100): seconds a worker has after SIGTERM to write its checkpoint.
+# and optionally NPROC_PER_NODE (default: GPUs, or 1 without any), MAX_RESTARTS (default 3),
+# SHUTDOWN_TIMEOUT (default 100): seconds a worker has after SIGTERM to write its checkpoint, and
+# JOIN_TIMEOUT (default 1800): seconds the other nodes wait for one that is missing or was lost.
 # A run resumes by itself: after a restart every rank loads the newest whole checkpoint.
+# The exit code is the run's: 75 after a signal and a checkpoint (docs/exit-codes.md).
 # Whatever is wrong with the config, the data or the run directory is said before torchrun starts.
 # Paths are relative to where you are. docs/launch.md has the rest.
 set -euo pipefail
-[ $# -ge 1 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2; }
 root="$(cd "$(dirname "$0")/.." && pwd)"
 python="${PYTHON:-$([ -x "$root/.venv/bin/python" ] && echo "$root/.venv/bin/python" || echo python3)}"
 nodes="${NNODES:-1}"
@@ -22,7 +24,10 @@ if [ "$nodes" = 1 ]; then
   rendezvous=(--standalone)
 else
   : "${HEAD_NODE:?set HEAD_NODE=host:port, the same on every node}"
-  rendezvous=(--rdzv-backend c10d --rdzv-endpoint "$HEAD_NODE" --rdzv-id "${RUN_ID:-megascale}")
+  rendezvous=(--rdzv-backend c10d --rdzv-endpoint "$HEAD_NODE" --rdzv-id "${RUN_ID:-megascale}"
+    --rdzv-conf "join_timeout=${JOIN_TIMEOUT:-1800}")
+  # torch otherwise hands restarted ranks the address of a store that may have died with its node.
+  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 fi
 nproc="${NPROC_PER_NODE:-$gpus}"
 # Where several ranks find no OMP_NUM_THREADS, torchrun gives each one thread: give them all cores.
@@ -38,6 +43,7 @@ fi
 # Without torch there is no torchrun; the verb says what to install.
 "$python" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)' ||
   exec "$python" -m megascale train "$@"
-exec "$python" -m torch.distributed.run --nnodes "$nodes" \
+exec "$python" -m megascale.train.launcher --nnodes "$nodes" \
   --nproc-per-node "$nproc" --max-restarts "${MAX_RESTARTS:-3}" \
+  --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1 \
   --shutdown_timeout "${SHUTDOWN_TIMEOUT:-100}" "${rendezvous[@]}" -m megascale train "$@"

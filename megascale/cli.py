@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from megascale import __version__
-from megascale.errors import EXIT_CONFIG, UserError
+from megascale.errors import EXIT_CONFIG, EXIT_DATA, EXIT_RUN_DIRECTORY, UserError
 
 # verb -> (module, attribute, one-line help shown without importing the module)
 VERBS: dict[str, tuple[str, str, str]] = {
@@ -53,6 +53,11 @@ VERBS: dict[str, tuple[str, str, str]] = {
         "megascale.verbs.branch",
         "app",
         "Short runs of several batches from one checkpoint: how far the batch can grow now.",
+    ),
+    "coordinates": (
+        "megascale.verbs.coordinates",
+        "app",
+        "Whether activations keep their size over widths and depths (muP, CompleteP).",
     ),
     "sweep": ("megascale.verbs.sweep", "app", "Run a study: many runs, one table."),
     "compare": ("megascale.verbs.compare", "app", "Compare runs at equal tokens and loss."),
@@ -145,7 +150,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.flush()
     except UserError as error:
         _say(f"megascale: {error}", error.found_by)
-        sys.exit(error.exit_code)
+        if error.found_by != "run" or error.exit_code in (EXIT_DATA, EXIT_RUN_DIRECTORY):
+            sys.exit(error.exit_code)  # disks come back: a launcher may try again
+        from megascale.train.launcher import agreed_exit
+
+        sys.exit(agreed_exit(error.exit_code))
     except typer.Abort:
         sys.exit(130)
     except (BrokenPipeError, SystemExit) as left:  # click makes the one the other

@@ -22,6 +22,7 @@ EXIT_CHECKPOINT = 4
 EXIT_RUN_DIRECTORY = 5
 EXIT_GUARD = 6
 EXIT_FIT = 7
+EXIT_LOST_RANK = 69
 EXIT_INTERRUPTED = 75
 ALIKE_SHOWN = 3
 """Errors of one kind that `UserError.together` shows one by one; of more, the first and last."""
@@ -147,6 +148,12 @@ class GuardError(UserError):
 
     exit_code = EXIT_GUARD
     found_by = "run"
+
+
+class LostRankError(UserError):
+    """Another rank or node of the run is gone, or did not come."""
+
+    exit_code = EXIT_LOST_RANK
 
 
 class FitError(UserError):

@@ -19,6 +19,7 @@ EXTRA_OF = {
     "accelerate": "hf",
     "zstandard": "zstd",
     "submitit": "slurm",
+    "ray": "ray",
     "playwright": "browser",
 }
 """Package as it is imported -> the extra that brings it."""

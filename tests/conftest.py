@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from hypothesis import settings
 
 settings.register_profile("repository", deadline=None, derandomize=True)
 settings.load_profile("repository")
+
+os.environ["MEGASCALE_CACHE"] = tempfile.mkdtemp(prefix="megascale-cache-")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from megascale import machine
 from megascale.errors import ConfigError
-from megascale.machine import open_file_limit, rank_threads, usable_cores
+from megascale.machine import (
+    cache_folder,
+    cpu_name,
+    launched_ranks,
+    open_file_limit,
+    rank_threads,
+    usable_cores,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +66,49 @@ def test_the_limit_of_open_files_is_the_shells() -> None:
         ["bash", "-c", "ulimit -n"], capture_output=True, text=True, check=True
     ).stdout.strip()
     assert open_file_limit() == (None if shown == "unlimited" else int(shown))
+
+
+TWO = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+@pytest.mark.parametrize(("environment", "ranks"), [({}, 1), ({"WORLD_SIZE": "1"}, 1), (TWO, 2)])
+def test_ranks_of_a_launcher(environment, ranks):
+    assert launched_ranks(environment) == ranks
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"MASTER_ADDR": ""}, "WORLD_SIZE = 2: MASTER_ADDR must be set as well"),
+        ({"MASTER_ADDR": "", "RANK": ""}, "RANK, MASTER_ADDR must be set as well"),
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE = two: must be a positive integer"),
+        ({"RANK": "2"}, "RANK = 2: must be between 0 and WORLD_SIZE - 1 = 1"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK = x: must be between 0 and"),
+    ],
+)
+def test_half_of_what_a_launcher_sets_is_one_message(change, words):
+    with pytest.raises(ConfigError) as caught:
+        launched_ranks({**TWO, **change})
+    assert words in str(caught.value)
+
+
+def test_the_cache_is_the_users(monkeypatch) -> None:
+    monkeypatch.setenv("MEGASCALE_CACHE", "/named")
+    assert cache_folder() == Path("/named")
+    monkeypatch.delenv("MEGASCALE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder() == Path("/somewhere/megascale")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "megascale"
+
+
+def test_the_cpu_has_a_name_everywhere(monkeypatch) -> None:
+    assert cpu_name()
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "processor : 0\nmodel name : A 1\n")
+    assert cpu_name() == "A 1 ()"
+
+    def refuse(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert cpu_name()

@@ -95,7 +95,8 @@ def tiny_config(folder: Path, **sections: dict[str, Any] | str | int) -> RunConf
         "batch": {"schedule": "0: 256, 4K: 512"},
         "lr": {"peak": 1e-2, "warmup_tokens": 1024, "decay_tokens": 2048},
         "moe_balance": {
-            "window_tokens": 512,
+            "window_tokens": 1024,
+            "window_loads": "trailing",
             "z_loss_coef": 1e-3,
             "bias_update_per_million_tokens": 1.0,
         },

@@ -11,6 +11,7 @@
 #include "history/memory.h"
 #include "history/prepared.h"
 #include "history/terms.h"
+#include "history/walk.h"
 
 namespace megascale {
 inline namespace MS_ISA {
@@ -52,7 +53,12 @@ class Evaluator {
     const int64_t settled = first + at_.settled(r);
     int64_t point = job_.point_offsets[r];
     const int64_t points_end = job_.point_offsets[r + 1], points_begin = point;
+    log_size_ = at_.log_size(r);
+    scale_l_ = vexp(-theta_[kNL] * log_size_);
+    scale_a_ = vexp(-theta_[kNA] * log_size_);
+    scale_c_ = vexp(-theta_[kNC] * log_size_);
     progress_ = Progressed();
+    if (job_.walk) walk_.clear(job_, theta_, log_size_, scale_a_, scale_c_);
     memory_.clear(terms_, directions_.count);
     if (direct_) changes_.clear(directions_.count);
     bool started = false;
@@ -60,6 +66,10 @@ class Evaluator {
       for (; point < points_end && job_.ends[point] <= i - first; ++point)
         report(point - points_begin, value, gradient);
       if (point == points_end || i == last) break;
+      if (job_.walk) {
+        walk_.advance(job_, at_, theta_, i, pace_[i], source_[i]);
+        continue;
+      }
       Progressed middle = progress_;
       progress_.advance(job_, at_, theta_, i, pace_[i]);
       if (job_.kernel == Kernel::kNone || i < settled) continue;
@@ -128,39 +138,55 @@ class Evaluator {
 
   bool wants(int k) const { return wanted_ >> k & 1; }
 
+  // Derivatives by what the loss has without end.
+  void put_floor(int64_t n, double* const* gradient) const {
+    if (wants(kLInf)) gradient[kLInf][n] = scale_l_;
+    if (wants(kNL)) gradient[kNL][n] = -log_size_ * scale_l_ * theta_[kLInf];
+  }
+
   void report(int64_t n, double* value, double* const* gradient) {
+    if (job_.walk) {
+      value[n] = scale_l_ * theta_[kLInf] + walk_.excess;
+      for (int k = 0; k < kHistoryParams; ++k)
+        if (wants(k)) gradient[k][n] = walk_.by[k];
+      put_floor(n, gradient);
+      return;
+    }
     const double base = std::max(theta_[kT0] + progress_.total, 1e-300);
     const double log_base = std::log(base / job_.progress_ref);
-    const double f = vexp(-theta_[kP] * log_base), a = theta_[kA], c = theta_[kC];
-    double total = theta_[kLInf] + a * f;
+    const double f = vexp(-theta_[kP] * log_base);
+    const double a = theta_[kA] * scale_a_, c = theta_[kC] * scale_c_;
+    double total = theta_[kLInf] * scale_l_ + a * f;
     auto put = [&](int k, double slope) {
       if (wants(k)) gradient[k][n] = slope;
     };
     const double by_progress = -a * f * theta_[kP] / base;
-    put(kLInf, 1);
-    put(kA, f);
+    put_floor(n, gradient);
+    put(kA, scale_a_ * f);
+    put(kNA, -log_size_ * a * f);
     put(kP, -a * f * log_base);
     put(kT0, by_progress);
     for (int k : {kU, kR, kBn, kOmega}) put(k, by_progress * progress_.by[Progressed::slot(k)]);
-    for (int k : {kC, kX, kQ, kTau, kKappa, kC2, kTau2, kGamma, kG}) put(k, 0);
+    for (int k : {kC, kX, kQ, kTau, kKappa, kC2, kTau2, kGamma, kG, kNC}) put(k, 0);
     if (job_.kernel != Kernel::kNone) {
       const bool two = job_.kernel == Kernel::kTwoExponentials;
-      const double scale = two ? 1 : c;
+      const double scale = two ? scale_c_ : c;
       Read noise;
       if (direct_)
         changes_.read(theta_, directions_, noise);
       else
         memory_.read(terms_, directions_, noise);
       total += scale * noise.level;
-      put(kC, two ? memory_.level(0) : noise.level);
-      put(kC2, two ? memory_.level(1) : 0);
+      put(kC, scale_c_ * (two ? memory_.level(0) : noise.level));
+      put(kC2, two ? scale_c_ * memory_.level(1) : 0);
+      put(kNC, -log_size_ * scale * noise.level);
       put(kKappa, scale * noise.kappa);
       put(kGamma, scale * noise.gamma);
       if (direct_) {
         put(kTau, scale * noise.tau);
       } else if (two) {
         put(kTau, -c * memory_.slope(0) / (theta_[kTau] * theta_[kTau]));
-        put(kTau2, -theta_[kC2] * memory_.slope(1) / (theta_[kTau2] * theta_[kTau2]));
+        put(kTau2, -theta_[kC2] * scale_c_ * memory_.slope(1) / (theta_[kTau2] * theta_[kTau2]));
       } else {
         put(kTau, scale * (terms_.weight_tau * noise.level - noise.rate / theta_[kTau]));
       }
@@ -176,6 +202,8 @@ class Evaluator {
   double theta_[kHistoryParams];
   uint32_t wanted_ = 0;
   bool direct_ = false;
+  double log_size_ = 0, scale_l_ = 1, scale_a_ = 1, scale_c_ = 1;
+  Walk walk_;
   Directions directions_;
   Terms terms_;
   Memory<Real> memory_;

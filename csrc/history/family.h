@@ -8,6 +8,9 @@
 //              s_k = e_k^x (B_k / B_ref)^-q,  times (1 + g f) or f where it goes with the excess
 //   loss       L = L_inf + a f(T) + c N
 //
+// Of runs of several sizes, L_inf, a and c (c2) are those at the reference size and go as powers
+// of it: L_inf (N / N_ref)^-n_L and so on.
+//
 // The share of an interval [v1, v2] behind is K(v1) - K(v2), with v counted on the memory's clock:
 // learning-rate-weighted steps (sum of e), progress, or steps. K is exp(-v / tau), two of them, or
 // (1 + v / tau)^-kappa. `kDensity` takes the integral of (1 + v / tau)^-(kappa + 1) over the
@@ -34,8 +37,10 @@ inline bool is_log(int k) {
   return k == kP || k == kT0 || k == kBn || k == kOmega || k == kTau || k == kTau2;
 }
 
-// The loss is linear in these, all else held.
-inline bool is_linear(int k) { return k == kLInf || k == kA || k == kC || k == kC2; }
+// The loss is linear in these, all else held; in the walk in the first alone.
+inline bool is_linear(const HistoryJob& job, int k) {
+  return k == kLInf || (!job.walk && (k == kA || k == kC || k == kC2));
+}
 
 inline double to_solver(int k, double value) {
   if (!is_log(k)) return value;

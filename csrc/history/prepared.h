@@ -24,6 +24,7 @@ struct Prepared {
       log_batch[i] = std::log(given.batch[i] / given.batch_ref);
     }
   }
+  double log_size(int64_t run) const { return job->log_size ? job->log_size[run] : 0; }
   // Pieces of a run from which its noise is injected.
   int64_t settled(int64_t run) const { return job->settled ? job->settled[run] : 0; }
 };

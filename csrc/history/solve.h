@@ -11,6 +11,7 @@
 #include "core/lm.h"
 #include "core/rng.h"
 #include "history/evaluate.h"
+#include "history/whitening.h"
 
 namespace megascale {
 inline namespace MS_ISA {
@@ -24,7 +25,11 @@ class HistoryProblem {
   static constexpr bool kBoxed = true;
 
   HistoryProblem(const HistoryFit& fit, const Prepared& prepared)
-      : fit_(fit), at_(prepared), evaluator_(prepared), count_(fit.job.runs, 1.0) {
+      : fit_(fit),
+        at_(prepared),
+        whitening_(fit),
+        evaluator_(prepared),
+        count_(fit.job.runs, 1.0) {
     longest_ = 0;
     for (int64_t r = 0; r < fit.job.runs; ++r) {
       const int64_t n = fit.job.point_offsets[r + 1] - fit.job.point_offsets[r];
@@ -91,6 +96,7 @@ class HistoryProblem {
         const double w = count_[r] * (fit_.weights ? fit_.weights[begin + j] : 1);
         residual_[j] = std::sqrt(w) * (value_[j] - fit_.y[begin + j]);
       }
+      whitening_.apply(begin, n, residual_.data());
       for (int i = 0; i < free_; ++i) collect(r, begin, n, i, theta);
       accumulate(n, &sum, g, h);
     }
@@ -113,7 +119,7 @@ class HistoryProblem {
     double theta[kHistoryParams], cost, g[kParams], h[packed_size(kParams)];
     int linear[4], many = 0;
     for (int i = 0; i < free_; ++i)
-      if (is_linear(param_[i])) linear[many++] = i;
+      if (is_linear(fit_.job, param_[i])) linear[many++] = i;
     natural(t, theta);
     for (int i = 0; i < many; ++i) t[linear[i]] = 0;
     clip(t);
@@ -171,6 +177,7 @@ class HistoryProblem {
       const double root = std::sqrt(count);
       for (int64_t j = 0; j < n; ++j) to[j] *= root;
     }
+    whitening_.apply(begin, n, to);
     for (int64_t j = n; j < (n + 7) / 8 * 8; ++j) to[j] = 0;
   }
 
@@ -192,6 +199,7 @@ class HistoryProblem {
 
   const HistoryFit& fit_;
   const Prepared& at_;
+  Whitening whitening_;
   Evaluator<Wide> evaluator_;
   std::vector<double> count_, value_, own_, residual_, jacobian_;
   double* column_[kHistoryParams];

@@ -36,6 +36,23 @@ _TRUE = {"yes", "on", "1", "true", "y"}
 _FALSE = {"no", "off", "0", "false", "n"}
 
 
+_BATCH = "batch.schedule (tokens, such as `0: 2M`)"
+_ELSEWHERE = {
+    **dict.fromkeys(("global_batch_size", "train_batch_size", "batch_size"), _BATCH),
+    "gradient_accumulation_steps": f"{_BATCH}, which gives the number of micro-batches",
+    "per_device_train_batch_size": "train.micro_batch_size",
+    **dict.fromkeys(("learning_rate", "lr"), "lr.peak"),
+    **dict.fromkeys(("min_lr", "lr_min"), "lr.final_lr"),
+    **dict.fromkeys(("max_steps", "train_iters", "steps"), "train.total_tokens (tokens)"),
+    **dict.fromkeys(("warmup_steps", "lr_warmup_iters"), "lr.warmup_tokens (tokens)"),
+    **dict.fromkeys(("seq_len", "seq_length", "max_seq_len"), "train.sequence_length"),
+    **dict.fromkeys(("save_steps", "save_interval"), "checkpoint.interval_steps"),
+    **dict.fromkeys(("logging_steps", "log_interval"), "log.interval_steps"),
+    **dict.fromkeys(("tensor_parallel_size", "tensor_model_parallel_size"), "parallel.tensor"),
+}
+"""What other trainers call keys of ours."""
+
+
 def error_line(error: ErrorDetails, root: type[BaseModel]) -> str:
     """One line for one pydantic error.
 
@@ -102,6 +119,8 @@ def _unknown_key(path: tuple[Any, ...], root: type[BaseModel]) -> str:
         keys.append("preset")
     wanted = str(path[-1])
     close = difflib.get_close_matches(wanted, keys, n=1)
+    if wanted in _ELSEWHERE:
+        return f"{key}: unknown key. Did you mean {_ELSEWHERE[wanted]}?"
     everywhere = dict(_all_keys(root))
     if wanted in everywhere:
         return f"{key}: unknown key. Did you mean {everywhere[wanted]}?"

@@ -39,8 +39,8 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw", "muon", "sgd", "sign"] = Field(
         "adamw",
-        description="adamw; muon: torch's, with the update's RMS matched to AdamW's, for the "
-        "projections, and adamw for the rest; sgd with momentum beta1; sign: of the average of "
+        description="adamw; muon: with the update's RMS matched to AdamW's, for projections and "
+        "experts, and adamw for the rest; sgd with momentum beta1; sign: of the average of "
         "gradients by beta1",
     )
     beta1: Beta = Field(

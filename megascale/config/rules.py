@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from megascale.config.init_section import init_problems
 from megascale.config.parameter_groups import group_problems, method_problems
 from megascale.config.rates import build_lr_schedule, build_remaining_points
 from megascale.config.sections import RunConfig
 from megascale.errors import ConfigError, ScheduleError, UserError
 from megascale.model.count import parameter_shapes
+from megascale.plan.layout import check_balance_window
 from megascale.schedule.megatron import parse_step_schedule, rampup_points
 from megascale.schedule.points import point_problems
 from megascale.units import format_count
@@ -28,6 +30,7 @@ def broken_rules(config: RunConfig) -> list[str]:
         _intervals,
         _model,
         _optimizer,
+        init_problems,
     )
     return [str(error) for check in checks for error in check(config)]
 
@@ -54,7 +57,7 @@ def _batch(config: RunConfig) -> Iterator[UserError]:
             "batch",
             " and ".join(given) or "(no schedule)",
             f"exactly one of {', '.join(sources)} says how large the batch is",
-            given or ["batch.schedule: 0: 2M"],
+            given or [f"batch.schedule: '0: {format_count(_usual_batch(config))}'"],
         )
     if batch.law is None and len(given) == 1:
         yield from _batch_points(config, f"batch.{given[0]}")
@@ -71,6 +74,12 @@ def _batch(config: RunConfig) -> Iterator[UserError]:
             "has no meaning while batch.lr_coupling is constant",
             "null",
         )
+
+
+def _usual_batch(config: RunConfig) -> int:
+    """A batch of whole micro-batches, in tokens, that takes a thousand steps for the run."""
+    unit = config.train.micro_batch_size * config.train.sequence_length
+    return unit * max(1, round(config.train.total_tokens / 1000 / unit))
 
 
 def _batch_points(config: RunConfig, key: str) -> Iterator[UserError]:
@@ -282,16 +291,21 @@ def _model(config: RunConfig) -> Iterator[UserError]:
                 key, length, f"longer than model.max_position_embeddings = {longest}", longest
             )
     balance = config.moe_balance
-    window = balance.window_tokens
-    micro_batch_tokens = train.micro_batch_size * train.sequence_length
-    if window is not None and window < micro_batch_tokens and micro_batch_tokens % window:
-        yield ConfigError.of(
-            "moe_balance.window_tokens",
-            window,
-            f"must divide the micro-batch of {train.micro_batch_size} x {train.sequence_length} "
-            "tokens, or be no smaller",
-            [train.sequence_length, micro_batch_tokens],
-        )
+    if balance.window_tokens is not None and balance.window_loads == "own":
+        cut = {train.sequence_length} | {
+            point.sequence_length
+            for point in config.batch.schedule or ()
+            if point.sequence_length is not None
+        }
+        try:
+            check_balance_window(
+                balance.window_tokens,
+                {train.micro_batch_size * length for length in cut},
+                train.micro_batch_size * max(cut),
+                trails=False,
+            )
+        except UserError as error:
+            yield error
     if model.expert_bias != (balance.bias_update_per_million_tokens > 0):
         yield ConfigError.of(
             "moe_balance.bias_update_per_million_tokens",
@@ -299,6 +313,21 @@ def _model(config: RunConfig) -> Iterator[UserError]:
             "is positive exactly when model.expert_bias is true; model.expert_bias = "
             f"{str(model.expert_bias).lower()}",
         )
+    if train.largest_micro_batch != (train.max_micro_batch_size or train.micro_batch_size):
+        yield ConfigError.of(
+            "train.max_micro_batch_size",
+            train.max_micro_batch_size,
+            f"smaller than train.micro_batch_size = {train.micro_batch_size}",
+            train.micro_batch_size,
+        )
+    for key in ("expert_kernel", "moe_router_dtype"):
+        value, default = getattr(train, key), type(train).model_fields[key].default
+        if value != default and not model.is_moe:
+            rule = "is for models with routed experts only"
+            yield ConfigError.of(f"train.{key}", value, rule, default)
+    if train.matmul_library == "onednn" and train.precision == "bf16":
+        rule = "is about fp32 products, and train.precision is bf16"
+        yield ConfigError.of("train.matmul_library", train.matmul_library, rule, "auto")
     parallel = config.parallel
     if parallel.data_mode != "hsdp" and parallel.hsdp_replicate != 1:
         yield ConfigError.of(

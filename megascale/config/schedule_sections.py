@@ -22,7 +22,9 @@ class BatchLawConfig(Section):
 
     file: str = Field(
         description="law file (JSON, schema megascale.law/2); a relative path is looked for beside "
-        "the config that names it, then under configs/, then in the working directory"
+        "the config that names it, then under configs/, then in the working directory. A law of "
+        "whole schedules is refused: its plan (megascale schedule --optimize ... --export yaml) is "
+        "a table"
     )
     interval_tokens: PositiveCount = Field(
         description="tokens between two looks at the law, for example 125B"

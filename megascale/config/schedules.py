@@ -67,6 +67,7 @@ def batch_schedule_from_config(
         growth=batch.growth,
         sequence_multiple=sequence_multiple,
         max_sequence_length=config.model.max_position_embeddings,
+        max_micro_batch_size=train.max_micro_batch_size,
         skip_passed=batch.megatron_rampup is not None or batch.megatron_steps is not None,
         start=start,
         source=source,

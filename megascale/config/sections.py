@@ -17,6 +17,7 @@ from megascale.config.fields import (
     Section,
     message_as_is,
 )
+from megascale.config.init_section import InitConfig
 from megascale.config.optimizer_sections import OptimizerConfig
 from megascale.config.schedule_sections import BatchConfig, LRConfig, WeightDecayConfig
 from megascale.errors import UserError
@@ -34,6 +35,12 @@ class TrainConfig(Section):
     sequence_length: PositiveCount = Field(description="tokens in one sequence")
     micro_batch_size: PositiveCount = Field(
         1, description="sequences in one forward and backward pass of one data-parallel rank"
+    )
+    max_micro_batch_size: PositiveCount | None = Field(
+        None,
+        description="join the micro-batches of a step up to this many sequences in one pass, where "
+        "the batch allows: fewer and larger passes, to the same gradient, for models so small that "
+        "each pass costs the same; null runs them one by one",
     )
     eval_interval_tokens: PositiveCount | None = Field(
         None,
@@ -56,6 +63,12 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16"] = Field(
         "fp32", description="bf16 computes in bfloat16 over fp32 master weights and reductions"
     )
+    moe_router_dtype: Literal["precision", "fp32"] = Field(
+        "precision",
+        description="what the router of MoE layers computes its logits in: precision follows "
+        "train.precision, as transformers does; fp32 rounds no logit, so that no token is routed "
+        "otherwise for bf16's sake",
+    )
     compile: Literal["off", "blocks"] = Field(
         "off", description="blocks compiles each decoder layer with torch.compile"
     )
@@ -65,6 +78,17 @@ class TrainConfig(Section):
             description="recompute activations in the backward pass: off, blocks (every decoder "
             "layer) or every_N (each N-th layer)",
         )
+    )
+    matmul_library: Literal["auto", "torch", "onednn"] = Field(
+        "auto",
+        description="what multiplies large fp32 matrices on a CPU: torch (MKL on x86), onednn, or "
+        "auto for the faster of the two, measured once on a CPU and kept by the run",
+    )
+    expert_kernel: Literal["auto", "loop", "grouped"] = Field(
+        "auto",
+        description="how the routed experts of an MoE layer are computed: loop (one product an "
+        "expert), grouped (torch's grouped_mm), or auto: measured once on a CPU and kept by the "
+        "run, grouped in bf16 on a GPU",
     )
     initial_weights: str | None = Field(
         None,
@@ -81,6 +105,11 @@ class TrainConfig(Section):
         description="CPU threads of each process; null takes OMP_NUM_THREADS, else a share of "
         "SLURM_CPUS_PER_TASK or of the node's cores",
     )
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """Sequences in the largest pass that may be run."""
+        return max(self.micro_batch_size, self.max_micro_batch_size or 0)
 
 
 class ParallelConfig(Section):
@@ -107,6 +136,16 @@ class ParallelConfig(Section):
     sequence_parallel: bool = Field(
         False, description="split norms and residuals over the tensor-parallel ranks along tokens"
     )
+    timeout_minutes: PositiveFloat = Field(
+        30.0,
+        description="minutes a rank waits for the others in a collective before it gives the run "
+        "up, with exit code 69; longer than the slowest step, evaluation pass and checkpoint",
+    )
+    stalled_seconds: PositiveFloat = Field(
+        120.0,
+        description="seconds without a finished step after which one rank tells which ranks the "
+        "others wait for, and on which hosts",
+    )
     backend: Literal["auto", "nccl", "gloo"] = Field(
         "auto", description="auto takes nccl where every process has a GPU, else gloo"
     )
@@ -122,6 +161,12 @@ class MoEBalanceConfig(Section):
         None,
         description="tokens over which one balance loss is computed, whatever the micro-batch; "
         "null takes one sequence",
+    )
+    window_loads: Literal["own", "trailing"] = Field(
+        "own",
+        description="own: a window's balance loss uses its own loads of experts, and windows "
+        "divide every micro-batch; trailing: it uses the loads of the window before the last, and "
+        "no batch is longer than a window",
     )
     z_loss_coef: NonNegativeFloat = Field(
         0.0, description="weight of the mean squared log-sum-exp of the router's logits"
@@ -253,6 +298,9 @@ class RunConfig(Section):
     model: ModelConfig = Field(
         description="shape of the model, under the key names of the hub's config.json; `preset: "
         "FILE` starts from a file of such keys"
+    )
+    init: InitConfig = Field(
+        default_factory=InitConfig, description="initial weights, and what follows the model's size"
     )
     data: DataConfig = Field(description="token sources and mixtures")
     train: TrainConfig = Field(description="budget, shapes and numerics")

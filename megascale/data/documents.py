@@ -224,5 +224,5 @@ def _read_parquet(path: Path, text_field: str) -> Iterator[tuple[RawDocument, in
             for offset, text in enumerate(column):
                 row = first + offset + 1
                 yield RawDocument(str(path), row, "string", text), size * row // rows
-    except polars.exceptions.PolarsError as failure:
+    except (polars.exceptions.PolarsError, polars.exceptions.PanicException) as failure:
         raise DataError.of("INPUT", str(path), f"cannot be read as parquet: {failure}") from None

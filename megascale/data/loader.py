@@ -33,11 +33,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadedMicroBatch:
-    """One rank's micro-batch as tensors of shape [micro_batch_size, S]."""
+    """One rank's micro-batch as tensors of shape [micro_batch_size, S].
+
+    `first` is the stream position of its first token; its rows follow one another.
+    """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     doc_ids: torch.Tensor | None
+    first: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +202,9 @@ class Loader:
             hashes.append(batch_hash(batch.inputs, first, stop))
             documents = None if batch.doc_ids is None else self._tensor(batch.doc_ids)
             loaded.append(
-                LoadedMicroBatch(self._tensor(batch.inputs), self._tensor(batch.targets), documents)
+                LoadedMicroBatch(
+                    self._tensor(batch.inputs), self._tensor(batch.targets), documents, first
+                )
             )
         return LoadedStep(
             step=step,

@@ -17,6 +17,8 @@ from megascale.errors import DataError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+LARGEST_ID = 2**31 - 1
+"""Token files hold ids of 32 bits at most."""
 EOS_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>")
 
 
@@ -31,7 +33,7 @@ class TokenizerFile:
         vocab_size: largest id + 1, added tokens included.
 
     Raises:
-        DataError: the file is missing or not a tokenizer.
+        DataError: the file is missing or not a tokenizer, or has ids beyond 32 bits.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -50,7 +52,11 @@ class TokenizerFile:
         self.tokenizer.encode_special_tokens = True
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
+        ids = self.tokenizer.get_vocab().values()
+        if not ids or max(ids) > LARGEST_ID:
+            rule = f"its ids must lie between 0 and {LARGEST_ID}, and there must be some"
+            raise DataError.of("--tokenizer", str(path), rule)
+        self.vocab_size = max(ids) + 1
 
     @property
     def special_tokens(self) -> dict[str, int]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.arguments import (
@@ -16,7 +14,6 @@ from megascale.fitting.arguments import (
     natural_variant,
     parameter_boxes,
     real_number,
-    refuse_with_shared,
     residual_kind,
     run_numbers,
     runs_drawn,
@@ -25,15 +22,21 @@ from megascale.fitting.arguments import (
     thread_count,
     whole_number,
 )
-from megascale.fitting.catalogue import RESIDUALS, Law, engine_law, laws
-from megascale.fitting.intervals import BY_RUN, least_drawn, refuse_unsteady
+from megascale.fitting.catalogue import RESIDUALS, engine_law, laws
+from megascale.fitting.intervals import BY_RUN, refuse_unsteady
 from megascale.fitting.noise import weights_of_sigma
 from megascale.fitting.own_law import fit_callable, parameter_names
 from megascale.fitting.points import Points, check_parameters, collect, float_column, from_frame
 from megascale.fitting.refit import EngineJob
+from megascale.fitting.refused import raise_on_bad_input, refuse_few, refuse_with_shared
+from megascale.fitting.restrict import (
+    fit_restricted_law,
+    refuse_unweighable,
+    refuse_with_restrictions,
+)
 from megascale.fitting.result import FitResult
-from megascale.fitting.shared import SharedProblem, fit_shared
-from megascale.fitting.status import BAD_INPUT, Status
+from megascale.fitting.shared import bootstrap_shared, fit_shared
+from megascale.fitting.shared_copies import SharedProblem
 
 BOOTSTRAPS = {
     None: 0,
@@ -68,6 +71,8 @@ def fit(
     initial: Mapping[str, Any] | Sequence[Any] | None = None,
     p0: Sequence[Any] | None = None,
     shared: Sequence[str] | None = None,
+    priors: Mapping[str, Any] | None = None,
+    constraints: Sequence[str] | None = None,
     loss: str = "squared",
     delta: float = DEFAULT_DELTA,
     starts: int | str = "auto",
@@ -113,6 +118,10 @@ def fit(
         p0: scipy's name for `initial`.
         shared: parameters that all problems have in common; the others are each problem's own. The
             noise is then one of all problems, and errors and limits are of all points together.
+        priors: {parameter: (mean, deviation)}, a Gaussian, or {parameter: (median, deviation,
+            "log")}, one of its logarithm; numbers, or one a problem. Each is one more residual,
+            weighed against the noise that the points show, or that `sigma` states.
+        constraints: linear equations between parameters, as ["p = q", "alpha + 2 beta = 1"].
         loss: "squared", or "huber" with `delta` in units of the residual.
         delta: where the Huber loss turns linear.
         starts: "auto" searches until starts agree; an integer fixes how many; "grid" is
@@ -165,10 +174,11 @@ def fit(
         raise FitError.of("absolute_sigma", True, "is for the squared loss", False)
     if not 0 < tolerance < 1:
         raise FitError.of("tolerance", tolerance, "must lie between 0 and 1", DEFAULT_TOLERANCE)
+    called = "initial"
     if p0 is not None:
         if initial is not None:
             raise FitError.of("p0", "given with initial", "is another name of initial: give one")
-        initial = p0
+        initial, called = p0, "p0"
     replicates, seed = whole_number(replicates, "replicates", 1), whole_number(seed, "seed", 0)
     if replicates > _MOST_REPLICATES:
         rule = f"must be at most {_MOST_REPLICATES:,}"
@@ -181,7 +191,7 @@ def fit(
     if device not in ("auto", "cpu", "cuda"):
         raise FitError.of("device", device, "must be auto, cpu or cuda", "auto")
     names = parameter_names(law) if callable(law) else engine_law(law, points.x.shape[0]).params
-    bounds, initial = bounds_by_name(bounds, names), start_by_name(initial, names)
+    bounds, initial = bounds_by_name(bounds, names), start_by_name(initial, names, called)
     check_parameters(names, bounds, fixed, initial)
     if sigma is not None:
         weight = weights_of_sigma(sigma, points, _residual_of(law, residual, points))
@@ -189,8 +199,12 @@ def fit(
         points.rearrange(runs, "runs")
     drawn = runs_drawn(points, runs, bootstrap)
     known_noise = bool(absolute_sigma)
+    raises = errors == "raise" or (errors == "auto" and points.single)
     if shared:
         refuse_with_shared(law, shared, names, fixed, initial, loss, bootstrap, starts, device)
+    restricted = bool(priors) or bool(constraints)
+    if restricted:
+        refuse_with_restrictions(loss, bootstrap, starts, device, shared)
     if callable(law):
         if bootstrap in STUDENTISED:
             rule = "is for laws of the engine; a callable takes parametric, pairs or runs"
@@ -217,9 +231,11 @@ def fit(
             seed=seed,
             threads=thread_count(threads),
             progress=progress,
-            raise_on_bad=errors == "raise" or (errors == "auto" and points.single),
+            raise_on_bad=raises,
             known_noise=known_noise,
             drawn=drawn,
+            priors=priors,
+            constraints=constraints,
         )
     known = engine_law(law, points.x.shape[0])
     if bootstrap == "studentised":
@@ -244,10 +260,19 @@ def fit(
         max_iterations=int(max_iterations),
         threads=thread_count(threads),
     )
-    if shared:
+    restrictions = None
+    if restricted:
+        raw, restrictions = fit_restricted_law(
+            laws()[public], job, points, weight, boxes["initial"], priors, constraints, known_noise
+        )
+        if raises:
+            refuse_unweighable(raw, restrictions, known_noise)
+    elif shared:
         which = tuple(known.params.index(name) for name in shared)
         together = SharedProblem(laws()[public], job, points, weight, which)
         raw = fit_shared(together, known_noise)
+        if bootstrap is not None:
+            bootstrap_shared(together, raw, known_noise, int(replicates), int(seed))
     else:
         raw = _engine.fit(
             law=known.index,
@@ -273,9 +298,9 @@ def fit(
             device=engine_device(device, loss, bootstrap, starts),
             progress=progress,
         )
-        if errors == "raise" or (errors == "auto" and points.single):
-            _raise_on_bad_input(raw, points, known)
-            _refuse_few(raw, drawn, bootstrap, known_noise)
+        if raises:
+            raise_on_bad_input(raw, points, known)
+            refuse_few(raw, drawn, bootstrap, known_noise)
     return FitResult.from_engine(
         law=laws()[public],
         residual=kind,
@@ -290,6 +315,7 @@ def fit(
         drawn=drawn,
         runs=runs,
         shared=shared or (),
+        restrictions=restrictions,
     )
 
 
@@ -342,48 +368,3 @@ def _residual_of(law: str | Callable[..., Any], residual: str, points: Points) -
     if callable(law):
         return "relative" if residual == "auto" else residual
     return residual_kind(engine_law(law, points.x.shape[0]), residual)
-
-
-def _refuse_few(
-    raw: dict[str, Any], drawn: np.ndarray | None, bootstrap: str | None, known_noise: bool
-) -> None:
-    """Refuses bootstraps that too few points, or runs, leave without an interval.
-
-    In a batch whose problems are marked instead, these have limits of NaN.
-    """
-    if bootstrap is None:
-        return
-    counts = raw["points"] if drawn is None else drawn
-    what = "points" if drawn is None else "runs"
-    for problem, count in enumerate(counts.tolist()):
-        params = int(raw["free_params"][problem])
-        least = least_drawn(bootstrap, params, known_noise)
-        if count < least:
-            rule = f"{params} parameters need {least} {what} at least (problem {problem})"
-            enough = int(raw["points"][problem]) > params
-            nearest = "bootstrap='parametric'" if enough else "bootstrap=None"
-            raise FitError.of("bootstrap", f"{bootstrap} of {count} {what}", rule, nearest)
-
-
-def _raise_on_bad_input(raw: dict[str, Any], points: Points, law: Law) -> None:
-    for status, words in BAD_INPUT.items():
-        hits = np.flatnonzero(raw["status"] == int(status))
-        if len(hits) == 0:
-            continue
-        problem = int(hits[0])
-        row = int(raw["bad_row"][problem])
-        rule = f"the {law.name} fit {words}"
-        begin = int(points.offsets[problem])
-        if row >= 0:
-            at = begin + row
-            original = at if points.order is None else int(points.order[at])
-            inputs = ", ".join(
-                f"{name} = {float(points.x[k, at])!r}" for k, name in enumerate(law.inputs)
-            )
-            raise FitError(
-                f"problem {problem}, row {original}: {rule} ({inputs}, "
-                f"{law.target} = {float(points.y[at])!r})."
-            )
-        found = int(raw["points"][problem]) or int(points.offsets[problem + 1]) - begin
-        detail = f" ({found} points)" if status is Status.TOO_FEW_POINTS else ""
-        raise FitError(f"problem {problem}: {rule}{detail}.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import optimize
 
 from megascale.errors import FitError
 from megascale.fitting import _engine
@@ -61,6 +62,8 @@ def bounds_by_name(bounds: Any, names: Sequence[str]) -> Bounds | None:
     if bounds is None or isinstance(bounds, Mapping):
         return bounds
     rule = "must be {parameter: (lower, upper)}, or a pair (lower, upper) as in scipy"
+    if isinstance(bounds, optimize.Bounds):
+        bounds = (bounds.lb, bounds.ub)
     try:
         low, high = bounds
         sides = [np.broadcast_to(np.asarray(side, float), (len(names),)) for side in (low, high)]
@@ -73,8 +76,15 @@ def bounds_by_name(bounds: Any, names: Sequence[str]) -> Bounds | None:
     }
 
 
-def start_by_name(initial: Any, names: Sequence[str]) -> Mapping[str, Any] | None:
+def start_by_name(
+    initial: Any, names: Sequence[str], called: str = "initial"
+) -> Mapping[str, Any] | None:
     """A start by parameter, from values in the law's order where it is given so.
+
+    Args:
+        initial: the start.
+        names: of the parameters.
+        called: what the caller named it.
 
     Raises:
         FitError: another number of values than of parameters.
@@ -83,7 +93,8 @@ def start_by_name(initial: Any, names: Sequence[str]) -> Mapping[str, Any] | Non
         return initial
     values = list(np.atleast_1d(np.asarray(initial, dtype=object)))
     if len(values) != len(names):
-        raise FitError.of("initial", f"{len(values)} values", f"must be {len(names)}: {names}")
+        rule = f"must be {len(names)}: {', '.join(names)}"
+        raise FitError.of(called, f"{len(values)} values", rule)
     return dict(zip(names, values, strict=True))
 
 
@@ -182,46 +193,6 @@ def parameter_boxes(
         if not np.isfinite(out["initial"]).all():
             raise FitError.of("initial", "NaN or infinity", "must be finite numbers")
     return out
-
-
-def refuse_with_shared(
-    law: Any,
-    shared: Sequence[str],
-    names: Sequence[str],
-    fixed: Mapping[str, Any] | None,
-    initial: Mapping[str, Any] | None,
-    loss: str,
-    bootstrap: str | None,
-    starts: int | str,
-    device: str,
-) -> None:
-    """Refuses what a fit of parameters in common cannot do.
-
-    Raises:
-        FitError: naming it.
-    """
-    if isinstance(shared, str) or not all(isinstance(name, str) for name in shared):
-        raise FitError.of("shared", shared, "must be a list of parameters", list(names)[:1])
-    for name in shared:
-        if name not in names:
-            raise FitError.of("shared", name, "the law has no such parameter", list(names))
-        if fixed and name in fixed:
-            raise FitError.of("shared", name, "is fixed: nothing is left to share", "one of both")
-    if len(set(shared)) == len(names):
-        rule = "leaves no problem a parameter of its own: fit them as one"
-        raise FitError.of("shared", ", ".join(shared), rule, "no groups")
-    refused = (
-        (callable(law), "law", "a callable", "shared parameters are for laws of the engine"),
-        (loss != "squared", "loss", loss, "shared parameters need the squared loss"),
-        (bootstrap is not None, "bootstrap", bootstrap, "shared parameters have no bootstrap"),
-        (starts != "auto", "starts", starts, "shared parameters have their own search"),
-        (bool(initial), "initial", "given", "shared parameters have their own search"),
-        (device == "cuda", "device", device, "shared parameters are fitted on the CPU"),
-    )
-    nearest = ("a law's name", "squared", None, "auto", None, "cpu")
-    for (wrong, name, value, rule), legal in zip(refused, nearest, strict=True):
-        if wrong:
-            raise FitError.of(name, value, rule, legal)
 
 
 def runs_drawn(points: Points, runs: Any, bootstrap: str | None) -> np.ndarray | None:

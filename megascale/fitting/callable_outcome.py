@@ -85,7 +85,7 @@ class Outcome:
         self.objective[p] = squares if squared else found.cost
         self.rms[p] = np.sqrt(squares / (problem.root**2).sum())
         with np.errstate(divide="ignore", invalid="ignore"):
-            self.r_squared[p] = 1 - np.float64(squares) / _total(problem)
+            self.r_squared[p] = 1 - np.float64(squares) / total_squares(problem)
         self.status[p] = int(Status.CONVERGED if found.success else Status.MAX_ITERATIONS)
         covariance, flags = _covariance(problem, found, squares, int(self.points[p]))
         self.covariance[p] = covariance[np.tril_indices(len(theta))]
@@ -100,7 +100,7 @@ class Outcome:
         self.flags[p] = bits
 
 
-def _total(problem: Problem) -> float:
+def total_squares(problem: Problem) -> float:
     """Sum of squares about the best constant, in the residual's own metric."""
     y, w = problem.y, problem.root**2
     unit = 1 / y if problem.search.kind == "relative" else np.ones_like(y)
@@ -108,26 +108,29 @@ def _total(problem: Problem) -> float:
     return float((w * goal**2).sum() - (w * unit * goal).sum() ** 2 / (w * unit**2).sum())
 
 
-def _covariance(
-    problem: Problem, found: Minimum, squares: float, points: int
-) -> tuple[Array, Flag]:
-    """Covariance of all parameters and what to distrust.
+def unit_covariance(
+    theta: Array, lower: Array, upper: Array, jacobian: Array
+) -> tuple[Array, Array, Flag]:
+    """Covariance of free parameters for residuals of variance 1, and what to distrust.
 
-    A parameter on a bound, and one that moves along a direction that the residuals do not see, has
-    no standard error: its rows are NaN. Parameters that were fixed have rows of 0.
+    Args:
+        theta, lower, upper: of the free parameters.
+        jacobian: (residuals, parameters).
+
+    Returns:
+        (parameters, parameters), 0 in the rows of those on a bound; which have no standard error
+        (on a bound, or moving along a direction that the residuals do not see); and flags.
     """
-    free = np.flatnonzero(problem.free)
-    flags = Flag(0)
-    full = np.zeros((len(problem.held), len(problem.held)))
-    if len(free) == 0:
-        return full, flags
-    bound = (found.theta <= problem.lower) | (found.theta >= problem.upper)
+    count, flags = len(theta), Flag(0)
+    full, lost = np.zeros((count, count)), np.zeros(count, bool)
+    if count == 0:
+        return full, lost, flags
+    bound = (theta <= lower) | (theta >= upper)
     if bound.any():
         flags |= Flag.AT_BOUND
     moves = ~bound
-    jacobian = found.jacobian[:, moves]
+    jacobian = jacobian[:, moves]
     norm = np.linalg.norm(jacobian, axis=0)
-    lost = np.zeros(len(free), bool)
     lost[bound] = True
     if moves.any():
         safe = np.where(norm > 0, norm, 1.0)
@@ -139,12 +142,29 @@ def _covariance(
         seen = strength > BLIND * max(strength[0], 1e-300)
         blind = (np.abs(rows[~seen]) > 1e-6).any(axis=0) | (norm == 0)
         lost[np.flatnonzero(moves)[blind]] = True
-        freedom = points - len(free)
-        if freedom <= 0:
-            flags |= Flag.NO_FREEDOM
-        scale = squares / freedom if freedom > 0 else np.nan
         inverse = (rows[seen].T / strength[seen] ** 2) @ rows[seen] / np.outer(safe, safe)
-        full[np.ix_(free[moves], free[moves])] = inverse * scale
+        full[np.ix_(moves, moves)] = inverse
+    return full, lost, flags
+
+
+def _covariance(
+    problem: Problem, found: Minimum, squares: float, points: int
+) -> tuple[Array, Flag]:
+    """Covariance of all parameters and what to distrust.
+
+    A parameter without a standard error has rows of NaN, one that was fixed rows of 0.
+    """
+    free = np.flatnonzero(problem.free)
+    full = np.zeros((len(problem.held), len(problem.held)))
+    if len(free) == 0:
+        return full, Flag(0)
+    inverse, lost, flags = unit_covariance(
+        found.theta, problem.lower, problem.upper, found.jacobian
+    )
+    freedom = points - len(free)
+    if freedom <= 0 and not lost.all():
+        flags |= Flag.NO_FREEDOM
+    full[np.ix_(free, free)] = inverse * (squares / freedom if freedom > 0 else np.nan)
     full[free[lost], :] = np.nan
     full[:, free[lost]] = np.nan
     return full, flags

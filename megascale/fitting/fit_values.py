@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Self
@@ -14,6 +15,7 @@ from megascale.fitting.catalogue import Law, predict
 from megascale.fitting.points import Points
 from megascale.fitting.refit import EngineJob
 from megascale.fitting.residuals import law_residuals, residual_between
+from megascale.fitting.restricted import Restrictions
 from megascale.fitting.status import AGAINST, Status, weak_parameters
 from megascale.fitting.support import unsupported
 
@@ -41,8 +43,12 @@ class FitValues:
         drawn: points, or runs, that a resample of each problem draws.
         runs: the labels given as `runs`, in the caller's order, or None.
         shared: parameters that all problems have in common.
-        freedom: degrees of freedom of the noise: points less parameters; of all problems together
-            where they share parameters.
+        freedom: degrees of freedom of the noise: points less parameters (with priors, less those
+            that the points determine, which is no whole number); of all problems together where
+            they share parameters.
+        restrictions: priors and constraints of the parameters, or None.
+        prior_objective: squared deviations of the parameters from their priors, in units of those.
+        chi_freedom: degrees of freedom of `chi_squared`, where priors count as points.
         labels: the group label of every problem, or None.
     """
 
@@ -72,6 +78,7 @@ class FitValues:
         drawn: Array | None = None,
         runs: Any = None,
         shared: Sequence[str] = (),
+        restrictions: Restrictions | None = None,
     ) -> None:
         self.law = law
         self.names = names
@@ -102,12 +109,15 @@ class FitValues:
         self.drawn = self.points if drawn is None else drawn
         self.runs = runs
         self.shared = tuple(shared)
+        self.restrictions = restrictions
+        self.prior_objective = diagnostics.get("prior_objective", np.zeros(len(values)))
         self.freedom = diagnostics.get("freedom", self.points - self.free_params)
+        self.chi_freedom = diagnostics.get("chi_freedom", self.freedom)
         self.labels = points.labels
         self.label_names: list[str] = []
         self._triangle = triangle
         self._derived_errors = diagnostics.get("derived_errors", np.empty((len(values), 0)))
-        if known_noise and not shared:
+        if known_noise and not shared and restrictions is None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 unit = (self.freedom / self.objective)[:, None]
                 self._triangle = triangle * unit
@@ -134,6 +144,7 @@ class FitValues:
         drawn: Array | None,
         runs: Any,
         shared: Sequence[str],
+        restrictions: Restrictions | None = None,
     ) -> Self:
         """Wraps what `_engine.fit` returned."""
         return cls(
@@ -160,6 +171,7 @@ class FitValues:
             drawn=drawn,
             runs=runs,
             shared=shared,
+            restrictions=restrictions,
         )
 
     def __len__(self) -> int:
@@ -294,9 +306,24 @@ class FitValues:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(self.freedom > 0, total / self.freedom, np.nan)
 
+    def number(self, problem: Any) -> int:
+        """The number of a problem, from 0 on.
+
+        Raises:
+            FitError: there is no such problem.
+        """
+        try:
+            found = operator.index(problem)
+        except TypeError:
+            found = -1
+        if isinstance(problem, bool) or not 0 <= found < len(self):
+            rule = f"must be a whole number from 0 to {len(self) - 1}"
+            raise FitError.of("problem", problem, rule, 0)
+        return found
+
     def weak(self, problem: int = 0) -> list[str]:
         """Parameters of one problem that its points hardly determine."""
-        return weak_parameters(self.flags[problem], self.names)
+        return weak_parameters(self.flags[self.number(problem)], self.names)
 
     def predict(self, *x: Any, problem: int | None = None) -> Array:
         """The law at new inputs: S for tokens-steps laws, otherwise the law's inputs in order.
@@ -314,7 +341,8 @@ class FitValues:
             wanted = ", ".join(self.inputs)
             raise FitError.of("x", f"{len(columns)} inputs", f"{self.law} takes {wanted}")
         if problem is not None or len(self) == 1:
-            return self._value({k: v[problem or 0] for k, v in self.params.items()}, columns)
+            problem = self.number(problem or 0)
+            return self._value({k: v[problem] for k, v in self.params.items()}, columns)
         shape = (len(self),) + (1,) * max(c.ndim for c in columns)
         return self._value({k: v.reshape(shape) for k, v in self.params.items()}, columns)
 

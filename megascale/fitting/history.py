@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from megascale.errors import FitError
+from megascale.fitting.weight_norm import WeightNorm
 
 Array = np.ndarray
 
@@ -18,7 +19,8 @@ RESOLUTION = 96
 noise lags by half a piece: by some c x / (2 RESOLUTION) nats, not at all where pieces are steps."""
 
 GROWTH = 1.15
-"""Ratio of token counts between cuts, where noise goes with the excess loss."""
+"""Ratio of token counts between cuts, where noise goes with the excess loss or rates are
+taken over the weights' size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,9 @@ class History:
         tokens: n + 1 token counts, from 0, increasing.
         batch: n batches in tokens.
         lr_start, lr_end: n learning rates each.
-        weight_decay: n weight decays, of the laws that take progress as forgotten by it.
+        weight_decay: n weight decays, of the laws that look at it.
         name: of the run.
+        n_params: parameters N of its model, for laws over several sizes; None where not known.
     """
 
     tokens: Array
@@ -42,6 +45,7 @@ class History:
     lr_end: Array
     weight_decay: Array
     name: str = ""
+    n_params: float | None = None
 
     @classmethod
     def of_sections(
@@ -53,6 +57,7 @@ class History:
         *,
         weight_decay: Any = 0.0,
         name: str = "",
+        n_params: float | None = None,
     ) -> History:
         """Check and make a history; see the attributes.
 
@@ -80,7 +85,9 @@ class History:
                 raise FitError.of(f"{label}: {key}", float(bad), f"must be known and {sign}")
         if not (start + end > 0).any():
             raise FitError.of(f"{label}: lr", 0.0, "must be positive somewhere")
-        return cls(edges, batch, start, end, decay, name)
+        if n_params is not None and not 0 < n_params < np.inf:
+            raise FitError.of(f"{label}: n_params", n_params, "must be positive and finite")
+        return cls(edges, batch, start, end, decay, name, n_params)
 
     @classmethod
     def of_schedule(
@@ -179,7 +186,12 @@ class Pieces:
 
 
 def cut(
-    histories: Sequence[History], tokens: Sequence[Array], lr_ref: float, *, growing: bool
+    histories: Sequence[History],
+    tokens: Sequence[Array],
+    lr_ref: float,
+    *,
+    growing: bool,
+    norm: WeightNorm | None = None,
 ) -> Pieces:
     """Cut histories into pieces of constant batch and learning rate that end at the points.
 
@@ -188,6 +200,7 @@ def cut(
         tokens: consumed tokens of each run's points; within its history.
         lr_ref: what learning rates are counted in.
         growing: also cut at token counts in geometric progression.
+        norm: learning rates are those over the weights' size, which it gives.
 
     Raises:
         FitError: a point lies outside its history.
@@ -215,7 +228,11 @@ def cut(
         lr = history.lr_start[section] * (1 - share) + history.lr_end[section] * share
         batch = history.batch[section]
         parts["steps"].append(np.diff(edges) / batch)
-        parts["lr"].append(lr / lr_ref)
+        rate = lr / lr_ref
+        if norm is not None:
+            decay = history.weight_decay[section]
+            rate = rate / norm.over_reference(lr, decay, np.diff(edges) / batch)
+        parts["lr"].append(rate)
         parts["batch"].append(batch)
         parts["decay"].append(lr * history.weight_decay[section])
         parts["ends"].append(np.searchsorted(edges, at[ranks]))

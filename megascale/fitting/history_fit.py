@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,9 @@ from megascale.fitting.history_result import (
     default_scales,
     history_job,
 )
+from megascale.fitting.history_whitening import whitened
 from megascale.fitting.status import Status
+from megascale.fitting.weight_norm import WeightNorm
 
 AGREE = 1e-4
 """Starts whose objective is within this ratio of the best one's have found the same optimum."""
@@ -44,6 +47,7 @@ def fit_history(
     prior: Mapping[str, tuple[float, float]] | None = None,
     initial: Mapping[str, float] | None = None,
     scales: Scales | None = None,
+    norm: WeightNorm | None = None,
     confidence: float = 0.9,
     tolerance: float = 1e-9,
     max_iterations: int = 200,
@@ -66,6 +70,7 @@ def fit_history(
             tau and tau2, its logarithm; sd is such that one residual of 1 nat weighs as one sd.
         initial: values of every free parameter: the only start.
         scales: reference learning rate, batch and progress; default from the runs.
+        norm: the weights' size along a run, of laws in the effective learning rate.
         confidence: of the intervals.
         tolerance: stop when the predicted relative decrease of the objective is below it.
         max_iterations: a start's budget.
@@ -85,7 +90,7 @@ def fit_history(
     if bootstrap < 0:
         raise FitError.of("bootstrap", bootstrap, "must not be negative", 200)
     count = _checked(form, runs)
-    scales = scales or default_scales([run.history for run in runs])
+    scales = scales or replace(default_scales([run.history for run in runs]), norm=norm)
     histories = [run.history for run in runs]
     job, pieces = history_job(form, histories, [run.tokens for run in runs], scales)
     y = np.concatenate([np.asarray(run.loss, float) for run in runs])[pieces.order]
@@ -96,6 +101,7 @@ def fit_history(
         )[pieces.order].astype(float)
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
             raise FitError.of("weights", "negative or NaN", "must be finite and not negative")
+    kept, common = _correlations(runs, pieces.order)
     limits = {**default_bounds(form), **(bounds or {})}
     for name, (low, high) in limits.items():
         if name not in NAMES:
@@ -113,6 +119,8 @@ def fit_history(
     options: dict[str, Any] = {
         "y": y,
         "weights": weights,
+        "kept": kept,
+        "common": common,
         "lower": np.array([limits[n][0] for n in NAMES]),
         "upper": np.array([limits[n][1] for n in NAMES]),
         "fixed": held,
@@ -139,7 +147,13 @@ def fit_history(
         law=form,
         scales=scales,
         values=values,
-        covariance=_clustered(form, slopes[0], residual, weights, offsets, limits, values),
+        covariance=_clustered(
+            form,
+            *_independent(slopes[0], residual, weights, kept, common, offsets),
+            offsets,
+            limits,
+            values,
+        ),
         bootstrap=raw["boot_params"],
         rms=float(np.sqrt(np.average(residual**2, weights=weights))),
         run_rms={n: float(np.sqrt(np.mean(r**2))) for n, r in zip(names, own, strict=True)},
@@ -199,28 +213,57 @@ def _priors(prior: Mapping[str, tuple[float, float]] | None) -> dict[str, Any]:
     return {"prior": mean, "prior_weight": weight}
 
 
+def _correlations(runs: Sequence[HistoryRun], order: Array) -> tuple[Array | None, Array | None]:
+    """`kept` and `common` of all runs, in the engine's order of points."""
+    kept = common = None
+    if any(run.kept is not None for run in runs):
+        kept = np.concatenate(
+            [np.zeros(len(r.loss)) if r.kept is None else np.asarray(r.kept, float) for r in runs]
+        )[order]
+        if kept.shape != order.shape or not (np.abs(kept) < 1).all():
+            raise FitError.of("kept", kept.shape, "needs a correlation below one for each point")
+    if any(run.common is not None for run in runs):
+        shapes = [np.zeros((2, len(r.loss))) if r.common is None else r.common for r in runs]
+        common = np.ascontiguousarray(np.concatenate(shapes, axis=1)[:, order])
+    return kept, common
+
+
+def _independent(
+    slopes: Array,
+    residual: Array,
+    weights: Array | None,
+    kept: Array | None,
+    common: Array | None,
+    offsets: Array,
+) -> tuple[Array, Array]:
+    """Slopes (P, points) and residuals, weighted and without what correlates them."""
+    root = np.ones_like(residual) if weights is None else np.sqrt(weights)
+    table = np.concatenate([slopes, residual[None]]).T * root[:, None]
+    for a, b in itertools.pairwise(offsets):
+        own = None if kept is None else kept[a:b]
+        shapes = None if common is None else common[:, a:b]
+        table[a:b] = whitened(own, shapes, table[a:b])
+    return np.ascontiguousarray(table[:, :-1].T), table[:, -1]
+
+
 def _clustered(
     law: HistoryLaw,
     slopes: Array,
     residual: Array,
-    weights: Array | None,
     offsets: Array,
     limits: Mapping[str, tuple[float, float]],
     values: Array,
 ) -> Array:
-    """Sandwich covariance with one cluster a run; parameters on a bound have none."""
+    """Sandwich covariance with one cluster a run, of independent residuals and their slopes;
+    parameters on a bound have none."""
     jacobian = slopes.copy()
     for name, (other, factor) in law.ties.items():
         jacobian[NAMES.index(other)] += factor * jacobian[NAMES.index(name)]
     free = [NAMES.index(n) for n in law.free]
     free = [i for i in free if limits[NAMES[i]][0] < values[i] < limits[NAMES[i]][1]]
     columns = jacobian[free].T
-    weight = np.ones_like(residual) if weights is None else weights
     scores = np.array(
-        [
-            (columns[a:b] * (weight[a:b] * residual[a:b])[:, None]).sum(axis=0)
-            for a, b in itertools.pairwise(offsets)
-        ]
+        [(columns[a:b] * residual[a:b, None]).sum(axis=0) for a, b in itertools.pairwise(offsets)]
     )
     out = np.full((len(NAMES), len(NAMES)), 0.0)
     runs = len(scores)
@@ -230,7 +273,7 @@ def _clustered(
     scale = np.sqrt((columns**2).sum(axis=0))
     scale[scale == 0] = 1
     unit = columns / scale
-    inverse = np.linalg.pinv(unit.T @ (unit * weight[:, None]), rcond=1e-13, hermitian=True)
+    inverse = np.linalg.pinv(unit.T @ unit, rcond=1e-13, hermitian=True)
     middle = (scores / scale).T @ (scores / scale) * runs / (runs - 1)
     out[np.ix_(free, free)] = inverse @ middle @ inverse / np.outer(scale, scale)
     return out

@@ -23,7 +23,11 @@ KERNELS = ("none", "exponential", "two_exponentials", "power", "density")
 CLOCKS = ("lr", "progress", "steps")
 EXCESS = ("none", "plus", "times")
 
+SIZE_EXPONENTS = ("n_L", "n_a", "n_c")
+"""How L_inf, a and the noise fall with the model's size."""
+
 _UNUSED = {"T0": 0.0, "B_n": 0.0, "omega": 0.0, "c2": 0.0, "tau2": 1.0, "gamma": 0.0, "g": 0.0}
+_UNUSED |= dict.fromkeys(SIZE_EXPONENTS, 0.0)
 _SIGNAL = {"u": 1.0, "r": 0.5, "kappa": 1.0, **_UNUSED}
 
 
@@ -41,7 +45,11 @@ class HistoryLaw:
         annealing: a run's warmup leaves no noise; with a power law, tau goes with e^gamma of the
             rate after each change.
         saturated: the noise starts at its steady level, not at zero.
-        fixed: parameters held at a value.
+        walk: state equivalence: the loss goes on as in a run of fixed batch and rate that has the
+            loss of now; with kernel none.
+        rate: what e is: the learning rate as given, or effective: over the weights' size, for
+            which the scales must have a `WeightNorm`.
+        fixed: parameters held at a value; by default the exponents of size, at zero.
         ties: {parameter: (other, factor)}: parameter = factor x other.
         bounds: {parameter: (lower, upper)} that replace the family's own.
         about: one line.
@@ -53,7 +61,9 @@ class HistoryLaw:
     excess: str = "none"
     annealing: bool = False
     saturated: bool = False
-    fixed: Mapping[str, float] = field(default_factory=dict)
+    walk: bool = False
+    rate: str = "given"
+    fixed: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(SIZE_EXPONENTS, 0.0))
     ties: Mapping[str, tuple[str, float]] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     about: str = ""
@@ -62,6 +72,20 @@ class HistoryLaw:
     def free(self) -> tuple[str, ...]:
         """Names of the parameters that a fit determines, in the engine's order."""
         return tuple(n for n in NAMES if n not in self.fixed and n not in self.ties)
+
+    @property
+    def sized(self) -> bool:
+        """Whether the law goes over several sizes."""
+        return any(self.fixed.get(name) != 0 for name in SIZE_EXPONENTS)
+
+    @property
+    def cuts_growing(self) -> bool:
+        """Whether histories are also cut at token counts in geometric progression."""
+        return self.excess != "none" or self.rate == "effective"
+
+    def of_sizes(self) -> HistoryLaw:
+        """The law over several sizes: L_inf, a and the noise as powers of N, the rest shared."""
+        return self.freeing(*SIZE_EXPONENTS)
 
     def holding(self, **values: float) -> HistoryLaw:
         """The law with further parameters held at given values.
@@ -99,11 +123,16 @@ def _law(name: str, about: str, *, free: str = "", **given: object) -> HistoryLa
         unfixed.add("kappa")
     if kernel == "two_exponentials":
         unfixed |= {"c2", "tau2"}
-    if kernel == "none":
+    if kernel == "none" and not given.get("walk"):
         fixed |= {"c": 0.0, "x": 0.0, "q": 0.0, "tau": 1.0}
+    if given.get("walk"):
+        fixed |= {"tau": 1.0}
     fixed = {k: v for k, v in fixed.items() if k not in unfixed}
     return HistoryLaw(name, fixed=fixed, about=about, **given)  # type: ignore[arg-type]
 
+
+INSTANT = 1e-2
+"""Steps of a memory that is none."""
 
 FORMS: dict[str, HistoryLaw] = {
     law.name: law
@@ -155,6 +184,33 @@ FORMS: dict[str, HistoryLaw] = {
             saturated=True,
             fixed={"r": 0.0, "x": 1.0, "q": 0.0},
         ),
+        _law(
+            "multi_power_batch",
+            "the Multi-Power Law's annealing with noise and progress of the batch",
+            annealing=True,
+            free="gamma r q",
+            fixed={"x": 1.0},
+        ),
+        _law(
+            "state_equivalence",
+            "arXiv 2601.05034: only the loss reached matters; from L(S, B) of fixed batches",
+            kernel="none",
+            walk=True,
+            fixed={"r": 0.0},
+            bounds={"a": (1e-9, math.inf)},
+        ),
+        _law(
+            "fixed_surface",
+            "L(S, B) of fixed batches with the batch and learning rate of the moment",
+            kernel="exponential",
+            clock="steps",
+            fixed={"r": 0.0, "tau": INSTANT},
+        ),
+        _law(
+            "effective",
+            "`power` in LR over weight RMS, by the weights' size that logs show",
+            rate="effective",
+        ),
         _law("progress_only", "no noise: for comparison", kernel="none", free="r"),
     )
 }
@@ -193,6 +249,7 @@ def default_bounds(law: HistoryLaw) -> dict[str, tuple[float, float]]:
         "tau2": (1e-2, 1e12),
         "gamma": (-3.0, 3.0),
         "g": (0.0, 1e6),
+        **dict.fromkeys(SIZE_EXPONENTS, (-1.0, 2.0)),
     }
     return {**bounds, **law.bounds}
 
@@ -220,11 +277,14 @@ def starts_of(law: HistoryLaw, count: int, clock: float, batch: float) -> np.nda
         "tau2": (max(1e-4 * clock, 0.5), 0.3 * clock),
         "gamma": (0.0, 0.9),
         "g": (0.1, 3.0),
+        **dict.fromkeys(SIZE_EXPONENTS, (0.0, 0.3)),
     }
+    if law.walk:  # not linear there
+        boxes |= {"a": (0.2, 3.0), "c": (0.05, 1.0)}
     bounds = default_bounds(law)
     out = np.zeros((count, len(NAMES)))
     out[:, NAMES.index("tau2")] = 1.0
-    primes = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
+    primes = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43)
     used = 0
     for i, name in enumerate(NAMES):
         if name not in law.free or name not in boxes:

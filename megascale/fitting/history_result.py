@@ -13,6 +13,7 @@ from megascale.fitting import _engine
 from megascale.fitting.history import Array, History, Pieces, cut
 from megascale.fitting.history_law import CLOCKS, EXCESS, KERNELS, NAMES, HistoryLaw, find_form
 from megascale.fitting.status import Status, status_words
+from megascale.fitting.weight_norm import WeightNorm
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +26,16 @@ class HistoryRun:
             interval's middle.
         loss: in nats.
         weights: of the squared residuals, or None.
+        kept: correlation of each residual with the one before it in tokens, or None for none.
+        common: (2, points) shapes in which runs differ as a whole (`with_seed_errors`), or None.
     """
 
     history: History
     tokens: Array
     loss: Array
     weights: Array | None = None
+    kept: Array | None = None
+    common: Array | None = None
 
     @property
     def name(self) -> str:
@@ -45,11 +50,15 @@ class Scales:
         lr: the learning rate at which e = 1.
         batch: tokens at which the batch's powers are 1.
         progress: where the excess loss is `a`: in steps at the reference rate and batch.
+        n_params: size at which L_inf, a and c are, of laws over several sizes.
+        norm: the weights' size along a run, of laws in the effective learning rate.
     """
 
     lr: float
     batch: float
     progress: float
+    n_params: float = 1.0
+    norm: WeightNorm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,29 @@ def _settled(law: HistoryLaw, histories: Sequence[History], pieces: Pieces) -> A
     return np.array(out, np.int64)
 
 
+def cut_kind(law: HistoryLaw, scales: Scales) -> tuple[float, bool, WeightNorm | None]:
+    """How a law has histories cut: reference rate, geometric cuts, weights' size. Forms of the same
+    kind share their pieces.
+
+    Raises:
+        FitError: the law is in the effective learning rate and the scales have no weights' size.
+    """
+    if law.rate == "given":
+        return scales.lr, law.cuts_growing, None
+    if scales.norm is None:
+        rule = "is in the learning rate over the weights' size: give scales with a WeightNorm"
+        raise FitError.of("law", law.name, rule)
+    return scales.lr, law.cuts_growing, scales.norm
+
+
+def _log_sizes(histories: Sequence[History], scales: Scales) -> Array:
+    for history in histories:
+        if history.n_params is None:
+            rule = "must be known, as the law goes over several sizes"
+            raise FitError.of(f"{history.name or 'a run'}: n_params", "unknown", rule)
+    return np.log([(history.n_params or 1.0) / scales.n_params for history in histories])
+
+
 def history_job(
     law: HistoryLaw,
     histories: Sequence[History],
@@ -89,11 +121,15 @@ def history_job(
         histories: one a run.
         tokens: of each run's points.
         scales: what the parameters are counted in.
-        pieces: cut before for a form that cuts alike (the same reference learning rate, and noise
-            with the excess loss or without), or None.
+        pieces: cut before for a form of the same `cut_kind`, or None.
+
+    Raises:
+        FitError: a point outside its history, a run without the size that a law over sizes needs,
+            or a law in the effective learning rate without the weights' size.
     """
     if pieces is None:
-        pieces = cut(histories, tokens, scales.lr, growing=law.excess != "none")
+        lr_ref, growing, norm = cut_kind(law, scales)
+        pieces = cut(histories, tokens, lr_ref, growing=growing, norm=norm)
     tied = np.full(len(NAMES), -1, np.int32)
     factor = np.zeros(len(NAMES))
     for name, (other, ratio) in law.ties.items():
@@ -104,11 +140,13 @@ def history_job(
         "excess": EXCESS.index(law.excess),
         "annealing": law.annealing,
         "saturated": law.saturated,
+        "walk": law.walk,
         "progress_ref": scales.progress,
         "batch_ref": scales.batch,
         "tied": tied,
         "tie_factor": factor,
         "settled": _settled(law, histories, pieces),
+        "log_size": _log_sizes(histories, scales) if law.sized else None,
         **pieces.columns,
     }, pieces
 
@@ -277,4 +315,6 @@ def default_scales(histories: Sequence[History]) -> Scales:
     for h in histories:
         rate = 0.5 * (h.lr_start + h.lr_end) / lr
         ends.append(np.sum(rate * np.diff(h.tokens) / h.batch * np.sqrt(h.batch / batch)))
-    return Scales(lr, batch, float(np.median(ends)))
+    sizes = [h.n_params for h in histories if h.n_params is not None]
+    middle = float(np.exp(np.mean(np.log(sizes)))) if sizes else 1.0
+    return Scales(lr, batch, float(np.median(ends)), middle)

@@ -25,6 +25,7 @@ from megascale.fitting.percentiles import (
     stretched_percentiles,
 )
 from megascale.fitting.profile import of_any_sign, profile_limits
+from megascale.fitting.withheld import withheld
 
 Array = np.ndarray
 
@@ -59,6 +60,12 @@ def interval_limits(result: Any, name: str, kind: str, level: float) -> tuple[Ar
         raise FitError.of("kind", kind, "must be one of " + ", ".join(KINDS), usual_kind(result))
     if not 0 < level < 1:
         raise FitError.of("confidence", level, "must lie between 0 and 1", 0.9)
+    low, high = _limits(result, name, kind, level)
+    hidden, _ = withheld(result, name, kind)
+    return np.where(hidden, np.nan, low), np.where(hidden, np.nan, high)
+
+
+def _limits(result: Any, name: str, kind: str, level: float) -> tuple[Array, Array]:
     if kind == "profile":
         return profile_limits(result, name, level)
     if kind == "wald":

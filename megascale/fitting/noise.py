@@ -27,7 +27,11 @@ def weights_of_sigma(sigma: Any, points: Points, residual: str) -> Array:
         FitError: not one positive number a point.
     """
     try:
-        given = np.asarray(sigma, float)
+        given = np.asarray(sigma)
+        if np.iscomplexobj(given):
+            rule = "must be real numbers"
+            raise FitError.of("sigma", given.dtype, rule, "the real part, stated")
+        given = given.astype(np.float64)
     except (TypeError, ValueError):
         given = np.full(0, np.nan)
     if given.ndim == 2 and given.shape == (len(points.y),) * 2 and len(points.y) > 1:

@@ -21,6 +21,9 @@ from megascale.fitting.callable_outcome import Outcome
 from megascale.fitting.callable_single import Minimum, Problem, Search
 from megascale.fitting.forked import forked
 from megascale.fitting.points import Points
+from megascale.fitting.restrict import refuse_unweighable, restrictions_of
+from megascale.fitting.restricted import Restrictions, solve
+from megascale.fitting.restricted_models import CallableModel
 from megascale.fitting.result import FitResult
 from megascale.fitting.status import BAD_INPUT, Status
 
@@ -100,6 +103,8 @@ def fit_callable(
     raise_on_bad: bool,
     known_noise: bool = False,
     drawn: Array | None = None,
+    priors: Mapping[str, Any] | None = None,
+    constraints: Sequence[str] | None = None,
 ) -> FitResult:
     """Fits `law(x, *parameters)` to every problem.
 
@@ -124,8 +129,9 @@ def fit_callable(
     held, guess, lower, upper = _tables(names, problems, bounds, fixed, initial)
     search = Search(law, kind, loss, delta, max(tolerance, 1e-15), max_iterations or EVALUATIONS)
     out = Outcome.empty(problems, count, replicates if bootstrap else 0)
-    single = points.x.shape[0] == 1
+    single, restricted = points.x.shape[0] == 1, bool(priors) or bool(constraints)
     able: dict[int, Problem] = {}
+    every: list[Problem] = []
     for p in range(problems):
         rows = slice(points.offsets[p], points.offsets[p + 1])
         weight = np.ones(rows.stop - rows.start) if weights is None else weights[rows]
@@ -139,15 +145,48 @@ def fit_callable(
             lower[p][free],
             upper[p][free],
         )
+        every.append(problem)
         status, row = _check(problem, weight)
         out.begin(p, status, row, int((weight > 0).sum()), int(free.sum()))
         if status not in BAD_INPUT:
             able[p] = problem
-        elif raise_on_bad:
+        elif raise_on_bad and not (restricted and status is Status.TOO_FEW_POINTS):
             where = f"problem {p}" + (f", row {rows.start + row}" if row >= 0 else "")
             raise FitError(f"{where}: the fit {BAD_INPUT[status]}.")
+
+    def result(raw: dict[str, Any], restrictions: Restrictions | None) -> FitResult:
+        return FitResult(
+            law=getattr(law, "__name__", "callable"),
+            names=names,
+            target="y",
+            inputs=tuple(f"x{k + 1}" for k in range(points.x.shape[0])),
+            residual=kind,
+            values=raw["params"],
+            triangle=raw["covariance"],
+            diagnostics=raw,
+            points=points,
+            confidence=confidence,
+            weights=weights,
+            settings={"loss": loss, "delta": delta if loss == "huber" else None, "seed": seed},
+            bootstrap=out.boot_params if bootstrap else None,
+            bootstrap_objective=out.boot_objective if bootstrap else None,
+            engine_law=None,
+            predictor=OwnPredictor(law, single),
+            resample=bootstrap,
+            known_noise=known_noise,
+            drawn=drawn,
+            restrictions=restrictions,
+        )
+
     many = starts if initial is None else 1
     begins = {p: _starts(guess[p][able[p].free], many, seed, p) for p in able}
+    if restricted:
+        restrictions, raw = _restricted(
+            names, every, out, guess, (lower, upper), begins, priors, constraints, known_noise
+        )
+        if raise_on_bad:
+            refuse_unweighable(raw, restrictions, known_noise)
+        return result(raw, restrictions)
 
     def resampled(p: int) -> tuple[Array, Array]:
         run = None if runs is None else runs[points.offsets[p] : points.offsets[p + 1]]
@@ -197,27 +236,38 @@ def fit_callable(
         done += len(group)
         if progress:
             progress(done, problems)
-    return FitResult(
-        law=getattr(law, "__name__", "callable"),
-        names=names,
-        target="y",
-        inputs=tuple(f"x{k + 1}" for k in range(points.x.shape[0])),
-        residual=kind,
-        values=out.params,
-        triangle=out.covariance,
-        diagnostics=vars(out),
-        points=points,
-        confidence=confidence,
-        weights=weights,
-        settings={"loss": loss, "delta": delta if loss == "huber" else None, "seed": seed},
-        bootstrap=out.boot_params if bootstrap else None,
-        bootstrap_objective=out.boot_objective if bootstrap else None,
-        engine_law=None,
-        predictor=OwnPredictor(law, single),
-        resample=bootstrap,
-        known_noise=known_noise,
-        drawn=drawn,
+    return result(vars(out), None)
+
+
+def _restricted(
+    names: tuple[str, ...],
+    every: Sequence[Problem],
+    out: Outcome,
+    guess: Array,
+    bounds: tuple[Array, Array],
+    begins: Mapping[int, Array],
+    priors: Mapping[str, Any] | None,
+    constraints: Sequence[str] | None,
+    known_noise: bool,
+) -> tuple[Restrictions, dict[str, Any]]:
+    """All problems with priors and constraints."""
+    fixed = np.stack([problem.held for problem in every])
+    of_any_sign = np.zeros(len(names), bool)
+    restrictions, lower, upper = restrictions_of(
+        priors, constraints, names, fixed, bounds, of_any_sign
     )
+    few = int(Status.TOO_FEW_POINTS)
+    status = np.where(out.status == few, int(Status.CONVERGED), out.status)
+    begins = {
+        p: begins.get(p, guess[p][problem.free][None].repeat(_many(begins), 0))
+        for p, problem in enumerate(every)
+    }
+    model = CallableModel(names, every, status, out.bad_row, guess, (lower, upper), begins)
+    return restrictions, solve(model, restrictions, known_noise)
+
+
+def _many(begins: Mapping[int, Array]) -> int:
+    return len(next(iter(begins.values()))) if begins else 1
 
 
 def _tables(

@@ -181,7 +181,7 @@ def _from_groups(columns: Array, target: Array, groups: Any) -> Points:
         np.ascontiguousarray(columns[:, order]),
         target[order],
         offsets.astype(np.int64),
-        list(number),
+        [_python(label) for label in number],
         order,
         False,
     )
@@ -189,6 +189,13 @@ def _from_groups(columns: Array, target: Array, groups: Any) -> Points:
 
 def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _python(value: Any) -> Any:
+    """A label without numpy's own scalars, as it is shown."""
+    if isinstance(value, tuple):
+        return tuple(_python(part) for part in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def from_frame(

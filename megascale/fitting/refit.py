@@ -48,6 +48,7 @@ def refit(
     kept: Array | None = None,
     held: Array | None = None,
     start: Array | None = None,
+    of: Array | None = None,
 ) -> dict[str, Any]:
     """Squared-loss fits of copies of problems, all in one call of the engine.
 
@@ -59,6 +60,7 @@ def refit(
             keeps all points.
         held: (copies, parameters) values to hold, NaN where free, beside those of the job.
         start: (copies, parameters), the only start; None searches.
+        of: the problem whose bounds and fixed values each copy has; None is `which`.
 
     Returns:
         The engine's own output, one entry a copy.
@@ -67,7 +69,8 @@ def refit(
     weight = None if weights is None else weights[rows]
     if kept is not None:
         weight = kept if weight is None else weight * kept
-    fixed = None if job.fixed is None else job.fixed[which]
+    of = which if of is None else of
+    fixed = None if job.fixed is None else job.fixed[of]
     if held is not None:
         fixed = held if fixed is None else np.where(np.isnan(held), fixed, held)
 
@@ -83,8 +86,8 @@ def refit(
         x=np.ascontiguousarray(points.x[:, rows]),
         y=points.y[rows],
         weights=own(weight),
-        lower=None if job.lower is None else own(job.lower[which]),
-        upper=None if job.upper is None else own(job.upper[which]),
+        lower=None if job.lower is None else own(job.lower[of]),
+        upper=None if job.upper is None else own(job.upper[of]),
         fixed=own(fixed),
         initial=own(start),
         starts=0,
@@ -111,17 +114,25 @@ def copied_rows(points: Points, which: Array) -> tuple[Array, Array]:
     return first + np.arange(offsets[-1]), offsets
 
 
-def engine_job(result: Any, argument: str) -> EngineJob:
+def engine_job(result: Any, argument: str, shared: bool = False) -> EngineJob:
     """How the engine fitted a result.
 
+    Args:
+        result: a `FitResult`.
+        argument: what asks.
+        shared: whether problems may share parameters.
+
     Raises:
-        FitError: a callable was fitted, the loss is Huber's, or problems share parameters.
+        FitError: a callable was fitted, the loss is Huber's, there are priors or constraints, or
+            problems share parameters.
     """
     if result.job is None:
         raise FitError.of(argument, result.law, "is for laws of the engine", "a law's name")
     if result.settings.get("loss") != "squared":
         raise FitError.of(argument, result.settings["loss"], "needs the squared loss", "squared")
-    if result.shared:
+    if result.shared and not shared:
         rule = "is for problems without parameters in common"
         raise FitError.of(argument, ", ".join(result.shared), rule, "shared=None")
+    if result.restrictions is not None:
+        raise FitError.of(argument, "priors or constraints", "is for fits without them", "wald")
     return result.job

@@ -22,8 +22,12 @@ from megascale.fitting.result_output import (
     plain_result,
     result_columns,
 )
+from megascale.fitting.withheld import withheld
 
 Array = np.ndarray
+
+MOST_PROFILED = 500
+"""Problems of a result whose tables and JSON work out profile limits by themselves."""
 
 
 class FitResult(FitValues):
@@ -53,14 +57,30 @@ class FitResult(FitValues):
                 percentile.
 
         Returns:
-            Limits, an entry a problem; NaN where nothing can be said: no freedom, too few points
-            for resamples, or a tenth of the replicates failed.
+            Limits, an entry a problem; NaN where nothing can be said (no freedom, too few points
+            for resamples, a tenth of the replicates failed), or where such limits hold the truth
+            less or more often than they state: `withheld` says why.
 
         Raises:
             FitError: the law has no such quantity, or the fit's options do not give this kind.
         """
         level = self.confidence if confidence is None else confidence
         return interval_limits(self, name, kind or self.interval_kind, level)
+
+    def withheld(self, name: str, kind: str | None = None) -> str:
+        """Why limits of a quantity are withheld in some problem; empty where they are not.
+
+        Args:
+            name: of the quantity.
+            kind: as in `interval`; None for those that tables show, profile limits where Wald's
+                are withheld.
+
+        Raises:
+            FitError: the law has no such quantity.
+        """
+        self[name]
+        hidden, reason = withheld(self, name, kind or self.interval_kind)
+        return "" if kind is None and not (hidden & ~self.profiled(name)).any() else reason
 
     def predict_interval(
         self,
@@ -101,7 +121,8 @@ class FitResult(FitValues):
             raise FitError.of("x", f"{len(columns)} inputs", f"{self.law} takes {wanted}")
         low, high = curve_limits(self, columns, level, new_points, sigma, kind)
         if problem is not None or len(self) == 1:
-            return low[problem or 0], high[problem or 0]
+            at = self.number(problem or 0)
+            return low[at], high[at]
         return low, high
 
     def influence(self, problem: int | None = None, runs: Any = None) -> Influence:
@@ -117,12 +138,12 @@ class FitResult(FitValues):
         """
         if problem is None and len(self) != 1:
             raise FitError.of("problem", None, f"must name one of {len(self)} problems", 0)
-        return leave_one_out(self, problem or 0, self.runs if runs is None else runs)
+        return leave_one_out(self, self.number(problem or 0), self.runs if runs is None else runs)
 
     @property
     def chi_squared(self) -> Array:
-        """The sum of squared residuals in units of the known standard deviations; of all problems
-        together where they share parameters.
+        """The sum of squared residuals in units of the known standard deviations, priors' among
+        them; of all problems together where they share parameters.
 
         Raises:
             FitError: the fit was made without `absolute_sigma`, or with a Huber loss.
@@ -130,7 +151,9 @@ class FitResult(FitValues):
         if not self.known_noise:
             rule = "chi-squared needs sigma= and absolute_sigma=True"
             raise FitError.of("absolute_sigma", False, rule, True)
-        return np.full(len(self), self.objective.sum()) if self.shared else self.objective
+        if self.shared:
+            return np.full(len(self), self.objective.sum())
+        return self.objective + self.prior_objective
 
     @property
     def p_value(self) -> Array:
@@ -138,7 +161,7 @@ class FitResult(FitValues):
 
         NaN where there are as many parameters as points.
         """
-        freedom = self.freedom
+        freedom = self.chi_freedom
         value = stats.chi2.sf(self.chi_squared, np.maximum(freedom, 1))
         return np.where(freedom > 0, value, np.nan)
 
@@ -160,16 +183,21 @@ class FitResult(FitValues):
         """Problems whose shown limits of a parameter are of the profile likelihood.
 
         Their standard error is 0, infinite or missing (a bound, a direction that the points do not
-        see), or larger than a value that must be positive, though the solver converged and the
-        points can tell their noise.
+        see), or larger than a value that must be positive, or Wald's limits are withheld, though
+        the solver converged and the points can tell their noise. Batches of more than
+        `MOST_PROFILED` problems are shown without, since profiles take a hundred times as long as
+        the fits; ask for that kind there.
         """
         if self.interval_kind != "wald" or self.job is None or name not in self.names:
             return np.zeros(len(self), bool)
-        if self.settings["loss"] != "squared" or self.shared:
+        if len(self) > MOST_PROFILED:
+            return np.zeros(len(self), bool)
+        if self.settings["loss"] != "squared" or self.restrictions is not None:
             return np.zeros(len(self), bool)
         error = self.errors[name]
         with np.errstate(invalid="ignore"):
             silent = ~(np.isfinite(error) & (error > 0))
+            silent |= withheld(self, name, "wald")[0]
             if not of_any_sign(name):
                 silent |= error > np.abs(self[name])
         known = (self.freedom > 0) & (self.objective > 0)
@@ -181,6 +209,7 @@ class FitResult(FitValues):
 
     def problem(self, index: int) -> dict[str, Any]:
         """Everything about one problem as plain Python values."""
+        index = self.number(index)
         return next(plain_problems(self, index, index + 1))
 
     def to_dict(self) -> dict[str, Any]:

@@ -60,6 +60,12 @@ def plain_result(result: Any) -> dict[str, Any]:
         "bootstrap_replicates": 0 if result.bootstrap is None else result.bootstrap.shape[1],
         "resample": result.resample,
         "shared": list(result.shared),
+        "withheld": {
+            name: reason
+            for name in (*result.names, *result.derived)
+            if (reason := result.withheld(name))
+        },
+        **({} if result.restrictions is None else result.restrictions.plain(result.names)),
         **{k: v for k, v in result.settings.items() if v is not None},
         "group_names": result.label_names,
         "problems": list(plain_problems(result, 0, len(result))),
@@ -102,15 +108,18 @@ def many_problems(result: Any, limit: int) -> str:
             numbers = (result[name][0], result.errors[name][0], low[0], high[0])
             common.append([name, *(f"{v:.5g}" for v in numbers)])
         lines += plain_lines(["", "value", "error", f"{percent} low", "high"], common)
+    lines += _restricted(result)
     shown = (*result.names, *result.derived)
     head = ["problem", *shown, "rms", "status"]
     rows = []
     for i in range(min(limit, len(result))):
         label = str(result.labels[i]) if result.labels is not None else str(i)
-        cells = [label, *(f"{result[name][i]:.4g}" for name in shown)]
+        cells = [label, *(_with_error(result[name][i], result.errors[name][i]) for name in shown)]
         mark = "*" if result.weak(i) else ""
         rows.append([*cells, f"{result.rms[i]:.3g}", status_words(result.status[i]) + mark])
+    lines.append("value ±standard error; limits are in to_polars() and in -o FILE.csv")
     lines += plain_lines(head, rows)
+    lines += _withheld(result)
     if len(result) > limit:
         lines.append(f"... {len(result) - limit} more")
     if any(row[-1].endswith("*") for row in rows):
@@ -143,10 +152,41 @@ def one_problem(result: Any) -> str:
     percent = f"{100 * result.confidence:g} %"
     if result.known_noise:
         lines[0] += f", chi^2 {result.chi_squared[0]:.4g} (p = {result.p_value[0]:.2g})"
+    lines += _restricted(result)
     lines.append(f"{percent} limits: {result.interval_kind}")
     lines += plain_lines(["", "value", "error", f"{percent} low", "high", ""], rows)
+    lines += _withheld(result)
     lines += [f"note: {text}" for flag, text in FLAG_TEXT.items() if Flag(flag) & result.flags[0]]
     return "\n".join(lines)
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.4g} ±{error:.2g}" if math.isfinite(error) else f"{value:.4g} ±?"
+
+
+def _restricted(result: Any) -> list[str]:
+    """Priors and constraints, in words."""
+    if result.restrictions is None:
+        return []
+    said = result.restrictions.plain(result.names)
+    lines = []
+    for name, prior in said.get("priors", {}).items():
+        mean, deviation = (
+            f"{v:g}" if isinstance(v, float) else "one a problem"
+            for v in (prior["mean"], prior["deviation"])
+        )
+        lines.append(f"prior: {'log ' if prior['of_log'] else ''}{name} ~ {mean} ({deviation})")
+    return [*lines, *(f"constraint: {text}" for text in said.get("constraints", []))]
+
+
+def _withheld(result: Any) -> list[str]:
+    """Whose limits are withheld and why, a line a reason."""
+    reasons = {name: result.withheld(name) for name in (*result.names, *result.derived)}
+    lines = []
+    for reason in dict.fromkeys(filter(None, reasons.values())):
+        which = ", ".join(name for name, said in reasons.items() if said == reason)
+        lines.append(f"limits of {which} withheld: {reason}")
+    return lines
 
 
 def _finite(column: Array) -> list[float | None]:

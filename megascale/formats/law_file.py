@@ -326,6 +326,14 @@ def read_law_file(path: str | Path) -> LawFile:
             raw = file.read(MOST_LAW_BYTES + 1)
     except OSError as error:
         raise DataError.of("law file", str(path), f"cannot be read: {error.strerror}") from None
+    if b'"megascale.schedule-law/' in raw[:4096]:
+        rule = (
+            "is a law of whole schedules: it plans every batch of a run beforehand, against its "
+            "learning rate, and is not looked at while the run goes on; plan, and take the plan's "
+            "table"
+        )
+        command = "megascale schedule --optimize tokens --law-file ... --export yaml -o plan.yaml"
+        raise DataError.of("law file", str(path), rule, command)
     if len(raw) > MOST_LAW_BYTES:
         raise DataError.of("law file", str(path), f"larger than {MOST_LAW_BYTES:,} bytes: not read")
     try:

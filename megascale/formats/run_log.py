@@ -3,7 +3,8 @@
 The format is described in docs/formats/run-log.md. Records are only ever appended, each with a
 single `write`, so a killed process leaves at most one torn line, and a resumed run truncates
 nothing: it appends a marker that tells readers which records it takes over from. `read_run`
-gives back each step once. Neither half imports torch.
+gives back each step once. Lines that find no room on a full disk wait in memory for the next write.
+Neither half imports torch.
 """
 
 from __future__ import annotations
@@ -111,8 +112,18 @@ def json_value(value: Any) -> Any:
     return value
 
 
+MOST_WAITING_BYTES = 64 * 2**20
+"""So much waits in memory for room on a full disk."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
 class AppendFile:
-    """A file that grows by whole lines: one `write` per line, never rewritten."""
+    """A file that grows by whole lines: one `write` per line, never rewritten.
+
+    Attributes:
+        empty: whether it held nothing when it was opened.
+        waiting: what found no room on a full disk so far, in order.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open `path` for appending and end a torn last line, if a killed process left one.
@@ -121,6 +132,7 @@ class AppendFile:
             RunError: the file cannot be opened or written.
         """
         self.path = path
+        self.waiting = b""
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o644)
@@ -131,19 +143,23 @@ class AppendFile:
             raise log_error(path, failure) from failure
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append `record` as one JSON line.
+        """Append `record` as one JSON line, or keep it in memory while the disk is full.
 
         Raises:
-            RunError: the disk is full or the file has become read-only.
+            RunError: the file has become read-only, or the disk is full for too long.
         """
         line = json.dumps(json_value(record), separators=(",", ":"), allow_nan=False) + "\n"
-        data = line.encode()
+        self.waiting += line.encode()
+        self._send()
+
+    def _send(self) -> None:
+        """Write what waits, as far as there is room."""
         try:
-            written = os.write(self._descriptor, data)
-            if written != len(data):
-                os.write(self._descriptor, b"\n")  # end the torn line
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            while self.waiting:
+                self.waiting = self.waiting[os.write(self._descriptor, self.waiting) :]
         except OSError as failure:
+            if failure.errno in NO_ROOM and len(self.waiting) <= MOST_WAITING_BYTES:
+                return
             raise log_error(self.path, failure) from failure
 
     def sync(self) -> None:
@@ -152,13 +168,24 @@ class AppendFile:
         Raises:
             RunError: the disk reports an error.
         """
+        self._send()
         try:
             os.fsync(self._descriptor)
         except OSError as failure:
             raise log_error(self.path, failure) from failure
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Let go.
+
+        Raises:
+            RunError: the disk is still full for lines that wait.
+        """
+        try:
+            self._send()
+        finally:
+            os.close(self._descriptor)
+        if self.waiting:
+            raise log_error(self.path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
 
 class RunLog:
@@ -179,7 +206,8 @@ class RunLog:
         self._metrics = AppendFile(self.directory / METRICS_FILE)
         self._events = AppendFile(self.directory / EVENTS_FILE)
         self.attempt = 1 + _count_attempts(self.directory / EVENTS_FILE)
-        if self._metrics.empty:
+        # A kill in the very first write, or somebody's hand, may have left none.
+        if not _has_header(self.directory / METRICS_FILE):
             self._metrics.write({"schema": SCHEMA, "created": timestamp(), **(header or {})})
         if self._events.empty:
             self._events.write({"schema": SCHEMA, "created": timestamp()})
@@ -212,6 +240,11 @@ class RunLog:
         self._take_over(step, tokens, rewound=True)
         self.event("rewind", step=step, tokens=tokens, **fields)
         self.sync()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that found no room on a full disk so far."""
+        return len(self._metrics.waiting) + len(self._events.waiting)
 
     def _take_over(self, step: int, tokens: int, **fields: Any) -> None:
         marker = {"resumed_at_step": step, "resumed_at_tokens": tokens, **fields}
@@ -263,10 +296,16 @@ class RunLog:
         self._events.sync()
 
     def close(self) -> None:
-        """Sync and close both files."""
+        """Sync and close both files.
+
+        Raises:
+            RunError: the disk is still full for lines that wait.
+        """
         self.sync()
-        self._metrics.close()
-        self._events.close()
+        try:
+            self._metrics.close()
+        finally:
+            self._events.close()
 
 
 def log_error(path: Path, failure: OSError) -> RunError:
@@ -284,6 +323,18 @@ def _ends_with_newline(path: Path) -> bool:
     with open(path, "rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
+
+
+def _has_header(path: Path) -> bool:
+    """Whether some whole line of a log is its header."""
+    with open(path, "rb") as file:
+        for line in file:
+            if b'"schema"' in line:
+                try:
+                    return "schema" in json.loads(line)
+                except (ValueError, RecursionError, TypeError):
+                    continue
+    return False
 
 
 def _count_attempts(path: Path) -> int:
@@ -350,7 +401,7 @@ def read_run(path: str | Path) -> RunData:
     by_step: dict[int, dict[str, Any]] = {}
     superseded = 0
     for number, line in _objects(metrics, malformed):
-        if not header:
+        if "schema" in line or not (header or malformed):
             header = _checked_header(metrics, line)
         elif "resumed_at_step" in line and type(line["resumed_at_step"]) is not int:
             malformed.append(MalformedLine(metrics, number, "resumed_at_step is no whole number"))
@@ -364,7 +415,7 @@ def read_run(path: str | Path) -> RunData:
         else:
             superseded += line["step"] in by_step
             by_step[line["step"]] = line
-    if not header:
+    if not header and not by_step:
         raise RunError.of("run log", str(metrics), f"has no {SCHEMA} header in its first line")
     events_path = metrics.with_name(EVENTS_FILE)
     events = []

@@ -1,7 +1,7 @@
 """The file of a law of whole schedules: several fitted forms, what their runs have shown, how they
 predicted schedules that were left out. No numpy, no torch.
 
-`docs/formats/schedule-law.md` describes the format (`megascale.schedule-law/1`).
+`docs/formats/schedule-law.md` describes the format (`megascale.schedule-law/2`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from megascale.formats.law_conditions import Part
 from megascale.formats.law_file import Input
 from megascale.shipped import locate
 
-SCHEMA = "megascale.schedule-law/1"
+SCHEMA = "megascale.schedule-law/2"
 MOST_BYTES = 64 * 2**20
 MOST_DRAWS = 2_000
 MOST_FORMS = 16
+PLACES = 40
+"""Even shares of a run whose middles an outline has."""
 
 Positive = Annotated[float, Field(gt=0)]
 Span = tuple[Positive, Positive]
@@ -40,6 +42,14 @@ class FittedForm(Part):
     lr_scale: Positive = Field(description="learning rate at which e = 1")
     batch_scale: Positive = Field(description="tokens at which the batch's powers are 1")
     progress_scale: Positive = Field(description="where the excess loss is a")
+    n_params_scale: Positive | None = Field(
+        None, description="N at which L_inf, a and c are; null for a law of one size"
+    )
+    weight_norm: tuple[Positive, Annotated[float, Field(ge=0)], Positive] | None = Field(
+        None,
+        description="RMS of the weights at token 0, its growth and reference: of forms in the "
+        "learning rate over the weights' size",
+    )
     rms: float = Field(ge=0, description="of the fit to all runs, nats")
     left_out: dict[str, float] = Field(
         description="predicted minus measured last loss of each schedule, by fits without it"
@@ -64,13 +74,41 @@ class SeenByRuns(Part):
     final_ratio: tuple[float, float] | None = Field(
         None, description="last learning rate over the peak, of runs that decay"
     )
+    n_params: Span | None = Field(None, description="parameters N; null where not known")
     warmup_tokens: float = Field(0.0, ge=0, description="middle of the runs' warmups")
+    shapes: tuple[Literal["linear", "1-sqrt", "cosine", "exponential"], ...] = Field(
+        (), description="of the decays"
+    )
+
+
+class OutlineOfSchedule(Part):
+    """Batch and learning rate of a schedule at the middles of even shares of its tokens."""
+
+    total_tokens: Positive
+    peak: Positive = Field(description="largest learning rate")
+    batch: tuple[Positive, ...] = Field(min_length=PLACES, max_length=PLACES, description="tokens")
+    rate: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        min_length=PLACES, max_length=PLACES, description="learning rate over the peak"
+    )
+    residual: float = Field(
+        description="predicted minus measured last loss, by the forms fitted to all runs, nats"
+    )
+
+
+class SettingsOfRuns(Part):
+    """What else held in all runs, by their configs; null where it is not known or they differ."""
+
+    weight_decay: float | None = Field(None, ge=0)
+    optimizer: str | None = None
+    architecture: str | None = Field(None, description="shape of the model, in words")
+    sequence_length: int | None = Field(None, gt=0, description="tokens")
+    data: str | None = Field(None, description="names of the sources and of their files")
 
 
 class ScheduleLawFile(Part):
     """See the module."""
 
-    schema_: Literal["megascale.schedule-law/1"] = Field("megascale.schedule-law/1", alias="schema")
+    schema_: Literal["megascale.schedule-law/2"] = Field("megascale.schedule-law/2", alias="schema")
     name: str
     loss: str = Field(description="kind of loss that was fitted")
     from_tokens: float = Field(ge=0, description="losses before were left out")
@@ -78,11 +116,9 @@ class ScheduleLawFile(Part):
     forms: list[FittedForm] = Field(min_length=1, max_length=MOST_FORMS)
     seen: SeenByRuns
     weight_decay: float | None = Field(None, description="of all runs; null where not known")
-    inflation: float = Field(
-        1.0,
-        ge=1,
-        description="how much wider the intervals of paired differences are made for plans, by "
-        "schedules left out",
+    settings: SettingsOfRuns = SettingsOfRuns()
+    outlines: dict[str, OutlineOfSchedule] = Field(
+        description="of the schedules that were left out, by their names in `forms`"
     )
     schedules: int = Field(ge=1, description="different schedules among the runs")
     runs: int = Field(ge=1)

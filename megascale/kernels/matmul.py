@@ -2,19 +2,23 @@
 
 torch multiplies fp32 matrices on x86 with MKL, whose AVX-512 kernels run on one vendor's CPUs
 only: elsewhere it falls back to AVX2 and reaches less than half of what oneDNN, in the same wheel,
-does. So on such CPUs fp32 goes through oneDNN. The choice depends on the hardware alone, never
-on a timing, so that a restarted run repeats its bits. All other devices and dtypes use torch's
-own multiplication.
+does. A run measures both once (`measure_library`) and keeps to the answer, also when it is
+resumed, so that it repeats its bits; until a choice is made, oneDNN is taken where MKL is known to
+leave AVX-512 unused. All other devices and dtypes use torch's own multiplication.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from megascale.kernels.choice import Measured, choose
+from megascale.machine import cpu_name
 
 SMALLEST = 1 << 18  # multiply-adds below which a call's overhead outweighs its speed
 
@@ -35,6 +39,55 @@ def _mkl_leaves_avx512_unused() -> bool:
 
 
 PREFERS_ONEDNN = _mkl_leaves_avx512_unused()
+
+LIBRARIES = ("torch", "onednn")
+
+
+def use_library(name: str) -> None:
+    """Multiply large fp32 matrices on the CPU by `torch` (MKL) or `onednn` from now on."""
+    global PREFERS_ONEDNN
+    PREFERS_ONEDNN = name == "onednn"
+
+
+def library_in_use() -> str:
+    """One of `LIBRARIES`."""
+    return "onednn" if PREFERS_ONEDNN else "torch"
+
+
+def measure_library(tokens: int, inputs: int, outputs: int) -> Measured:
+    """Which library is faster at the three products of one linear layer of this shape.
+
+    Args:
+        tokens: rows that go through it.
+        inputs, outputs: its widths.
+    """
+    if not torch.backends.mkldnn.is_available() or tokens * inputs * outputs < SMALLEST:
+        return Measured("torch", {})
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(tokens, inputs, generator=generator)
+    weight = torch.randn(outputs, inputs, generator=generator)
+    grad = torch.randn(tokens, outputs, generator=generator)
+
+    def products(multiply: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+        def call() -> None:
+            multiply(x, weight), multiply(grad, weight.t()), multiply(grad.t(), x.t())
+
+        return call
+
+    ways = {"torch": products(lambda a, b: a @ b.t()), "onednn": products(_onednn)}
+    return choose(question("matmul", tokens=tokens, inputs=inputs, outputs=outputs), ways)
+
+
+def question(what: str, **shape: Any) -> dict[str, Any]:
+    """What a measurement on this CPU depends on besides its shape."""
+    return {
+        "what": what,
+        "cpu": cpu_name(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **shape,
+    }
 
 
 def uses_onednn(a: Tensor, b: Tensor) -> bool:
@@ -83,7 +136,9 @@ def matmul_nt(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         `[m, n]`.
     """
-    return _onednn(a, b) if uses_onednn(a, b) else a @ b.t()
+    if not uses_onednn(a, b):
+        return a @ b.t()
+    return _opaque_linear(a, b) if torch.compiler.is_compiling() else _onednn(a, b)
 
 
 def row_window(start: int, stop: int, total: int) -> slice:

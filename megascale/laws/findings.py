@@ -6,8 +6,10 @@ that the page and the law files hold the same digits.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -29,11 +31,11 @@ from megascale.laws.from_logs import (
     run_sizes,
     surface_of,
 )
-from megascale.laws.grid.fit import GridFit, fit_grid
+from megascale.laws.grid.fit import GridFit, fit_grid, grid_law_file
 from megascale.laws.grid.from_logs import grid_of_runs
 from megascale.laws.grid.regret import published_pairs, published_regret, target_of_cell
 from megascale.laws.grid.shapes import CellShape, cell_shapes
-from megascale.laws.growing import growing_verdicts
+from megascale.laws.growing import GrowingRun, growing_runs
 from megascale.laws.law_files import Naming, NKind
 from megascale.runs.table import RunTable
 
@@ -50,12 +52,12 @@ class RunFindings:
     Attributes:
         crossings: of neighbouring batch sizes.
         dropped: runs that gave no curve, and why.
-        growing: a sentence for each run whose batch changed, against the best fixed one.
+        growing: each run whose batch changed beside the best fixed one.
     """
 
     crossings: list[BatchCrossing]
     dropped: list[Dropped]
-    growing: list[str]
+    growing: list[GrowingRun]
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class GridFindings:
         reason: why not.
         regret: of every publication, as `published_regret` gives it.
         published: by (N, D), what every publication gives there: name, arxiv, lr, batch_tokens.
+        laws: those of its peak learning rate and batch that could be fitted, as law files.
     """
 
     table: pl.DataFrame
@@ -103,6 +106,7 @@ class GridFindings:
     reason: str
     regret: list[dict[str, Any]]
     published: dict[tuple[float, float], list[dict[str, Any]]]
+    laws: list[LawFile]
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def find_all(
     law: str = AUTO,
     options: LogOptions | None = None,
     naming: Naming | None = None,
+    grid_kinds: Mapping[str, NKind] | None = None,
 ) -> Findings:
     """Smooth, fit and compare whatever there is.
 
@@ -141,7 +146,8 @@ def find_all(
             runs are taken for one if their learning rates and batches make a grid.
         law: of tokens and steps for the best batches, as `study_batches`.
         options: how logs become points.
-        naming: of the law of the best batches.
+        naming: of the law of the best batches; grids' laws have its inputs and source.
+        grid_kinds: which parameters a grid's N counts, where it is not the total.
 
     Raises:
         FitError: `law` has no best batch, or is asked for by its name and cannot be fitted.
@@ -154,7 +160,7 @@ def find_all(
         sizes, n_kind = run_sizes(logs, options)
         found = curves_of(logs, options, sizes)
         curves = found.constant_batch()
-        growing = growing_verdicts(logs, sizes, options.losses, options.window)
+        growing = growing_runs(logs, sizes, options.losses, options.window)
         runs = RunFindings(find_crossings(curves), found.dropped, growing)
     batches, why = _batches(curves, list(points.values()), n_kind, law, options, naming)
     tables = dict(grids)
@@ -164,7 +170,8 @@ def find_all(
     drawn, no_grids = {}, []
     for name, table in tables.items():
         try:
-            drawn[name] = _grid(table)
+            kind = n_kind if name == FROM_RUNS else (grid_kinds or {}).get(name, "total")
+            drawn[name] = _grid(table, _grid_naming(name, kind, naming), options.confidence)
         except UserError as error:
             no_grids.append(f"{name}: {error}")
     return Findings(runs, batches, why, drawn, no_grids)
@@ -256,7 +263,13 @@ def _direct(study: BatchStudy, curves: Sequence[Curve]) -> list[dict[str, Any]]:
     return found.filter(pl.col("batch_tokens").is_not_null()).to_dicts()
 
 
-def _grid(table: pl.DataFrame) -> GridFindings:
+def _grid_naming(name: str, kind: NKind, naming: Naming | None) -> Naming:
+    """Of the laws of one grid."""
+    title = "this report's {} of " + Path(name).name
+    return replace(naming or Naming(""), name=title, n_kind=kind)
+
+
+def _grid(table: pl.DataFrame, naming: Naming, confidence: float) -> GridFindings:
     shapes = cell_shapes(table)
     fit, reason = None, ""
     try:
@@ -271,7 +284,18 @@ def _grid(table: pl.DataFrame) -> GridFindings:
         reason=reason,
         regret=published_regret(table) if fit is None else fit.published,
         published={cell: _published(*cell) for cell in cells},
+        laws=[] if fit is None else _grid_laws(fit, naming, confidence),
     )
+
+
+def _grid_laws(fit: GridFit, naming: Naming, confidence: float) -> list[LawFile]:
+    """Laws of the near-optimal runs, as `megascale fit GRID` writes them."""
+    found = []
+    for column, words in (("lr", "peak LR"), ("batch_tokens", "batch")):
+        named = replace(naming, name=naming.name.format(words))
+        with contextlib.suppress(FitError):  # the section says why there is none
+            found.append(grid_law_file(fit, column, "near_optimal", named, confidence=confidence))
+    return found
 
 
 def _published(n: float, d: float) -> list[dict[str, Any]]:

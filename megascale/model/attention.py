@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from megascale.model.config import ModelConfig
+from megascale.model.documents import Documents, attend
 from megascale.model.norm import RMSNorm, accumulation_dtype
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.tensor import ColumnParallelLinear, RowParallelLinear, enter_region
@@ -67,20 +67,6 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def document_mask(doc_ids: Tensor) -> Tensor:
-    """Causal mask that also keeps documents apart.
-
-    Args:
-        doc_ids: `[B, S]`; positions attend to each other only where these are equal.
-
-    Returns:
-        `[B, 1, S, S]` bool, True where position i (row) sees position j.
-    """
-    length = doc_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=doc_ids.device).tril()
-    return ((doc_ids[:, :, None] == doc_ids[:, None, :]) & causal).unsqueeze(1)
-
-
 @torch.no_grad()
 def largest_attention_logit(query: Tensor, key: Tensor) -> Tensor:
     """The largest q k / sqrt(head_dim) that causal attention within one sequence sees.
@@ -124,13 +110,13 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
             self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, tp_partial_grad=partial)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend within each sequence.
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, documents: Documents | None) -> Tensor:
+        """Attend within each sequence, or within each document.
 
         Args:
             x: `[B * S, H]` (`[B * S / tp, H]` with sequence parallelism).
             cos, sin: rotary tables for S positions.
-            mask: `[B, 1, S, S]` of `document_mask`, or None for plain causal attention.
+            documents: of the micro-batch; None for whole sequences.
         """
         x = enter_region(x, self._mesh, self._sequence_parallel)
         shape = (-1, cos.shape[0], self._heads(self.q_proj), self._head_dim)
@@ -143,15 +129,8 @@ class Attention(nn.Module):
         if self.largest_logit is not None:
             found = largest_attention_logit(query[0], key[0]).to(self.largest_logit.dtype)
             self.largest_logit = torch.maximum(self.largest_logit, found)
-        attended = F.scaled_dot_product_attention(
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            attn_mask=mask,
-            is_causal=mask is None,
-            enable_gqa=self._grouped,
-        )
-        return self.o_proj(attended.transpose(1, 2).reshape(x.shape[0], -1))
+        attended = attend(query, key, value, documents, grouped=self._grouped)
+        return self.o_proj(attended.reshape(x.shape[0], -1))
 
     def _heads(self, projection: ColumnParallelLinear) -> int:
         return projection.weight.shape[0] // self._head_dim

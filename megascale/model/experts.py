@@ -8,19 +8,26 @@ leaves less to keep for the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from megascale.kernels.matmul import matmul_nt, row_window
+from megascale.kernels.choice import Measured, choose
+from megascale.kernels.matmul import library_in_use, matmul_nt, question, row_window
 from megascale.model.config import ModelConfig
 from megascale.model.mlp import swiglu
 from megascale.parallel.expert import Permute, dispatch, invert
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import ShardSpec
+
+ExpertPath = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+MOST_MEASURED = 1 << 24
+"""Parameters that a measurement makes, or four experts."""
 
 
 def _sum_rows(rows: Tensor, index: Tensor) -> Tensor:
@@ -158,6 +165,44 @@ def expert_grouped(
     return F.grouped_mm(activated, down.transpose(1, 2), offs=offsets)
 
 
+def measure_experts(
+    experts: int, hidden: int, inner: int, rows: int, dtype: torch.dtype
+) -> Measured:
+    """Which of `expert_loop` and `expert_grouped` is faster on this CPU, forward and backward.
+
+    Args:
+        experts: of one rank.
+        hidden, inner: widths of an expert on this rank.
+        rows: copies of tokens that a rank's experts get in one micro-batch.
+        dtype: that they compute in.
+    """
+    ways: dict[str, ExpertPath] = {"loop": expert_loop}
+    if can_group(dtype, hidden, 2 * inner, inner):
+        ways["grouped"] = expert_grouped
+    if len(ways) == 1:
+        return Measured("loop", {})
+    # The rows that an expert gets decide, not how many experts there are.
+    most = min(experts, max(4, MOST_MEASURED // (3 * inner * hidden)))
+    rows = max(1, rows * most // experts)
+    generator = torch.Generator().manual_seed(0)
+    owner = torch.randint(0, most, (rows,), generator=generator)
+    counts = torch.bincount(owner, minlength=most)
+    shapes = ((rows, hidden), (rows,), (most, 2, inner, hidden), (most, hidden, inner))
+    x, weights, gate_up, down = (
+        torch.randn(shape, generator=generator, dtype=dtype).requires_grad_() for shape in shapes
+    )
+    grad = torch.randn(rows, hidden, generator=generator, dtype=dtype)
+
+    def call(path: ExpertPath) -> None:
+        y = path(x, weights, gate_up, down, counts)
+        torch.autograd.grad(y, (x, weights, gate_up, down), grad)
+
+    asked = question(
+        "experts", shape=[most, rows, hidden, inner], dtype=str(dtype), matmul=library_in_use()
+    )
+    return choose(asked, {name: partial(call, path) for name, path in ways.items()})
+
+
 def can_group(dtype: torch.dtype, *widths: int) -> bool:
     """Whether `expert_grouped` takes this dtype and these row widths."""
     if dtype not in (torch.float32, torch.bfloat16):
@@ -166,7 +211,11 @@ def can_group(dtype: torch.dtype, *widths: int) -> bool:
 
 
 class Experts(nn.Module):
-    """E stacked SwiGLU experts, cut over expert ranks (by expert) and tensor ranks (by width)."""
+    """E stacked SwiGLU experts, cut over expert ranks (by expert) and tensor ranks (by width).
+
+    Attributes:
+        backend: `loop`, `grouped`, or `auto` (grouped on CUDA in bf16 where it can be).
+    """
 
     def __init__(self, config: ModelConfig, mesh: Mesh, backend: str):
         """Hold `gate_up [E / ep, 2, I / tp, H]` and `down [E / ep, H, I / tp]`, uninitialised.
@@ -174,10 +223,10 @@ class Experts(nn.Module):
         Args:
             config: the model's shape.
             mesh: this rank's place.
-            backend: `loop`, `grouped`, or `auto` (grouped on CUDA in bf16 where it can be).
+            backend: see the class.
         """
         super().__init__()
-        self._mesh, self._backend = mesh, backend
+        self._mesh, self.backend = mesh, backend
         experts, inner = config.num_experts, config.moe_intermediate_size
         hidden = config.hidden_size
         self._shapes = {"gate_up": (experts, 2, inner, hidden), "down": (experts, hidden, inner)}
@@ -213,8 +262,8 @@ class Experts(nn.Module):
 
     def _compute(self, rows: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
         gate_up, down = self.gate_up.to(rows.dtype), self.down.to(rows.dtype)
-        grouped = self._backend == "grouped" or (
-            self._backend == "auto"
+        grouped = self.backend == "grouped" or (
+            self.backend == "auto"
             and rows.is_cuda
             and rows.dtype == torch.bfloat16
             and can_group(rows.dtype, rows.shape[1], 2 * down.shape[2], down.shape[2])

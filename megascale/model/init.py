@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from megascale.model.config import ModelConfig
+from megascale.model.parametrization import Scaling
 from megascale.model.qwen3 import Qwen3
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import Chunk, model_chunks
@@ -23,7 +25,14 @@ RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight", "experts.down")
 
 
 @torch.no_grad()
-def initialize(model: Qwen3, mesh: Mesh, *, seed: int, depth_scaled: bool = False) -> None:
+def initialize(
+    model: Qwen3,
+    mesh: Mesh,
+    *,
+    seed: int,
+    depth_scaled: bool = False,
+    scalings: Mapping[str, Scaling] | None = None,
+) -> None:
     """Fill every parameter and buffer in place. Not collective.
 
     Norm weights are 1, biases 0, everything else normal with standard deviation
@@ -35,17 +44,19 @@ def initialize(model: Qwen3, mesh: Mesh, *, seed: int, depth_scaled: bool = Fals
         seed: of the whole model.
         depth_scaled: divide the standard deviation of the layers' output projections by
             `sqrt(2 * num_hidden_layers)` (Radford et al. 2019).
+        scalings: parameter name -> its factors; None leaves gains and deviations as they are.
     """
     for chunk in model_chunks(model, mesh):
         if chunk.local.numel() == 0:
             continue
+        factor = 1.0 if scalings is None else scalings[chunk.fqn].initial
         if chunk.fqn.endswith("norm.weight"):
-            chunk.local.fill_(1)
+            chunk.local.fill_(factor)
         elif chunk.fqn.endswith(".bias"):
             chunk.local.zero_()
         else:
             std = standard_deviation(chunk.fqn, model.config, depth_scaled=depth_scaled)
-            _draw(chunk, std, seed)
+            _draw(chunk, std * factor, seed)
     for buffer in model.buffers():
         buffer.zero_()
 

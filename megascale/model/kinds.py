@@ -36,5 +36,5 @@ def method_of(name: str, optimizer: str) -> str:
         optimizer: `adamw`, `muon`, `sgd` or `sign`.
     """
     if optimizer == "muon":
-        return "muon" if kind_of(name) == "matrices" else "adamw"
+        return "muon" if kind_of(name) in ("matrices", "experts") else "adamw"
     return optimizer

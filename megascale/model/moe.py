@@ -28,9 +28,9 @@ class Routing(NamedTuple):
     """What the router decided for T tokens.
 
     Attributes:
-        logits: `[T, E]` in the model's dtype.
+        logits: `[T, E]` in the router's dtype.
         probabilities: `[T, E]` in fp32 (fp64 in an fp64 model).
-        weights: `[T, k]` in the model's dtype.
+        weights: `[T, k]` in the router's dtype.
         experts: `[T, k]`.
     """
 
@@ -38,6 +38,27 @@ class Routing(NamedTuple):
     probabilities: Tensor
     weights: Tensor
     experts: Tensor
+
+
+class TrailingLoads(NamedTuple):
+    """What a balance loss on trailing loads needs to know about one micro-batch.
+
+    A micro-batch lies in at most two windows, because no batch is longer than a window.
+
+    Attributes:
+        counts: `[..., 2, E]` int64, slots of the window that the loss of the earlier and of the
+            later window uses; leading dimensions are MoE layers.
+        split: tokens of the micro-batch in the earlier window.
+        end: tokens of the micro-batch that the run consumes; those after it are padding.
+    """
+
+    counts: Tensor
+    split: int
+    end: int
+
+    def of_layer(self, layer: int) -> TrailingLoads:
+        """Those of one MoE layer."""
+        return self._replace(counts=self.counts[layer])
 
 
 class Statistics(NamedTuple):
@@ -48,20 +69,30 @@ class Statistics(NamedTuple):
         z_sum: scalar, sum over tokens of the squared log-partition; differentiable.
         expert_counts: `[E]` int64, top-k slots on each expert (sums to `T * k`).
         entropy_sum: scalar, sum over tokens of the router's entropy (nats).
+        window_counts: `[2, E]` int64, the slots of consumed tokens in the earlier and the later
+            window of trailing loads; `[0, E]` without them.
     """
 
     aux_sum: Tensor
     z_sum: Tensor
     expert_counts: Tensor
     entropy_sum: Tensor
+    window_counts: Tensor
 
 
 class Router(nn.Module):
     """Top-k softmax router."""
 
-    def __init__(self, config: ModelConfig, mesh: Mesh):
-        """Hold the whole `[E, H]` weight on every rank, uninitialised."""
+    def __init__(self, config: ModelConfig, mesh: Mesh, *, fp32: bool = False):
+        """Hold the whole `[E, H]` weight on every rank, uninitialised.
+
+        Args:
+            config: the model's shape.
+            mesh: this rank's place.
+            fp32: compute logits and weights in fp32 in a half-precision model too.
+        """
         super().__init__()
+        self._fp32 = fp32
         self._top_k, self._normalise = config.num_experts_per_tok, config.norm_topk_prob
         self._partial = mesh.tp_size > 1  # lives inside a tensor-parallel region
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
@@ -74,7 +105,7 @@ class Router(nn.Module):
             bias: `[E]` added to the probabilities for the choice alone, not for the weights
                 (Wang et al. 2024, arXiv 2408.15664).
         """
-        logits = linear(x, self.weight)
+        logits = self._logits(x)
         probabilities = F.softmax(logits, dim=-1, dtype=accumulation_dtype(logits.dtype))
         if bias is None:
             weights, experts = torch.topk(probabilities, self._top_k, dim=-1)
@@ -84,6 +115,13 @@ class Router(nn.Module):
         if self._normalise:
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return Routing(logits, probabilities, weights.to(logits.dtype), experts)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        if not self._fp32:
+            return linear(x, self.weight)
+        wide = accumulation_dtype(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return linear(x.to(wide), self.weight.to(wide))
 
     def shard_specs(self) -> dict[str, ShardSpec]:
         """Whole everywhere."""
@@ -121,12 +159,13 @@ class MoE(nn.Module):
         *,
         expert_backend: str,
         balance_window_tokens: int | None,
+        router_fp32: bool = False,
     ):
         """Args: shape, place and options of the model; see `ModelOptions`."""
         super().__init__()
         self._mesh, self._sequence_parallel = mesh, sequence_parallel
         self._window = balance_window_tokens
-        self.gate = Router(config, mesh)
+        self.gate = Router(config, mesh, fp32=router_fp32)
         self.experts = Experts(config, mesh, expert_backend)
         self.shared_expert: MLP | None = None
         self.shared_expert_gate: SharedExpertGate | None = None
@@ -137,19 +176,21 @@ class MoE(nn.Module):
         bias = torch.zeros(config.num_experts) if config.expert_bias else None
         self.register_buffer("expert_bias", bias)
 
-    def forward(self, x: Tensor, balance_counts: Tensor | None = None) -> tuple[Tensor, Statistics]:
+    def forward(
+        self, x: Tensor, trailing: TrailingLoads | None = None
+    ) -> tuple[Tensor, Statistics]:
         """Route, compute and report.
 
         Args:
             x: `[T, H]` (`[T / tp, H]` with sequence parallelism).
-            balance_counts: `[E]` int64 slots of the trailing window, needed when the balance
-                window is larger than the micro-batch.
+            trailing: earlier loads that the balance loss is to use, counts `[2, E]`; None uses
+                each window's own.
 
         Raises:
             LayoutError: the balance window does not divide the micro-batch.
         """
         x = enter_region(x, self._mesh, self._sequence_parallel)
-        routing, statistics = self.route(x, balance_counts)
+        routing, statistics = self.route(x, trailing)
         y = self.experts(x, routing.weights, routing.experts, statistics.expert_counts)
         if self.shared_expert is not None:
             shared = self.shared_expert.partial(x)
@@ -158,57 +199,63 @@ class MoE(nn.Module):
             y = y + shared
         return exit_region(y, self._mesh, self._sequence_parallel), statistics
 
-    def route(self, x: Tensor, balance_counts: Tensor | None) -> tuple[Routing, Statistics]:
-        """Choose experts and measure the choice; `x` is `[T, H]` inside the region."""
+    def route(self, x: Tensor, trailing: TrailingLoads | None) -> tuple[Routing, Statistics]:
+        """Choose experts and measure the choice; `x` is `[T, H]` inside the region.
+
+        Without gradients there is no balance loss: nothing would use it.
+        """
         routing = self.gate(x, self.expert_bias)
-        experts = routing.probabilities.shape[1]
-        tokens = x.shape[0]
-        window = tokens
-        if self._window is not None and self._window < tokens:
-            window = self._window
+        tokens, experts = routing.probabilities.shape
+        window = self._window if torch.is_grad_enabled() else None
+        aux = routing.probabilities.new_zeros(())
+        in_windows = torch.zeros(0, experts, dtype=torch.int64, device=x.device)
+        if window is None:
+            total = count_slots(routing.experts, experts)
+        elif trailing is None:
             if tokens % window:
                 raise LayoutError.of(
                     "moe_balance.window_tokens",
                     window,
-                    f"must divide the {tokens} tokens of a micro-batch, or be no smaller",
+                    f"must divide the {tokens} tokens of a micro-batch",
                     nearest_divisors(window, tokens),
                 )
-        counts = count_slots(routing.experts, experts, window)
-        total = counts.sum(0)
+            own = count_slots(routing.experts.view(-1, window, routing.experts.shape[1]), experts)
+            total = own.sum(0)
+            aux = balance_loss(routing.probabilities.view(-1, window, experts), own, window)
+        else:
+            parts = (slice(trailing.split), slice(trailing.split, trailing.end))
+            in_windows = torch.stack(
+                [count_slots(routing.experts[part], experts) for part in parts]
+            )
+            total = in_windows.sum(0) + count_slots(routing.experts[trailing.end :], experts)
+            for part, loads in zip(
+                (slice(trailing.split), slice(trailing.split, None)), trailing.counts, strict=True
+            ):
+                chosen = routing.probabilities[part]
+                aux = aux + balance_loss(chosen.unsqueeze(0), loads.unsqueeze(0), window)
         log_partition = torch.logsumexp(routing.logits.to(routing.probabilities.dtype), dim=-1)
-        aux = routing.probabilities.new_zeros(())
-        if self._window is not None:
-            loads = counts
-            if self._window > tokens:
-                if balance_counts is None:
-                    raise ValueError(
-                        f"a balance window of {self._window} tokens is larger than the "
-                        f"micro-batch of {tokens}: pass the trailing balance_counts"
-                    )
-                loads = balance_counts.view(1, -1)
-            aux = balance_loss(routing.probabilities, loads, self._window)
         return routing, Statistics(
             aux_sum=exit_whole(aux, self._mesh),
             z_sum=exit_whole(log_partition.square().sum(), self._mesh),
             expert_counts=total,
             entropy_sum=torch.special.entr(routing.probabilities.detach()).sum(),
+            window_counts=in_windows,
         )
 
 
-def count_slots(experts: Tensor, num_experts: int, window: int) -> Tensor:
+def count_slots(experts: Tensor, num_experts: int) -> Tensor:
     """Top-k slots per expert in each window.
 
     Args:
-        experts: `[T, k]` chosen experts.
+        experts: `[..., T, k]` chosen experts; leading dimensions are windows.
         num_experts: E.
-        window: tokens of a window; divides T.
 
     Returns:
-        `[T / window, E]` int64.
+        `[..., E]` int64.
     """
-    slots = experts.view(-1, window * experts.shape[1])
-    counts = torch.zeros(slots.shape[0], num_experts, dtype=torch.int64, device=experts.device)
-    return counts.scatter_add_(1, slots, torch.ones_like(slots))
+    slots = experts.flatten(-2)
+    counts = torch.zeros(*slots.shape[:-1], num_experts, dtype=torch.int64, device=experts.device)
+    return counts.scatter_add_(-1, slots, torch.ones_like(slots))
 
 
 def balance_loss(probabilities: Tensor, loads: Tensor, window: int) -> Tensor:
@@ -219,16 +266,15 @@ def balance_loss(probabilities: Tensor, loads: Tensor, window: int) -> Tensor:
     that is larger than a micro-batch gets its share from each.
 
     Args:
-        probabilities: `[T, E]`, differentiable.
-        loads: `[n, E]` slot counts: one row per window in the micro-batch, or a single row of
-            trailing counts for all tokens. A row of zeros counts as balanced.
-        window: tokens of a window.
+        probabilities: `[n, T, E]`, differentiable: the tokens of n windows, or of parts of them.
+        loads: `[n, E]` slot counts of each window. A row of zeros counts as balanced.
+        window: tokens of a whole window.
 
     Returns:
         scalar; sum it over the micro-batches and ranks that make up the batch.
     """
-    experts = probabilities.shape[1]
-    per_window = probabilities.view(loads.shape[0], -1, experts).sum(1) / window
+    experts = probabilities.shape[2]
+    per_window = probabilities.sum(1) / window
     total = loads.sum(1, keepdim=True)
     fractions = torch.where(
         total > 0,

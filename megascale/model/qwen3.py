@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megascale.kernels.matmul import linear
-from megascale.model.attention import Attention, document_mask, rope_tables
+from megascale.model.attention import Attention, rope_tables
 from megascale.model.config import ModelConfig
+from megascale.model.documents import Documents
 from megascale.model.experts import Experts
 from megascale.model.loss import linear_cross_entropy
 from megascale.model.mlp import MLP
-from megascale.model.moe import MoE, Statistics
+from megascale.model.moe import MoE, Statistics, TrailingLoads
 from megascale.model.norm import RMSNorm
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import ShardSpec, collect_specs
@@ -40,6 +41,7 @@ class ModelOptions:
         checkpoint_every: recompute every n-th block in backward; 0 keeps all activations.
         compile: compile each block (MoE blocks: all but the experts).
         balance_window_tokens: window of the MoE balance loss; None computes none (zeros).
+        router_fp32: compute the router of MoE layers in fp32 in a half-precision model too.
         expert_backend: `auto`, `loop` or `grouped`; see `megascale.model.experts`.
     """
 
@@ -47,6 +49,7 @@ class ModelOptions:
     checkpoint_every: int = 0
     compile: bool = False
     balance_window_tokens: int | None = None
+    router_fp32: bool = False
     expert_backend: str = "auto"
 
 
@@ -59,6 +62,8 @@ class ModelOutput(NamedTuple):
         z_sum: scalar, squared router log-partition summed over tokens, mean over MoE layers.
         expert_counts: `[L_moe, E]` int64, top-k slots on each expert.
         router_entropy_sum: `[L_moe]`, entropy of the router (nats) summed over tokens.
+        window_counts: `[L_moe, 2, E]` int64, slots in the two windows of trailing loads;
+            `[L_moe, 0, E]` without them.
     """
 
     loss_sum: Tensor
@@ -66,6 +71,7 @@ class ModelOutput(NamedTuple):
     z_sum: Tensor
     expert_counts: Tensor
     router_entropy_sum: Tensor
+    window_counts: Tensor
 
 
 class Block(nn.Module):
@@ -86,6 +92,7 @@ class Block(nn.Module):
                 sequence_parallel,
                 expert_backend=options.expert_backend,
                 balance_window_tokens=options.balance_window_tokens,
+                router_fp32=options.router_fp32,
             )
         else:
             self.mlp = MLP(hidden, config.intermediate_size, mesh, sequence_parallel)
@@ -102,24 +109,26 @@ class Block(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        mask: Tensor | None = None,
-        balance_counts: Tensor | None = None,
+        documents: Documents | None = None,
+        trailing: TrailingLoads | None = None,
     ) -> tuple[Tensor, Statistics | None]:
         """`[tokens, H]` to `[tokens, H]` and, from an MoE layer, its statistics."""
         if isinstance(self.mlp, MLP):
-            return self._dense(x, cos, sin, mask), None
-        x, normed = self._attend_and_norm(x, cos, sin, mask)
-        update, statistics = self.mlp(normed, balance_counts)
+            return self._dense(x, cos, sin, documents), None
+        x, normed = self._attend_and_norm(x, cos, sin, documents)
+        update, statistics = self.mlp(normed, trailing)
         return x + update, statistics
 
     def _attention_half(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None
+        self, x: Tensor, cos: Tensor, sin: Tensor, documents: Documents | None
     ) -> tuple[Tensor, Tensor]:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, documents)
         return x, self.post_attention_layernorm(x)
 
-    def _dense_block(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
-        x, normed = self._attention_half(x, cos, sin, mask)
+    def _dense_block(
+        self, x: Tensor, cos: Tensor, sin: Tensor, documents: Documents | None
+    ) -> Tensor:
+        x, normed = self._attention_half(x, cos, sin, documents)
         return x + self.mlp(normed)
 
     def expert_module(self) -> Experts | None:
@@ -181,17 +190,17 @@ class Qwen3(nn.Module):
         tokens: Tensor,
         targets: Tensor | None = None,
         *,
-        doc_ids: Tensor | None = None,
-        balance_counts: Tensor | None = None,
+        documents: Documents | None = None,
+        trailing: TrailingLoads | None = None,
     ) -> Tensor | ModelOutput:
         """Logits of every position, or the sums of a training micro-batch.
 
         Args:
             tokens: `[B, S]` ids.
             targets: `[B, S]` ids, -100 where there is nothing to predict.
-            doc_ids: `[B, S]` document numbers: attention stays within a document.
-            balance_counts: `[L_moe, E]` int64 trailing slot counts, for balance windows larger
-                than a micro-batch.
+            documents: attention stays within each; None for whole sequences.
+            trailing: earlier loads that the balance loss is to use, counts `[L_moe, 2, E]`; None
+                uses each balance window's own.
 
         Returns:
             logits `[B, S, V]` (whole on every rank) without targets, else a `ModelOutput`.
@@ -199,19 +208,25 @@ class Qwen3(nn.Module):
         batch, length = tokens.shape
         x = self.model.embed_tokens(tokens.flatten())
         cos, sin = self._rope_tables(length, x)
-        mask = None if doc_ids is None else document_mask(doc_ids)
         collected: list[Statistics] = []
         for layer, block in enumerate(self.model.layers):
-            counts = None
-            if balance_counts is not None and self.config.is_moe_layer(layer):
-                counts = balance_counts[len(collected)]
+            loads = None
+            if trailing is not None and self.config.is_moe_layer(layer):
+                loads = trailing.of_layer(len(collected))
             every = self.options.checkpoint_every
             if every and layer % every == 0 and torch.is_grad_enabled():
                 x, statistics = checkpoint(
-                    block, x, cos, sin, mask, counts, use_reentrant=False, preserve_rng_state=False
+                    block,
+                    x,
+                    cos,
+                    sin,
+                    documents,
+                    loads,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                 )
             else:
-                x, statistics = block(x, cos, sin, mask, counts)
+                x, statistics = block(x, cos, sin, documents, loads)
             if statistics is not None:
                 collected.append(statistics)
         x = self.model.norm(x)
@@ -260,6 +275,7 @@ def _output(loss_sum: Tensor, collected: list[Statistics], num_experts: int) -> 
             zero,
             torch.zeros(0, num_experts, dtype=torch.int64, device=loss_sum.device),
             loss_sum.new_zeros(0),
+            torch.zeros(0, 0, num_experts, dtype=torch.int64, device=loss_sum.device),
         )
     return ModelOutput(
         loss_sum=loss_sum,
@@ -267,4 +283,5 @@ def _output(loss_sum: Tensor, collected: list[Statistics], num_experts: int) -> 
         z_sum=torch.stack([layer.z_sum for layer in collected]).mean(),
         expert_counts=torch.stack([layer.expert_counts for layer in collected]),
         router_entropy_sum=torch.stack([layer.entropy_sum for layer in collected]),
+        window_counts=torch.stack([layer.window_counts for layer in collected]),
     )

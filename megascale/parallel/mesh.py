@@ -8,6 +8,7 @@ rank without its tensor part.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -44,8 +45,12 @@ class Mesh:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | str = "cpu",
+        timeout: timedelta | None = None,
     ):
         """Place `rank` in the box of degrees; collective when a process group is open.
+
+        Args:
+            timeout: of collectives in the groups made here; None takes torch's.
 
         Raises:
             LayoutError: the degrees do not multiply to the world.
@@ -67,6 +72,7 @@ class Mesh:
             )
         self.rank, self.world_size = rank, world_size
         self.device = torch.device(device)
+        self._timeout = timeout
         self.data_mode, self.hsdp_replicate = data_mode, hsdp_replicate
         self.tp_size, self.dp_size, self.ep_size = tensor, data, expert
         self.edp_size = data // expert
@@ -85,7 +91,13 @@ class Mesh:
 
     @classmethod
     def from_layout(
-        cls, layout: Layout, *, rank: int = 0, world_size: int = 1, device: torch.device | str
+        cls,
+        layout: Layout,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str,
+        timeout: timedelta | None = None,
     ) -> Mesh:
         """The mesh of a validated layout."""
         return cls(
@@ -97,6 +109,7 @@ class Mesh:
             rank=rank,
             world_size=world_size,
             device=device,
+            timeout=timeout,
         )
 
     @cached_property
@@ -144,6 +157,6 @@ class Mesh:
         )
         if members.shape[1] == self.world_size:
             return dist.group.WORLD
-        mine: Any = dist.new_subgroups_by_enumeration(members.tolist())[0]
+        mine: Any = dist.new_subgroups_by_enumeration(members.tolist(), timeout=self._timeout)[0]
         found: dist.ProcessGroup | None = mine
         return found

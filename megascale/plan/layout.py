@@ -5,6 +5,7 @@ Each degree must divide what it cuts. Nothing here imports torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -51,7 +52,6 @@ def validate_layout(
     world_size: int,
     *,
     sequence_lengths: Iterable[int] = (),
-    balance_window_tokens: int | None = None,
 ) -> Layout:
     """Check every degree against everything it must divide.
 
@@ -61,8 +61,6 @@ def validate_layout(
         parallel: the degrees asked for.
         world_size: ranks that will be started.
         sequence_lengths: further sequence lengths the schedule will reach (tokens).
-        balance_window_tokens: window of the MoE balance loss; it must divide the tokens of a
-            micro-batch or be at least as large as one.
 
     Returns:
         The layout, with `data = -1` resolved.
@@ -79,8 +77,6 @@ def validate_layout(
     lengths = [train.sequence_length, *sequence_lengths]
     if parallel.sequence_parallel:
         _check_sequence(parallel.tensor, lengths)
-    if balance_window_tokens is not None and model.is_moe:
-        _check_window(balance_window_tokens, train.micro_batch_size, lengths)
     return Layout(
         tensor=parallel.tensor,
         data=data,
@@ -201,26 +197,45 @@ def _check_data_mode(parallel: ParallelDegrees, data: int) -> None:
 def _check_sequence(tensor: int, lengths: list[int]) -> None:
     for length in lengths:
         if length % tensor:
-            below = length - length % tensor
             raise LayoutError.of(
-                "train.sequence_length" if length == lengths[0] else "sequence length in batch",
-                length,
-                f"sequence parallelism cuts it into parallel.tensor = {tensor} pieces",
-                [size for size in (below, below + tensor) if size],
+                "parallel.sequence_parallel",
+                True,
+                f"cuts every sequence into parallel.tensor = {tensor} equal pieces, and sequences "
+                f"of {length} tokens have none",
+                False,
             )
 
 
-def _check_window(window: int, micro_batch_size: int, lengths: list[int]) -> None:
-    _at_least_one("moe_balance.window_tokens", window)
-    for length in lengths:
-        tokens = micro_batch_size * length
-        if window < tokens and tokens % window:
-            raise LayoutError.of(
-                "moe_balance.window_tokens",
-                window,
-                f"must divide the {tokens} tokens of a micro-batch, or be no smaller",
-                nearest_divisors(window, tokens),
-            )
+def check_balance_window(
+    window: int, micro_batches: Iterable[int], largest_batch: int, *, trails: bool
+) -> None:
+    """Check the window of the MoE balance loss against every cut that a schedule makes.
+
+    Args:
+        window: tokens of a balance window.
+        micro_batches: tokens of a rank's micro-batch, in every part of the schedule.
+        largest_batch: tokens of the largest global batch.
+        trails: whether the loss uses trailing loads.
+
+    Raises:
+        LayoutError: naming the nearest windows that suit all of them.
+    """
+    key = "moe_balance.window_tokens"
+    _at_least_one(key, window)
+    if trails:
+        if window < largest_batch:
+            rule = f"trailing loads need windows no smaller than the largest batch, {largest_batch}"
+            raise LayoutError.of(key, window, rule, largest_batch)
+        return
+    common = math.gcd(*micro_batches)
+    if common % window:
+        raise LayoutError.of(
+            key,
+            window,
+            f"must divide the tokens of every micro-batch, and so their common divisor {common}; "
+            "moe_balance.window_loads: trailing admits windows from the largest batch on",
+            nearest_divisors(window, common),
+        )
 
 
 def _nearest(value: int, legal: list[int]) -> list[int]:

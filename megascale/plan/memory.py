@@ -13,7 +13,7 @@ from typing import Any
 
 from megascale.model.config import ModelConfig
 from megascale.model.count import component_of, elements, parameter_shapes
-from megascale.model.kinds import kind_of
+from megascale.model.kinds import method_of
 from megascale.parallel.layout import Layout
 
 FP32 = 4
@@ -65,8 +65,8 @@ def _optimizer_line(sizes: dict[str, int], optimizer: str) -> MemoryLine:
     held = sum(sizes.values())
     note = "one, fp32"
     if optimizer == "muon":
-        held += sum(size for name, size in sizes.items() if kind_of(name) != "matrices")
-        note = "one of projections, two of the rest, fp32"
+        held += sum(size for name, size in sizes.items() if method_of(name, "muon") != "muon")
+        note = "one of matrices and experts, two of the rest, fp32"
     return MemoryLine("optimizer state", held * FP32, note)
 
 
@@ -81,6 +81,7 @@ def estimate_memory(
     checkpoint_every: int = 0,
     fsdp_gather: str = "step",
     optimizer: str = "adamw",
+    mask_documents: bool = False,
 ) -> MemoryEstimate:
     """Estimate the peak memory of one rank in a training step.
 
@@ -96,6 +97,8 @@ def estimate_memory(
         fsdp_gather: `step` or `block`: how long FSDP keeps whole parameters.
         optimizer: `adamw`, `muon`, `sgd` or `sign`: AdamW keeps two moments of a parameter, the
             others one; Muon leaves all but the projections to AdamW.
+        mask_documents: whether attention stays within documents, one after another: no mask
+            exists, but their results are put together in a copy.
     """
     sizes = dict(local_sizes(config, layout))
     whole = dict(local_sizes(config, layout, sharded=False))
@@ -136,7 +139,9 @@ def estimate_memory(
             MemoryLine("bf16 parameters", cast * BF16, "copies that a micro-batch computes with")
         )
     autocast = precision == "bf16" and not fsdp
-    lines.append(_activations(config, layout, tokens, compute, autocast, checkpoint_every))
+    lines.append(
+        _activations(config, layout, tokens, compute, autocast, checkpoint_every, mask_documents)
+    )
     # The table's gradient is formed in the forward pass, the hidden states' with it.
     loss = table * FP32 + tokens * config.hidden_size * (FP32 if autocast else compute)
     loss += min(tokens * config.vocab_size // layout.tensor, LOGITS_IN_FLIGHT) * 2 * FP32
@@ -215,12 +220,15 @@ def _activations(
     compute: int,
     autocast: bool,
     checkpoint_every: int,
+    mask_documents: bool,
 ) -> MemoryLine:
     kept = recomputed = 0
     largest = 0
     residual = FP32 if autocast else compute
     for layer in range(config.num_hidden_layers):
         size = tokens * block_activation_bytes(config, layer, layout, compute, autocast)
+        if mask_documents:
+            size += tokens * config.query_size // layout.tensor * compute
         if checkpoint_every and layer % checkpoint_every == 0:
             kept += tokens * config.hidden_size * residual // _stream_ranks(layout)
             recomputed += 1

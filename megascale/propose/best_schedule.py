@@ -38,7 +38,7 @@ class BestSchedule:
         bounds: of all plans, clipped to what was seen.
         clipped: what was cut off the bounds, in words.
         forms: of the law.
-        inflation: of the intervals, by held-out runs.
+        law_error: the law's own, in the interval of the proposal's difference, nats.
         opponent: the best fixed batch within the bounds.
         tuned_opponent: the best fixed batch whose learning rate is tuned within what the law has
             seen, where the bounds hold it fixed; else None.
@@ -55,7 +55,7 @@ class BestSchedule:
     bounds: PlanBounds
     clipped: tuple[str, ...]
     forms: tuple[str, ...]
-    inflation: float
+    law_error: float
     opponent: PlanOutcome
     tuned_opponent: PlanOutcome | None
     proposal: PlanOutcome
@@ -82,7 +82,7 @@ def best_schedule(
     """Search the best schedule and its opponent, and compare them.
 
     The opponent is the fixed batch (and, within the same bounds, the learning rate) of the lowest
-    mean loss. For `tokens` a plan is judged by the upper end of the interval of its paired
+    loss. For `tokens` a plan is judged by the upper end of the interval of its paired
     difference to it, so the surest gain is proposed; for `steps`, `time` and `cost` it is the
     cheapest plan whose upper end is at most `most_loss`.
 
@@ -118,7 +118,6 @@ def best_schedule(
         bounds, more = _within_times(bounds, times)
         clipped += more
     cost = _cost(objective, times, price_per_hour)
-    level = 0.5 + confidence / 2
     rows = np.arange(len(law.forms))
     mean = Judge(law, draws_of_each(law, SEARCH_DRAWS), cost)
     said("the best fixed batch")
@@ -127,7 +126,7 @@ def best_schedule(
         still, whole = replace(bounds, max_changes=0), Judge(law, rows, cost)
         fixed = refine(fixed, Goal(), still, whole, scales=(0.0625,))
     judges = [
-        Judge(law, own, cost, level, law.end_losses([fixed.history()], own)[:, 0])
+        Judge(law, own, cost, confidence, fixed)
         for own in (draws_of_each(law, SCREEN_DRAWS), draws_of_each(law, SEARCH_DRAWS), rows)
     ]
     screen, judge, whole = judges
@@ -179,7 +178,7 @@ def best_schedule(
         bounds=bounds,
         clipped=clipped,
         forms=tuple(dict.fromkeys(law.forms)),
-        inflation=law.inflation,
+        law_error=float(law.discrepancy.differences([proposal.history()], fixed.history())[0]),
         opponent=outcome(fixed),
         tuned_opponent=None if tuned is None else outcome(tuned),
         proposal=outcome(proposal),
@@ -227,7 +226,7 @@ def _tuned_opponent(law: LossDraws, bounds: PlanBounds, mean: Judge) -> Schedule
         peak=seen.peak,
         decay_tokens=(lengths[0], lengths[1]),
         final_ratio=seen.final_ratio,
-        shapes=tuple(dict.fromkeys((*bounds.shapes, "linear"))),
+        shapes=tuple(dict.fromkeys((*bounds.shapes, *(seen.shapes or ("linear",))))),
     )
     return best_fixed(checked_bounds(wider), mean)
 

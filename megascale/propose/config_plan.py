@@ -8,11 +8,12 @@ from megascale.config.schedules import (
     weight_decay_from_config,
 )
 from megascale.config.sections import RunConfig
+from megascale.model.count import count_parameters
 from megascale.propose.schedule_plan import SchedulePlan
 
 
 def plan_of_config(config: RunConfig) -> SchedulePlan:
-    """The batches, learning rate and weight decay of a config, on one process.
+    """The batches, learning rate, weight decay and size of a config, on one process.
 
     The layout does not matter to the loss; sizes are those that one rank would run.
 
@@ -24,4 +25,5 @@ def plan_of_config(config: RunConfig) -> SchedulePlan:
         lr_schedule_from_config(config),
         coupling=config.batch.lr_coupling,
         weight_decay=weight_decay_from_config(config).at(0),
+        n_params=float(count_parameters(config.model).total),
     )

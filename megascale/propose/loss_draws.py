@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -10,7 +11,9 @@ import numpy as np
 from megascale.errors import FitError
 from megascale.fitting import _engine
 from megascale.fitting.history import History, Pieces
-from megascale.fitting.history_result import HistoryFit, history_job, predict_history
+from megascale.fitting.history_result import HistoryFit, cut_kind, history_job, predict_history
+from megascale.laws.schedule.discrepancy import LawDiscrepancy
+from megascale.laws.schedule.histories import until
 from megascale.propose.seen_ranges import SeenRanges
 
 Array = np.ndarray
@@ -22,12 +25,12 @@ class LossDraws(Protocol):
     Attributes:
         seen: what its runs have shown.
         forms: name of each draw's form; every form has equally many.
-        inflation: factor on the draws' distance from their mean, by held-out runs; at least 1.
+        discrepancy: the law's own error; by what it tells of each schedule the draws are moved.
     """
 
     seen: SeenRanges
     forms: tuple[str, ...]
-    inflation: float
+    discrepancy: LawDiscrepancy
 
     def end_losses(self, histories: Sequence[History], rows: Array | None = None) -> Array:
         """Loss at the end of each history, (draws, histories), in nats.
@@ -48,7 +51,7 @@ class FitDraws:
         seen: SeenRanges,
         *,
         each: int = 40,
-        inflation: float = 1.0,
+        discrepancy: LawDiscrepancy | None = None,
     ) -> None:
         """Take equally many draws of each form.
 
@@ -57,7 +60,7 @@ class FitDraws:
             seen: what those runs have shown.
             each: draws a form, the best parameters among them; a form with a smaller bootstrap
                 repeats itself.
-            inflation: as `LossDraws`.
+            discrepancy: as `LossDraws`; None for a law that is taken as true.
 
         Raises:
             FitError: there is no fit.
@@ -65,7 +68,7 @@ class FitDraws:
         if not fits:
             raise FitError.of("fits", 0, "a plan needs at least one fitted form", 1)
         self.seen = seen
-        self.inflation = inflation
+        self.discrepancy = discrepancy or LawDiscrepancy((), 0.0, math.inf)
         self._fits = list(fits)
         self._tables = [_table(fit, each) for fit in fits]
         self.forms = tuple(fit.law.name for fit in fits for _ in range(each))
@@ -76,12 +79,12 @@ class FitDraws:
         wanted = np.arange(len(self.forms)) if rows is None else np.asarray(rows)
         ends = [np.array([run.total_tokens]) for run in histories]
         out = np.empty((len(wanted), len(histories)))
-        cuts: dict[tuple[float, bool], Pieces] = {}
+        cuts: dict[tuple[object, ...], Pieces] = {}
         for i, (fit, table) in enumerate(zip(self._fits, self._tables, strict=True)):
             own = np.flatnonzero(wanted // each == i)
             if not len(own):
                 continue
-            alike = (fit.scales.lr, fit.law.excess != "none")
+            alike = cut_kind(fit.law, fit.scales)
             job, pieces = history_job(fit.law, histories, ends, fit.scales, cuts.get(alike))
             cuts[alike] = pieces
             values = np.ascontiguousarray(table[wanted[own] % each])
@@ -89,7 +92,7 @@ class FitDraws:
             part = np.empty_like(loss)
             part[:, pieces.order] = loss
             out[own] = part
-        return out
+        return out + self.discrepancy.shifts(histories)
 
     def curves(self, history: History, tokens: Array) -> Array:
         """Losses along one history at token counts, (draws, points), in nats.
@@ -97,12 +100,15 @@ class FitDraws:
         Raises:
             FitError: a token count lies outside the history.
         """
-        return np.concatenate(
+        losses = np.concatenate(
             [
                 predict_history(fit.law, table, history, tokens, fit.scales)[0]
                 for fit, table in zip(self._fits, self._tables, strict=True)
             ]
         )
+        if not self.discrepancy.residuals:
+            return losses
+        return losses + self.discrepancy.shifts([until(history, float(at)) for at in tokens])
 
 
 def _table(fit: HistoryFit, each: int) -> Array:
@@ -118,9 +124,3 @@ def draws_of_each(law: LossDraws, count: int) -> Array:
     names = np.array(law.forms)
     rows = [np.flatnonzero(names == name)[:count] for name in dict.fromkeys(law.forms)]
     return np.sort(np.concatenate(rows))
-
-
-def widened(draws: Array, inflation: float) -> Array:
-    """Draws (draws, ...) with their distance from their mean times the inflation."""
-    middle = draws.mean(axis=0)
-    return middle + inflation * (draws - middle)

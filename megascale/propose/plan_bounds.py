@@ -9,7 +9,7 @@ from typing import Literal
 
 from megascale.errors import ScheduleError
 from megascale.propose.schedule_plan import SchedulePlan
-from megascale.propose.seen_ranges import SLACK, SeenRanges
+from megascale.propose.seen_ranges import SLACK, SeenRanges, is_inside, range_words, unseen_by_runs
 from megascale.schedule.batch import Coupling
 from megascale.schedule.lr import LRSchedule, Shape
 from megascale.units import format_count, short_count
@@ -36,6 +36,7 @@ class PlanBounds:
         shapes: of the decay.
         coupling: how the learning rate follows the batch.
         weight_decay: of every step.
+        n_params: parameters of the model, for laws over several sizes.
         past: (start_tokens, batch_tokens) of a running run up to now; every plan begins with it,
             and no bound is held against it.
         start_tokens: where the run stands; what is planned lies beyond.
@@ -55,6 +56,7 @@ class PlanBounds:
     shapes: tuple[Shape, ...] = ("linear",)
     coupling: Coupling = "constant"
     weight_decay: float = 0.0
+    n_params: float | None = None
     past: tuple[tuple[int, int], ...] = ()
     start_tokens: int = 0
 
@@ -86,7 +88,7 @@ class PlanBounds:
 
     def plan(self, batches: tuple[tuple[int, int], ...], lr: LRSchedule) -> SchedulePlan:
         """A planned run of these bounds' coupling and weight decay."""
-        return SchedulePlan(batches, lr, self.coupling, self.weight_decay)
+        return SchedulePlan(batches, lr, self.coupling, self.weight_decay, self.n_params)
 
     def ladder(self, ratio: float) -> tuple[int, ...]:
         """Batches from the smallest to the largest, about `ratio` apart, each a multiple of the
@@ -191,9 +193,9 @@ def clip_to_seen(bounds: PlanBounds, seen: SeenRanges) -> tuple[PlanBounds, tupl
     if bounds.lr_kind == "cosine":
         assert seen.decay_share is not None
         whole = 1 - bounds.warmup_tokens / bounds.total_tokens
-        if not _inside(whole, seen.decay_share):
+        if not is_inside(whole, seen.decay_share):
             rule = f"decays over {whole:.2g} of the run, the law's runs over"
-            raise _unseen("--lr-kind", "cosine", f"{rule} {_words(seen.decay_share)}", "wsd")
+            raise _unseen("--lr-kind", "cosine", f"{rule} {range_words(seen.decay_share)}", "wsd")
     if bounds.decays and bounds.lr_kind == "wsd":
         assert seen.decay_share is not None
         share = (seen.decay_share[0] * bounds.total_tokens, seen.decay_share[1])
@@ -217,45 +219,7 @@ def clip_to_seen(bounds: PlanBounds, seen: SeenRanges) -> tuple[PlanBounds, tupl
 
 def outside_seen(plan: SchedulePlan, seen: SeenRanges) -> tuple[str, ...]:
     """What of a plan no run behind the law has shown, in words; empty where all of it is seen."""
-    sizes = [size for _, size in plan.batches]
-    found = []
-    decays = plan.lr.decay_tokens > 0
-    batches = seen.batch_decayed if decays and seen.batch_decayed else seen.batch
-    if plan.total_tokens > seen.tokens * (1 + SLACK):
-        found.append(
-            f"{short_count(plan.total_tokens)} tokens, the longest run has "
-            f"{short_count(round(seen.tokens))}"
-        )
-    for size in (min(sizes), max(sizes)):
-        if not _inside(size, batches):
-            kind = "runs with a decay have " if batches is not seen.batch else "runs have "
-            found.append(f"a batch of {short_count(size)}, {kind}{_words(batches)}")
-    if not _inside(plan.peak, seen.peak):
-        found.append(f"a peak learning rate of {plan.peak:.3g}, runs have {_words(seen.peak)}")
-    if decays and seen.decay_share is None:
-        found.append("a decay of the learning rate, no run has one")
-    elif decays and seen.decay_share is not None and seen.final_ratio is not None:
-        if not _inside(plan.decay_share, seen.decay_share):
-            have = _words(seen.decay_share)
-            found.append(f"a decay over {plan.decay_share:.3g} of the run, runs have {have}")
-        if not _inside(plan.final_ratio, seen.final_ratio):
-            have = _words(seen.final_ratio)
-            found.append(
-                f"a last learning rate of {plan.final_ratio:.3g} of the peak, runs have {have}"
-            )
-    return tuple(dict.fromkeys(found))
-
-
-def _inside(value: float, limits: tuple[float, float]) -> bool:
-    return limits[0] * (1 - SLACK) <= value <= limits[1] * (1 + SLACK)
-
-
-def _words(limits: tuple[float, float]) -> str:
-    def word(value: float) -> str:
-        return short_count(round(value)) if value >= 100 else f"{value:.3g}"
-
-    low, high = map(word, limits)
-    return low if low == high else f"{low} to {high}"
+    return unseen_by_runs(plan.history(), seen)
 
 
 def _unseen(key: str, value: object, why: str, nearest: object) -> ScheduleError:
@@ -278,12 +242,12 @@ def _cut(
         nearest = seen[0] if high < seen[0] else seen[1]
         shown: object = format_count(round(nearest)) if whole else float(f"{nearest:.4g}")
         value = f"{low:g}" if low == high else f"{low:g}:{high:g}"
-        raise _unseen(key, value, f"the law's runs have {_words(seen)}", shown)
+        raise _unseen(key, value, f"the law's runs have {range_words(seen)}", shown)
     inner = [
-        value if _inside(value, seen) else min(max(value, seen[0]), seen[1]) for value in asked
+        value if is_inside(value, seen) else min(max(value, seen[0]), seen[1]) for value in asked
     ]
     if tuple(inner) != tuple(asked):
-        said.append(f"{name}: {_words(asked)} asked for, {_words(seen)} seen")
+        said.append(f"{name}: {range_words(asked)} asked for, {range_words(seen)} seen")
     if whole:
         inner = [round(value) for value in inner]
     return inner[0], inner[1]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megascale.propose.loss_draws import LossDraws, widened
+from megascale.propose.loss_draws import LossDraws
+from megascale.propose.loss_interval import Estimated, IntervalRule
 from megascale.propose.schedule_plan import SchedulePlan
 from megascale.propose.step_times import StepTimes
 
@@ -15,15 +16,6 @@ Array = np.ndarray
 
 SHARES = tuple(round(0.5 + 0.05 * i, 2) for i in range(15))
 """Budgets, over the opponent's, at which the tokens to its loss are looked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlanEstimate:
-    """A number with its interval over forms and parameters."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +35,8 @@ class PlanOutcome:
     """
 
     plan: SchedulePlan
-    loss: PlanEstimate
-    difference: PlanEstimate
+    loss: Estimated
+    difference: Estimated
     by_form: Mapping[str, float]
     steps: float
     seconds: float | None
@@ -52,7 +44,7 @@ class PlanOutcome:
     step_saving: float
     time_saving: float | None
     cost_saving: float | None
-    token_saving: PlanEstimate
+    token_saving: Estimated
 
 
 def outcome_of(
@@ -81,12 +73,20 @@ def outcome_of(
     """
     shortened = [plan.scaled(share, start_tokens) for share in SHARES]
     scaled = [one for one in shortened if one.lr.decay_tokens >= 0]
-    histories = [opponent.history(), plan.history(), *(one.history() for one in scaled)]
-    losses = law.end_losses(histories)
+    against_history, own_history = opponent.history(), plan.history()
+    losses = law.end_losses([against_history, own_history, *(one.history() for one in scaled)])
     against, own = losses[:, 0], losses[:, 1]
     forms = np.array(law.forms)
     firsts = {name: int(np.flatnonzero(forms == name)[0]) for name in dict.fromkeys(law.forms)}
-    needed = _needed(losses[:, 2:], against, np.array([one.total_tokens for one in scaled]))
+    rule = IntervalRule.of_all(law, confidence)
+    error = float(law.discrepancy.differences([own_history], against_history)[0])
+    tokens = np.array([one.total_tokens for one in scaled])
+
+    def saving(off: float) -> Array:
+        """Of the opponent's tokens, where the plan's losses lie `off` higher."""
+        return 1 - _needed(losses[:, 2:] + off, against, tokens) / opponent.total_tokens
+
+    saved_error = 0.5 * abs(float(np.subtract(*(rule.values(saving(o)) for o in (-error, error)))))
     seconds = other = None
     if times is not None:
         seconds, other = times.run_seconds(plan), times.run_seconds(opponent)
@@ -94,8 +94,8 @@ def outcome_of(
     priced = seconds is not None and price_per_hour is not None
     return PlanOutcome(
         plan=plan,
-        loss=estimate(widened(own, law.inflation), confidence),
-        difference=estimate(widened(own - against, law.inflation), confidence),
+        loss=rule.estimated(own, float(law.discrepancy.levels([own_history])[0])),
+        difference=rule.estimated(own - against, error),
         by_form={name: float(own[row] - against[row]) for name, row in firsts.items()},
         steps=plan.steps,
         seconds=seconds,
@@ -103,18 +103,8 @@ def outcome_of(
         step_saving=1 - plan.steps / opponent.steps,
         time_saving=saved,
         cost_saving=saved if priced else None,
-        token_saving=estimate(
-            widened(1 - needed / opponent.total_tokens, law.inflation), confidence
-        ),
+        token_saving=rule.estimated(saving(0.0), saved_error),
     )
-
-
-def estimate(draws: Array, confidence: float) -> PlanEstimate:
-    """Mean over draws, and the interval that holds `confidence` of them."""
-    tail = 0.5 - confidence / 2
-    low = np.quantile(draws, tail, method="lower")
-    high = np.quantile(draws, 1 - tail, method="higher")
-    return PlanEstimate(float(draws.mean()), float(low), float(high))
 
 
 def _needed(losses: Array, goal: Array, tokens: Array) -> Array:

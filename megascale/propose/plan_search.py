@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from megascale.propose.loss_draws import LossDraws, widened
+from megascale.propose.loss_draws import LossDraws
+from megascale.propose.loss_interval import IntervalRule
 from megascale.propose.plan_bounds import PlanBounds
 from megascale.propose.plan_moves import lattice, neighbours, pairs_of_moves, rates
 from megascale.propose.schedule_plan import SchedulePlan
@@ -63,34 +64,42 @@ class Judge:
         law: its draws.
         rows: the draws that are asked.
         cost: of a plan, in steps, seconds or money.
-        level: of the quantile over draws that a difference is judged by; None for the mean.
-        against: the opponent's losses in those draws; zeros while the opponent is sought.
+        confidence: of the interval whose upper end a difference is judged by; None for the value.
+        opponent: what plans are compared with; None while it is sought.
         losses: of the plans seen, in those draws.
+        errors: the law's own, of the plans' differences to the opponent.
     """
 
     law: LossDraws
     rows: Array
     cost: Cost
-    level: float | None = None
-    against: Array | None = None
+    confidence: float | None = None
+    opponent: SchedulePlan | None = None
     losses: dict[SchedulePlan, Array] = field(default_factory=dict)
+    errors: dict[SchedulePlan, float] = field(default_factory=dict)
 
     def judged(self, plans: Sequence[SchedulePlan]) -> list[tuple[float, float]]:
         """(difference, cost) of each plan."""
-        new = [plan for plan in dict.fromkeys(plans) if plan not in self.losses]
-        for at in range(0, len(new), 500):
-            some = new[at : at + 500]
-            found = self.law.end_losses([plan.history() for plan in some], self.rows)
-            self.losses.update(zip(some, found.T, strict=True))
+        whole = plans if self.opponent is None else [*plans, self.opponent]
+        self._ask([plan for plan in dict.fromkeys(whole) if plan not in self.losses])
         table = np.array([self.losses[plan] for plan in plans])
-        if self.against is not None:
-            table = table - self.against
-        if self.level is None:
-            worth = table.mean(axis=1)
-        else:
-            spread = widened(table.T, self.law.inflation)
-            worth = np.quantile(spread, self.level, axis=0, method="higher")
+        if self.opponent is not None:
+            table = table - self.losses[self.opponent]
+        rule = IntervalRule(self.law, self.confidence or 0.0, self.rows)
+        worth = rule.values(table.T)
+        if self.confidence is not None:
+            worth = worth + rule.halves(table.T, np.array([self.errors[plan] for plan in plans]))
         return [(float(w), self.cost(p)) for w, p in zip(worth, plans, strict=True)]
+
+    def _ask(self, plans: Sequence[SchedulePlan]) -> None:
+        for at in range(0, len(plans), 500):
+            some = plans[at : at + 500]
+            histories = [plan.history() for plan in some]
+            found = self.law.end_losses(histories, self.rows)
+            self.losses.update(zip(some, found.T, strict=True))
+            if self.opponent is not None and self.confidence is not None:
+                errors = self.law.discrepancy.differences(histories, self.opponent.history())
+                self.errors.update(zip(some, errors.tolist(), strict=True))
 
     def best(
         self, plans: Sequence[SchedulePlan], goal: Goal, count: int = 1

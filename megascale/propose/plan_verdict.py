@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from megascale.propose.best_schedule import BestSchedule
-from megascale.propose.plan_outcome import PlanEstimate, PlanOutcome
+from megascale.propose.loss_interval import Estimated
+from megascale.propose.plan_outcome import PlanOutcome
 from megascale.propose.schedule_plan import SchedulePlan, batch_words
 from megascale.units import short_count
 
@@ -118,16 +119,17 @@ def plan_words(plan: SchedulePlan) -> str:
     if lr.kind == "cosine":
         rate += f" cosine to {plan.final_ratio:.2g}"
     elif lr.decay_tokens:
-        rate += f", decay over {short_count(lr.decay_tokens)} to {plan.final_ratio:.2g}"
+        shape = "" if lr.decay_shape == "linear" else f"{lr.decay_shape} "
+        rate += f", {shape}decay over {short_count(lr.decay_tokens)} to {plan.final_ratio:.2g}"
     return f"batch {batch_words(plan)} ({rate})"
 
 
-def interval(one: PlanEstimate) -> str:
+def interval(one: Estimated) -> str:
     """`-0.0123 (-0.0150 to -0.0090)`."""
     return f"{one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
 
 
-def percent(one: PlanEstimate) -> str:
+def percent(one: Estimated) -> str:
     """`12 % (8 to 15 %)`."""
     return f"{one.value:.0%} ({one.low:.0%} to {one.high:.0%})"
 
@@ -152,7 +154,7 @@ def best_schedule_dict(found: BestSchedule) -> dict[str, Any]:
         "confidence": found.confidence,
         "no_worse_nats": found.most_loss,
         "forms": list(found.forms),
-        "inflation": found.inflation,
+        "law_error": found.law_error,
         "bounds": {
             "total_tokens": bounds.total_tokens,
             "unit_tokens": bounds.unit_tokens,
@@ -184,7 +186,7 @@ def outcome_dict(outcome: PlanOutcome) -> dict[str, Any]:
     """A plan's numbers, as plain JSON types."""
     lr = outcome.plan.lr
 
-    def three(one: PlanEstimate) -> dict[str, float]:
+    def three(one: Estimated) -> dict[str, float]:
         return {"value": one.value, "low": one.low, "high": one.high}
 
     return {

@@ -1,11 +1,8 @@
 """What a law of whole schedules says of schedules side by side, and how sure it is.
 
-A predicted loss has three errors: of the parameters (replicates of a bootstrap over whole runs),
-of the form (several forms, equally many draws of each) and of the law itself, which is how far the
-same forms missed schedules that were left out of the fit. The value is the mean of the forms' best
-parameters. The first two are drawn for all
-schedules at once, so that what they have in common leaves their difference; the third of a
-difference is what left-out schedules' differences showed.
+The parameters and the form are drawn for all schedules at once, so that what they have in common
+leaves their difference; the law's own error is shared by schedules that are alike
+(`LawDiscrepancy`), and leaves it too. `loss_interval` has the rule.
 """
 
 from __future__ import annotations
@@ -18,23 +15,16 @@ import numpy as np
 from megascale.arrays import Array
 from megascale.errors import FitError
 from megascale.fitting.history import History
-from megascale.formats.student_t import student_reach
-from megascale.propose.loss_draws import draws_of_each
+from megascale.propose.loss_interval import Estimated, IntervalRule
+from megascale.propose.run_standing import MeasuredSoFar, remaining_errors
 from megascale.propose.schedule_law import ScheduleLaw
 
 POINTS = 48
 """Token counts at which a curve is predicted."""
 IMAGINED = 4_000
 """Draws of the order of schedules."""
-
-
-@dataclass(frozen=True)
-class PredictedLoss:
-    """A loss in nats with its interval."""
-
-    value: float
-    low: float
-    high: float
+WIDENED = 2.0
+"""Factor on the law's own error outside what its runs have shown."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +45,13 @@ class PredictedSchedule:
 
     name: str
     history: History
-    end: PredictedLoss
+    end: Estimated
     tokens: Array
     loss: Array
     low: Array
     high: Array
     steps: float
-    against_first: PredictedLoss | None
+    against_first: Estimated | None
     best: float
     outside: tuple[str, ...]
 
@@ -73,7 +63,7 @@ def predict_schedules(
     *,
     confidence: float = 0.9,
     widen: float = 1.0,
-    offsets: Sequence[float] | None = None,
+    so_far: Sequence[MeasuredSoFar | None] | None = None,
     seed: int = 0,
 ) -> list[PredictedSchedule]:
     """Predict schedules side by side.
@@ -84,7 +74,7 @@ def predict_schedules(
         outside: of each, what the law's runs have not shown.
         confidence: of the intervals.
         widen: factor on the law's own error, for schedules outside what its runs have shown.
-        offsets: nats added to each, of runs under way whose losses so far stand beside the law's.
+        so_far: of each, what it has measured where it is under way: it is predicted from there.
         seed: of the draws of their order.
 
     Raises:
@@ -96,27 +86,33 @@ def predict_schedules(
         if history.total_tokens <= law.from_tokens:
             rule = f"ends before the {law.from_tokens:,.0f} tokens from which the law holds"
             raise FitError.of(f"schedule {history.name}", f"{history.total_tokens:,.0f}", rule)
-    reach = student_reach(confidence, max(law.schedules - 1, 1))
-    moved = np.zeros(len(histories)) if offsets is None else np.asarray(offsets, float)
     draws = law.draws()
-    ends = draws.end_losses(histories) + moved
-    first = draws_of_each(draws, 1)  # each form's best parameters
-    best = ends[first].mean(axis=0)
-    factors = [widen if words else 1.0 for words in outside]
-    chances = _chances(ends, law, factors, seed)
+    intervals = IntervalRule.of_all(draws, confidence)
+    standing = [None] * len(histories) if so_far is None else list(so_far)
+    ends = draws.end_losses(histories)
+    offsets = [None if one is None else one.offsets(draws) for one in standing]
+    left = remaining_errors(draws.discrepancy, histories, standing, ends, offsets)
+    moved = [
+        np.zeros(len(ends)) if offset is None else weight * offset
+        for offset, weight in zip(offsets, left.weights, strict=True)
+    ]
+    ends = ends + np.column_stack(moved)
+    factors = np.array([widen if words else 1.0 for words in outside])
+    shared, own = left.shared, np.maximum(np.diag(left.shared), 0.0)
+    levels = factors * np.sqrt(own + left.alone)
+    differences = np.sqrt(np.maximum(own + own[0] - 2 * shared[0], 0.0))
+    chances = _chances(ends, factors, shared, seed)
     out = []
     for i, (history, words) in enumerate(zip(histories, outside, strict=True)):
         begin = max(law.from_tokens, history.batch[0])
         tokens = np.linspace(begin, history.total_tokens, POINTS)
-        along = draws.curves(history, tokens) + moved[i]
-        loss = along[first].mean(axis=0)
-        half = reach * np.hypot(_spread(along), factors[i] * law.level_error)
+        along = draws.curves(history, tokens) + moved[i][:, None]
+        loss, half = intervals.values(along), intervals.halves(along, levels[i])
         against = None
         if i and history.total_tokens == histories[0].total_tokens:
-            factor = max(factors[0], factors[i])
-            error = factor * law.difference_error
-            against = _interval(best[i] - best[0], ends[:, i] - ends[:, 0], error, reach)
-        end = _interval(best[i], ends[:, i], factors[i] * law.level_error, reach)
+            error = max(factors[0], factors[i]) * differences[i]
+            against = intervals.estimated(ends[:, i] - ends[:, 0], error)
+        end = intervals.estimated(ends[:, i], levels[i])
         out.append(
             PredictedSchedule(
                 history.name, history, end, tokens, loss, loss - half, loss + half,
@@ -126,23 +122,12 @@ def predict_schedules(
     return out
 
 
-def _spread(draws: Array) -> Array:
-    """Half the distance between the 16th and the 84th percentile: a standard deviation that a few
-    replicates without any decay, which know nothing of one, do not decide."""
-    low, high = np.percentile(draws, [15.87, 84.13], axis=0)
-    return 0.5 * (high - low)
-
-
-def _interval(value: float, draws: Array, error: float, reach: float) -> PredictedLoss:
-    half = reach * float(np.hypot(_spread(draws), error))
-    return PredictedLoss(float(value), float(value - half), float(value + half))
-
-
-def _chances(ends: Array, law: ScheduleLaw, factors: Sequence[float], seed: int) -> list[float]:
+def _chances(ends: Array, factors: Array, covariance: Array, seed: int) -> list[float]:
     """Probability of each schedule to end lowest; only ends at equal tokens are worth comparing."""
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, len(ends), IMAGINED)
-    own = law.difference_error / np.sqrt(2) * np.asarray(factors)
-    drawn = ends[rows] + rng.standard_normal((IMAGINED, ends.shape[1])) * own
+    values, vectors = np.linalg.eigh(covariance * np.outer(factors, factors))
+    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    drawn = ends[rows] + rng.standard_normal((IMAGINED, len(values))) @ root.T
     lowest = np.argmin(drawn, axis=1)
     return [float(np.mean(lowest == i)) for i in range(ends.shape[1])]

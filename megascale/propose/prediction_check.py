@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from megascale.curves.smoothing import Window
+from megascale.curves.table import curves_from_table
 from megascale.errors import DataError
 from megascale.formats.json_text import read_json
+from megascale.runs.table import RunTable
 
 SCHEMA = "megascale.predict/1"
 
@@ -82,6 +85,28 @@ def read_predictions(path: str | Path) -> WrittenPredictions:
         raise DataError.of(f"{path}: {where}", "", item["msg"]) from None
 
 
+def check_measured(
+    written: WrittenPredictions, table: RunTable, prefix: str = ""
+) -> list[CheckedPrediction]:
+    """Set predictions beside the last losses of runs, smoothed as every verb smooths them.
+
+    Args:
+        written: the predictions.
+        table: of the runs' logs.
+        prefix: of the runs' names before those of the schedules.
+
+    Raises:
+        DataError: as `check_predictions`; a log without losses.
+    """
+    curves = curves_from_table(table.table, window=Window(), phase="all").curves
+    finals = {
+        curve.run.removeprefix(prefix): (curve.last, curve.final)
+        for curve in curves
+        if curve.run.startswith(prefix)
+    }
+    return check_predictions(written, finals)
+
+
 def check_predictions(
     written: WrittenPredictions, finals: Mapping[str, tuple[float, float]]
 ) -> list[CheckedPrediction]:
@@ -109,3 +134,32 @@ def check_predictions(
         against = loss - first if known and first is not None else None
         out.append(CheckedPrediction(one, loss, against))
     return out
+
+
+def check_verdict(checked: Sequence[CheckedPrediction], confidence: float) -> str:
+    """Return how many predictions held, and how the schedules stand against the first."""
+    inside = sum(one.inside for one in checked)
+    many = (
+        f"{inside} of {len(checked)} predicted ends hold"
+        if len(checked) > 1
+        else ("The predicted end holds" if inside else "The predicted end does not hold")
+    )
+    worst = max(abs(one.measured - one.schedule.end.value) for one in checked)
+    said = [
+        f"{many} the measured loss within the {100 * confidence:.0f} % interval; the farthest is "
+        f"off by {worst:.3f} nats."
+    ]
+    for one in checked[1:]:
+        gap = one.schedule.against_first
+        if gap is None or one.against_first is None:
+            continue
+        steps = one.schedule.steps / checked[0].schedule.steps
+        said.append(
+            f"{one.schedule.name} against {checked[0].schedule.name}: predicted {_gap(gap)}, "
+            f"measured {one.against_first:+.4f} nats, in {steps:.2f} of the steps."
+        )
+    return " ".join(said)
+
+
+def _gap(gap: WrittenLoss) -> str:
+    return f"{gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"

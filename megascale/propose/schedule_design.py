@@ -9,7 +9,7 @@ covariances from the ensemble as in Evensen 1994).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,7 @@ def design_runs(
     *,
     total_tokens: int,
     unit_tokens: int = 1,
+    n_params: float | None = None,
     candidates: dict[str, SchedulePlan] | None = None,
     targets: Sequence[SchedulePlan] | None = None,
 ) -> ScheduleDesign:
@@ -95,6 +96,7 @@ def design_runs(
         law: as fitted so far.
         total_tokens: budget of the targets and of the longest candidate.
         unit_tokens: batches are multiples of it.
+        n_params: size of the model, for a law over several sizes; candidates and targets have it.
         candidates: by name; default `default_candidates`.
         targets: default `default_targets`.
 
@@ -107,6 +109,8 @@ def design_runs(
     aims = list(default_targets(law, total_tokens, unit_tokens) if targets is None else targets)
     if not plans or not aims:
         raise FitError.of("design", len(plans), "needs a candidate and a target", 1)
+    plans = {name: replace(plan, n_params=n_params) for name, plan in plans.items()}
+    aims = [replace(plan, n_params=n_params) for plan in aims]
     draws = FitDraws(law.fits, law.seen, each=DRAWS)
     ends = _steady(draws.end_losses([plan.history() for plan in aims]))
     seen = {name: _steady(_measured(draws, plan)) for name, plan in plans.items()}

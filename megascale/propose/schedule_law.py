@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
 from megascale.errors import DataError, FitError
 from megascale.fitting.history_fit import fit_history
-from megascale.fitting.history_law import FORMS, NAMES
-from megascale.fitting.history_result import HistoryFit, HistoryRun, Scales
+from megascale.fitting.history_law import (
+    FORMS,
+    NAMES,
+    SIZE_EXPONENTS,
+    HistoryLaw,
+    default_bounds,
+)
+from megascale.fitting.history_profile import profile_interval
+from megascale.fitting.history_result import HistoryFit, HistoryRun, Scales, predict_history
+from megascale.fitting.history_seeds import fit_correlated, with_seed_errors
 from megascale.fitting.status import Status
+from megascale.fitting.weight_norm import WeightNorm
 from megascale.formats.law_file import Input
-from megascale.formats.schedule_law_file import FittedForm, ScheduleLawFile, SeenByRuns
-from megascale.laws.schedule.select import HeldOutSchedule, folds, held_out
+from megascale.formats.schedule_law_file import (
+    FittedForm,
+    OutlineOfSchedule,
+    ScheduleLawFile,
+    SeenByRuns,
+    SettingsOfRuns,
+)
+from megascale.laws.schedule.contest import FormContest, contest_forms, hold_contest, law_for
+from megascale.laws.schedule.discrepancy import LawDiscrepancy
+from megascale.laws.schedule.outline import ScheduleOutline
+from megascale.laws.schedule.select import HeldOutSchedule, folds
 from megascale.propose.loss_draws import FitDraws
-from megascale.propose.planning_law import held_out_inflation
 from megascale.propose.seen_ranges import SeenRanges
 
-CANDIDATES = ("theta", "w0", "snr", "power", "two_exponentials", "exponential_r")
-"""Forms that are tried: those that predicted left-out schedules best (docs/schedule-law.md)."""
 KEPT = 1.5
 """Forms whose error at ends left out is within this ratio of the best one's are kept."""
 MOST_KEPT = 4
@@ -42,8 +57,9 @@ class ScheduleLaw:
         from_tokens: losses before were left out.
         weight_decay: of the runs; None where it is not known.
         schedules, runs: how many were fitted.
-        inflation: how much wider intervals of paired differences are made for plans
-            (`held_out_inflation`).
+        outlines: of the schedules left out, by their names there.
+        residuals: predicted minus measured last loss of each, by the fits to all runs, nats.
+        settings: what else held in the runs.
     """
 
     fits: list[HistoryFit]
@@ -54,12 +70,29 @@ class ScheduleLaw:
     weight_decay: float | None
     schedules: int
     runs: int
-    inflation: float = 1.0
+    outlines: Mapping[str, ScheduleOutline]
+    residuals: Mapping[str, float]
+    settings: SettingsOfRuns = field(default_factory=SettingsOfRuns)
 
     def draws(self) -> FitDraws:
         """Draws of all forms, equally many of each, for plans and predictions."""
         each = max(DRAWS, *(len(_finite(fit)) for fit in self.fits))
-        return FitDraws(self.fits, self.seen, each=each, inflation=self.inflation)
+        return FitDraws(self.fits, self.seen, each=each, discrepancy=self.discrepancy)
+
+    @property
+    def sized(self) -> bool:
+        """Whether it goes over several model sizes."""
+        return any(fit.law.sized for fit in self.fits)
+
+    @property
+    def discrepancy(self) -> LawDiscrepancy:
+        """The law's own error, by schedule."""
+        return LawDiscrepancy.of_left_out(self.outlines, self.end_errors, self.residuals)
+
+    @property
+    def conditions(self) -> SettingsOfRuns:
+        """What else held in its runs, the weight decay that the forms take among it."""
+        return self.settings.model_copy(update={"weight_decay": self.weight_decay})
 
     @property
     def end_errors(self) -> dict[str, float]:
@@ -74,8 +107,8 @@ class ScheduleLaw:
 
     @property
     def difference_error(self) -> float:
-        """How far they miss the difference of two schedules they have not seen: the root of twice
-        the variance of `end_errors`, in which an error common to all schedules cancels."""
+        """How far they miss the difference of two such schedules: the root of twice the variance of
+        `end_errors`, in which an error common to all schedules cancels."""
         errors = list(self.end_errors.values())
         if len(errors) < 3:
             return self.level_error * float(np.sqrt(2))
@@ -94,6 +127,8 @@ class ScheduleLaw:
                 lr_scale=fit.scales.lr,
                 batch_scale=fit.scales.batch,
                 progress_scale=fit.scales.progress,
+                n_params_scale=fit.scales.n_params if fit.law.sized else None,
+                weight_norm=_norm_out(fit.scales.norm),
                 rms=fit.rms,
                 left_out=errors,
             )
@@ -108,7 +143,17 @@ class ScheduleLaw:
             forms=forms,
             seen=SeenByRuns(**seen),
             weight_decay=self.weight_decay,
-            inflation=self.inflation,
+            settings=self.settings,
+            outlines={
+                name: OutlineOfSchedule(
+                    total_tokens=one.total_tokens,
+                    peak=one.peak,
+                    batch=one.batch,
+                    rate=one.rate,
+                    residual=self.residuals[name],
+                )
+                for name, one in self.outlines.items()
+            },
             schedules=self.schedules,
             runs=self.runs,
             inputs=list(inputs),
@@ -127,7 +172,7 @@ class ScheduleLaw:
         """
         fits = []
         for form in file.forms:
-            if form.name not in FORMS or tuple(form.parameters) != tuple(NAMES):
+            if form.name not in FORMS:
                 known = ", ".join(FORMS)
                 raise DataError.of("law file: form", form.name, f"is not known here; {known} are")
             fits.append(_fit_of(form))
@@ -135,9 +180,17 @@ class ScheduleLaw:
         left_out = [form.left_out for form in file.forms]
         if any(set(errors) != set(left_out[0]) for errors in left_out) or not left_out[0]:
             raise DataError.of("law file: left_out", file.name, "forms leave out the same runs")
+        if set(file.outlines) != set(left_out[0]):
+            raise DataError.of("law file: outlines", file.name, "are those of the runs left out")
         return cls(
             fits, left_out, seen, file.loss, file.from_tokens, file.weight_decay,
-            file.schedules, file.runs, file.inflation,
+            file.schedules, file.runs,
+            {
+                name: ScheduleOutline(one.total_tokens, one.peak, one.batch, one.rate)
+                for name, one in file.outlines.items()
+            },
+            {name: one.residual for name, one in file.outlines.items()},
+            file.settings,
         )  # fmt: skip
 
 
@@ -150,15 +203,36 @@ class LawSearch:
 
     Attributes:
         law: the forms that were kept.
-        tried: of every form, how it predicts schedules left out.
-        failed: (form, why) of those that could not be fitted.
+        contest: how all forms predict what they were not fitted to.
         weak: what these runs do not determine, in words.
+        profiles: profile intervals of the best form's parameters, seeds and correlated residuals
+            as nuisance (`fit_correlated`); empty where they were not asked for.
     """
 
     law: ScheduleLaw
-    tried: list[HeldOutSchedule]
-    failed: list[tuple[str, str]]
+    contest: FormContest
     weak: list[str]
+    profiles: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def open_sides(self) -> list[str]:
+        """Parameters of the best form that the runs do not bound on a side."""
+        bounds = default_bounds(self.law.fits[0].law)
+        return [
+            name
+            for name, (low, high) in self.profiles.items()
+            if low <= bounds[name][0] or high >= bounds[name][1]
+        ]
+
+    @property
+    def tried(self) -> list[HeldOutSchedule]:
+        """Every form at schedules left out, the best first."""
+        return self.contest.tried
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """(form, why) of those that could not be fitted."""
+        return self.contest.failed
 
 
 def search_schedule_law(
@@ -167,9 +241,11 @@ def search_schedule_law(
     loss: str,
     from_tokens: float,
     weight_decay: float | None,
-    forms: Sequence[str] = CANDIDATES,
+    forms: Sequence[str] | None = None,
+    norm: WeightNorm | None = None,
     replicates: int = DRAWS,
     threads: int | None = None,
+    profiles: bool = False,
     said: Callable[[str], None] = lambda text: None,
 ) -> LawSearch:
     """Fit the forms, choose among them by schedules left out, and keep those that predict well.
@@ -177,40 +253,39 @@ def search_schedule_law(
     Args:
         runs: histories and losses.
         loss, from_tokens, weight_decay: how `runs` were made.
-        forms: to try; `w0` only where the weight decay is known.
+        forms: to try; default `contest_forms`, and `effective` where `norm` is given.
+        norm: the weights' size along a run, where logs have it.
         replicates: of a bootstrap over whole runs, for each form that is kept.
         threads: of the engine.
+        profiles: also profile intervals of the best form.
         said: told what is being done.
 
     Raises:
         FitError: too few runs or schedules, or no form can be fitted.
     """
-    names = [name for name in forms if name != "w0" or weight_decay]
+    names = list(contest_forms(weight_decay) if forms is None else forms)
+    if norm is not None and forms is None:
+        names.append("effective")
     groups = folds(runs, "schedule") if len(runs) > 1 else [[0]]
     if len(groups) < LEAST_RUNS:
         rule = f"of different schedules are needed: {len(groups)} are there; {_missing_kinds(runs)}"
         raise FitError.of("runs", f"{len(runs)}", f"at least {LEAST_RUNS} {rule}")
-    tried, failed = [], []
-    for name in names:
-        said(f"{name}: leaving each of {len(groups)} schedules out")
-        try:
-            tried.append(held_out(name, runs, "schedule", starts=STARTS, threads=threads))
-        except FitError as error:
-            failed.append((name, str(error)))
-    tried = sorted(
-        (one for one in tried if np.isfinite(one.end_error)), key=lambda one: one.end_error
-    )
-    if not tried:
-        raise FitError.of("forms", ", ".join(names), f"none can be fitted: {failed[0][1]}")
+    contest = hold_contest(names, runs, norm=norm, said=said, starts=STARTS, threads=threads)
+    tried = contest.tried
     kept = [one for one in tried if one.end_error <= KEPT * tried[0].end_error][:MOST_KEPT]
     fits = []
     for one in kept:
         said(f"{one.law}: {replicates} replicates of whole runs")
         fits.append(
-            fit_history(one.law, runs, starts=STARTS, bootstrap=replicates, threads=threads)
+            fit_history(
+                law_for(one.law, runs),
+                runs,
+                starts=STARTS,
+                bootstrap=replicates,
+                threads=threads,
+                norm=norm,
+            )
         )
-    said(f"holding intervals of differences against {len(groups)} schedules left out")
-    inflation = held_out_inflation([one.law for one in kept], runs)
     law = ScheduleLaw(
         fits,
         [_by_schedule(one.ends, runs, groups) for one in kept],
@@ -220,9 +295,37 @@ def search_schedule_law(
         weight_decay,
         len(groups),
         len(runs),
-        inflation,
+        {
+            runs[group[0]].name or str(group[0]): ScheduleOutline.of_history(runs[group[0]].history)
+            for group in groups
+        },
+        _by_schedule(_end_residuals(fits, runs), runs, groups),
     )
-    return LawSearch(law, tried, failed, weak_points(law, runs))
+    spans: dict[str, tuple[float, float]] = {}
+    if profiles:
+        said(f"{kept[0].law}: profile intervals")
+        spans = _profiles(law_for(kept[0].law, runs), runs, norm)
+    return LawSearch(law, contest, weak_points(law, runs), spans)
+
+
+def _profiles(
+    form: HistoryLaw, runs: Sequence[HistoryRun], norm: WeightNorm | None
+) -> dict[str, tuple[float, float]]:
+    fit, errors = fit_correlated(form, runs, starts=STARTS, norm=norm)
+    known = with_seed_errors([replace(run, kept=None, common=None) for run in runs], fit, errors)
+    fit = fit_history(form, known, starts=STARTS, norm=norm)
+    return {name: profile_interval(fit, known, name) for name in form.free}
+
+
+def _end_residuals(fits: Sequence[HistoryFit], runs: Sequence[HistoryRun]) -> dict[str, float]:
+    """Predicted minus measured last loss of each run, the mean over forms."""
+    found = {}
+    for i, run in enumerate(runs):
+        last = int(np.argmax(run.tokens))
+        at = [float(run.tokens[last])]
+        said = [predict_history(f.law, f.values, run.history, at, f.scales)[0][0, 0] for f in fits]
+        found[run.name or str(i)] = float(np.mean(said) - run.loss[last])
+    return found
 
 
 def _by_schedule(
@@ -250,6 +353,9 @@ def weak_points(law: ScheduleLaw, runs: Sequence[HistoryRun]) -> list[str]:
     ]
     if pairs:
         said.append(f"in {best.law.name} these parameters trade off: " + ", ".join(pairs))
+    if best.law.sized and len({run.history.n_params for run in runs}) == 2:
+        levels = ", ".join(SIZE_EXPONENTS)
+        said.append(f"runs have two sizes: {levels} are a level of each, no power that is tested")
     if law.seen.peak[1] < 1.05 * law.seen.peak[0]:
         said.append("all runs have one peak learning rate: the effect of another is not known")
     return said
@@ -276,18 +382,43 @@ def _missing_kinds(runs: Sequence[HistoryRun]) -> str:
     return "runs that would help: " + ", ".join(lacks) if lacks else ""
 
 
+def _norm_out(norm: WeightNorm | None) -> tuple[float, float, float] | None:
+    return None if norm is None else (norm.start, norm.growth, norm.reference)
+
+
 def _finite(fit: HistoryFit) -> np.ndarray:
     return fit.bootstrap[np.isfinite(fit.bootstrap).all(axis=1)]
 
 
 def _fit_of(form: FittedForm) -> HistoryFit:
     size = len(NAMES)
+    law = FORMS[form.name]
+    if form.n_params_scale is not None:
+        law = law.of_sizes()
+    unknown = [name for name in form.parameters if name not in NAMES]
+    missing = [name for name in law.free + tuple(law.ties) if name not in form.parameters]
+    if unknown or missing:
+        rule = f"of {form.name}: not known are {unknown}, missing {missing}"
+        raise DataError.of("law file: parameters", form.name, rule)
+    places = [NAMES.index(name) for name in form.parameters]
+
+    def whole(rows: list[list[float]]) -> np.ndarray:
+        table = np.tile([law.fixed.get(name, 0.0) for name in NAMES], (len(rows), 1))
+        table[:, places] = np.array(rows, float).reshape(-1, len(places))
+        return table
+
     return HistoryFit(
-        law=FORMS[form.name],
-        scales=Scales(form.lr_scale, form.batch_scale, form.progress_scale),
-        values=np.array(form.values),
+        law=law,
+        scales=Scales(
+            form.lr_scale,
+            form.batch_scale,
+            form.progress_scale,
+            form.n_params_scale or 1.0,
+            None if form.weight_norm is None else WeightNorm(*form.weight_norm),
+        ),
+        values=whole([form.values])[0],
         covariance=np.full((size, size), np.nan),
-        bootstrap=np.array(form.draws, float).reshape(-1, size),
+        bootstrap=whole(form.draws),
         rms=form.rms,
         run_rms={},
         objective=float("nan"),

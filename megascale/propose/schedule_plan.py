@@ -26,12 +26,14 @@ class SchedulePlan:
         lr: the learning rate of the first batch; its `total_tokens` is the run's budget.
         coupling: how the learning rate follows the batch after the first.
         weight_decay: of every step, for laws that look at it.
+        n_params: parameters of the model, for laws over several sizes.
     """
 
     batches: tuple[tuple[int, int], ...]
     lr: LRSchedule
     coupling: Coupling = "constant"
     weight_decay: float = 0.0
+    n_params: float | None = None
 
     @classmethod
     def of_schedule(
@@ -41,10 +43,11 @@ class SchedulePlan:
         *,
         coupling: Coupling = "constant",
         weight_decay: float = 0.0,
+        n_params: float | None = None,
     ) -> SchedulePlan:
         """The run of realised segments, which begin at token 0."""
         batches = tuple((s.start_tokens, s.batch_tokens) for s in schedule.segments)
-        return cls(batches, lr, coupling, weight_decay)
+        return cls(batches, lr, coupling, weight_decay, n_params)
 
     @property
     def total_tokens(self) -> int:
@@ -123,6 +126,7 @@ class SchedulePlan:
             rate[1:] * factor,
             weight_decay=self.weight_decay,
             name=name,
+            n_params=self.n_params,
         )
 
 

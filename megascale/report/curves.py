@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from megascale.runs.table import LoadedRun, RunTable
 if TYPE_CHECKING:
     from megascale.arrays import Array
     from megascale.curves.crossing import BatchCrossing
+    from megascale.laws.growing import GrowingRun
 
 POINTS_IN_ALL = 60_000
 POINTS_A_RUN = (16, 800)
@@ -27,6 +30,7 @@ STAIRS_DRAWN = 400
 """Most batch changes of a run that are drawn."""
 LEAST_SHADED = 20
 """Runs with fewer bins than this do not keep their bins' lowest and highest losses."""
+_SEED = re.compile(r"[ _./-]*\bseed[-_= ]?\d+|[ _./-]+seed[-_= ]?\d+", re.IGNORECASE)
 IS_VALIDATION = pl.col("loss_kind").str.starts_with(VALIDATION).fill_null(False)
 HAS_LOSS = pl.col("loss").is_not_null()
 
@@ -90,7 +94,16 @@ def drawn_curves(loaded: RunTable) -> list[dict[str, Any]]:
                 "loss": [round(value, 6) for value in kept["loss"].to_list()],
             }
         curves.append(curve)
+    several = Counter(_without_seed(curve["run"]) for curve in curves)
+    for curve in curves:
+        name = _without_seed(curve["run"])
+        curve["seed_of"] = name if several[name] > 1 else None
     return curves
+
+
+def _without_seed(run: str) -> str:
+    """A run's name without its seed: seeds of one arm have the same."""
+    return _SEED.sub("", run) or run
 
 
 def _drawn_rows(rows: pl.DataFrame) -> pl.DataFrame:
@@ -204,3 +217,21 @@ def _number(value: Any) -> float:
 def crossing_rows(crossings: Sequence[BatchCrossing]) -> list[dict[str, Any]]:
     """Crossings of neighbouring batch sizes of every setting, in the order given."""
     return [asdict(crossing) for crossing in crossings]
+
+
+def compared_runs(growing: Sequence[GrowingRun]) -> list[dict[str, Any]]:
+    """Runs whose batch changed beside their opponents: losses and their difference."""
+    return [
+        {
+            "run": one.run,
+            "opponent": one.opponent,
+            "sentence": one.sentence,
+            "tokens": [round(value) for value in one.tokens.tolist()],
+            "loss": _rounded(one.loss),
+            "opponent_loss": _rounded(one.opponent_loss),
+            "difference": _rounded(one.loss - one.opponent_loss),
+            "error": _rounded(one.error) if np.isfinite(one.error).all() else None,
+            "crossings": list(one.crossings),
+        }
+        for one in growing
+    ]

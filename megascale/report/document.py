@@ -14,9 +14,12 @@ from megascale.report import batch as batch_sections
 from megascale.report import grid as grid_sections
 from megascale.report.batch import best_batch_section, given_lines, tokens_steps_section
 from megascale.report.calculator import Defaults, calculator
-from megascale.report.curves import crossing_rows, drawn_curves, run_rows
+from megascale.report.courses import run_courses
+from megascale.report.curves import compared_runs, crossing_rows, drawn_curves, run_rows
+from megascale.report.documents import predictions_section
 from megascale.report.grid import grid_section
 from megascale.report.inputs import Inputs
+from megascale.report.schedule_law import schedule_law_section
 from megascale.report.verdicts import verdicts
 
 if TYPE_CHECKING:
@@ -59,15 +62,22 @@ def build_document(inputs: Inputs, findings: Findings, settings: Settings) -> di
     if "empty" not in best:
         best["given"] = given_lines(settings.laws)
     own = None if findings.batches is None else findings.batches.law
-    laws = [*settings.laws, *([] if own is None else [own])]
+    of_grids = [law for grid in findings.grids.values() for law in grid.laws]
+    laws = [*settings.laws, *([] if own is None else [own]), *of_grids]
+    notes = list(inputs.notes)
+    predictions = [predictions_section(path, inputs.runs, notes) for path in inputs.predictions]
+    laws_of_schedules = [schedule_law_section(law, inputs.runs) for law in inputs.schedule_laws]
+    said = [one["verdict"] for one in predictions or laws_of_schedules if one["verdict"]]
     document: dict[str, Any] = {
         "schema": SCHEMA,
         "title": settings.title,
         "version": __version__,
-        "verdicts": verdicts(findings, own),
-        "notes": list(inputs.notes),
+        "verdicts": [*said, *verdicts(findings, own)],
+        "notes": notes,
         "studies": inputs.studies,
         "curves": _curves(inputs, findings),
+        "schedule_laws": laws_of_schedules,
+        "predictions": predictions,
         "tokens_steps": steps,
         "best_batch": best,
         "grids": _grids(findings),
@@ -88,6 +98,8 @@ def _curves(inputs: Inputs, findings: Findings) -> dict[str, Any]:
     return {
         "runs": run_rows(inputs.runs),
         "curves": drawn_curves(inputs.runs),
+        "courses": run_courses(inputs.runs),
+        "compared": compared_runs(findings.runs.growing),
         "crossings": crossing_rows(findings.runs.crossings),
         "dropped": [{"run": d.run, "reason": d.reason} for d in findings.runs.dropped],
     }

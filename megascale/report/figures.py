@@ -311,12 +311,12 @@ def _batch_tokens(plt: Any, best: dict[str, Any]) -> Any:
 def _law_line(
     axis: Any, label: str, line: dict[str, Any], limits: tuple[float, float], color: str
 ) -> None:
-    """A law over tokens: dotted beyond its range, with its band where it has one."""
+    """A law over tokens: dashed beyond its range, with its band where it has one."""
     d, value = np.asarray(line["d"]), np.asarray(line["value"])
     if line["low"] is not None:
         axis.fill_between(d, line["low"], line["high"], color=color, alpha=0.12, linewidth=0)
     inside = (d >= limits[0]) & (d <= limits[1])
-    axis.plot(d, value, ":", color=color, linewidth=1)
+    axis.plot(d, value, "--", color=color, linewidth=1)
     axis.plot(d[inside], value[inside], "-", color=color, linewidth=1.6, label=label or None)
 
 

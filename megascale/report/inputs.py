@@ -12,15 +12,35 @@ import polars as pl
 
 from megascale.errors import DataError, FitError
 from megascale.formats.law_file import LawFile, read_law_file
+from megascale.formats.schedule_law_file import ScheduleLawFile, read_schedule_law
 from megascale.laws.grid.table import grid_table
+from megascale.laws.law_files import NKind
+from megascale.report.documents import SCHEDULE_LAW, find_documents
 from megascale.report.studies import read_studies
 from megascale.runs.check import mixed_logs
-from megascale.runs.inputs import GRID, LAW_FILE, LOGS, POINTS, STUDY, WORDS, Recognised, recognise
+from megascale.runs.files import own_schema
+from megascale.runs.inputs import (
+    GRID,
+    LAW_FILE,
+    LOGS,
+    POINTS,
+    PREDICTIONS,
+    STUDY,
+    WORDS,
+    Recognised,
+    recognise,
+)
 from megascale.runs.measured import point_rows
 from megascale.runs.readers.base import ReadOptions
 from megascale.runs.table import RunTable, load_runs
 
-READ_AS = {GRID: "LR-batch grid", POINTS: "E(S) points", LAW_FILE: "law file", STUDY: "study"}
+READ_AS = {
+    GRID: "LR-batch grid",
+    POINTS: "E(S) points",
+    LAW_FILE: "law file",
+    PREDICTIONS: "predictions",
+    STUDY: "study",
+}
 """What the page says that a file was read as."""
 
 
@@ -32,7 +52,10 @@ class Inputs:
         runs: the logs' one table; None where there is no log.
         points: tables of (S, E) points by file, with the columns of `point_rows`.
         grids: grids of runs by file: n_params, tokens, lr, batch_tokens, loss.
+        grid_kinds: which parameters N counts there.
         laws: law files among the paths.
+        schedule_laws: laws of whole schedules among the paths and in their trees.
+        predictions: files of written predictions, likewise.
         studies: results of sweeps, as `read_studies` gives them.
         files: path, sha256, what it was read as, bytes.
         notes: what the reader should know, in words.
@@ -41,7 +64,10 @@ class Inputs:
     runs: RunTable | None = None
     points: dict[str, pl.DataFrame] = field(default_factory=dict)
     grids: dict[str, pl.DataFrame] = field(default_factory=dict)
+    grid_kinds: dict[str, NKind] = field(default_factory=dict)
     laws: list[LawFile] = field(default_factory=list)
+    schedule_laws: list[ScheduleLawFile] = field(default_factory=list)
+    predictions: list[Path] = field(default_factory=list)
     studies: list[dict[str, Any]] = field(default_factory=list)
     files: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -78,6 +104,7 @@ def read_inputs(
     logs: list[str | Path] = []
     found.studies = read_studies(paths, found.notes)
     found.files += [_file(Path(study["path"]), "study") for study in found.studies]
+    _add_documents(found, paths)
     for path in grids:
         _add_grid(found, recognise(path, stated=options.columns, wanted=GRID), options, loss, True)
     for path in paths:
@@ -87,9 +114,11 @@ def read_inputs(
                 logs.append(path)
         elif held.holds == LOGS:
             logs.append(path)
-        elif held.holds == LAW_FILE:
+        elif held.holds == LAW_FILE and own_schema(held.path) != SCHEDULE_LAW:
             found.laws.append(read_law_file(held.path))
             found.files.append(_file(held.path, READ_AS[LAW_FILE]))
+        elif held.holds in (LAW_FILE, PREDICTIONS):
+            continue  # with the documents
         elif held.holds == GRID:
             _add_grid(found, held, options, loss, False)
         elif held.holds == POINTS:
@@ -125,13 +154,23 @@ def read_inputs(
     return found
 
 
+def _add_documents(found: Inputs, paths: Sequence[str | Path]) -> None:
+    for path, schema in find_documents(paths).items():
+        if schema == SCHEDULE_LAW:
+            found.schedule_laws.append(read_schedule_law(path))
+            found.files.append(_file(path, "law of whole schedules"))
+        else:
+            found.predictions.append(path)
+            found.files.append(_file(path, READ_AS[PREDICTIONS]))
+
+
 def _add_grid(
     found: Inputs, held: Recognised, options: ReadOptions, loss: str, asked: bool
 ) -> None:
     """A grid under our names; one that was not asked for and lacks a column is a note."""
     assert held.frame is not None
     try:
-        table, said, _ = grid_table(
+        table, said, sized = grid_table(
             held.frame,
             str(held.path),
             columns=options.columns,
@@ -145,6 +184,7 @@ def _add_grid(
         found.notes.append(f"no grid is drawn: {error}")
     else:
         found.grids[str(held.path)] = table
+        found.grid_kinds[str(held.path)] = sized.kind
         found.notes += said
     found.files.append(_file(held.path, READ_AS[GRID]))
 

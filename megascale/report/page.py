@@ -12,8 +12,9 @@ from megascale.errors import DataError
 from megascale.report.calculator import formulas_script
 
 SCRIPTS = (
-    *("format.js", "laws.js", "drawing.js", "plot.js", "table.js"),
-    *("studies.js", "curves.js", "batch.js", "grid.js", "calculator.js", "page.js"),
+    *("format.js", "laws.js", "history.js", "predict.js", "drawing.js", "plot.js", "table.js"),
+    *("studies.js", "seeds.js", "curves.js", "along.js", "compared.js", "schedules.js"),
+    *("predict_form.js", "batch.js", "grid.js", "calculator.js", "page.js"),
 )
 LARGEST_BYTES = 8_000_000
 

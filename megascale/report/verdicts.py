@@ -28,7 +28,7 @@ def verdicts(findings: Findings, law: LawFile | None) -> list[str]:
     elif findings.batches is not None:
         said.append(f"No law of the best batch: {findings.batches.study.open_law}.")
     growing = [] if findings.runs is None else findings.runs.growing
-    said += growing[:GROWING_SHOWN]
+    said += [one.sentence for one in growing[:GROWING_SHOWN]]
     if len(growing) > GROWING_SHOWN:
         said.append(f"{len(growing) - GROWING_SHOWN:,} more runs change their batch.")
     return said

@@ -30,15 +30,6 @@ SMALLEST_BYTES = 256 * 2**10
 """Smaller files share a cache entry: see `bundles`."""
 
 
-def default_directory() -> Path:
-    """Return `$MEGASCALE_CACHE`, or `megascale` in the user's cache directory."""
-    named = os.environ.get("MEGASCALE_CACHE")
-    if named:
-        return Path(named)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "megascale"
-
-
 class ReadCache:
     """A folder of tables that were read before. Damage or a full disk only make it miss."""
 

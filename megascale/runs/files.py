@@ -31,6 +31,8 @@ _LAUNCH = re.compile(r"\d{8}-\d{4,6}")
 _NUMBERS = re.compile(
     r"(?P<number>\d++(?:\.\d++)?+)(?P<unit>[KMGT]i|[KMBT])?(?![A-Za-z])|(?P<bare>\d+)"
 )
+_OWN_SCHEMA = re.compile(rb'"schema":\s*"(megascale\.[a-z-]+)/')
+_SCHEMA_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ def find_logs(paths: Sequence[str | Path]) -> list[LogFile]:
     """Return every log meant by `paths`: files, run directories, trees, globs.
 
     In a tree a directory with our own `metrics.jsonl` is that one log: what lies below it
-    (TensorBoard files, checkpoints) says nothing more. Hidden directories, law files and files that
-    no log is called are passed over.
+    (TensorBoard files, checkpoints) says nothing more. Hidden directories, laws and predictions of
+    ours, and files that no log is called are passed over.
 
     Raises:
         DataError: a path does not exist, a glob matches nothing, or there is no candidate.
@@ -118,7 +120,7 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (
             here / name
             for name in sorted(names)
-            if _is_candidate(name) and not is_law_file(here / name)
+            if _is_candidate(name) and not own_schema(here / name)
         )
 
 
@@ -130,15 +132,19 @@ def _is_own(metrics: Path) -> bool:
         return False
 
 
-def is_law_file(path: Path) -> bool:
-    """Return whether it is a law file of ours, which may lie among the runs of its fit."""
+def own_schema(path: Path) -> str:
+    """Return the schema that a JSON document of ours names, such as `megascale.law`; else nothing.
+
+    Laws and predictions may lie among the runs that they are about.
+    """
     if path.suffix != ".json":
-        return False
+        return ""
     try:
         with path.open("rb") as file:
-            return b'"megascale.law/' in file.read(64)
+            found = _OWN_SCHEMA.search(file.read(_SCHEMA_BYTES))
     except OSError:
-        return False
+        return ""
+    return "" if found is None else found[1].decode()
 
 
 def _is_candidate(name: str) -> bool:

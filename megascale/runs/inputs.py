@@ -15,7 +15,7 @@ from typing import Literal
 import polars as pl
 
 from megascale.errors import DataError, UserError
-from megascale.runs.files import STUDY_FOLDER, STUDY_RESULTS, bare, is_law_file
+from megascale.runs.files import STUDY_FOLDER, STUDY_RESULTS, bare, own_schema
 from megascale.runs.readers import csv, detect, fields, jsonl, opening, wandb
 from megascale.runs.table_file import TABLES, table_of
 from megascale.runs.vocabulary import (
@@ -31,9 +31,10 @@ from megascale.runs.vocabulary import (
 )
 from megascale.shipped import legal_path
 
-Holds = Literal["logs", "points", "grid", "law file", "study", "table"]
+Holds = Literal["logs", "points", "grid", "law file", "predictions", "study", "table"]
 """What a path may hold; "table" is one that is none of the others."""
 LAW_FILE: Holds = "law file"
+PREDICTIONS: Holds = "predictions"
 STUDY: Holds = "study"
 TABLE: Holds = "table"
 WORDS: dict[Holds, str] = {
@@ -41,11 +42,17 @@ WORDS: dict[Holds, str] = {
     POINTS: "a table of points",
     GRID: "a table of final losses",
     LAW_FILE: "a law file",
+    PREDICTIONS: "predictions",
     STUDY: "a study",
     TABLE: "a table of another kind",
 }
 """Each in words."""
 
+_DOCUMENTS: dict[str, Holds] = {
+    "megascale.law": LAW_FILE,
+    "megascale.schedule-law": LAW_FILE,
+    "megascale.predict": PREDICTIONS,
+}
 _ANY_TABLE = (csv, jsonl)
 """Readers that take a table by the names of its columns alone."""
 _HEAD_BYTES = 2**19
@@ -106,8 +113,9 @@ def recognise(
         return Recognised(path, LOGS, "a pattern is searched for logs")
     if path.name == STUDY_RESULTS and path.parent.name == STUDY_FOLDER:
         return Recognised(path, STUDY, "a study's results")
-    if is_law_file(path):
-        return Recognised(path, LAW_FILE, "its schema is megascale.law")
+    schema = own_schema(path)
+    if schema in _DOCUMENTS:
+        return Recognised(path, _DOCUMENTS[schema], f"its schema is {schema}")
     if format is not None:
         return Recognised(path, LOGS, f"it is to be read as {format}")
     if wanted in (POINTS, GRID):

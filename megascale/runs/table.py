@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 
 from megascale.errors import DataError
+from megascale.machine import cache_folder
 from megascale.runs.bundles import Bundles
-from megascale.runs.cache import SMALLEST_BYTES, ReadCache, default_directory
+from megascale.runs.cache import SMALLEST_BYTES, ReadCache
 from megascale.runs.files import LogFile, find_logs, run_names
 from megascale.runs.joining import groups_of, joined_table
 from megascale.runs.pool import in_order
@@ -160,7 +161,7 @@ def load_runs(
     options = options or ReadOptions()
     if format is not None:
         detect.reader_of(b"", "", format)
-    folder = (default_directory() if cache is True else cache) or None
+    folder = (cache_folder() if cache is True else cache) or None
     tasks = [ReadTask(file, format, options, folder) for file in find_logs(listed)]
     files: list[FileRead] = []
     skipped: list[tuple[Path, str]] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from megascale.errors import FitError
+from megascale.formats.parquet import read_parquet
 from megascale.runs.files import bare
 from megascale.runs.readers import opening
 
@@ -38,7 +39,7 @@ def table_of(path: Path, data: bytes | None = None, *, rows: int | None = None) 
     source = io.BytesIO(data)
     try:
         if suffix == ".parquet":
-            return pl.read_parquet(source, n_rows=rows)
+            return read_parquet(data, rows=rows)
         if suffix in (".jsonl", ".ndjson"):
             frame = pl.read_ndjson(source, infer_schema_length=None)
             return frame if rows is None else frame.head(rows)

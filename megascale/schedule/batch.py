@@ -32,7 +32,7 @@ class Segment:
         requested_batch_tokens: global batch that was asked for.
         batch_tokens: global batch that is run.
         sequence_length: tokens per sequence.
-        micro_batch_size: sequences per rank in one forward and backward pass.
+        micro_batch_size: sequences per rank in one forward and backward pass, joined ones counted.
         micro_batches: forward and backward passes per rank and step.
         first_step: number of its first step.
         steps: how many steps it has, at least 1.
@@ -167,6 +167,7 @@ def build_batch_schedule(
     sequence_multiple: int = 1,
     max_sequence_length: int | None = None,
     batch_multiple: int = 1,
+    max_micro_batch_size: int | None = None,
     skip_passed: bool = False,
     start: tuple[int, int] = (0, 0),
     source: Mapping[str, Any] | None = None,
@@ -188,6 +189,8 @@ def build_batch_schedule(
         max_sequence_length: longest sequence in tokens, or None.
         batch_multiple: number of sequences that every batch must be a multiple of (growth
             `micro_batches`).
+        max_micro_batch_size: micro-batches of a segment are joined up to this many sequences,
+            where their number divides; None joins none. What is legal does not depend on it.
         skip_passed: a batch whose turn is over before a step can start with it is left out, as
             Megatron does, instead of being refused.
         start: (consumed tokens, step) of a resumed run: segments that lie wholly before it are
@@ -232,6 +235,7 @@ def build_batch_schedule(
                 problems.append(_never_runs(point, segments[-1], tokens, limit, key))
             continue
         steps = -(-(limit - tokens) // size.batch_tokens)
+        joined = _joined(size.micro_batches, (max_micro_batch_size or 1) // micro_batch_size)
         end = min(tokens + steps * size.batch_tokens, total_tokens)
         segments.append(
             Segment(
@@ -241,8 +245,8 @@ def build_batch_schedule(
                 requested_batch_tokens=point.batch_tokens,
                 batch_tokens=size.batch_tokens,
                 sequence_length=size.sequence_length,
-                micro_batch_size=micro_batch_size,
-                micro_batches=size.micro_batches,
+                micro_batch_size=joined * micro_batch_size,
+                micro_batches=size.micro_batches // joined,
                 first_step=step,
                 steps=steps,
                 lr_scale=scale.at(size.batch_tokens),
@@ -258,6 +262,11 @@ def build_batch_schedule(
         start_tokens=start[0],
         source=dict(source or {"kind": "table", "text": format_table(spec)}),
     )
+
+
+def _joined(micro_batches: int, most: int) -> int:
+    """The largest divisor of `micro_batches` that is at most `most`; 1 where that is less."""
+    return max(n for n in range(1, max(1, min(most, micro_batches)) + 1) if micro_batches % n == 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ import numpy as np
 from megascale.curves.crossing import SURE, crossings, difference
 from megascale.curves.curve import Curve, mean_curve
 from megascale.sweep.answer import Answer
+from megascale.sweep.rate_scaling import rate_scaling_answers
+from megascale.sweep.rate_transfer import rate_transfer_answer
 from megascale.sweep.results import RunResult, Spread, compare_groups
 from megascale.sweep.study import Finish
 from megascale.units import CountError, duration, read_count, short_count
@@ -24,6 +26,10 @@ def answers(results: Sequence[RunResult], finish: Finish) -> list[Answer]:
         found.append(crossing_answer(results, finish.crossings))
     if finish.optimum is not None:
         found.append(optimum(results, finish.optimum))
+    if finish.rate_scaling:
+        found += rate_scaling_answers(results)
+    if finish.rate_transfer:
+        found.append(rate_transfer_answer(results))
     if finish.grid is not None:
         found.append(grid(results, *finish.grid))
     if finish.fit is not None:

@@ -84,7 +84,8 @@ def _what_it_does(run: PlannedRun, schedule: BatchSchedule) -> str:
     content = run.config.model_dump(mode="json")
     for key in ("name", "output_dir", "batch", "log", "checkpoint"):
         del content[key]
-    del content["train"]["micro_batch_size"]
+    for key in ("micro_batch_size", "max_micro_batch_size"):
+        del content["train"][key]
     changes: list[tuple[int, tuple[float, ...]]] = []
     for part in schedule.segments:
         size = (part.batch_tokens, part.sequence_length, part.lr_scale)
@@ -95,8 +96,11 @@ def _what_it_does(run: PlannedRun, schedule: BatchSchedule) -> str:
 
 def _varies_micro_batches(one: PlannedRun, other: PlannedRun) -> bool:
     """Whether two runs ask for the same batches and were given different micro-batches for it."""
-    sizes = [run.config.train.micro_batch_size for run in (one, other)]
-    return one.config.batch == other.config.batch and sizes[0] != sizes[1]
+    cuts = [
+        (run.config.train.micro_batch_size, run.config.train.max_micro_batch_size)
+        for run in (one, other)
+    ]
+    return one.config.batch == other.config.batch and cuts[0] != cuts[1]
 
 
 def _plan(

@@ -94,6 +94,7 @@ class Runner:
         ranks: int,
         jobs: int,
         report: Callable[[Sequence[RunState], RunState | None], None],
+        unpinned_cores: int | None = None,
     ) -> None:
         """Args:
         plans: the runs, parents before branches.
@@ -101,11 +102,18 @@ class Runner:
         ranks: processes of each run.
         jobs: runs at a time; the usable cores are shared out among them.
         report: called with all states at every look, and with the run whose state just changed.
+        unpinned_cores: share out this many cores as threads and pin no run, for a machine whose
+            cores a scheduler gives to several jobs; None pins each run to its share.
         """
         self.states = [RunState(plan) for plan in plans]
         self.folder = output / "sweep"
         self.ranks = ranks
-        self.slots = share_cores(jobs)
+        if unpinned_cores is None:
+            self.slots = share_cores(jobs)
+            self._threads = [len(cores) // ranks for cores in self.slots]
+        else:
+            self.slots = [() for _ in range(jobs)]
+            self._threads = [unpinned_cores // (jobs * ranks)] * jobs
         self._report = report
         self._by_name = {state.name: state for state in self.states}
 
@@ -138,11 +146,7 @@ class Runner:
 
     def last_lines(self, state: RunState) -> list[str]:
         """The end of a run's log."""
-        try:
-            text = self.log_of(state).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return []
-        return text.splitlines()[-LOG_LINES:]
+        return last_lines(self.log_of(state))
 
     def _loop(self, stop: StopRequests) -> None:
         while any(state.state in ("waiting", "running") for state in self.states):
@@ -150,7 +154,7 @@ class Runner:
                 if state.state == "running":
                     self._look(state)
             if stop.count:
-                self._stop(stop)
+                self._stop(lambda: stop.count > 1)
                 return
             self._start_ready()
             self._report(self.states, None)
@@ -196,7 +200,7 @@ class Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=os.environ | thread_limits(os.environ, len(cores) // self.ranks),
+                env=os.environ | thread_limits(os.environ, self._threads[slot]),
                 start_new_session=True,
             )
         state.slot, state.began = slot, time.monotonic()
@@ -217,14 +221,18 @@ class Runner:
         else:
             self._set(state, "failed", _ending(state))
 
-    def _stop(self, stop: StopRequests) -> None:
+    def save_all(self) -> None:
+        """Ask every run to save and leave, and wait for it; for a caller that is itself stopped."""
+        self._stop(lambda: False)
+
+    def _stop(self, at_once: Callable[[], bool]) -> None:
         """Ask every run to save and leave; wait, but no longer than their saves may take."""
         running = [state for state in self.states if state.process is not None]
         for state in running:
             _send(state, signal.SIGTERM)
         deadline = time.monotonic() + GRACE_SECONDS
         while any(state.process is not None for state in running):
-            if stop.count > 1 or time.monotonic() > deadline:
+            if at_once() or time.monotonic() > deadline:
                 return
             for state in running:
                 if state.process is not None and state.process.poll() is not None:
@@ -249,6 +257,15 @@ class Runner:
     def _set(self, state: RunState, to: State, note: str = "") -> None:
         state.state, state.note = to, note
         self._report(self.states, state)
+
+
+def last_lines(log: Path) -> list[str]:
+    """The end of what a run printed; nothing where it has not."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.splitlines()[-LOG_LINES:]
 
 
 def share_cores(jobs: int) -> list[tuple[int, ...]]:

@@ -162,6 +162,16 @@ class Finish(Section):
     optimum: Name | None = Field(
         None, description="axis whose best point is sought, by a parabola in its logarithm"
     )
+    rate_scaling: bool = Field(
+        False,
+        description="how the best learning rate of each arm goes with the batch, and which form "
+        "describes it; runs over lr.peak and constant batches",
+    )
+    rate_transfer: bool = Field(
+        False,
+        description="what the best learning rate of the smallest size costs at the largest, for "
+        "each arm; runs over lr.peak and sizes",
+    )
     grid: list[Name] | None = Field(
         None, description="two axes (rows, columns) of a table of final losses"
     )

@@ -24,10 +24,12 @@ def main(arguments: Sequence[str]) -> None:
     """
     parent, cores, ranks, *words = arguments
     end_with(int(parent))
+    # Slurm sends it to every process of a job; the job answers it, and tells its runs with SIGTERM.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     if int(ranks) > 1:
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launcher = [sys.executable, "-m", "megascale.train.launcher", "--standalone"]
         launcher += ["--nproc-per-node", ranks, "-m", "megascale", "train", *words]
         os.execv(sys.executable, launcher)
     os.execv(sys.executable, [sys.executable, "-m", "megascale", "train", *words])

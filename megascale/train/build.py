@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
+import torch._dynamo
 
 from megascale.config import RunConfig
+from megascale.config.init_section import parameter_scalings
 from megascale.config.schedules import lr_schedule_from_config, weight_decay_from_config
 from megascale.data.held_out import HeldOut, open_held_out
 from megascale.data.opening import open_stream
@@ -23,12 +26,14 @@ from megascale.plan.memory import checkpoint_interval
 from megascale.schedule.lr import LRSchedule
 from megascale.schedule.weight_decay import WeightDecaySchedule
 from megascale.train.balance import ExpertBalance
-from megascale.train.checks import balance_window, layout_of
+from megascale.train.checks import balance_window, batch_schedule_of, layout_of
 from megascale.train.distributed import Process
 from megascale.train.groups import update_rules
+from megascale.train.kernels import Kernels
 from megascale.train.micro_gradients import MicroGradientNorms
 from megascale.train.noise_scale import NoiseScale
 from megascale.train.optimizer import ShardedOptimizer
+from megascale.train.remarks import sequence_lengths
 from megascale.train.step import Objective
 from megascale.train.weight_probe import WeightProbe
 
@@ -43,6 +48,7 @@ class Parts:
         norms: measures the gradient noise of a step; None where it is off.
         noise: the noise scale so far; None where it is off.
         probe: measures weights, updates and attention logits; None where it is off.
+        kernels: what was chosen to compute with; None before it was.
     """
 
     mesh: Mesh
@@ -57,18 +63,40 @@ class Parts:
     norms: MicroGradientNorms | None = None
     noise: NoiseScale | None = None
     probe: WeightProbe | None = None
+    kernels: Kernels | None = None
 
     @property
     def model(self) -> Qwen3:
         """The bare model."""
         return self.parallel.model
 
-    def chunks(self) -> list[Chunk]:
-        """Every tensor of the training state, as this rank holds it, for checkpoints."""
+    def chunks(self, saved: Mapping[str, Any] | None = None) -> list[Chunk]:
+        """Every tensor of the training state, as this rank holds it, for checkpoints.
+
+        Args:
+            saved: `state.json` of the checkpoint to load; None to save one.
+        """
         found = [*model_chunks(self.model, self.mesh), *self.optimizer.chunks().values()]
         if self.balance is not None:
-            found += self.balance.chunks(self.mesh.world_size)
+            balance = None if saved is None else saved["balance"]
+            found += self.balance.chunks(self.mesh.world_size, balance)
         return found
+
+
+def _allow_compilations(config: RunConfig, data_parallel: int) -> None:
+    """Let torch keep a compiled block for every sequence length; it stops at eight in silence."""
+    lengths = len(sequence_lengths(config, batch_schedule_of(config, data_parallel)))
+    settings: Any = torch._dynamo.config
+    # One of training, one of evaluation, one with document masks, at each length.
+    settings.recompile_limit = max(settings.recompile_limit, 3 * lengths + 2)
+    settings.accumulated_recompile_limit = max(
+        settings.accumulated_recompile_limit, 32 * settings.recompile_limit
+    )
+
+
+def collective_timeout(config: RunConfig) -> timedelta:
+    """How long a rank waits for the others in a collective."""
+    return timedelta(minutes=config.parallel.timeout_minutes)
 
 
 def model_options(config: RunConfig) -> ModelOptions:
@@ -77,6 +105,7 @@ def model_options(config: RunConfig) -> ModelOptions:
         sequence_parallel=config.parallel.sequence_parallel,
         checkpoint_every=checkpoint_interval(config.train.activation_checkpointing),
         compile=config.train.compile == "blocks",
+        router_fp32=config.train.moe_router_dtype == "fp32",
         balance_window_tokens=balance_window(config) if config.model.is_moe else None,
     )
 
@@ -113,13 +142,16 @@ def build_computation(
     Raises:
         LayoutError: the degrees do not fit.
     """
-    fill = materialise or _initial_weights(config.seed, process.device)
+    fill = materialise or _initial_weights(config, process.device)
     mesh = Mesh.from_layout(
         layout_of(config, process.world_size),
         rank=process.rank,
         world_size=process.world_size,
         device=process.device,
+        timeout=collective_timeout(config),
     )
+    if config.train.compile == "blocks":
+        _allow_compilations(config, mesh.dp_size)
     with torch.device("meta"):
         model = Qwen3(config.model, mesh, model_options(config))
     shards = mesh.data_mode != "ddp"
@@ -147,6 +179,7 @@ def build_computation(
         balance = ExpertBalance(
             model,
             window_tokens=window,
+            trails=moe.window_loads == "trailing",
             bias_rate=moe.bias_update_per_million_tokens,
             device=process.device,
         )
@@ -154,10 +187,11 @@ def build_computation(
     return Computation(mesh, parallel, optimizer, balance, objective)
 
 
-def _initial_weights(seed: int, device: torch.device) -> Callable[[Qwen3, Mesh], None]:
+def _initial_weights(config: RunConfig, device: torch.device) -> Callable[[Qwen3, Mesh], None]:
     def fill(model: Qwen3, mesh: Mesh) -> None:
         model.to_empty(device=device)
-        initialize(model, mesh, seed=seed)
+        names = [name for name, _ in model.named_parameters()]
+        initialize(model, mesh, seed=config.seed, scalings=parameter_scalings(names, config))
 
     return fill
 

@@ -16,12 +16,13 @@ from megascale.config.schedules import (
 from megascale.data.held_out import evaluation_sequence_length, open_held_out
 from megascale.data.opening import open_stream
 from megascale.data.stream import Stream
-from megascale.errors import CheckpointError, LayoutError, RunError
+from megascale.errors import CheckpointError, RunError
 from megascale.formats.run_log import read_run
 from megascale.parallel.layout import Layout
-from megascale.plan.layout import validate_layout
+from megascale.plan.layout import check_balance_window, validate_layout
 from megascale.schedule.batch import BatchSchedule
 from megascale.train.rundir import (
+    CONFIG_DATA_FILE,
     PAST,
     compare_with_saved,
     in_use,
@@ -42,31 +43,9 @@ def layout_of(config: RunConfig, ranks: int) -> Layout:
     """The validated layout of a config on `ranks` processes.
 
     Raises:
-        LayoutError: a degree does not divide what it cuts, or Muon would see parts of matrices.
+        LayoutError: a degree does not divide what it cuts.
     """
-    layout = validate_layout(
-        config.model,
-        config.train,
-        config.parallel,
-        ranks,
-        balance_window_tokens=balance_window(config),
-    )
-    if config.optimizer.name == "muon":
-        _check_muon(config, layout)
-    return layout
-
-
-def _check_muon(config: RunConfig, layout: Layout) -> None:
-    """Muon orthogonalises a whole matrix: parts of it, each by itself, are another update."""
-    if layout.tensor > 1:
-        rule = "muon updates whole matrices, and tensor parallelism cuts them"
-        raise LayoutError.of("parallel.tensor", layout.tensor, rule, 1)
-    if layout.data_mode != "ddp" and layout.data > 1:
-        rule = "muon updates whole matrices, and this mode cuts them over the data ranks"
-        raise LayoutError.of("parallel.data_mode", layout.data_mode, rule, "ddp")
-    if config.model.is_moe:
-        rule = "muon has no update for stacked experts yet; this model has routed experts"
-        raise LayoutError.of("optimizer.name", "muon", rule, "adamw")
+    return validate_layout(config.model, config.train, config.parallel, ranks)
 
 
 def balance_window(config: RunConfig) -> int:
@@ -86,11 +65,18 @@ def batch_schedule_of(
 
 
 def check_sequence_lengths(config: RunConfig, ranks: int, schedule: BatchSchedule) -> None:
-    """Check the layout against every sequence length that the schedule will reach.
+    """Check layout and balance window against every sequence length that the schedule will reach.
 
     Raises:
         LayoutError: one of them cannot be cut.
     """
+    if config.model.is_moe and schedule.segments:
+        check_balance_window(
+            balance_window(config),
+            {part.micro_batch_size * part.sequence_length for part in schedule.segments},
+            max(part.batch_tokens for part in schedule.segments),
+            trails=config.moe_balance.window_loads == "trailing",
+        )
     lengths = {segment.sequence_length for segment in schedule.segments}
     if config.data.validation:
         lengths.add(evaluation_sequence_length(config))
@@ -100,7 +86,6 @@ def check_sequence_lengths(config: RunConfig, ranks: int, schedule: BatchSchedul
         config.parallel,
         ranks,
         sequence_lengths=lengths,
-        balance_window_tokens=balance_window(config),
     )
 
 
@@ -213,7 +198,11 @@ def schedule_jumps(path: Path, config: RunConfig, tokens: int) -> list[str]:
     saved = saved_config(path)
     if saved is None or tokens == 0:
         return []
-    found = []
+    found: list[str] = []
+    branch = "a branch from a checkpoint of the stable phase would not"
+    stable = _last_stable(path, saved)
+    if stable is not None:
+        branch = f"a branch from {stable}, the last of the stable phase, would not"
     for name, of in (
         ("learning rate", lr_schedule_from_config),
         ("weight decay", weight_decay_from_config),
@@ -225,10 +214,25 @@ def schedule_jumps(path: Path, config: RunConfig, tokens: int) -> list[str]:
         if abs(new - old) > 1e-6 * max(abs(new), abs(old)):
             found.append(
                 f"WARNING: the {name} jumps from {old:.6g} to {new:.6g} at {tokens} tokens, "
-                "because its schedule changed; a branch from a checkpoint of the stable phase "
-                "would not"
+                f"because its schedule changed; {branch}"
             )
     return found
+
+
+def _last_stable(path: Path, saved: RunConfig) -> Path | None:
+    """The newest checkpoint of a run that lies in the stable phase of its learning rate."""
+    if not (path / "checkpoints").is_dir():
+        return None
+    from megascale.train.checkpoint import list_checkpoints
+
+    rate = lr_schedule_from_config(saved)
+    stable = [
+        one.path
+        for one in list_checkpoints(path / "checkpoints")
+        if one.tokens <= rate.total_tokens
+        and (rate.phase(one.tokens) == "stable" or one.tokens == rate.decay_start_tokens)
+    ]
+    return stable[-1] if stable else None
 
 
 def _check_directory(
@@ -250,10 +254,32 @@ def _check_directory(
             f"{there} cannot be written by this user; make it writable or choose another "
             "output_dir",
         )
+    if (path / "checkpoints").exists() and not (path / "checkpoints").is_dir():
+        raise RunError.of(
+            "run directory", str(path), "its `checkpoints` is a file, and must be a directory"
+        )
+    if not run_began(path):
+        _check_nothing_there(path)
     if run_began(path):
         compare_with_saved(path, saved_form(config), identity_of(stream), allow_changed)
         _check_not_lost(path)
     _check_checkpoint(config, path / "checkpoints", branch_from, rewind_to, stream, allow_changed)
+
+
+def _check_nothing_there(path: Path) -> None:
+    """Refuse checkpoints without the config that says which run they are of."""
+    if not (path / "checkpoints").is_dir():
+        return
+    from megascale.train.checkpoint import list_checkpoints
+
+    saved = list_checkpoints(path / "checkpoints")
+    if saved:
+        raise RunError.of(
+            "run directory",
+            str(path),
+            f"holds {saved[-1].path.name} but no {CONFIG_DATA_FILE}, which says of which run: "
+            "bring the file back, or choose another name or output_dir",
+        )
 
 
 def _check_not_lost(path: Path) -> None:
@@ -295,7 +321,7 @@ def _check_checkpoint(
             with HubWeights(weights, config.model):
                 return
         return
-    from megascale.train.checkpoint import check_same_model, list_checkpoints
+    from megascale.train.checkpoint import LONGER_CONTEXT, check_same_model, list_checkpoints
     from megascale.train.saved_state import read_training_state
 
     newest = [saved.path for saved in list_checkpoints(folder)[-1:]]
@@ -309,8 +335,15 @@ def _check_checkpoint(
             if newest and rewind_to is None:  # damaged: the run itself falls back to one before
                 return
             raise
-        check_same_model(path, state["model"], config.model.model_dump(mode="json"))
+        model = config.model.model_dump(mode="json")
+        check_same_model(path, state["model"], model, () if newest else LONGER_CONTEXT)
         check_same_past(path, state, stream, allow_changed)
+
+
+def goes_on_at(config: RunConfig) -> tuple[int, int]:
+    """Tokens and steps at which a run would go on; (0, 0) where it would begin, or is complete."""
+    tokens, step = _reached(run_path(config))
+    return (tokens, step) if tokens < config.train.total_tokens else (0, 0)
 
 
 def _reached(path: Path) -> tuple[int, int]:

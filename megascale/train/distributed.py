@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from megascale.errors import ConfigError, LayoutError, RunError, UserError
-from megascale.machine import rank_threads
+from megascale.errors import ConfigError, LayoutError, LostRankError, RunError, UserError
+from megascale.machine import launched_ranks, rank_threads
 from megascale.train.rundir import disk_error
 
 Result = TypeVar("Result")
@@ -41,25 +41,24 @@ class Process:
         return self.rank == 0
 
 
-def world_size_from_environment() -> int:
-    """Number of ranks torchrun started, 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def start_process(*, backend: str = "auto", threads: int | None = None) -> Process:
+def start_process(
+    *, backend: str = "auto", threads: int | None = None, timeout: timedelta = TIMEOUT
+) -> Process:
     """Choose the device and the threads; open the process group when there are several ranks.
 
     Args:
         backend: `auto` (NCCL with GPUs, gloo without), `gloo` or `nccl`.
         threads: CPU threads of this process; None takes OMP_NUM_THREADS or a share of the
             cores (`rank_threads`). Results are bitwise repeatable only at equal thread counts.
+        timeout: how long a collective waits for a rank.
 
     Raises:
-        ConfigError: OMP_NUM_THREADS or Slurm's variable is no positive integer.
+        ConfigError: OMP_NUM_THREADS or Slurm's variable is no positive integer, or only a part of
+            what a launcher sets is there.
         LayoutError: NCCL is to be used and this process has no GPU.
     """
     environment = os.environ
-    rank, world_size = int(environment.get("RANK", "0")), world_size_from_environment()
+    rank, world_size = int(environment.get("RANK", "0")), launched_ranks(environment)
     local_rank = int(environment.get("LOCAL_RANK", "0"))
     local_world_size = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     use_cuda = backend == "nccl" or (backend == "auto" and torch.cuda.is_available())
@@ -90,7 +89,7 @@ def start_process(*, backend: str = "auto", threads: int | None = None) -> Proce
             store=store,
             rank=rank,
             world_size=world_size,
-            timeout=TIMEOUT,
+            timeout=timeout,
         )
     return Process(rank, world_size, local_rank, local_world_size, device)
 
@@ -315,6 +314,34 @@ def _mark(folder: Path) -> str:
     except OSError as failure:
         raise disk_error("run directory", folder, failure) from failure
     return name
+
+
+TRANSPORT_WORDS = ("gloo", "closed by peer", "reset by peer", "pair closure", "timed out waiting")
+"""What gloo says where a rank is gone; its errors have no type of their own."""
+
+
+def lost_rank(process: Process, failure: Exception, minutes: float) -> LostRankError | None:
+    """What the user reads when a collective failed since another rank is gone; None otherwise.
+
+    Args:
+        process: this one.
+        failure: what was raised here.
+        minutes: the time-out of collectives.
+    """
+    first = str(failure).partition("\n")[0]
+    words = first.lower()
+    by_transport = isinstance(failure, dist.DistError) or any(w in words for w in TRANSPORT_WORDS)
+    if process.world_size == 1 or not by_transport:
+        return None
+    error = LostRankError.of(
+        "ranks",
+        process.world_size,
+        f"rank {process.rank} on host {socket.gethostname()} has lost another one, which ended or "
+        f"did not come within {minutes:g} minutes (parallel.timeout_minutes); its own message says "
+        f"why, and starting the same command again goes on ({first})",
+    )
+    error.found_by = "node"
+    return error
 
 
 def stop_process() -> None:

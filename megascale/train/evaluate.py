@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from megascale.data.batches import micro_batch, valid_targets
 from megascale.data.held_out import HeldOut
+from megascale.model.documents import Documents
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
 
@@ -40,7 +41,6 @@ def evaluate(
     *,
     micro_batch_size: int,
     mask_documents: bool,
-    balance_counts: torch.Tensor | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Mean loss over a held-out source; every evaluation reads the same tokens. Collective.
@@ -49,7 +49,6 @@ def evaluate(
         held_out: what to read.
         micro_batch_size: sequences per rank and forward pass.
         mask_documents: attention stays within documents, as in training.
-        balance_counts: as the model's forward wants it when balance windows span micro-batches.
         stopped: whether this rank was told to stop, asked before every forward pass.
 
     Returns:
@@ -75,12 +74,11 @@ def evaluate(
         )
         documents = None
         if batch.doc_ids is not None:
-            documents = torch.from_numpy(batch.doc_ids).to(mesh.device)
+            documents = Documents.of(torch.from_numpy(batch.doc_ids))
         output = parallel(
             torch.from_numpy(batch.inputs).to(mesh.device),
             torch.from_numpy(batch.targets).to(mesh.device),
-            doc_ids=documents,
-            balance_counts=balance_counts,
+            documents=documents,
         )
         total += output.loss_sum.double()
     parallel.rest()

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from megascale.config import RunConfig
+from megascale.config.init_section import scaled_beta
 from megascale.data.loader import LoadedStep, Loader
 from megascale.errors import (
     EXIT_DONE,
@@ -19,8 +20,10 @@ from megascale.train.build import Parts
 from megascale.train.checkpoint import Checkpointer, list_checkpoints
 from megascale.train.evaluate import evaluate
 from megascale.train.guard import Decision, Guard, way_out
+from megascale.train.rundir import RunDirectory
 from megascale.train.saver import RunSaver
 from megascale.train.signals import SignalFlags
+from megascale.train.stall_watch import StallWatch
 from megascale.train.state import RunCounters
 from megascale.train.step import StepStatistics, accumulate_gradients
 from megascale.train.telemetry.interval import IntervalAccumulator, StepResult
@@ -43,11 +46,13 @@ class Loop:
         signals: SignalFlags,
         reporter: Reporter | None,
         fresh: bool = False,
+        directory: RunDirectory | None = None,
     ):
         """Args:
         schedule: the batch schedule from `progress` on.
         fresh: whether this is the first attempt of a run or branch.
         reporter: rank 0's voice; None on the other ranks.
+        directory: as rank 0 holds it; None on the other ranks.
         """
         self.config, self.parts, self.schedule, self.progress = config, parts, schedule, progress
         self.guard, self.interval = guard, interval
@@ -56,6 +61,7 @@ class Loop:
         self.stopping = False  # some rank was told to stop, and all of them know
         self.skipping = False  # the last step was not applied
         self.postponed = False  # a checkpoint was due while steps were skipped
+        self.watch: StallWatch | None = None
         self._ends_at: float | None = None
         if config.train.exit_after_minutes is not None:
             self._ends_at = time.monotonic() + 60 * config.train.exit_after_minutes
@@ -70,6 +76,7 @@ class Loop:
             event=self._event,
             sync=lambda: reporter.log.sync() if reporter is not None else None,
             told_to_stop=self._told_to_stop,
+            directory_lost=lambda: directory is not None and directory.lost,
         )
         self._flops = {
             length: flops_per_token(config.model, length).total
@@ -117,6 +124,8 @@ class Loop:
 
     def _told_to_stop(self) -> bool:
         """Whether this rank was, by a signal or because its time is over."""
+        if self.watch is not None:
+            self.watch.tick()
         over = self._ends_at is not None and time.monotonic() >= self._ends_at
         return over or self.signals.requested() is not None
 
@@ -153,6 +162,8 @@ class Loop:
         """Run steps until the schedule ends; True as soon as any rank was told to stop."""
         for loaded in loader:
             segment = self.schedule.segment_at_step(loaded.step)
+            if self.watch is not None:
+                self.watch.tick()
             self._announce(loaded, segment)
             statistics = self._step(loaded, segment)
             loader.advance(loaded)
@@ -182,7 +193,7 @@ class Loop:
             loaded,
             batch_tokens=segment.batch_tokens,
             objective=parts.objective,
-            balance_counts=None if balance is None else balance.previous,
+            balance=balance,
             signalled=self._told_to_stop,
             saving=self.checkpointer.in_flight and not self.checkpointer.finished,
             norms=parts.norms if measured else None,
@@ -206,11 +217,15 @@ class Loop:
                 batch_tokens=segment.batch_tokens,
             )
             if balance is not None:
-                balance.update(statistics.expert_counts, tokens)
+                balance.update(
+                    statistics.expert_counts, statistics.window_counts, loaded.start, loaded.stop
+                )
             if parts.noise is not None and statistics.noise is not None:
                 note = parts.noise.add(statistics.noise)
                 if note is not None:
                     self._event("warning", note)
+        elif balance is not None:
+            balance.skip(loaded.start, loaded.stop)
         if probe is not None:
             probe.end()
         parts.optimizer.zero_grad()
@@ -319,7 +334,13 @@ class Loop:
         step = loaded.step
         if step > self.schedule.start_step and step == segment.first_step:
             before = self.schedule.segment_at_step(step - 1)
-            cut = ("batch_tokens", "micro_batches", "sequence_length", "lr_scale")
+            cut = (
+                "batch_tokens",
+                "micro_batch_size",
+                "micro_batches",
+                "sequence_length",
+                "lr_scale",
+            )
             alike = all(getattr(before, key) == getattr(segment, key) for key in cut)
             self._flush_interval()  # no record straddles two batch sizes
             if alike:
@@ -371,7 +392,7 @@ class Loop:
                 record |= self.parts.noise.record(
                     batch_tokens=record["batch_tokens"],
                     sequence_length=record["sequence_length"],
-                    beta1=self.config.optimizer.beta1,
+                    beta1=scaled_beta(self.config.optimizer.beta1, self.config),
                 )
             if self.reporter is not None:
                 self.reporter.interval(record)
@@ -384,9 +405,8 @@ class Loop:
                 self.parts.parallel,
                 self.parts.mesh,
                 held_out,
-                micro_batch_size=self.config.train.micro_batch_size,
+                micro_batch_size=self.config.train.largest_micro_batch,
                 mask_documents=data.mask_documents,
-                balance_counts=None if self.parts.balance is None else self.parts.balance.previous,
                 stopped=self._told_to_stop,
             )
             if result is None:

@@ -171,6 +171,7 @@ def halves(
             batches[0].inputs[part],
             batches[0].targets[part],
             None if batches[0].doc_ids is None else batches[0].doc_ids[part],
+            batches[0].first + part.start * length,
         )
         for part in (slice(0, cut), slice(cut, rows))
     )

@@ -17,6 +17,7 @@ from torch import nn
 from megascale.parallel.mesh import Mesh
 from megascale.parallel.shards import Chunk, collect_specs, local_chunk
 from megascale.train.groups import UpdateRule
+from megascale.train.muon import MatrixPlace, matrix_place
 from megascale.train.update_methods import STATE_KEYS, make
 
 
@@ -49,8 +50,7 @@ class ShardedOptimizer:
 
     Weight decay is decoupled (Loshchilov and Hutter, arXiv 1711.05101) for all of them:
     `p -= lr * weight_decay * p` for decaying parameters, as PyTorch's AdamW has it, or with `lr` in
-    units of its peak there. Muon needs whole matrices on every rank; see
-    `megascale.train.checks.layout_of`.
+    units of its peak there.
     """
 
     def __init__(
@@ -77,31 +77,30 @@ class ShardedOptimizer:
         self._mesh = mesh
         self._specs = specs
         self.parameters: list[LocalParameter] = []
+        members: dict[UpdateRule, list[nn.Parameter]] = {}
+        places: dict[nn.Parameter, MatrixPlace] = {}
         for name, parameter in model.named_parameters():
+            rule = UpdateRule() if rules is None else rules[name]
             chunk = local_chunk(name, specs[name], parameter, mesh)
-            if chunk.local.numel() == 0:
+            # a rank without a part of a matrix still takes its turn in Muon's exchanges
+            if chunk.local.numel() == 0 and rule.method != "muon":
                 continue
-            self.parameters.append(
-                LocalParameter(
-                    name=name,
-                    owner=parameter,
-                    local=nn.Parameter(local_tensor(parameter.detach())),
-                    weight=1.0 / chunk.replicas,
-                    rule=UpdateRule() if rules is None else rules[name],
-                )
-            )
+            local = nn.Parameter(local_tensor(parameter.detach()))
+            members.setdefault(rule, []).append(local)
+            if rule.method == "muon":
+                places[local] = matrix_place(specs[name], parameter, mesh)
+            if chunk.local.numel():
+                own = LocalParameter(name, parameter, local, 1.0 / chunk.replicas, rule)
+                self.parameters.append(own)
         self._decay_unit, self._beta2_half_life = decay_unit, beta2_half_life
         self._updates = 0
-        members: dict[UpdateRule, list[nn.Parameter]] = {}
-        for parameter in self.parameters:
-            members.setdefault(parameter.rule, []).append(parameter.local)
         groups: dict[str, list[dict[str, Any]]] = {}
         for rule, owned in members.items():
             group: dict[str, Any] = {"params": owned, "rule": rule}
             if rule.method == "adamw":
                 group["eps"] = rule.eps
             groups.setdefault(rule.method, []).append(group)
-        self._methods = {method: make(method, owned) for method, owned in groups.items()}
+        self._methods = {method: make(method, owned, places) for method, owned in groups.items()}
 
     def gradients(self) -> list[torch.Tensor]:
         """Local gradients in the order of `parameters`; a missing one counts as zero."""
@@ -153,7 +152,7 @@ class ShardedOptimizer:
         for method, optimizer in self._methods.items():
             for group in optimizer.param_groups:
                 rule: UpdateRule = group["rule"]
-                group["lr"] = lr * rule.lr_multiplier
+                group["lr"] = lr * rule.lr_multiplier * rule.scaling.lr
                 group["weight_decay"] = self._decay(rule, weight_decay)
                 if method == "adamw":
                     group["betas"] = (rule.beta1, self._beta2(rule, batch_tokens))
@@ -170,6 +169,7 @@ class ShardedOptimizer:
             weight_decay = rule.weight_decay
         elif not rule.decays:
             return 0.0
+        weight_decay *= rule.scaling.weight_decay
         if self._decay_unit == 1.0 or not rule.lr_multiplier:
             return weight_decay
         return weight_decay / (self._decay_unit * rule.lr_multiplier)

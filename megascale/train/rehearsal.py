@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from megascale.config import RunConfig
 from megascale.errors import RunError
+from megascale.model.documents import Documents
 from megascale.model.qwen3 import Qwen3
 from megascale.parallel.mesh import Mesh
 from megascale.train.build import Computation, build_computation
@@ -137,7 +138,8 @@ def _step(
     flops = FlopCounterMode(display=False)
     tokens = torch.zeros(shape, dtype=torch.int64, device=device)
     recomputes = config.train.activation_checkpointing != "off"
-    documents = tokens if config.data.mask_documents else None
+    rows, length = shape  # a document a sequence is the most work
+    documents = Documents((length,) * rows) if config.data.mask_documents else None
     held: list[torch.Tensor] = [parameter.local for parameter in optimizer.parameters]
     held += optimizer.state_tensors()
     with storages.ignoring(held), flops:
@@ -155,7 +157,8 @@ def _step(
             dist.all_reduce(torch.zeros(16, dtype=torch.float64, device=device))
         one = flops.get_total_flops() - counted
         size = sum(_bytes(gradient) for gradient in gradients)
-        optimizer.step(gradients, lr=1e-3, weight_decay=0.1, grad_norm=2.0, clip=1.0)
+        with collectives:  # Muon gathers matrices
+            optimizer.step(gradients, lr=1e-3, weight_decay=0.1, grad_norm=2.0, clip=1.0)
     return Rehearsal(
         world_size=place.world_size,
         rank=place.rank,
@@ -180,7 +183,7 @@ def _times(micro_batches: int) -> tuple[int, ...]:
 
 def _micro_batch(built: Computation, tokens: Any, documents: Any, last: bool) -> None:
     with built.parallel.accumulate(last=last):
-        output = built.parallel(tokens, tokens, doc_ids=documents)
+        output = built.parallel(tokens, tokens, documents=documents)
         output.loss_sum.backward()
 
 

@@ -12,11 +12,12 @@ from megascale import __version__
 from megascale.config import RunConfig, dump_yaml
 from megascale.errors import EXIT_DONE, EXIT_INTERRUPTED, UserError, found_alike
 from megascale.formats.run_log import RunLog, attempts_of, read_run
+from megascale.kernels.matmul import use_library
 from megascale.model.count import count_parameters
 from megascale.model.hf import import_model
 from megascale.plan.flops import device_peak
 from megascale.schedule.batch import BatchSchedule
-from megascale.train.build import Parts, build_parts
+from megascale.train.build import Parts, build_parts, collective_timeout
 from megascale.train.checkpoint import (
     Checkpointer,
     Found,
@@ -38,17 +39,21 @@ from megascale.train.distributed import (
     agree_on_config,
     check_shared,
     from_first,
+    lost_rank,
     on_first,
     start_process,
     stop_process,
 )
 from megascale.train.guard import Guard, GuardSettings
+from megascale.train.kernels import Kernels, choose_kernels, use_expert_kernel
 from megascale.train.loop import Loop
 from megascale.train.peak import measure_gemm
+from megascale.train.remarks import remarks
 from megascale.train.rewind import REWOUND_MAY_CHANGE, leave_behind, rewind_target
 from megascale.train.rundir import RunDirectory, saved_form
 from megascale.train.saved_state import read_training_state
 from megascale.train.signals import SignalFlags
+from megascale.train.stall_watch import watch_stalls
 from megascale.train.state import RunCounters, restore
 from megascale.train.telemetry.interval import IntervalAccumulator
 from megascale.train.telemetry.reporter import MakesDisplay, Reporter, RunDisplay
@@ -80,7 +85,11 @@ def run(
     Raises:
         UserError: of the kind that fits.
     """
-    process = start_process(backend=config.parallel.backend, threads=config.train.threads)
+    process = start_process(
+        backend=config.parallel.backend,
+        threads=config.train.threads,
+        timeout=collective_timeout(config),
+    )
     agree_on_config(process, config.digest())
     directory = on_first(process, lambda: RunDirectory(run_path(config)))
     try:
@@ -96,6 +105,11 @@ def run(
                 rewind_to=rewind_to,
                 allow_changed=allow_changed,
             )
+    except (RuntimeError, ValueError) as failure:
+        lost = lost_rank(process, failure, config.parallel.timeout_minutes)
+        if lost is None:
+            raise
+        raise lost from failure
     finally:
         if directory is not None:
             directory.close()
@@ -120,9 +134,10 @@ def _run(
         checkpoints,
         retention=Retention(config.checkpoint.keep_last, config.checkpoint.keep_every_tokens),
         asynchronous=config.checkpoint.async_save,
+        timeout=collective_timeout(config),
     )
     guard = Guard(guard_settings(config))
-    interval = IntervalAccumulator(peak_flops=_peak_flops(config, process))
+    interval = IntervalAccumulator()
     with found_alike("run"):
         target = None
         if rewind_to is not None:
@@ -141,15 +156,24 @@ def _run(
         if found is None and branch_from is not None:
             verify_checkpoint(branch_from)
             on_first(process, lambda: pin(branch_from, f"branch {config.name}"))
-        if source is not None:
+        state = None if source is None else read_once(partial(read_training_state, source))
+        saved_kernels = None if state is None else state.get("kernels")
+        chosen = on_first(process, lambda: choose_kernels(config, parts.mesh, saved_kernels))
+        parts.kernels = kernels = from_first(process, chosen)
+        assert kernels is not None
+        use_library(kernels.matmul_library)
+        use_expert_kernel(parts.model, kernels.expert_kernel)
+        interval.peak_flops = _peak_flops(config, process)
+        if source is not None and state is not None:
             progress, restored = restore(
                 source,
-                read_once(partial(read_training_state, source)),
+                state,
                 config,
                 parts,
                 guard,
                 interval,
                 allow_changed=allow_changed,
+                branching=found is None,
             )
             notes += restored
             if found is not None:
@@ -166,6 +190,8 @@ def _run(
         return EXIT_DONE
     if found is not None:
         notes += on_first(process, lambda: schedule_jumps(path, config, progress.tokens)) or []
+    if found is None:
+        notes += remarks(config, schedule)
     # Only now, with everything accepted, does the run directory take on this config.
     notes += on_first(process, lambda: _begin(directory, config, parts, allow_changed)) or []
     if target is not None:
@@ -178,7 +204,7 @@ def _run(
         how: Attempt = "start"
         if source is not None:
             how = "branch" if found is None else "resume" if target is None else "rewind"
-        _report_start(reporter, config, schedule, progress, source, how, notes)
+        _report_start(reporter, config, schedule, progress, source, how, notes, kernels)
         for line in found.rejected if found is not None else []:
             reporter.event(
                 "fallback",
@@ -197,9 +223,12 @@ def _run(
         signals=signals,
         reporter=reporter,
         fresh=found is None,
+        directory=directory,
     )
     try:
-        code = loop.run() if progress.tokens < schedule.total_tokens else EXIT_DONE
+        with watch_stalls(process, config.parallel.stalled_seconds, reporter, progress) as watch:
+            loop.watch = watch
+            code = loop.run() if progress.tokens < schedule.total_tokens else EXIT_DONE
         if reporter is not None:
             _report_end(reporter, directory, progress, code)
     finally:
@@ -296,6 +325,7 @@ def _report_start(
     source: Path | None,
     how: Attempt,
     notes: list[str],
+    kernels: Kernels,
 ) -> None:
     segments = [
         {
@@ -311,6 +341,7 @@ def _report_start(
         "config_digest": config.digest(),
         "total_tokens": config.train.total_tokens,
         "segments": segments,
+        "kernels": kernels.to_dict(),
     }
     if source is None:
         reporter.log.start(**fields)
@@ -330,10 +361,12 @@ def _report_start(
     else:
         log = reporter.log.resume if how == "resume" else reporter.log.rewind
         log(progress.step, progress.tokens, checkpoint=str(source), **fields)
+        reporter.take_over(progress.step, progress.tokens)
         done = "resumed from" if how == "resume" else "went back to"
         reporter.console.line(
             f"{config.name}: {done} {source} (step {progress.step}, {progress.tokens} tokens)"
         )
+    reporter.console.line(kernels.line(moe=config.model.is_moe))
     for note in notes:
         reporter.event("warning", step=progress.step, tokens=progress.tokens, message=note)
     reporter.console.start(progress.tokens)

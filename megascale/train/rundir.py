@@ -44,7 +44,10 @@ MAY_CHANGE = (
     "checkpoint",
     "guard",
     "train.micro_batch_size",
+    "train.max_micro_batch_size",
     "train.compile",
+    "train.matmul_library",
+    "train.expert_kernel",
     "train.activation_checkpointing",
     "train.threads",
     "train.exit_after_minutes",
@@ -137,13 +140,27 @@ class RunDirectory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def lost(self) -> bool:
+        """Whether it was removed, moved or made anew since this process took it."""
+        try:
+            there = os.stat(self.path / LOCK_FILE)
+        except OSError:
+            return True
+        held = os.fstat(self._lock)
+        return (there.st_dev, there.st_ino) != (held.st_dev, held.st_ino)
+
     def close(self) -> None:
         """Release the directory; one that was made here and holds nothing yet is removed again."""
         if self._lock < 0:
             return
         with contextlib.suppress(OSError):
             os.ftruncate(self._lock, 0)
-            if self._made and [entry.name for entry in self.path.iterdir()] == [LOCK_FILE]:
+            if (
+                not self.lost
+                and self._made
+                and [entry.name for entry in self.path.iterdir()] == [LOCK_FILE]
+            ):
                 (self.path / LOCK_FILE).unlink()
                 for folder in self._made:
                     folder.rmdir()
@@ -208,6 +225,16 @@ class RunDirectory:
     def _saved_digest(self) -> str | None:
         file = self.path / DIGEST_FILE
         return file.read_text().strip() if file.is_file() else None
+
+
+def lost_directory(path: Path) -> RunError:
+    """What the user reads when the run directory is no longer the one that a process holds."""
+    return RunError.of(
+        "run directory",
+        str(path),
+        "was removed, moved or made anew while the run went on: nothing more is written there. "
+        "Bring it back, or let the run that took its place go on",
+    )
 
 
 def run_began(path: Path) -> bool:

@@ -42,7 +42,13 @@ class _Interval(_Part):
 
 
 class _Balance(_Part):
-    tokens: _Count
+    trailing_window_tokens: _Count | None = None
+
+
+class _Kernels(_Part):
+    cpu: str
+    matmul_library: str
+    expert_kernel: str
 
 
 class _State(_Part):
@@ -55,6 +61,7 @@ class _State(_Part):
     guard: _Guard
     interval: _Interval
     balance: _Balance | None = None
+    kernels: _Kernels | None = None
 
 
 def read_training_state(path: str | Path) -> dict[str, Any]:

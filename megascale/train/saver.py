@@ -19,7 +19,7 @@ from megascale.train.build import Parts
 from megascale.train.checkpoint import Checkpointer, SaveResult, rng_state
 from megascale.train.evaluate import any_rank
 from megascale.train.guard import Guard
-from megascale.train.rundir import DiskFullError
+from megascale.train.rundir import DiskFullError, lost_directory
 from megascale.train.state import RunCounters, pack_state
 from megascale.train.telemetry.interval import IntervalAccumulator
 
@@ -47,16 +47,19 @@ class RunSaver:
         event: TellsEvent,
         sync: Callable[[], None],
         told_to_stop: Callable[[], bool],
+        directory_lost: Callable[[], bool] = lambda: False,
     ) -> None:
         """Args:
         event: logs something on rank 0, does nothing elsewhere.
         sync: forces the log to the disk.
         told_to_stop: whether this rank was.
+        directory_lost: whether the run directory is no longer the one that rank 0 holds.
         """
         self.config, self.parts, self.progress = config, parts, progress
         self.guard, self.interval, self.checkpointer = guard, interval, checkpointer
         self._schedule_source = schedule_source
         self._event, self._sync, self._told_to_stop = event, sync, told_to_stop
+        self._directory_lost = directory_lost
         self._began = time.monotonic()
         self._full = False  # the save before this one found no room
 
@@ -67,8 +70,13 @@ class RunSaver:
         return minutes is not None and time.monotonic() - self._began >= 60 * minutes
 
     def save(self) -> None:
-        """Write a checkpoint of this moment, perhaps in the background; training goes on."""
+        """Write a checkpoint of this moment, perhaps in the background; training goes on.
+
+        Raises:
+            RunError: the run directory is not this run's any more.
+        """
         self.collect()
+        self._check_directory()
         self._began = time.monotonic()
         try:
             self._write(wait=False)
@@ -85,6 +93,7 @@ class RunSaver:
             RunError: it cannot be written, with everything given up that may be.
         """
         self.collect()
+        self._check_directory()
         minutes = 0.0 if urgent else self.config.checkpoint.full_disk_minutes
         waits, told = list(_waits(60 * minutes)), False
         while True:
@@ -113,6 +122,12 @@ class RunSaver:
             return
         if result is not None:
             self._saved(result)
+
+    def _check_directory(self) -> None:
+        if any_rank(self._directory_lost(), self.parts.mesh):
+            error = lost_directory(self.checkpointer.directory.parent)
+            error.found_by = "run"
+            raise error
 
     def _write(self, *, wait: bool) -> None:
         with found_alike("run"):

@@ -12,6 +12,7 @@ import torch
 from megascale.config import RunConfig
 from megascale.train.build import Parts
 from megascale.train.checkpoint import (
+    LONGER_CONTEXT,
     check_same_model,
     load_checkpoint,
     read_rank_state,
@@ -70,6 +71,7 @@ def pack_state(
         "guard": guard.state_dict(),
         "interval": interval.state_dict(),
         "balance": None if parts.balance is None else parts.balance.state_dict(),
+        "kernels": None if parts.kernels is None else parts.kernels.to_dict(),
         "noise_scale": None if parts.noise is None else parts.noise.state_dict(),
     }
 
@@ -83,6 +85,7 @@ def restore(
     interval: IntervalAccumulator,
     *,
     allow_changed: tuple[str, ...] = (),
+    branching: bool = False,
 ) -> tuple[RunCounters, list[str]]:
     """Load a verified checkpoint into this rank's parts; collective.
 
@@ -90,6 +93,7 @@ def restore(
         path: the checkpoint folder.
         state: its `state.json`, from `read_state`.
         allow_changed: as `check_same_past` takes it.
+        branching: whether it is another run's, from which this one begins.
 
     Returns:
         Where the run stands, and what could not be bitwise the same (one line each).
@@ -97,15 +101,21 @@ def restore(
     Raises:
         CheckpointError: of another model, or of other tokens; tensors do not fit.
     """
-    check_same_model(path, state["model"], config.model.model_dump(mode="json"))
     tokens = int(state["consumed_tokens"])
-    notes = check_same_past(path, state, parts.stream, allow_changed)
-    load_checkpoint(path, parts.chunks(), state=dict(state))
+    notes = check_same_model(
+        path,
+        state["model"],
+        config.model.model_dump(mode="json"),
+        LONGER_CONTEXT if branching else (),
+    )
+    notes += check_same_past(path, state, parts.stream, allow_changed)
+    load_checkpoint(path, parts.chunks(state), state=dict(state))
     parts.optimizer.updates = int(state["updates"])
     guard.load_state_dict(state["guard"])
     interval.load_state_dict(state["interval"])
     if parts.balance is not None:
-        parts.balance.load_state_dict(state["balance"])
+        note = parts.balance.load_state_dict(state["balance"])
+        notes += [note] if note is not None else []
     # older checkpoints, and those of runs that did not measure it, hold none
     if parts.noise is not None and state.get("noise_scale") is not None:
         parts.noise.load_state_dict(state["noise_scale"])

@@ -10,8 +10,10 @@ import torch
 import torch.distributed as dist
 
 from megascale.data.loader import LoadedStep
+from megascale.model.documents import Documents
 from megascale.parallel.data import DataParallel
 from megascale.parallel.mesh import Mesh
+from megascale.train.balance import ExpertBalance
 from megascale.train.micro_gradients import SUMS, MicroGradientNorms, halves
 from megascale.train.noise_scale import NoiseMeasurement
 from megascale.train.optimizer import ShardedOptimizer
@@ -46,6 +48,8 @@ class StepStatistics:
         grad_norm: global gradient norm before clipping.
         expert_counts: [MoE layers, experts] int64, slots routed to each expert.
         router_entropy_sum: per MoE layer, entropy of the router in nats summed over positions.
+        window_counts: [MoE layers, 2, experts] int64, slots of consumed tokens in the earlier and
+            the later balance window of the step; [MoE layers, 0, experts] without trailing loads.
         token_hash: `position_hash` of the tokens the step consumed.
         signalled: whether any rank was told to stop.
         saving: whether any rank was still writing a checkpoint in the background.
@@ -60,6 +64,7 @@ class StepStatistics:
     grad_norm: float
     expert_counts: torch.Tensor
     router_entropy_sum: list[float]
+    window_counts: torch.Tensor
     token_hash: int
     signalled: bool
     saving: bool
@@ -80,7 +85,7 @@ def accumulate_gradients(
     *,
     batch_tokens: int,
     objective: Objective,
-    balance_counts: torch.Tensor | None = None,
+    balance: ExpertBalance | None = None,
     signalled: Callable[[], bool] = lambda: False,
     saving: bool = False,
     late: bool = False,
@@ -92,8 +97,7 @@ def accumulate_gradients(
         loaded: this rank's micro-batches and the step's normaliser.
         batch_tokens: positions of the whole global batch, padding of a clipped last step included.
         objective: weights of the auxiliary losses.
-        balance_counts: [MoE layers, experts] slots of the last complete balance window, for
-            windows longer than a micro-batch.
+        balance: knows the loads that a balance loss on trailing loads uses.
         signalled: whether this rank was told to stop, asked when all micro-batches are done; the
             statistics say whether any was.
         saving: whether this rank is still writing a checkpoint; likewise.
@@ -106,19 +110,23 @@ def accumulate_gradients(
     device = mesh.device
     windows = batch_tokens / objective.window_tokens if objective.window_tokens else 1.0
     totals: torch.Tensor | None = None
-    shape = (0, 0)
+    shape = (0, 0, 0)
     batches = loaded.micro_batches
     if norms is not None:
-        batches = halves(batches, mesh, window_tokens=objective.window_tokens)
+        own = balance is None or not balance.trails
+        batches = halves(batches, mesh, window_tokens=objective.window_tokens if own else 0)
     with nullcontext() if norms is None else norms.watching():
         for number, batch in enumerate(batches, start=1):
             tokens = batch.inputs.to(device, non_blocking=True)
             targets = batch.targets.to(device, non_blocking=True)
-            documents = batch.doc_ids
-            if documents is not None:
-                documents = documents.to(device, non_blocking=True)
+            documents = None if batch.doc_ids is None else Documents.of(batch.doc_ids)
             with parallel.accumulate(last=number == len(batches)):
-                output = parallel(tokens, targets, doc_ids=documents, balance_counts=balance_counts)
+                output = parallel(
+                    tokens,
+                    targets,
+                    documents=documents,
+                    trailing=None if balance is None else balance.trailing(loaded, batch),
+                )
                 loss = output.loss_sum / max(loaded.valid_targets, 1)
                 if objective.aux_loss_coef:
                     loss = loss + output.aux_sum * (objective.aux_loss_coef / windows)
@@ -127,7 +135,7 @@ def accumulate_gradients(
                 loss.backward()
             if norms is not None:
                 norms.end_unit(batch.targets)
-            shape = tuple(output.expert_counts.shape)
+            shape = tuple(output.window_counts.shape)
             flat = torch.cat([value.detach().double().reshape(-1) for value in output])
             totals = flat if totals is None else totals + flat
     parallel.finish()
@@ -156,8 +164,10 @@ def accumulate_gradients(
         noise = norms.measurement(values[:SUMS].tolist(), loaded.valid_targets)
         values = values[SUMS:]
 
-    layers, experts = shape
+    layers, windows_met, experts = shape
     entropy_start = 3 + layers * experts
+    windows_start = entropy_start + layers
+    windows_stop = windows_start + layers * windows_met * experts
     return (
         StepStatistics(
             loss_sum=float(values[0]),
@@ -166,7 +176,8 @@ def accumulate_gradients(
             z_loss=float(values[2]) / batch_tokens,
             grad_norm=float(values[-1]) ** 0.5,
             expert_counts=values[3:entropy_start].long().reshape(layers, experts),
-            router_entropy_sum=values[entropy_start : entropy_start + layers].tolist(),
+            router_entropy_sum=values[entropy_start:windows_start].tolist(),
+            window_counts=values[windows_start:windows_stop].long().reshape(shape),
             token_hash=sum(
                 int(part) << shift for part, shift in zip(values[-8:-4], _HASH_SHIFTS, strict=True)
             )

@@ -5,11 +5,14 @@ Each takes its settings from a parameter group per step, and decays weights by l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
+
+from megascale.train.muon import MatrixPlace, ShardedMuon
 
 Method = Literal["adamw", "muon", "sgd", "sign"]
 
@@ -68,12 +71,20 @@ def _decay(group: dict[str, Any]) -> None:
         torch._foreach_mul_(group["params"], 1 - group["lr"] * group["weight_decay"])
 
 
-def make(method: str, groups: list[dict[str, Any]]) -> Optimizer:
-    """The optimizer of a method over parameter groups; rates and constants are set per step."""
+def make(
+    method: str, groups: list[dict[str, Any]], places: Mapping[nn.Parameter, MatrixPlace]
+) -> Optimizer:
+    """The optimizer of a method over parameter groups; rates and constants are set per step.
+
+    Args:
+        method: `adamw`, `muon`, `sgd` or `sign`.
+        groups: of local parameters.
+        places: of Muon's matrices.
+    """
     if method == "adamw":
         return torch.optim.AdamW(groups, lr=0.0, fused=True)
     if method == "muon":
-        return torch.optim.Muon(groups, lr=0.0, adjust_lr_fn="match_rms_adamw")
+        return ShardedMuon(groups, lr=0.0, places=places)
     if method == "sgd":
         return DecoupledSGD(groups, lr=0.0)
     return SignMomentum(groups, lr=0.0)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from megascale.verbs.options import AsJson, LawOfSchedules
+from megascale.verbs.options import AsJson, LawOfSchedules, ParamsOfSizes, WeightDecayOf
 
 if TYPE_CHECKING:
     from megascale.propose.schedule_design import DesignedRun, ScheduleDesign
+    from megascale.propose.schedule_law import ScheduleLaw
 
 SHOWN = 8
 """Candidates that are printed; --json has all."""
@@ -22,8 +24,21 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example:  megascale design --law-file law.json --tokens 1M --unit 128")
+@app.command(
+    epilog="""Examples:
+
+  megascale design runs/ --tokens 1M --unit 128
+
+  megascale design --law-file law.json --tokens 1M --unit 128"""
+)
 def design(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[PATH...]",
+            help="Logs of the runs that are there, to which the law is fitted first.",
+        ),
+    ] = None,
     law_file: LawOfSchedules = None,
     tokens: Annotated[
         str | None,
@@ -35,6 +50,8 @@ def design(
     unit: Annotated[
         str, typer.Option(help="Tokens that every batch is a multiple of: micro-batch x ranks.")
     ] = "1",
+    params: ParamsOfSizes = None,
+    weight_decay: WeightDecayOf = None,
     as_json: AsJson = False,
 ) -> None:
     """Rank further runs by how much of the uncertainty of target schedules they take away a token.
@@ -43,15 +60,11 @@ def design(
     batch; targets are fixed and growing batches with and without a decay.
     """
     from megascale.errors import ConfigError
-    from megascale.formats.schedule_law_file import read_schedule_law
     from megascale.propose.schedule_design import design_runs
-    from megascale.propose.schedule_law import ScheduleLaw
     from megascale.units import parse_count
+    from megascale.verbs.schedule_inputs import predicted_size
 
-    if law_file is None:
-        rule = "names the law that further runs are for"
-        raise ConfigError.of("--law-file", None, rule, "megascale fit RUNS --law schedule -o ...")
-    law = ScheduleLaw.of_file(read_schedule_law(law_file))
+    law = _law(paths or [], law_file, weight_decay, quiet=as_json)
     total = round(law.seen.tokens) if tokens is None else parse_count(tokens, "--tokens")
     step = parse_count(unit, "--unit")
     for key, value in (("--tokens", total), ("--unit", step)):
@@ -60,11 +73,48 @@ def design(
     if step * 100 > total:
         rule = "a run of the budget has fewer than a hundred steps of it"
         raise ConfigError.of("--unit", step, rule, max(total // 100, 1))
-    found = design_runs(law, total_tokens=total, unit_tokens=step)
+    found = design_runs(
+        law, total_tokens=total, unit_tokens=step, n_params=predicted_size(law, params)
+    )
     if as_json:
         typer.echo(json.dumps(_document(found), indent=2))
         return
     _print(found)
+
+
+def _law(
+    paths: list[Path], law_file: Path | None, weight_decay: float | None, *, quiet: bool
+) -> ScheduleLaw:
+    """The law of the file, or of the runs.
+
+    Raises:
+        ConfigError: both are given, or neither; or a weight decay that the file says itself.
+        FitError: the runs do not make a law.
+    """
+    from megascale.errors import ConfigError
+    from megascale.formats.schedule_law_file import read_schedule_law
+    from megascale.propose.schedule_law import ScheduleLaw
+    from megascale.verbs.option_words import read_options
+    from megascale.verbs.progress import StageLine
+    from megascale.verbs.reading import load_logs
+    from megascale.verbs.searched_law import searched_law
+
+    if law_file is not None:
+        if paths:
+            rule = "the law of a file has its runs already: give it, or the runs"
+            raise ConfigError.of("--law-file", str(law_file), rule)
+        if weight_decay is not None:
+            rule = "the law file says the weight decay of its runs"
+            raise ConfigError.of("--weight-decay", weight_decay, rule, "leave it out")
+        return ScheduleLaw.of_file(read_schedule_law(law_file))
+    if not paths:
+        rule = (
+            "names the runs that are there; or --law-file the law of megascale fit --law schedule"
+        )
+        raise ConfigError.of("PATH", None, rule, "runs/")
+    table = load_logs(paths, None, read_options(), False, 1, True)
+    with StageLine(quiet=quiet) as line:
+        return searched_law(table, weight_decay, said=line.show).law
 
 
 def design_verdict(found: ScheduleDesign) -> str:

@@ -28,7 +28,8 @@ USES = {
     "transformers": "`megascale.integrations.hugging_face`",
     "accelerate": "the Trainer of transformers",
     "zstandard": "corpora and logs in .zst",
-    "submitit": "submitting jobs to Slurm from Python",
+    "submitit": "sweeps on Slurm",
+    "ray": "sweeps on a Ray cluster",
     "playwright": "the tests of the report's page",
 }
 """Packages that are optional, each a check of its own, and what they are for."""

@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 
 from megascale.errors import EXIT_DONE, FitError
+from megascale.verbs import fit_options as asked
 from megascale.verbs import option_words as words
 from megascale.verbs import options as said
 from megascale.verbs.fit_options import SCHEDULE, By, Form, MinimumOf, Optima
 from megascale.verbs.old_spellings import Verb
 
 LOGS = "From run logs"
-POINTS = "From a table of points"
-GRID = "From a grid of final losses"
 EXCESS = "Excess-data batch, from points or logs"
 LOSSES_PANEL = "Compute-optimal N and D, from final losses"
 OUTPUT = "Output"
@@ -77,6 +76,7 @@ def fit_command(
     ] = None,
     seed: said.Seed = 0,
     threads: said.Threads = None,
+    weight_decay: said.WeightDecayOf = None,
     n_kind: said.NKindOf = None,
     loss: said.Loss = "auto",
     target_loss: said.TargetLoss = "8",
@@ -90,59 +90,60 @@ def fit_command(
         typer.Option(
             "--x",
             help="Input column, or several with commas (default: steps to the loss).",
-            rich_help_panel=POINTS,
+            rich_help_panel=asked.POINTS_PANEL,
         ),
     ] = None,
     y: Annotated[
         str | None,
         typer.Option(
-            "--y", help="Target column (default: tokens to the loss).", rich_help_panel=POINTS
+            "--y",
+            help="Target column (default: tokens to the loss).",
+            rich_help_panel=asked.POINTS_PANEL,
         ),
     ] = None,
     group: Annotated[
         str | None,
         typer.Option(
-            help="Columns whose distinct values make the problems.", rich_help_panel=POINTS
+            help="Columns whose distinct values make the problems.",
+            rich_help_panel=asked.POINTS_PANEL,
         ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Column of weights.", rich_help_panel=POINTS)
+        str | None, typer.Option(help="Column of weights.", rich_help_panel=asked.POINTS_PANEL)
     ] = None,
     runs: Annotated[
         str | None,
         typer.Option(
             help="Column naming each point's run, for --resample runs and wild_runs.",
-            rich_help_panel=POINTS,
+            rich_help_panel=asked.POINTS_PANEL,
         ),
     ] = None,
     residual: Annotated[
         str,
-        typer.Option(help="auto, relative, log, absolute or ray.", rich_help_panel=POINTS),
+        typer.Option(
+            help="auto, relative, log, absolute or ray.", rich_help_panel=asked.POINTS_PANEL
+        ),
     ] = "auto",
     objective: said.ObjectiveOf = None,
     delta: Annotated[
         float,
-        typer.Option(help="Where the Huber objective turns linear.", rich_help_panel=POINTS),
+        typer.Option(
+            help="Where the Huber objective turns linear.", rich_help_panel=asked.POINTS_PANEL
+        ),
     ] = 1e-3,
     starts: Annotated[
-        str, typer.Option(help="auto, grid, or how many.", rich_help_panel=POINTS)
+        str, typer.Option(help="auto, grid, or how many.", rich_help_panel=asked.POINTS_PANEL)
     ] = "auto",
     resample: said.ResampleOf = said.Resample.parametric,
-    fix: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE, held fixed.", rich_help_panel=POINTS)
-    ] = None,
-    bound: Annotated[
-        list[str] | None, typer.Option(help="NAME=LOW:HIGH.", rich_help_panel=POINTS)
-    ] = None,
-    shared: Annotated[
-        str | None,
-        typer.Option(
-            help="Parameters that all problems of --group have in common, as p,q.",
-            rich_help_panel=POINTS,
-        ),
-    ] = None,
+    fix: asked.Fix = None,
+    bound: asked.Bound = None,
+    shared: asked.Shared = None,
+    prior: asked.Prior = None,
+    constraint: asked.Constraint = None,
+    sigma: asked.Sigma = None,
+    absolute_sigma: asked.AbsoluteSigma = False,
     device: Annotated[
-        str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=POINTS)
+        str, typer.Option(help="auto, cpu or cuda.", rich_help_panel=asked.POINTS_PANEL)
     ] = "auto",
     overhead: Annotated[
         float | None,
@@ -193,27 +194,10 @@ def fit_command(
             rich_help_panel=LOSSES_PANEL,
         ),
     ] = 0,
-    hold: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="COLUMN=VALUE: only runs with it, as in active_params=4e8. Repeat.",
-            rich_help_panel=GRID,
-        ),
-    ] = None,
-    optima: Annotated[
-        Optima,
-        typer.Option(help="Points of the law that -o writes.", rich_help_panel=GRID),
-    ] = Optima.near_optimal,
-    next_for: Annotated[
-        str | None,
-        typer.Option(help="N,D that the next runs are for: 7B,2T.", rich_help_panel=GRID),
-    ] = None,
-    budget: Annotated[
-        float | None,
-        typer.Option(
-            help="FLOPs of the next runs; default a tenth of the table's.", rich_help_panel=GRID
-        ),
-    ] = None,
+    hold: asked.Hold = None,
+    optima: asked.OptimaOf = Optima.near_optimal,
+    next_for: asked.NextFor = None,
+    budget: asked.Budget = None,
     format: said.Format = None,
     columns: said.Columns = None,
     params: said.ParamsOfInputs = None,
@@ -261,8 +245,8 @@ def fit_command(
     wanted = asked_kind(law if losses_alone or overhead is None else None, named)
     held = recognise_all(paths, law, options.columns, constant, format, wanted)
     kind = held[0].holds
-    asked = SCHEDULE if law == SCHEDULE and kind in (LOGS, STUDY) else kind
-    refuse_unused(context, LOSSES if losses_alone else asked)
+    holds = SCHEDULE if law == SCHEDULE and kind in (LOGS, STUDY) else kind
+    refuse_unused(context, LOSSES if losses_alone else holds)
     losses = words.parse_loss(loss)
     fitting.use_threads(threads)
     if losses_alone:
@@ -317,6 +301,7 @@ def fit_command(
         naming = Naming(name or (output.stem if output is not None else law))
         raise typer.Exit(fit_grid.fit_grid_table(held[0], law, naming, grid, output, as_json))
     if kind == ARE_POINTS:
+        from megascale.fitting.prior import parse_priors
         from megascale.verbs import fit_points
 
         chosen = fit_points.PointOptions(
@@ -337,6 +322,10 @@ def fit_command(
             fixed=words.parse_pairs(fix, "--fix"),
             bounds=words.parse_bounds(bound),
             shared=words.parse_names(shared),
+            priors=parse_priors(prior),
+            constraints=constraint or (),
+            sigma=sigma,
+            absolute_sigma=absolute_sigma,
             device=device,
             seed=seed,
         )
@@ -372,6 +361,7 @@ def fit_command(
             fit_schedule_law(
                 logs,
                 called,
+                weight_decay=weight_decay,
                 replicates=replicates,
                 confidence=confidence,
                 output=output,

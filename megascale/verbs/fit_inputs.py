@@ -54,6 +54,7 @@ def recognise_all(
     from megascale.runs.inputs import GRID as A_GRID
     from megascale.runs.inputs import (
         LAW_FILE,
+        PREDICTIONS,
         STUDY,
         TABLE,
         WORDS,
@@ -74,6 +75,10 @@ def recognise_all(
         if one.holds == LAW_FILE:
             rule = "is a law file, fitted already; recommend, schedule and report take it"
             raise FitError.of("PATH", str(one.path), rule, f"recommend --law-file {one.path}")
+        if one.holds == PREDICTIONS:
+            rule = "holds predictions, which are held against runs"
+            nearest = f"megascale predict --measured {one.path} RUNS"
+            raise FitError.of("PATH", str(one.path), rule, nearest)
         if one.holds == TABLE and one.frame is not None:
             if law is None:
                 raise FitError.of("PATH", str(one.path), f"is {WORDS[TABLE]}: {one.reason}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,9 +18,54 @@ SCHEDULE = "schedule"
 LOSSES = "losses"
 """Final losses for `--law isoflop` or `chinchilla`, which ask no learning rate and no batch."""
 
+POINTS_PANEL = "From a table of points"
+Fix = Annotated[
+    list[str] | None, typer.Option(help="NAME=VALUE, held fixed.", rich_help_panel=POINTS_PANEL)
+]
+Bound = Annotated[
+    list[str] | None, typer.Option(help="NAME=LOW:HIGH.", rich_help_panel=POINTS_PANEL)
+]
+Shared = Annotated[
+    str | None,
+    typer.Option(
+        help="Parameters that all problems of --group have in common, as p,q.",
+        rich_help_panel=POINTS_PANEL,
+    ),
+]
+Prior = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Gaussian NAME~MEAN(DEVIATION), as p~0.6(0.1), or log NAME~MEDIAN(DEVIATION). Repeat.",
+        rich_help_panel=POINTS_PANEL,
+    ),
+]
+Constraint = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Linear equation between parameters, as 'p = q' or 'alpha + 2 beta = 1'. Repeat.",
+        rich_help_panel=POINTS_PANEL,
+    ),
+]
+Sigma = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the target's standard deviations, in its unit.",
+        rich_help_panel=POINTS_PANEL,
+    ),
+]
+AbsoluteSigma = Annotated[
+    bool,
+    typer.Option(
+        "--absolute-sigma",
+        help="They hold as they stand, not only up to a common factor.",
+        rich_help_panel=POINTS_PANEL,
+    ),
+]
+
 _MEANT_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
-        ("x", "y", "weights", "runs", "residual", "starts", "resample", "fix", "bound", "device"),
+        ("x", "y", "weights", "sigma", "absolute_sigma", "runs", "residual", "starts", "resample",
+         "fix", "bound", "shared", "prior", "constraint", "device"),
         (POINTS,),
     ),
     **dict.fromkeys(("group", "objective", "delta"), (POINTS, LOSSES)),
@@ -33,6 +78,7 @@ _MEANT_FOR: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("target_loss", "points", "smooth", "phase", "form"), (LOGS,)),
     "bootstrap": (POINTS, LOGS, LOSSES, SCHEDULE),
     "seed": (POINTS, LOGS, LOSSES),
+    "weight_decay": (SCHEDULE,),
     "name": (LOGS, GRID, SCHEDULE),
     "n_kind": (LOGS, GRID),
     **dict.fromkeys(("loss", "params"), (LOGS, GRID, LOSSES)),
@@ -96,3 +142,27 @@ def refuse_unused(context: typer.Context, holds: Holds | str) -> None:
             f"is for {' and '.join(words[kind] for kind in meant)}; the paths hold {words[held]}",
             "leave it out",
         )
+
+
+GRID_PANEL = "From a grid of final losses"
+Hold = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="COLUMN=VALUE: only runs with it, as in active_params=4e8. Repeat.",
+        rich_help_panel=GRID_PANEL,
+    ),
+]
+OptimaOf = Annotated[
+    Optima,
+    typer.Option("--optima", help="Points of the law that -o writes.", rich_help_panel=GRID_PANEL),
+]
+NextFor = Annotated[
+    str | None,
+    typer.Option(help="N,D that the next runs are for: 7B,2T.", rich_help_panel=GRID_PANEL),
+]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        help="FLOPs of the next runs; default a tenth of the table's.", rich_help_panel=GRID_PANEL
+    ),
+]

@@ -38,8 +38,10 @@ class PointOptions:
         x, y: the columns to be fitted; empty and None take steps and tokens to the loss.
         group: columns whose distinct values make the problems.
         replicates: of the bootstrap; 0 for none.
-        weights, runs, residual, objective, delta, starts, resample, confidence, fixed, bounds,
-            shared, device, seed: as `megascale.fitting.fit` takes them.
+        weights, sigma: columns, or None.
+        runs, residual, objective, delta, starts, resample, confidence, fixed, bounds, shared,
+            priors, constraints, absolute_sigma, device, seed: as `megascale.fitting.fit` takes
+            them.
     """
 
     columns: Sequence[tuple[str, str]] = ()
@@ -59,8 +61,24 @@ class PointOptions:
     fixed: Mapping[str, float] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     shared: Sequence[str] = ()
+    priors: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Sequence[str] = ()
+    sigma: str | None = None
+    absolute_sigma: bool = False
     device: str = "auto"
     seed: int = 0
+
+    @property
+    def of_one_law(self) -> dict[str, str]:
+        """Options that name parameters of a law, as they were given."""
+        said = {
+            "--shared": ",".join(self.shared),
+            "--prior": ",".join(self.priors),
+            "--constraint": "; ".join(self.constraints),
+            "--fix": ",".join(self.fixed),
+            "--bound": ",".join(self.bounds),
+        }
+        return {option: words for option, words in said.items() if words}
 
 
 def fit_points(
@@ -85,10 +103,9 @@ def fit_points(
     if options.shared and not options.group:
         rule = "is common to several problems, and without --group there is one"
         raise FitError.of("--shared", ",".join(options.shared), rule, "--group target_loss")
-    if options.shared and law == AUTO:
-        raise FitError.of(
-            "--shared", ",".join(options.shared), "needs one law", "--law noise_floor"
-        )
+    if law == AUTO:
+        for option, said in options.of_one_law.items():
+            raise FitError.of(option, said, "needs one law", "--law noise_floor")
     rivals = None
     if law == AUTO:
         law, options, rivals = choose_law(frame, x, y, held, options)
@@ -111,6 +128,10 @@ def fit_points(
             fixed=options.fixed,
             bounds=options.bounds,
             shared=options.shared or None,
+            priors=options.priors or None,
+            constraints=options.constraints or None,
+            sigma=options.sigma,
+            absolute_sigma=options.absolute_sigma,
             device=options.device,
             seed=options.seed,
             progress=progress.update,
@@ -308,6 +329,10 @@ def law_of_points(
     from megascale.verbs.law_output import warn
 
     naming = Naming(held.path.stem, inputs=[input_of(held.path)])
+    if options.of_one_law:
+        said = ", ".join(options.of_one_law)
+        warn([f"a law file's own fits know no {said}: the file holds the result of this fit"])
+        return None
     if law in BATCH_LAWS:
         stated = [pair for pair in options.columns if pair[1] not in (x[0], y)]
         rows, _ = point_rows(

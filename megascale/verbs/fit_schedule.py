@@ -23,12 +23,22 @@ def fit_schedule_law(
     logs: RunTable,
     name: str,
     *,
+    weight_decay: float | None,
     replicates: int,
     confidence: float,
     output: Path | None,
     as_json: bool,
 ) -> int:
     """Fit the law, print what was found and write its file.
+
+    Args:
+        logs: of the runs.
+        name: of the law.
+        weight_decay: of the runs; None takes what their configs say.
+        replicates: of the bootstrap.
+        confidence: of the intervals that `predict` prints.
+        output: file of the law.
+        as_json: print the file's text instead of tables.
 
     Returns:
         The exit code.
@@ -39,11 +49,8 @@ def fit_schedule_law(
     """
     from megascale.formats.law_file import input_of
     from megascale.formats.schedule_law_file import MOST_DRAWS
-    from megascale.propose.logged_weight_decay import logged_weight_decay
-    from megascale.propose.planning_law import fittable_runs
-    from megascale.propose.schedule_law import search_schedule_law
-    from megascale.runs.check import refuse_mixed
     from megascale.verbs.law_output import warn, write
+    from megascale.verbs.searched_law import searched_law
 
     if not LEAST_REPLICATES <= replicates <= MOST_DRAWS:
         rule = f"a law of whole schedules takes {LEAST_REPLICATES} to {MOST_DRAWS:,} replicates"
@@ -51,15 +58,11 @@ def fit_schedule_law(
         raise FitError.of("--bootstrap", replicates, rule, nearest)
     if output is not None and output.suffix != ".json":
         raise FitError.of("--output", str(output), "a law from logs is written as .json")
-    refuse_mixed(logs)
-    decay = logged_weight_decay(logs)
-    runs, loss, from_tokens = fittable_runs(logs, weight_decay=decay or 0.0)
-    found = search_schedule_law(
-        runs,
-        loss=loss,
-        from_tokens=from_tokens,
-        weight_decay=decay,
+    found = searched_law(
+        logs,
+        weight_decay,
         replicates=replicates,
+        profiles=True,
         said=_say if sys.stderr.isatty() else lambda text: None,
     )
     file = found.law.to_file(name, [input_of(one.path) for one in logs.files], confidence)
@@ -80,6 +83,9 @@ def _say(text: str) -> None:
 def _doubts(found: LawSearch) -> list[str]:
     law = found.law
     said = list(found.weak)
+    if found.open_sides:
+        names = ", ".join(found.open_sides)
+        said.append(f"in {law.fits[0].law.name} the runs do not bound {names}: open profiles")
     if law.level_error > POOR_NATS:
         said.append(
             f"schedules left out are missed by {law.level_error:.3f} nats (rms), their differences "
@@ -97,35 +103,48 @@ def _show(found: LawSearch) -> None:
     typer.echo(
         f"Schedules left out of the fit are predicted within {law.level_error:.3f} nats at their "
         f"ends (rms of {law.schedules}), their differences within {law.difference_error:.3f}, by "
-        f"{kept} together."
+        f"{kept} together; rivals miss them by: {found.contest.rivals or 'none was tried'}."
     )
     typer.echo(
         f"{law.runs} runs of {law.schedules} schedules, {law.loss} losses from "
         f"{law.from_tokens:,.0f} tokens on."
     )
     typer.echo("")
+    elsewhere = found.contest.elsewhere
     rows: list[tuple[str, ...]] = [
         (
             one.law,
             f"{one.end_error:.4f}",
             f"{one.curve_error:.4f}",
             f"{one.rank:.2f}",
+            *(
+                f"{elsewhere[kind][one.law].end_error:.4f}" if one.law in elsewhere[kind] else ""
+                for kind in elsewhere
+            ),
             f"{one.fitted_rms:.4f}",
             "yes" if any(one.law == fit.law.name for fit in law.fits) else "",
         )
         for one in found.tried
     ]
-    print_lines(("form", "end, left out", "curve, left out", "rank", "fitted rms", "kept"), rows)
+    first = ("form", "end, left out", "curve, left out", "rank")
+    others = (f"end, {_LEFT_OUT[kind]} left out" for kind in elsewhere)
+    print_lines((*first, *others, "fitted rms", "kept"), rows)
     typer.echo("")
     best = law.fits[0]
     parameters: list[tuple[str, ...]] = []
     for name in best.law.free:
         low, high = best.interval(name)
-        parameters.append((name, f"{best[name]:.5g}", f"{low:.4g}", f"{high:.4g}"))
+        inner, outer = found.profiles.get(name, (float("nan"), float("nan")))
+        shown = (best[name], low, high, inner, outer)
+        parameters.append((name, *(f"{one:.4g}" for one in shown)))
     typer.echo(f"{best.law.name}, the first of them: {best.law.about}")
-    print_lines(("parameter", "value", "low", "high"), parameters)
+    columns = ("parameter", "value", "low", "high", "profile low", "profile high")
+    print_lines(columns, parameters)
     typer.echo("")
     print_lines(("what the runs have shown", ""), _seen(found))
+
+
+_LEFT_OUT = {"decays": "all decays", "longest": "longest", "size": "a size"}
 
 
 def _seen(found: LawSearch) -> list[tuple[str, ...]]:
@@ -149,4 +168,5 @@ def _seen(found: LawSearch) -> list[tuple[str, ...]]:
         ("decay, share of the run", words(seen.decay_share, number)),
         ("last learning rate over the peak", words(seen.final_ratio, number)),
         ("longest run", count(seen.tokens)),
+        ("parameters", words(seen.n_params, count)),
     ]

@@ -271,6 +271,14 @@ ParamsOfLaw = Annotated[
         "--params", help=f"{_PARAMS}, as the law counts it (its n_kind).", rich_help_panel=MODEL
     ),
 ]
+ParamsOfSizes = Annotated[
+    str | None,
+    typer.Option(
+        "--params",
+        help=f"{_PARAMS}, as the logs behind the law count it: for a law of several sizes.",
+        rich_help_panel=MODEL,
+    ),
+]
 ParamsOfInputs = Annotated[
     str | None,
     typer.Option(
@@ -305,6 +313,16 @@ LawFiles = Annotated[
 OneLawFile = Annotated[
     Path | None,
     typer.Option("--law-file", help="Follow this law file.", rich_help_panel=MODEL),
+]
+WeightDecayOf = Annotated[
+    float | None,
+    typer.Option(
+        "--weight-decay",
+        min=0.0,
+        help="Weight decay of the runs behind a law of whole schedules, where their logs do not "
+        "say it.",
+        rich_help_panel=FITTING,
+    ),
 ]
 LawOfSchedules = Annotated[
     Path | None,

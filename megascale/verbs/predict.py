@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from megascale.verbs import schedule_options as own
-from megascale.verbs.options import AsJson, LawOfSchedules
+from megascale.verbs.options import AsJson, LawOfSchedules, ParamsOfSizes
 
 if TYPE_CHECKING:
     from megascale.propose.prediction import PredictedSchedule
     from megascale.propose.run_standing import MeasuredSoFar
     from megascale.propose.schedule_law import ScheduleLaw
-    from megascale.propose.schedule_plan import SchedulePlan
-
-WIDENED = 2.0
-"""Factor on the law's own error outside what its runs have shown."""
 
 app = typer.Typer(
     add_completion=False,
@@ -36,7 +32,9 @@ app = typer.Typer(
 
   megascale predict --law-file law.json configs/a.yaml configs/b.yaml --plot ab.png
 
-  megascale predict --law-file law.json runs/under-way
+  megascale predict --law-file law.json runs/under-way --then keep --then '512; decay 200K'
+
+  megascale predict --law-file law.json --megatron-args pretrain.sh
 
   megascale predict --measured predictions.json runs/a runs/b
 
@@ -65,13 +63,25 @@ def predict(
     tokens: Annotated[
         str | None, typer.Option(help="D, tokens of the run, for the schedules of --batch.")
     ] = None,
+    params: ParamsOfSizes = None,
     lr: own.PeakLr = None,
     lr_kind: own.LrKind = own.RateKind.wsd,
     warmup: own.Warmup = None,
     decay: own.Decay = None,
-    decay_shape: own.ShapeOfDecay = own.DecayShape.linear,
+    decay_shape: own.ShapeOfDecay = None,
     final_ratio: own.FinalRatio = None,
     lr_coupling: own.LrCoupling = own.RateCoupling.constant,
+    then: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="How the run of PATH may go on: keep, a batch, or batches by tokens from now on, "
+            "then ; decay D ; final R. Repeat."
+        ),
+    ] = None,
+    megatron_args: Annotated[
+        list[Path] | None,
+        typer.Option(help="File with Megatron-LM's command line: its batch and rate. Repeat."),
+    ] = None,
     beyond_data: own.BeyondData = False,
     plot: Annotated[Path | None, typer.Option(help="Write a figure (PNG, SVG or PDF).")] = None,
     as_json: AsJson = False,
@@ -87,57 +97,62 @@ def predict(
     if measured is not None:
         from megascale.verbs.predict_check import show_check
 
-        _refuse(context, (*_OF_BATCH, "batch", "law_file", "beyond_data", "plot"), "--measured")
+        _refuse(context, (*_OF_BATCH, *_OF_LAW), "--measured")
         if not paths:
             raise ConfigError.of("--measured", str(measured), "needs the runs it is about")
         show_check(measured, paths, as_json)
         return
     if not batch:
-        _refuse(context, _OF_BATCH, "configs and runs, which have their own")
+        _refuse(context, _OF_BATCH, "configs, runs and --megatron-args, which have their own")
     if law_file is None:
         rule = "names the law that predicts"
         raise ConfigError.of("--law-file", None, rule, "megascale fit RUNS --law schedule -o ...")
-    from megascale.propose.plan_bounds import outside_seen
-    from megascale.propose.prediction import predict_schedules
+    from megascale.propose.prediction import WIDENED, predict_schedules
+    from megascale.propose.run_settings import other_settings
     from megascale.propose.schedule_law import ScheduleLaw
+    from megascale.propose.seen_ranges import unseen_by_runs
+    from megascale.verbs import predict_inputs as inputs
 
     file = read_schedule_law(law_file)
     law = ScheduleLaw.of_file(file)
-    rate = (lr, lr_kind.value, warmup, decay, decay_shape.value, final_ratio, lr_coupling.value)
-    plans = _of_options(batch or [], tokens, rate, law)
-    so_far: dict[str, MeasuredSoFar] = {}
-    for path in paths or []:
-        name = path.stem if path.suffix in (".yaml", ".yml") else path.name
-        name = str(path) if name in plans else name
-        plans[name] = _of_path(path)
-        if path.is_dir():
-            standing = _standing(path, law, plans[name])
-            if standing is not None:
-                so_far[name] = standing
-    if not plans:
+    shape = (decay_shape or own.DecayShape.linear).value
+    rate = (lr, lr_kind.value, warmup, decay, shape, final_ratio, lr_coupling.value)
+    asked = [
+        *(inputs.of_options(batch, tokens, rate, law, params) if batch else []),
+        *inputs.of_paths(paths or [], law, then or []),
+        *inputs.of_megatron(megatron_args or []),
+    ]
+    if not asked:
         raise ConfigError.of("--batch", None, "says no schedule", "--batch 0:256, or a config")
-    outside = [outside_seen(plan, law.seen) for plan in plans.values()]
-    for name, words in zip(plans, outside, strict=True):
+    names = [one.name for one in asked]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ConfigError.of("schedule", twice, "is given twice", "another name")
+    outside = [unseen_by_runs(one.history, law.seen) for one in asked]
+    for one, words in zip(asked, outside, strict=True):
         if words and not beyond_data:
             rule = f"lies outside what the law's runs have shown: {'; '.join(words)}"
-            raise ConfigError.of("schedule", name, rule, "--beyond-data widens the interval")
+            raise ConfigError.of("schedule", one.name, rule, "--beyond-data widens the interval")
     found = predict_schedules(
         law,
-        [plan.history(name) for name, plan in plans.items()],
+        [one.history for one in asked],
         outside,
         confidence=file.confidence,
         widen=WIDENED,
-        offsets=[so_far[name].offset if name in so_far else 0.0 for name in plans],
+        so_far=[one.so_far for one in asked],
     )
+    so_far = {one.name: one.so_far for one in asked if one.so_far is not None}
+    conditions = {one.name: other_settings(law.conditions, one.settings) for one in asked}
     if plot is not None:
         from megascale.report.prediction_figure import draw_predictions
 
         draw_predictions(found, file.confidence, plot)
-    _show(found, so_far, law, file.confidence, as_json)
+    _show(found, so_far, conditions, law, file.confidence, as_json)
 
 
 _OF_BATCH = (
     "tokens",
+    "params",
     "lr",
     "lr_kind",
     "warmup",
@@ -147,6 +162,9 @@ _OF_BATCH = (
     "lr_coupling",
 )
 """Options of the schedules of --batch."""
+
+_OF_LAW = ("batch", "law_file", "beyond_data", "plot", "then", "megatron_args")
+"""Options of a prediction."""
 
 
 def _refuse(context: typer.Context, options: Sequence[str], beside: str) -> None:
@@ -165,76 +183,10 @@ def _refuse(context: typer.Context, options: Sequence[str], beside: str) -> None
             raise ConfigError.of(shown, context.params[option], rule, "leave it out")
 
 
-def _of_options(
-    texts: list[str], tokens: str | None, rate: tuple[Any, ...], law: ScheduleLaw
-) -> dict[str, SchedulePlan]:
-    """The schedules of --batch, by their text."""
-    from megascale.errors import ConfigError
-    from megascale.propose.schedule_plan import SchedulePlan
-    from megascale.schedule.points import parse_table
-    from megascale.units import parse_count
-    from megascale.verbs.schedule_inputs import learning_rate, one_number
-
-    if not texts:
-        return {}
-    if tokens is None:
-        raise ConfigError.of("--tokens", None, "says how long the schedules of --batch are", "1M")
-    lr, kind, warmup, decay, shape, final_ratio, coupling = rate
-    peak = one_number(lr, "--lr")
-    if peak is None:
-        raise ConfigError.of("--lr", None, "the schedules of --batch need a peak", law.seen.peak[1])
-    total = parse_count(tokens, "--tokens")
-    ratio = one_number(final_ratio, "--final-ratio")
-    schedule = learning_rate(peak, kind, warmup, decay, shape, ratio, total)
-    assert schedule is not None
-    found = {}
-    for text in texts:
-        points = parse_table(text, "--batch")
-        batches = tuple((point.start_tokens, point.batch_tokens) for point in points)
-        late = [start for start, _ in batches if start >= total]
-        if late:
-            rule = f"lies at or after the end of the run, {total:,} tokens"
-            raise ConfigError.of("--batch", f"{text}: {late[0]:,}", rule, total - 1)
-        found[text.replace(" ", "")] = SchedulePlan(
-            batches, schedule, coupling=coupling, weight_decay=law.weight_decay or 0.0
-        )
-    return found
-
-
-def _of_path(path: Path) -> SchedulePlan:
-    """The schedule of a config, or of a run directory's.
-
-    Raises:
-        ConfigError: it is neither.
-    """
-    from megascale.config import load_config
-    from megascale.errors import ConfigError
-    from megascale.propose.config_plan import plan_of_config
-    from megascale.train.rundir import saved_config
-
-    if path.is_dir():
-        config = saved_config(path)
-        if config is None:
-            rule = "is no run directory whose config this version reads"
-            raise ConfigError.of("PATH", str(path), rule, "a config (YAML) or a run directory")
-        return plan_of_config(config)
-    return plan_of_config(load_config(path))
-
-
-def _standing(path: Path, law: ScheduleLaw, plan: SchedulePlan) -> MeasuredSoFar | None:
-    from megascale.errors import UserError
-    from megascale.propose.run_standing import measured_so_far
-    from megascale.runs.table import load_runs
-
-    try:
-        return measured_so_far(law, load_runs(path, cache=False), plan.history())
-    except UserError:
-        return None
-
-
 def _show(
     found: list[PredictedSchedule],
     so_far: dict[str, MeasuredSoFar],
+    conditions: dict[str, tuple[str, ...]],
     law: ScheduleLaw,
     confidence: float,
     as_json: bool,
@@ -242,6 +194,7 @@ def _show(
     from megascale.verbs.predict_tables import prediction_document, print_predictions
 
     if as_json:
-        typer.echo(json.dumps(prediction_document(found, so_far, law, confidence), indent=2))
+        document = prediction_document(found, so_far, conditions, law, confidence)
+        typer.echo(json.dumps(document, indent=2))
         return
-    print_predictions(found, so_far, confidence)
+    print_predictions(found, so_far, conditions, confidence)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import typer
 
-from megascale.propose.prediction import PredictedLoss, PredictedSchedule
+from megascale.propose.loss_interval import Estimated
+from megascale.propose.prediction import PredictedSchedule
 from megascale.propose.run_standing import MeasuredSoFar
 from megascale.propose.schedule_law import ScheduleLaw
 from megascale.units import short_count
@@ -59,16 +60,28 @@ def prediction_verdict(
 
 
 def print_predictions(
-    found: Sequence[PredictedSchedule], so_far: Mapping[str, MeasuredSoFar], confidence: float
+    found: Sequence[PredictedSchedule],
+    so_far: Mapping[str, MeasuredSoFar],
+    conditions: Mapping[str, Sequence[str]],
+    confidence: float,
 ) -> None:
     """Print the verdict, a line a schedule, and the loss along each."""
     typer.echo(prediction_verdict(found, so_far, confidence))
-    for one in found:
-        for words in one.outside:
-            typer.echo(f"{one.name} is outside what the law's runs have shown: {words}.")
+    told: list[MeasuredSoFar] = []
+    for name, standing in so_far.items() if len(found) > 1 else ():
+        if not any(standing is other for other in told):  # a run's choices share its losses
+            told.append(standing)
+            typer.echo(f"{name}{_standing(name, so_far)}.".replace("; its", ": its", 1))
+    for name, said in conditions.items():
+        for words in said:
+            typer.echo(f"warning: {name} has {words}: the law does not know what that does.")
+    for schedule in found:
+        for words in schedule.outside:
+            typer.echo(f"{schedule.name} is outside what the law's runs have shown: {words}.")
     typer.echo("")
+    ranked = sorted(found, key=lambda one: one.end.value)
     columns = ("schedule", "end loss", "low", "high", "- first", "low", "high", "best", "steps")
-    print_lines(columns, [_row(one) for one in found])
+    print_lines(columns, [_row(one) for one in ranked])
     typer.echo("")
     rows: list[tuple[str, ...]] = []
     for one in found:
@@ -89,6 +102,7 @@ def print_predictions(
 def prediction_document(
     found: Sequence[PredictedSchedule],
     so_far: Mapping[str, MeasuredSoFar],
+    conditions: Mapping[str, Sequence[str]],
     law: ScheduleLaw,
     confidence: float,
 ) -> dict[str, Any]:
@@ -111,7 +125,8 @@ def prediction_document(
                 "steps": one.steps,
                 "total_tokens": one.history.total_tokens,
                 "outside": list(one.outside),
-                "measured_so_far": asdict(so_far[one.name]) if one.name in so_far else None,
+                "other_settings": list(conditions.get(one.name, ())),
+                "measured_so_far": _so_far(so_far.get(one.name)),
                 "curve": {
                     "tokens": one.tokens.tolist(),
                     "loss": one.loss.tolist(),
@@ -124,7 +139,18 @@ def prediction_document(
     }
 
 
-def _loss(end: PredictedLoss) -> str:
+def _so_far(one: MeasuredSoFar | None) -> dict[str, Any] | None:
+    if one is None:
+        return None
+    return {
+        "tokens": one.tokens,
+        "offset": one.offset,
+        "losses": one.losses,
+        "finished": one.finished,
+    }
+
+
+def _loss(end: Estimated) -> str:
     return f"{end.value:.4f} [{end.low:.4f}, {end.high:.4f}]"
 
 

@@ -63,13 +63,13 @@ def require_logs(
         DataError: naming the path, what it holds and why, and the verbs that take it.
     """
     from megascale.errors import DataError
-    from megascale.runs.inputs import GRID, LAW_FILE, POINTS, WORDS, recognise
+    from megascale.runs.inputs import GRID, LAW_FILE, POINTS, PREDICTIONS, WORDS, recognise
 
     for path in paths:
         held = recognise(path, stated=columns, format=format)
-        if held.holds in (POINTS, GRID, LAW_FILE):
+        if held.holds in (POINTS, GRID, LAW_FILE, PREDICTIONS):
             rule = f"holds {WORDS[held.holds]} ({held.reason}); {verb} takes run logs"
-            other = "report" if held.holds == LAW_FILE else "fit or report"
+            other = "report" if held.holds in (LAW_FILE, PREDICTIONS) else "fit or report"
             raise DataError.of("PATH", str(path), rule, f"megascale {other}")
 
 

@@ -75,14 +75,20 @@ def recommend(
 ) -> None:
     """Peak learning rate and batch size by every published law, and by your own.
 
-    The laws disagree by factors: each stands with what it means by N, D and C, where it was
-    fitted, and how sure its constants are. Medians are orientation, not truth.
+    A law file of whole schedules (`fit --law schedule`) answers with a planned schedule against the
+    best fixed batch. The laws disagree by factors: each stands with what it means by N, D and C,
+    where it was fitted, and how sure its constants are. Medians are orientation, not truth.
     """
     from megascale.formats.law_file import read_law_file
+    from megascale.formats.schedule_law_file import SettingsOfRuns, is_schedule_law
     from megascale.laws.published.law import Target
     from megascale.laws.published.recommend import recommend as ask
     from megascale.model.config import read_model_config
+    from megascale.propose.run_settings import settings_of_mapping
+    from megascale.shipped import locate
     from megascale.units import parse_count
+    from megascale.verbs.recommend_plan import print_plans, recommended_plan
+    from megascale.verbs.schedule_request import PlanRequest
 
     budget = parse_count(tokens, "--tokens")
     if confidence is not None and not law_file:
@@ -101,28 +107,43 @@ def recommend(
         given = "both" if params else "(neither)"
         raise ConfigError.of("--params, --model", given, "exactly one of them says what N is")
     target: Target
+    settings = SettingsOfRuns(sequence_length=seq_length)
     if model is not None:
         if active_params is not None:
             rule = "the model itself says how many parameters are active"
             raise ConfigError.of("--active-params", active_params, rule)
-        target = Target.of_model(read_model_config(model), budget, seq_length, **rest)
+        shape = read_model_config(model)
+        settings = settings_of_mapping(
+            {"model": shape.model_dump(), "train": {"sequence_length": seq_length}}
+        )
+        target = Target.of_model(shape, budget, seq_length, **rest)
     else:
         assert params is not None
         total = parse_count(params, "--params")
         active = total if active_params is None else parse_count(active_params, "--active-params")
         target = Target(total, active, budget, **rest)
+    whole = [path for path in law_file or () if is_schedule_law(locate(path, "laws"))]
     found = ask(
         target,
         sequence_length=seq_length,
-        law_files=[read_law_file(path) for path in law_file or ()],
+        law_files=[read_law_file(path) for path in law_file or () if path not in whole],
         confidence=confidence,
     )
+    request = PlanRequest(
+        total=budget,
+        sequence=seq_length,
+        lr=None if lr is None else f"{lr:g}",
+        confidence=confidence,
+    )
+    plans = [recommended_plan(path, request, settings, quiet=as_json) for path in whole]
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        more = {"planned": plans} if plans else {}
+        typer.echo(json.dumps(found.to_dict() | more, indent=2))
         return
     from megascale.verbs.recommend_tables import print_recommendation
     from megascale.verbs.tables import wide_console
 
+    print_plans(plans, wide_console())
     print_recommendation(found, wide_console())
 
 

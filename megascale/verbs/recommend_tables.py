@@ -8,6 +8,7 @@ from rich.table import Table
 
 from megascale.laws.published.law import CERTAINTY
 from megascale.laws.published.recommend import TITLES, QuantityTable, Recommendation, Row
+from megascale.units import short_count
 from megascale.verbs.tables import empty_table
 
 
@@ -88,7 +89,7 @@ def _band(quantity: str, row: Row) -> str:
 
 def _shown(quantity: str, value: float) -> str:
     if quantity == "batch":
-        return f"{value / 1e6:.3g}M"
+        return short_count(round(value))
     return f"{value:.2e}" if quantity == "lr" else f"{value:.3g}"
 
 

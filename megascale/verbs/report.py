@@ -107,7 +107,7 @@ def report(
     from megascale.laws.law_files import Naming
     from megascale.report.document import Settings, build_document, document_summary
     from megascale.report.inputs import read_inputs
-    from megascale.report.options import calculator_defaults
+    from megascale.report.options import calculator_defaults, study_defaults
     from megascale.report.page import write_page
 
     replicates = LogOptions.replicates if bootstrap is None else bootstrap
@@ -146,12 +146,15 @@ def report(
             inputs=[Input(path=file["path"], sha256=file["sha256"]) for file in inputs.files],
             source="this report",
         ),
+        grid_kinds=inputs.grid_kinds,
     )
     settings = Settings(
         title=title,
         laws=[*(read_law_file(path) for path in law_file or ()), *inputs.laws],
         models=list(model or []),
-        defaults=calculator_defaults(params, active_params, tokens, seq_length),
+        defaults=calculator_defaults(
+            params, active_params, tokens, seq_length, study_defaults(inputs.runs, inputs.grids)
+        ),
     )
     document = build_document(inputs, findings, settings)
     path = write_page(document, output)

@@ -63,13 +63,12 @@ def schedule(
     lr_kind: own.LrKind = RateKind.wsd,
     warmup: own.Warmup = None,
     decay: own.Decay = None,
-    decay_shape: own.ShapeOfDecay = own.DecayShape.linear,
+    decay_shape: own.ShapeOfDecay = None,
     final_ratio: own.FinalRatio = None,
     lr_coupling: own.LrCoupling = RateCoupling.constant,
     optimize: own.Optimize = None,
     runs: own.PlanRuns = None,
-    weight_decay: own.WeightDecay = None,
-    calibrate: own.Calibrate = True,
+    weight_decay: said.WeightDecayOf = None,
     max_changes: own.MaxChanges = 3,
     min_gap: own.MinGap = None,
     shrink: own.Shrink = False,
@@ -123,11 +122,10 @@ def schedule(
         lr_kind=lr_kind.value,
         warmup=warmup,
         decay=decay,
-        decay_shape=decay_shape.value,
+        decay_shape=None if decay_shape is None else decay_shape.value,
         final_ratio=final_ratio,
         coupling=lr_coupling.value,
         weight_decay=weight_decay,
-        calibrate=calibrate,
         max_changes=max_changes,
         min_gap=min_gap,
         shrink=shrink,
@@ -165,7 +163,6 @@ def schedule(
         planning |= {
             "--weight-decay": weight_decay,
             "--beyond-data": beyond_data or None,
-            "--no-calibrate": None if calibrate else True,
         }
     elif replan is not None:
         rule_of = "a running run's rest is judged with --optimize alone"
@@ -186,6 +183,7 @@ def schedule(
     if confidence is not None and law_file is None and not judges:
         rule_of = "is of a law's band; give --law-file, or --runs"
         raise ConfigError.of("--confidence", confidence, rule_of)
+    shape = decay_shape or own.DecayShape.linear
     peak, final = inputs.one_number(lr, "--lr"), inputs.one_number(final_ratio, "--final-ratio")
     request: dict[str, Any] = {}
     if law_file is not None:
@@ -248,7 +246,7 @@ def schedule(
             found.schedule,
             to.value,
             lr=inputs.learning_rate(
-                *(peak, lr_kind.value, warmup, decay, decay_shape.value, final), total=total
+                *(peak, lr_kind.value, warmup, decay, shape.value, final), total=total
             ),
             lr_coupling=lr_coupling.value,
             past=() if at is None else at.history,

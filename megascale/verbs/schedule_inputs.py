@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from megascale.formats.law_file import LawFile
     from megascale.propose.proposal import LawRequest
     from megascale.propose.replan import Standing
+    from megascale.propose.schedule_law import ScheduleLaw
     from megascale.schedule.lr import LRSchedule
     from megascale.schedule.points import BatchPoint
 
@@ -157,6 +158,24 @@ def _n(law: LawFile, params: str | None, model: Path | None) -> float:
         kind = law.n_kind.replace("_", " ")
         raise ConfigError.of("--params", None, f"law {law.name} needs N ({kind} parameters)", "4B")
     return 1.0
+
+
+def predicted_size(law: ScheduleLaw, params: str | None) -> float | None:
+    """N of the run that is asked about, for a law of whole schedules.
+
+    Raises:
+        ConfigError: the law goes over several sizes and none is given, or knows no size.
+    """
+    seen = law.seen.n_params
+    if params is None:
+        if not law.sized:
+            return None
+        rule = "the law goes over several sizes: says which"
+        raise ConfigError.of("--params", None, rule, None if seen is None else round(seen[0]))
+    if seen is None:
+        rule = "means nothing: the runs behind the law do not say their size"
+        raise ConfigError.of("--params", params, rule, "leave it out")
+    return float(parse_count(params, "--params"))
 
 
 def one_number(text: str | None, key: str) -> float | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from megascale.propose.loss_draws import LossDraws
     from megascale.propose.plan_check import JudgedPlan
     from megascale.propose.plan_verdict import PlanVerdict
+    from megascale.propose.schedule_law import ScheduleLaw
     from megascale.schedule.batch import BatchSchedule
 
 
@@ -71,27 +72,38 @@ def _law(
 ) -> tuple[LossDraws, PlanRequest]:
     """The law, and the request with the weight decay that the law's runs had."""
     from megascale.formats.schedule_law_file import read_schedule_law
-    from megascale.propose.logged_weight_decay import logged_weight_decay
-    from megascale.propose.planning_law import law_of_logs
     from megascale.propose.schedule_law import ScheduleLaw
     from megascale.verbs.option_words import read_options
     from megascale.verbs.progress import StageLine
     from megascale.verbs.reading import load_logs
+    from megascale.verbs.searched_law import searched_law
 
     if sources.file is not None:
         if request.weight_decay is not None:
             rule = "the law file says the weight decay of its runs"
             raise ConfigError.of("--weight-decay", request.weight_decay, rule)
         law = ScheduleLaw.of_file(read_schedule_law(sources.file))
+        _warn_of_settings(law, request)
         return law.draws(), replace(request, weight_decay=law.weight_decay)
     table = load_logs(sources.runs, None, read_options(), False, 1, True)
-    decay = request.weight_decay
-    decay = logged_weight_decay(table) if decay is None else decay
     with StageLine(quiet=quiet) as line:
-        draws = law_of_logs(
-            table, weight_decay=decay, calibrate=request.calibrate, progress=line.show
-        )
-    return draws, replace(request, weight_decay=decay)
+        law = searched_law(table, request.weight_decay, said=line.show).law
+    _warn_of_settings(law, request)
+    return law.draws(), replace(request, weight_decay=law.weight_decay)
+
+
+def _warn_of_settings(law: ScheduleLaw, request: PlanRequest) -> None:
+    """Tell on standard error where the run that is planned is not as the law's runs were."""
+    from megascale.formats.schedule_law_file import SettingsOfRuns
+    from megascale.propose.run_settings import other_settings, settings_of_run
+    from megascale.verbs.law_output import warn
+
+    settings = SettingsOfRuns(sequence_length=request.sequence)
+    if request.at is not None:
+        path = Path(request.at.path)
+        settings = settings_of_run(path if path.is_dir() else path.parent)
+    said = other_settings(law.conditions, settings)
+    warn([f"the run has {words}: the law does not know what that does" for words in said])
 
 
 def optimize_schedule(

@@ -220,7 +220,12 @@ Decay = Annotated[
     ),
 ]
 ShapeOfDecay = Annotated[
-    DecayShape, typer.Option("--decay-shape", help="Its shape.", rich_help_panel=RATE)
+    DecayShape | None,
+    typer.Option(
+        "--decay-shape",
+        help="Its shape [linear; with --optimize those that the law's runs have shown].",
+        rich_help_panel=RATE,
+    ),
 ]
 FinalRatio = Annotated[
     str | None,
@@ -307,22 +312,6 @@ PlanRuns = Annotated[
         "--runs",
         help="Logs that a law of whole schedules is fitted to first, to plan under it or to judge "
         "the schedule; repeatable.",
-        rich_help_panel=PLANNING,
-    ),
-]
-WeightDecay = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        help="Weight decay of those runs and of the plan, for forms that look at it.",
-        rich_help_panel=PLANNING,
-    ),
-]
-Calibrate = Annotated[
-    bool,
-    typer.Option(
-        "--calibrate/--no-calibrate",
-        help="Widen the intervals to what left-out runs ask for; takes a fit without each run.",
         rich_help_panel=PLANNING,
     ),
 ]

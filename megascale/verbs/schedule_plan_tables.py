@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from megascale.propose.best_schedule import BestSchedule
-from megascale.propose.plan_outcome import PlanEstimate, PlanOutcome
+from megascale.propose.loss_interval import Estimated
+from megascale.propose.plan_outcome import PlanOutcome
 from megascale.propose.plan_verdict import PlanVerdict, cheap_saving, plan_words
 from megascale.report.plan_figure import plan_costs
 from megascale.schedule.batch import BatchSchedule
@@ -61,17 +62,16 @@ def print_best_schedule(found: BestSchedule, verdict: PlanVerdict, console: Cons
     if len(found.forms) > 1:
         each = ", ".join(f"{form} {gap:+.4f}" for form, gap in found.proposal.by_form.items())
         console.print(f"  the plan by the best parameters of each form: {each}", highlight=False)
-    if found.inflation > 1:
-        console.print(
-            f"  the intervals are {found.inflation:.2g} times as wide as forms and parameters make "
-            "them: left-out runs ask for it",
-            highlight=False,
-        )
+    console.print(
+        f"  the law's own error, by schedules left out of its fit and how unlike them the plan is: "
+        f"{found.law_error:.4f} nats (standard deviation of the difference)",
+        highlight=False,
+    )
     for cut in found.clipped:
         console.print(f"  planned within what was seen: {cut}", highlight=False)
     console.print(
-        "  the intervals hold forms and parameters, paired; seeds and what no form holds are not "
-        "in them: only fresh paired runs tell",
+        "  the intervals hold parameters, forms and the law's own error; seeds are not in them: "
+        "only fresh paired runs tell",
         highlight=False,
     )
 
@@ -95,5 +95,5 @@ def print_segments(laid: BatchSchedule, verdict: PlanVerdict, console: Console) 
     console.print(table, highlight=False)
 
 
-def _signed(one: PlanEstimate) -> str:
+def _signed(one: Estimated) -> str:
     return f"{one.value:+.4f} [{one.low:+.4f}, {one.high:+.4f}]"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from megascale.propose.replan import Standing
     from megascale.propose.seen_ranges import SeenRanges
     from megascale.propose.step_times import StepTimes
+    from megascale.schedule.lr import Shape
 
 GAPS = 20
 """The least distance of changes is this part of the budget where none is given."""
@@ -49,38 +50,36 @@ class PlanRequest:
         min_batch, max_batch, lr, warmup, decay, final_ratio: texts; None takes what was seen.
         lr_kind, decay_shape, coupling: of the learning rate.
         weight_decay: of the runs and the plan.
-        calibrate: whether the intervals are held against left-out runs.
         max_changes, min_gap, shrink: of the batch.
         step_seconds, price, no_worse, beyond_data: of the objective.
         confidence: of the intervals; None is 0.9.
         at: where a running run stands, of which only the rest is planned.
     """
 
-    objective: str
     total: int
     sequence: int
-    micro: int
-    ranks: int
-    multiple: int
-    min_batch: str | None
-    max_batch: str | None
-    lr: str | None
-    lr_kind: str
-    warmup: str | None
-    decay: str | None
-    decay_shape: str
-    final_ratio: str | None
-    coupling: str
-    weight_decay: float | None
-    calibrate: bool
-    max_changes: int
-    min_gap: str | None
-    shrink: bool
-    step_seconds: str | None
-    price: float | None
-    no_worse: float
-    beyond_data: bool
-    confidence: float | None
+    objective: str = "tokens"
+    micro: int = 1
+    ranks: int = 1
+    multiple: int = 1
+    min_batch: str | None = None
+    max_batch: str | None = None
+    lr: str | None = None
+    lr_kind: str = "wsd"
+    warmup: str | None = None
+    decay: str | None = None
+    decay_shape: str | None = None
+    final_ratio: str | None = None
+    coupling: str = "constant"
+    weight_decay: float | None = None
+    max_changes: int = 3
+    min_gap: str | None = None
+    shrink: bool = False
+    step_seconds: str | None = None
+    price: float | None = None
+    no_worse: float = 0.0
+    beyond_data: bool = False
+    confidence: float | None = None
     at: Standing | None = None
 
     @property
@@ -138,11 +137,18 @@ def bounds_of(request: PlanRequest, seen: SeenRanges) -> PlanBounds:
         warmup_tokens=warmup,
         decay_tokens=decay,
         final_ratio=final,
-        shapes=(request.decay_shape,),  # type: ignore[arg-type]
+        shapes=_shapes(request, seen),
         coupling=request.coupling,  # type: ignore[arg-type]
         weight_decay=request.weight_decay or 0.0,
     )
     return made if request.at is None else _bounds_of_rest(made, request, request.at)
+
+
+def _shapes(request: PlanRequest, seen: SeenRanges) -> tuple[Shape, ...]:
+    """Shapes of the decay: the one that is asked for, else those that the law has seen."""
+    if request.decay_shape is not None:
+        return (request.decay_shape,)  # type: ignore[return-value]
+    return seen.shapes or ("linear",)
 
 
 def _bounds_of_rest(bounds: PlanBounds, request: PlanRequest, at: Standing) -> PlanBounds:

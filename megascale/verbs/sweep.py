@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,10 +16,12 @@ from megascale.verbs.tables import print_lines
 
 if TYPE_CHECKING:
     from megascale.sweep.answer import Answer
+    from megascale.sweep.cluster import ClusterRunner
     from megascale.sweep.plan import RunPlan
     from megascale.sweep.runner import Runner
     from megascale.sweep.study import StudyAt
     from megascale.verbs.sweep_display import StudyDisplay
+    from megascale.verbs.sweep_place import Place
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -69,6 +71,28 @@ def sweep(
             help="Write every run's config and command here, for a cluster; start nothing."
         ),
     ] = None,
+    on: Annotated[
+        Literal["local", "slurm", "ray"],
+        typer.Option(
+            "--on", help="Where the runs go: this machine, a Slurm cluster or a Ray cluster."
+        ),
+    ] = "local",
+    runs_per_job: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Runs of one job of a cluster.")
+    ] = 1,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Of a Slurm job, repeated: time=240 (minutes), partition=gpu, cpus_per_task=8.",
+            show_default=False,
+        ),
+    ] = None,
+    cores: Annotated[
+        int | None,
+        typer.Option(min=1, max=65536, help="Cores of a Ray job; default: one a rank."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=0, max=4096, help="GPUs of a Ray job.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Run every combination of a study, then compare, cross and fit as it asks.
@@ -98,26 +122,30 @@ def sweep(
 
     if not all(is_finished(plan.run.config) for plan in plans):
         require_torch("sweep")
-    raise typer.Exit(_run(at, plans, folder, jobs, as_json))
+    from megascale.verbs.sweep_place import Place
+
+    place = Place(on, runs_per_job, tuple(slurm or ()), cores, gpus)
+    raise typer.Exit(_run(at, plans, folder, jobs, place, as_json))
 
 
 def _run(
-    at: StudyAt, plans: Sequence[RunPlan], folder: Path, jobs: int | None, as_json: bool
+    at: StudyAt,
+    plans: Sequence[RunPlan],
+    folder: Path,
+    jobs: int | None,
+    place: Place,
+    as_json: bool,
 ) -> int:
     from megascale.errors import EXIT_INTERRUPTED
     from megascale.formats.run_log import json_value
     from megascale.sweep.finish import answers
-    from megascale.sweep.prepare import check_machine, prepare_runs
     from megascale.sweep.results import read_results
-    from megascale.sweep.runner import Runner
     from megascale.train.rundir import RunDirectory
     from megascale.verbs.sweep_display import StudyDisplay
+    from megascale.verbs.sweep_place import runner_of
 
-    count = check_machine(at, jobs, len(plans))
     with StudyDisplay(quiet=as_json) as display, RunDirectory(folder / STUDY_FOLDER):
-        prepare_runs(at, plans, display.line)
-        display.line(f"{at.study.name} at {at.scale} scale: {len(plans)} runs, {count} at a time")
-        runner = Runner(plans, folder, ranks=at.block.ranks, jobs=count, report=display.report)
+        runner = runner_of(at, plans, folder, jobs, place, display)
         code = runner.run()
         _show_failures(runner, display)
         done = [state.plan.run for state in runner.states if state.state == "done"]
@@ -138,7 +166,7 @@ def _run(
     return code
 
 
-def _show_failures(runner: Runner, display: StudyDisplay) -> None:
+def _show_failures(runner: Runner | ClusterRunner, display: StudyDisplay) -> None:
     for state in runner.states:
         if state.state == "failed":
             display.line(f"\n{state.name} failed ({state.note}); {runner.log_of(state)} ends:")
@@ -146,7 +174,9 @@ def _show_failures(runner: Runner, display: StudyDisplay) -> None:
                 display.line(f"  {line}")
 
 
-def _result(at: StudyAt, runner: Runner, found: Sequence[Answer], code: int) -> dict[str, Any]:
+def _result(
+    at: StudyAt, runner: Runner | ClusterRunner, found: Sequence[Answer], code: int
+) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "study": at.study.name,

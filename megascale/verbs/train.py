@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,11 +92,12 @@ def train(
     again after a crash, a signal or a restart by torchrun needs nothing else.
     """
     from megascale.errors import found_alike
+    from megascale.machine import launched_ranks
 
-    ranks = world_size if world_size is not None else int(os.environ.get("WORLD_SIZE", "1"))
     changeable = tuple(allow_changed or ())
     with found_alike("node"):  # no rank depends on another yet, and all of a node see the same
         _check_options(explain, dry_run, as_json, world_size)
+        ranks = launched_ranks() if world_size is None else world_size
         _check_starts(branch_decay, branch_from, rewind_to)
         cfg = _config(config, overrides or [], branch_decay)
         origin = branch_from if branch_decay is None else branch_decay
@@ -118,18 +118,18 @@ def train(
 
     with found_alike("node"):
         require_torch("train")
+    from megascale.train.launcher import agreed_exit
     from megascale.train.run import run
     from megascale.verbs.run_console import RunConsole
 
-    raise typer.Exit(
-        run(
-            cfg,
-            display=RunConsole,
-            branch_from=origin,
-            rewind_to=rewind_to,
-            allow_changed=changeable,
-        )
+    code = run(
+        cfg,
+        display=RunConsole,
+        branch_from=origin,
+        rewind_to=rewind_to,
+        allow_changed=changeable,
     )
+    raise typer.Exit(agreed_exit(code))
 
 
 def _check_options(explain: bool, dry_run: bool, as_json: bool, world_size: int | None) -> None:
@@ -178,12 +178,24 @@ def _config(path: Path, overrides: list[str], branch_decay: Path | None) -> RunC
 
 
 def _explain(config: RunConfig, ranks: int, as_json: bool) -> None:
+    from megascale.data.opening import open_stream
+    from megascale.errors import DataError
+    from megascale.extras import is_installed
+    from megascale.train.checks import goes_on_at
     from megascale.train.explain import explain
 
-    report = explain(config, ranks)
+    start = goes_on_at(config) if is_installed("torch") else (0, 0)
+    stream, missing = None, None
+    try:
+        stream = open_stream(config.data, seed=config.seed)
+    except DataError as error:
+        missing = str(error)
+    report = explain(config, ranks, start=start, stream=stream)
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:
         from megascale.verbs.train_tables import print_explanation
 
         print_explanation(report)
+        if missing is not None:
+            typer.echo(f"Epochs are not known without the data: {missing}")

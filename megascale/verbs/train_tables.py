@@ -16,7 +16,7 @@ from megascale.verbs.tables import empty_table, folded_names, folded_rows, wide_
 if TYPE_CHECKING:
     from megascale.config.schedules import DataPhase
     from megascale.schedule.batch import Segment
-    from megascale.train.explain import ExplainReport, Landmark
+    from megascale.train.explain import ExplainReport, Landmark, SourceUse
 
 
 def print_explanation(report: ExplainReport, console: Console | None = None) -> None:
@@ -29,6 +29,14 @@ def print_explanation(report: ExplainReport, console: Console | None = None) -> 
     console = console or wide_console()
     resolved = dump_yaml(report.config, batch_table=_short_batch_table)
     console.print(resolved, markup=False, highlight=False)
+    for remark in report.remarks:
+        console.print(f"Note: {remark}.", markup=False, highlight=False)
+    if report.schedule.start_tokens:
+        console.print(
+            f"The run stands at {format_count(report.schedule.start_tokens)} tokens, step "
+            f"{report.schedule.start_step:,}; what follows is what lies ahead.",
+            highlight=False,
+        )
     console.print(_layout(report))
     console.print(_segments(report))
     for line in segments_between(report.schedule.segments):
@@ -36,6 +44,7 @@ def print_explanation(report: ExplainReport, console: Console | None = None) -> 
     for table in (
         _landmarks(report),
         _phases(report),
+        *([_sources(report)] if report.sources else []),
         _parameters(report),
         _groups(report),
         _memory(report),
@@ -142,6 +151,17 @@ def _phases(report: ExplainReport) -> Table:
     return made
 
 
+def _sources(report: ExplainReport) -> Table:
+    made = _table("Sources", "source", "tokens", "epochs of the whole run")
+
+    def cells(source: SourceUse) -> list[str]:
+        return [source.name, format_count(source.tokens), f"{source.epochs:.3g}"]
+
+    for row in folded_rows(report.sources, cells):
+        made.add_row(*row)
+    return made
+
+
 def _parameters(report: ExplainReport) -> Table:
     count = report.parameters
     made = _table("Parameters", "component", "total", "active")
@@ -154,18 +174,22 @@ def _parameters(report: ExplainReport) -> Table:
 
 
 def _groups(report: ExplainReport) -> Table:
-    columns = ("kind", "group", "LR factor", "weight decay", "method", "betas", "eps", "tensors")
-    made = _table("Parameter groups", *columns, "parameters", left=2)
+    columns = ("kind", "group", "initial", "LR factor", "weight decay", "method", "betas", "eps")
+    title = "Parameter groups"
+    if report.config.init.kind != "standard":
+        title += f" ({report.config.init.kind}, by the base of init)"
+    made = _table(title, *columns, "tensors", "parameters", left=2)
     for group in report.groups:
-        beta2 = "by tokens" if group.beta2 is None else f"{group.beta2:g}"
+        beta2 = "by tokens" if group.beta2 is None else f"{group.beta2:.6g}"
         made.add_row(
             group.kind,
             group.match or "-",
-            f"{group.lr_multiplier:g}",
-            f"{group.weight_decay:g}",
+            f"{group.initial:.4g}",
+            f"{group.lr_multiplier:.4g}",
+            f"{group.weight_decay:.4g}",
             group.method,
-            f"{group.beta1:g} {beta2}" if group.method == "adamw" else f"{group.beta1:g}",
-            f"{group.eps:g}" if group.method == "adamw" else "-",
+            f"{group.beta1:.6g} {beta2}" if group.method == "adamw" else f"{group.beta1:g}",
+            f"{group.eps:.4g}" if group.method == "adamw" else "-",
             f"{group.tensors:,}",
             f"{group.parameters:,}",
         )
@@ -186,5 +210,6 @@ def _work(report: ExplainReport) -> Table:
     made.add_row("weights, per token", f"{report.flops.weights:.4g}")
     made.add_row("attention, per token", f"{report.flops.attention:.4g}")
     made.add_row("all, per token", f"{report.flops.total:.4g}")
-    made.add_row("the whole run", f"{report.total_flops:.4g}")
+    what = "what is left of the run" if report.schedule.start_tokens else "the whole run"
+    made.add_row(what, f"{report.total_flops:.4g}")
     return made

@@ -8,17 +8,20 @@ import zlib
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from megascale.data.tokenize import TokenizerFile
 from megascale.errors import CheckpointError, ConfigError, DataError, FitError, UserError
 from megascale.fitting import fit
 from megascale.formats.law_file import read_law_file
 from megascale.model.hf import HubWeights
 from megascale.runs.readers import megatron, opening
 from megascale.sweep.study import load_study
+from megascale.train.checkpoint import rng_state, set_rng_state
 from megascale.train.checkpoint.storage import tiles
 from tests.borders.reading import _make_hub
 from tests.runs.readers.helpers import read_as
@@ -207,3 +210,25 @@ def test_an_index_whose_weight_map_is_a_list(tmp_path):
         index.write_text(json.dumps(content))
         with pytest.raises(UserError):
             HubWeights(tmp_path / "sharded")
+
+
+def test_random_states_without_words_are_refused():
+    """Found by changing 20,000 checkpoints: numpy reads the first word before it looks."""
+    kept = rng_state()
+    empty = {**kept, "numpy": ["MT19937", "", *kept["numpy"][2:]]}
+    with pytest.raises(CheckpointError, match="malformed RNG state"):
+        set_rng_state(empty)
+    set_rng_state(kept)
+
+
+def test_token_ids_beyond_32_bits_are_refused(tmp_path):
+    """Found by changing 20,000 tokenizers."""
+    file = tmp_path / "tokenizer.json"
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a"))
+    made.save(str(file))
+    TokenizerFile(file)
+    content = json.loads(file.read_bytes())
+    content["model"]["vocab"]["b"] = 2**31
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="ids must lie between 0 and 2147483647"):
+        TokenizerFile(file)

@@ -49,7 +49,10 @@ def on_disk(tmp_path, repository):
         done = run_in_mount(mount, tmp_path, code)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
-        return json.loads(done.stdout.splitlines()[-1]) | {"stderr": done.stderr}
+        return json.loads(done.stdout.splitlines()[-1]) | {
+            "stderr": done.stderr,
+            "stdout": done.stdout,
+        }
 
     return run
 
@@ -125,6 +128,32 @@ codes = run_ranks(config, prepare=at_steps({13: full}))
     assert found["codes"] == [75]
     assert found["kept"][-1] == found["reached"]
     assert [line for line in found["warnings"] if "given up" in line]
+
+
+def test_the_log_is_whole_once_there_is_room_again(on_disk):
+    """The disk is full to the last byte for ten steps, log lines and all."""
+    found = on_disk(
+        "4m",
+        """
+config = tiny_config(
+    disk, checkpoint=dict(interval_steps=3, keep_last=2), log=dict(console="plain")
+)
+def full():
+    try:
+        with open(disk / "balloon", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1024))
+    except OSError:
+        pass
+codes = run_ranks(config, prepare=at_steps({8: full, 18: (disk / "balloon").unlink}))
+steps = log_of(config).column("step")
+assert steps == list(range(1, len(steps) + 1)), steps
+""",
+    )
+    assert found["codes"] == [0]
+    assert found["reached"] == found["kept"][-1] == 10240
+    assert "the disk is full: lines of the log wait in memory" in found["stdout"]
+    assert "the disk has room again: the log is complete" in found["stdout"]
 
 
 def test_two_ranks_decide_alike(on_disk):

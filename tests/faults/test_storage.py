@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import resource
 import shutil
 import signal
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from megascale.config import build_config
+from megascale.errors import RunError
 from megascale.train import loop
 from megascale.train.checkpoint import list_checkpoints
+from megascale.train.checks import check_run
 from tests.tiny_run import (
     MODEL,
     log_of,
@@ -254,6 +257,52 @@ def test_another_tokenizer_is_refused_unless_allowed(tmp_path, undisturbed, capf
     assert trajectory(config) == undisturbed
 
 
+@pytest.mark.parametrize("anew", [False, True], ids=["removed", "made anew"])
+def test_a_run_directory_that_is_no_longer_its_own_is_left_alone(tmp_path, capfd, anew):
+    """Two runs would otherwise write one `checkpoints/`."""
+    config = own_data(tmp_path)
+    path = Path(config.output_dir) / config.name
+
+    def remove():
+        shutil.move(path, tmp_path / "moved")
+        if anew:
+            path.mkdir()
+            (path / "run.lock").touch()
+
+    assert run_ranks(config, 2, prepare=at_rank_0({7: remove})) == [5, 5]
+    message = capfd.readouterr().err
+    assert f"run directory = {path}: was removed, moved or made anew" in message
+    assert "Traceback" not in message
+    assert [file.name for file in path.glob("*")] == (["run.lock"] if anew else [])
+
+
+def at_rank_0(actions: dict[int, Callable[[], None]]) -> Callable[[], None]:
+    """`at_steps` on the first of several ranks."""
+
+    def prepare() -> None:
+        if os.environ["RANK"] == "0":
+            at_steps(actions)()
+
+    return prepare
+
+
+@pytest.mark.parametrize("damage", ["checkpoints is a file", "config.json is gone"])
+def test_a_run_directory_that_lacks_what_it_needs_is_one_message(tmp_path, damage):
+    config = own_data(tmp_path)
+    assert run_ranks(config, prepare=signal_at(8, signal.SIGTERM)) == [75]
+    path = Path(config.output_dir) / config.name
+    if damage == "config.json is gone":
+        (path / "config.json").unlink()
+        words = "but no config.json, which says of which run"
+    else:
+        shutil.rmtree(path / "checkpoints")
+        (path / "checkpoints").touch()
+        words = "its `checkpoints` is a file, and must be a directory"
+    with pytest.raises(RunError) as caught:
+        check_run(config, 1)
+    assert words in str(caught.value)
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     """Content of every file, but that of the lock, which names the last process."""
     return {
@@ -294,3 +343,4 @@ def test_a_learning_rate_that_jumps_on_a_resume_is_told(tmp_path):
     said = [e["message"] for e in log_of(config).events if "jumps from" in e.get("message", "")]
     assert len(said) == 1
     assert "the learning rate jumps from" in said[0]
+    assert "step-00000015-tokens-7680, the last of the stable phase, would not" in said[0]

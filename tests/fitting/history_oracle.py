@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.optimize import brentq
 
 
 def brute_force(
@@ -20,8 +21,11 @@ def brute_force(
     progress_ref: float = 1.0,
     batch_ref: float = 1.0,
     decay: np.ndarray | None = None,
+    log_size: float = 0.0,
 ) -> np.ndarray:
     """Loss after each step, steps of constant learning rate (over its reference) and batch."""
+    scaled = {"L_inf": p["n_L"], "a": p["n_a"], "c": p["n_c"], "c2": p["n_c"]}
+    p = {**p, **{name: p[name] * np.exp(-by * log_size) for name, by in scaled.items()}}
     n = len(lr)
     pace = lr ** p["u"] * (batch / batch_ref) ** p["r"] / np.sqrt(1 + p["B_n"] / batch)
     fade = np.zeros(n) if decay is None else p["omega"] * decay
@@ -63,3 +67,32 @@ def brute_force(
             noise = np.sum(source[: k + 1] * share)
         loss[k] = p["L_inf"] + p["a"] * signal[k + 1] + noise
     return loss
+
+
+def walked(
+    p: Mapping[str, float],
+    lr: np.ndarray,
+    batch: np.ndarray,
+    *,
+    progress_ref: float = 1.0,
+    batch_ref: float = 1.0,
+    log_size: float = 0.0,
+) -> np.ndarray:
+    """State equivalence by its words: loss after each step, each from the progress at which a run
+    of this step's batch and rate has the loss of now, found by bisection."""
+    floor = lr ** p["x"] * (batch / batch_ref) ** -p["q"] * p["c"] * np.exp(-p["n_c"] * log_size)
+    pace = lr ** p["u"] * (batch / batch_ref) ** p["r"] / np.sqrt(1 + p["B_n"] / batch)
+    a = p["a"] * np.exp(-p["n_a"] * log_size)
+
+    def fixed(progress: float, k: int) -> float:
+        return float(floor[k] + a * (progress / progress_ref) ** -p["p"])
+
+    now, out = None, []
+    for k in range(len(lr)):
+        if now is None:
+            now = fixed(p["T0"] + pace[k], k)
+        elif now > fixed(1e300, k):
+            at = brentq(lambda t, k=k, to=now: fixed(np.exp(t), k) - to, -50, 690, xtol=1e-14)
+            now = fixed(np.exp(at) + pace[k], k)
+        out.append(now)
+    return np.array(out) + p["L_inf"] * np.exp(-p["n_L"] * log_size)

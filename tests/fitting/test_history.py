@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,14 +12,14 @@ from megascale.fitting.history import RESOLUTION, History, cut
 from megascale.fitting.history_fit import fit_history
 from megascale.fitting.history_law import FORMS, LOG, NAMES, HistoryLaw
 from megascale.fitting.history_result import HistoryRun, Scales, predict_history
-from tests.fitting.history_oracle import brute_force
+from tests.fitting.history_oracle import brute_force, walked
 
 TRUTH = {
     "L_inf": 1.7, "a": 0.9, "p": 0.4, "T0": 20.0, "u": 0.9, "r": 0.45, "B_n": 150.0, "omega": 0.7,
     "c": 0.3, "x": 0.8, "q": 0.35, "tau": 9.0, "kappa": 0.6, "c2": 0.2, "tau2": 70.0,
-    "gamma": 0.4, "g": 0.5,
+    "gamma": 0.4, "g": 0.5, "n_L": 0.1, "n_a": 0.2, "n_c": 0.3,
 }  # fmt: skip
-SCALES = Scales(lr=5e-3, batch=256.0, progress=300.0)
+SCALES = Scales(lr=5e-3, batch=256.0, progress=300.0, n_params=1e6)
 KINDS = [
     ("power", "lr", "none", False),
     ("power", "progress", "none", False),
@@ -33,13 +35,14 @@ KINDS = [
 ]
 
 
-def staircase(decays: bool = True) -> tuple[np.ndarray, np.ndarray, History]:
+def staircase(decays: bool = True, n_params: float = 3e6) -> tuple[np.ndarray, np.ndarray, History]:
     """400 steps: warmup, a batch that grows and shrinks, a decay, step by step and as sections."""
     lr = np.ones(400)
     lr[:30] = (np.arange(30) + 0.5) / 30
     lr[300:] = np.linspace(1, 0.1, 100)
     batch = np.repeat([256.0, 1024.0, 512.0, 2048.0], [120, 100, 120, 60])
-    return lr, batch, History.of_steps(lr * SCALES.lr, batch, weight_decay=0.1 if decays else 0.0)
+    history = History.of_steps(lr * SCALES.lr, batch, weight_decay=0.1 if decays else 0.0)
+    return lr, batch, replace(history, n_params=n_params)
 
 
 def values(**changes: float) -> np.ndarray:
@@ -59,10 +62,10 @@ def test_a_recursion_is_the_brute_force_convolution(
         excess=excess,
         annealing=annealing,
         saturated=saturated,
-    )
+    ).of_sizes()
     if annealing:  # the rise leaves no noise there: start at the peak
         lr = np.concatenate([np.ones(30), lr[30:]])
-        history = History.of_steps(lr * SCALES.lr, batch, weight_decay=0.1)
+        history = replace(History.of_steps(lr * SCALES.lr, batch, weight_decay=0.1), n_params=3e6)
     gamma = TRUTH["gamma"] if kernel == "power" else 0.0
     want = brute_force(
         {**TRUTH, "gamma": gamma},
@@ -76,6 +79,7 @@ def test_a_recursion_is_the_brute_force_convolution(
         progress_ref=SCALES.progress,
         batch_ref=SCALES.batch,
         decay=lr * SCALES.lr * 0.1,
+        log_size=np.log(3.0),
     )
     tokens = np.cumsum(batch)
     got, _ = predict_history(law, values(gamma=gamma), history, tokens, SCALES)
@@ -96,7 +100,7 @@ def test_derivatives_are_those_of_the_loss(
         excess=excess,
         annealing=annealing,
         saturated=saturated,
-    )
+    ).of_sizes()
     base = values(gamma=TRUTH["gamma"] if annealing and kernel == "power" else 0.0)
     tokens = np.cumsum(batch)[9::13]
     _, slopes = predict_history(law, base, history, tokens, SCALES, gradients=True)
@@ -109,6 +113,47 @@ def test_derivatives_are_those_of_the_loss(
         if name == "gamma" and not (annealing and kernel == "power"):
             slope = 0 * slope
         np.testing.assert_allclose(slopes[0, k], slope, rtol=2e-6, atol=2e-8, err_msg=name)
+
+
+@pytest.mark.parametrize("x", [0.0, 0.8])
+def test_state_equivalence_is_its_walk_step_by_step(x: float) -> None:
+    """A loss that a batch cannot reach stays (the switch down at x = 0), and derivatives agree."""
+    lr, batch, history = staircase()
+    law = FORMS["state_equivalence"].of_sizes()
+    base = values(omega=0.0, a=0.05, c=0.9, q=0.6, x=x)
+    want = walked(
+        dict(zip(NAMES, base, strict=True)),
+        lr,
+        batch,
+        progress_ref=SCALES.progress,
+        batch_ref=SCALES.batch,
+        log_size=np.log(3.0),
+    )
+    got, slopes = predict_history(law, base, history, np.cumsum(batch), SCALES, gradients=True)
+    np.testing.assert_allclose(got[0], want, rtol=0, atol=1e-10)
+    assert (np.diff(want[220:300]) == 0).all()
+    for k, name in enumerate(NAMES):
+        if name in law.fixed and name not in ("r", "u", "B_n", "T0"):
+            continue
+        step = 1e-4 * max(abs(base[k]), 0.1)
+        table = np.repeat(base[None], 4, axis=0)
+        table[:, k] += step * np.array([1, -1, 2, -2])
+        loss, _ = predict_history(law, table, history, np.cumsum(batch), SCALES)
+        slope = (8 * (loss[0] - loss[1]) - (loss[2] - loss[3])) / (12 * step)
+        np.testing.assert_allclose(slopes[0, k], slope, rtol=2e-6, atol=2e-8, err_msg=name)
+
+
+def test_state_equivalence_at_a_fixed_batch_is_the_surface() -> None:
+    history = History.of_sections([0, 2e5], 512.0, SCALES.lr)
+    tokens = np.linspace(1e4, 2e5, 7)
+    base = values(omega=0.0, r=0.0, B_n=0.0, n_L=0.0, T0=0.0)
+    for name in ("state_equivalence", "fixed_surface"):
+        point = base.copy()
+        point[NAMES.index("tau")] = FORMS[name].fixed["tau"]
+        got, _ = predict_history(name, point, history, tokens, SCALES)
+        want = TRUTH["L_inf"] + TRUTH["a"] * (tokens / 512 / SCALES.progress) ** -TRUTH["p"]
+        want = want + TRUTH["c"] * 2 ** -TRUTH["q"]
+        np.testing.assert_allclose(got[0], want, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kappa", [0.05, 0.3, 1.0, 2.5])
@@ -230,7 +275,7 @@ def test_a_batch_that_is_unknown_is_refused() -> None:
 
 
 def test_every_form_is_a_law_of_its_free_parameters() -> None:
-    assert len(LOG) == len(NAMES) == 17
+    assert len(LOG) == len(NAMES) == 20
     for name, law in FORMS.items():
         assert set(law.fixed) | set(law.ties) | set(law.free) == set(NAMES), name
         assert not set(law.fixed) & set(law.ties), name

@@ -181,6 +181,7 @@ def test_change_points_get_the_wider_of_both_intervals() -> None:
     s, e, _ = wsd_points(5, 12, 0.01, 3)
     boot = fitting.fit("wsd", s, e, bootstrap="parametric", replicates=100)
     exact = fitting.fit("wsd", s, e)
-    low, high = boot.interval("S_1")
-    assert (low <= exact.interval("S_1")[0]).all()
-    assert (high >= exact.interval("S_1")[1]).all()
+    for name in ("S_2", "S_opt"):
+        low, high = boot.interval(name)
+        assert (low <= exact.interval(name)[0]).all()
+        assert (high >= exact.interval(name)[1]).all()

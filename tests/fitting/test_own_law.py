@@ -174,7 +174,7 @@ def test_words_of_scipy_are_taken() -> None:
     for options, key in (
         ({"bounds": ([0, 0], [1, 1])}, "bounds"),
         ({"bounds": 3}, "bounds"),
-        ({"p0": [1, 2]}, "initial"),
+        ({"p0": [1, 2]}, "p0"),
         ({"p0": [1, 3, 1], "initial": {"floor": 1}}, "p0"),
     ):
         with pytest.raises(FitError, match=key):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -164,6 +165,57 @@ def test_torn_last_line_is_tolerated_and_reported_with_its_number(tmp_path):
     run = read_run(tmp_path)
     assert run.column("step") == [1, 2]
     assert [line.number for line in run.malformed] == [3]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 30])
+def test_a_torn_first_line_costs_nothing_but_the_header(tmp_path, kept):
+    """A kill in the very first write: the next attempt writes a header, and all records count."""
+    write(tmp_path).close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:kept])
+    write(tmp_path, record(1), record(2)).close()
+    run = read_run(tmp_path)
+    assert run.column("step") == [1, 2]
+    assert run.header["schema"] == "megascale.run/1"
+    assert len(run.malformed) == (kept > 0)
+
+
+def test_records_below_a_header_that_was_damaged_count(tmp_path):
+    write(tmp_path, record(1), record(2)).close()
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"\0" * 40 + b"\n" + path.read_bytes().partition(b"\n")[2])
+    assert read_run(tmp_path).column("step") == [1, 2]
+    write(tmp_path, record(3)).close()
+    assert read_run(tmp_path).column("step") == [1, 2, 3]
+    assert path.read_bytes().count(b'"schema"') == 1
+    write(tmp_path, record(4)).close()
+    assert path.read_bytes().count(b'"schema"') == 1
+
+
+def test_lines_wait_for_room_on_a_full_disk(tmp_path, monkeypatch):
+    log = write(tmp_path, record(1))
+    room, real = [10], os.write
+
+    def write_some(descriptor, data):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = real(descriptor, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write_some)
+    log.metrics(record(2))
+    log.metrics(record(3))
+    assert log.waiting > 0
+    assert read_run(tmp_path).column("step") == [1]
+    room[0] = 10**9
+    log.metrics(record(4))
+    assert log.waiting == 0
+    assert read_run(tmp_path).column("step") == [1, 2, 3, 4]
+    room[0] = 0
+    log.metrics(record(5))
+    with pytest.raises(RunError, match="the disk or quota is full"):
+        log.close()
 
 
 @given(cut=st.integers(1, 400))

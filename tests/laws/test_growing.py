@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from megascale.curves.smoothing import Window
-from megascale.laws.growing import growing_verdicts
+from megascale.laws.growing import growing_runs
 from megascale.runs.table import RunTable
 
 
@@ -31,7 +31,8 @@ def rows(name: str, floor: float, batches: tuple[int, int], last_lr: float = 1e-
 def said(*parts: pl.DataFrame, sizes: dict[str, float] | None = None) -> list[str]:
     table = pl.concat(parts)
     known = dict.fromkeys(table["run"].unique(), 100000.0) | (sizes or {})
-    return growing_verdicts(RunTable(table, [], [], []), known, "auto", Window())
+    found = growing_runs(RunTable(table, [], [], []), known, "auto", Window())
+    return [one.sentence for one in found]
 
 
 def test_a_growing_run_is_held_against_the_best_fixed_one():

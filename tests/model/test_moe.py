@@ -5,43 +5,72 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from transformers import Qwen3MoeConfig
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 from megascale.errors import LayoutError
 from megascale.kernels import matmul
 from megascale.model.experts import Experts, can_group, expert_grouped, expert_loop
-from megascale.model.moe import MoE, balance_loss, count_slots, update_expert_bias
+from megascale.model.moe import (
+    MoE,
+    Router,
+    TrailingLoads,
+    balance_loss,
+    count_slots,
+    update_expert_bias,
+)
 from megascale.parallel.mesh import Mesh
 from tests.model.test_qwen3_parity import MOE, batch, build
 
 WINDOW = 8
 
 
-def statistics(micro_batches: int, **options):
-    """Sums and gradients of one batch of 4 x 16 tokens, cut into micro-batches."""
+def statistics(micro_batches: int, *, trails: bool = False, **options):
+    """Sums and gradients of one batch of 4 x 16 tokens, cut into micro-batches.
+
+    With trailing loads it lies across the boundary of two windows at its token 24, and its last
+    10 tokens are padding.
+    """
     model = build(MOE, torch.float64, **options)
     tokens, targets = batch(MOE, sequences=4, length=16)
-    trailing = torch.arange(3 * 8).view(3, 8) + 1
+    loads = torch.arange(3 * 2 * 8).view(3, 2, 8) + 1
     aux = z = entropy = torch.zeros((), dtype=torch.float64)
     counts = torch.zeros(3, 8, dtype=torch.int64)
-    for part in zip(tokens.chunk(micro_batches), targets.chunk(micro_batches), strict=True):
-        out = model(*part, balance_counts=trailing)
+    in_windows = torch.zeros(3, 2 if trails else 0, 8, dtype=torch.int64)
+    size = 64 // micro_batches
+    for index, part in enumerate(
+        zip(tokens.chunk(micro_batches), targets.chunk(micro_batches), strict=True)
+    ):
+        ends = [min(max(end - index * size, 0), size) for end in (24, 54)]
+        trailing = TrailingLoads(loads, *ends) if trails else None
+        out = model(*part, trailing=trailing)
         (out.aux_sum + 0.1 * out.z_sum).backward()
         aux, z = aux + out.aux_sum.detach(), z + out.z_sum.detach()
         counts, entropy = counts + out.expert_counts, entropy + out.router_entropy_sum
+        in_windows = in_windows + out.window_counts
     gradient = model.get_parameter("model.layers.1.mlp.gate.weight").grad
-    return {"aux": aux, "z": z, "counts": counts, "entropy": entropy, "gradient": gradient}
+    return {
+        "aux": aux,
+        "z": z,
+        "counts": counts,
+        "entropy": entropy,
+        "gradient": gradient,
+        "in_windows": in_windows,
+    }
 
 
-@pytest.mark.parametrize("window", [WINDOW, 16, 256])
+@pytest.mark.parametrize(("window", "trails"), [(WINDOW, False), (16, False), (256, True)])
 @pytest.mark.parametrize("micro_batches", [2, 4])
 @pytest.mark.parametrize("checkpoint_every", [0, 1])
 def test_statistics_do_not_know_micro_batches_or_checkpointing(
-    window, micro_batches, checkpoint_every
+    window, trails, micro_batches, checkpoint_every
 ):
-    whole = statistics(1, balance_window_tokens=window)
-    cut = statistics(micro_batches, balance_window_tokens=window, checkpoint_every=checkpoint_every)
+    options = {"balance_window_tokens": window, "trails": trails}
+    whole = statistics(1, **options)
+    cut = statistics(micro_batches, checkpoint_every=checkpoint_every, **options)
     assert torch.equal(whole["counts"], cut["counts"])
     assert whole["counts"].sum() == 4 * 16 * 3 * 3  # tokens x top-k x layers
+    assert whole["in_windows"].sum(2).tolist() == [[24 * 3, 30 * 3] if trails else []] * 3
     for name, value in whole.items():
         torch.testing.assert_close(cut[name], value, rtol=1e-12, atol=1e-14)
     assert whole["gradient"].norm() > 0
@@ -61,23 +90,26 @@ def test_a_window_that_does_not_divide_the_micro_batch_is_refused():
         model(*batch(MOE))
 
 
-def test_a_large_window_needs_its_trailing_counts():
-    model = build(MOE, torch.float64, balance_window_tokens=1 << 20)
-    with pytest.raises(ValueError, match="balance_counts"):
-        model(*batch(MOE))
+def test_an_evaluation_has_no_balance_loss_and_takes_any_length():
+    model = build(MOE, torch.float64, balance_window_tokens=7)
+    with torch.no_grad():
+        out = model(*batch(MOE))
+    assert out.aux_sum == 0
+    assert out.expert_counts.sum() == 48 * 3 * 3
 
 
 def test_balance_loss_of_balance_is_one_and_of_collapse_is_the_number_of_experts():
-    even = torch.full((8, 4), 0.25)
+    even = torch.full((2, 4, 4), 0.25)
     assert balance_loss(even, torch.full((2, 4), 2), 4) == pytest.approx(2.0)  # two windows
-    collapsed = F.one_hot(torch.zeros(8, dtype=torch.int64), 4).double()
+    even = even.view(1, 8, 4)
+    collapsed = F.one_hot(torch.zeros(1, 8, dtype=torch.int64), 4).double()
     assert balance_loss(collapsed, torch.tensor([[16, 0, 0, 0]]), 8) == pytest.approx(4.0)
     assert balance_loss(even, torch.zeros(1, 4, dtype=torch.int64), 8) == pytest.approx(1.0)
 
 
 def test_slots_are_counted_by_window():
-    experts = torch.tensor([[0, 1], [0, 2], [3, 2], [3, 1]])
-    assert count_slots(experts, 4, 2).tolist() == [[2, 1, 1, 0], [0, 1, 1, 2]]
+    experts = torch.tensor([[[0, 1], [0, 2]], [[3, 2], [3, 1]]])
+    assert count_slots(experts, 4).tolist() == [[2, 1, 1, 0], [0, 1, 1, 2]]
 
 
 def test_expert_bias_changes_the_choice_but_not_the_weights():
@@ -210,3 +242,42 @@ def test_shared_expert_adds_its_gated_output():
     )
     layer.shared_expert = None
     torch.testing.assert_close(y - layer(x)[0], expected)
+
+
+def bf16_routers():
+    """The router in bf16's precision and in fp32, on the same bf16 weights and tokens."""
+    config = MOE.model_copy(update={"num_experts": 64, "num_experts_per_tok": 8})
+    torch.manual_seed(0)
+    made = [Router(config, Mesh(), fp32=fp32).bfloat16() for fp32 in (False, True)]
+    torch.nn.init.normal_(made[0].weight)
+    made[1].load_state_dict(made[0].state_dict())
+    return config, *made, torch.randn(500, config.hidden_size).bfloat16()
+
+
+def test_an_fp32_router_rounds_no_logit():
+    config, plain, precise, x = bf16_routers()
+    exact = x.double() @ precise.weight.double().t()
+    chosen = exact.topk(config.num_experts_per_tok, dim=-1).indices.sort(-1).values
+    routed = precise(x, None)
+    assert routed.weights.dtype == routed.logits.dtype == torch.float32
+    torch.testing.assert_close(routed.logits.double(), exact, rtol=1e-5, atol=1e-5)
+    assert torch.equal(routed.experts.sort(-1).values, chosen)
+    assert not torch.equal(plain(x, None).experts.sort(-1).values, chosen)
+
+
+def test_a_bf16_router_is_that_of_transformers():
+    config, plain, _, x = bf16_routers()
+    theirs = Qwen3MoeTopKRouter(Qwen3MoeConfig(**config.to_hf())).bfloat16()
+    theirs.load_state_dict(plain.state_dict())
+    _, weights, experts = theirs(x)
+    ours = plain(x, None)
+    assert torch.equal(ours.experts, experts)
+    torch.testing.assert_close(ours.weights, weights.to(ours.weights.dtype), rtol=0, atol=0)
+
+
+def test_an_fp32_router_changes_nothing_in_an_fp64_model():
+    results = []
+    for fp32 in (False, True):
+        out = build(MOE, torch.float64, router_fp32=fp32)(*batch(MOE))
+        results.append(out.loss_sum)
+    assert torch.equal(*results)

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from megascale.kernels import matmul
-from megascale.model.attention import apply_rope, document_mask, rope_tables
+from megascale.model.attention import apply_rope, rope_tables
+from megascale.model.documents import Documents, attend
 from megascale.model.init import initialize, standard_deviation
 from megascale.model.mlp import swiglu
 from megascale.model.norm import rms_norm
@@ -89,7 +90,7 @@ def test_packed_documents_equal_documents_alone(config):
     model = build(config, torch.float64)
     tokens, _ = batch(config, sequences=2, length=24)
     doc_ids = torch.tensor([[0] * 7 + [1] * 17, [4] * 23 + [5]])
-    packed = model(tokens, doc_ids=doc_ids)
+    packed = model(tokens, documents=Documents.of(doc_ids))
     for row, document in ((0, 0), (0, 1), (1, 4), (1, 5)):
         place = doc_ids[row] == document
         alone = model(tokens[row, place].unsqueeze(0))[0]
@@ -97,9 +98,53 @@ def test_packed_documents_equal_documents_alone(config):
     assert (packed - model(tokens)).abs().max() > 1e-3
 
 
-def test_document_mask():
-    mask = document_mask(torch.tensor([[0, 0, 1]]))[0, 0]
-    assert mask.tolist() == [[True, False, False], [True, True, False], [False, False, True]]
+def test_documents_are_cut_at_changes_of_number_and_ends_of_sequences():
+    assert Documents.of(torch.tensor([[0, 0, 1], [1, 2, 2]])).lengths == (2, 1, 1, 2)
+    assert Documents.of(torch.zeros(2, 4, dtype=torch.int32)).lengths == (4, 4)
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_attention_within_documents_equals_attention_under_their_mask(kv_heads):
+    """Result and gradients, against one softmax over the whole sequence with a mask."""
+    generator = torch.Generator().manual_seed(0)
+    doc_ids = torch.randint(0, 2, (3, 37), generator=generator).cumsum(1)
+    sizes = (4, kv_heads, kv_heads)
+    inputs = [
+        torch.randn(3, 37, heads, 8, generator=generator, dtype=torch.float64).requires_grad_()
+        for heads in sizes
+    ]
+    query, key, value = (
+        x.repeat_interleave(4 // heads, dim=2) for x, heads in zip(inputs, sizes, strict=True)
+    )
+    visible = (doc_ids[:, :, None] == doc_ids[:, None, :]) & torch.ones(37, 37).bool().tril()
+    scores = torch.einsum("bihd,bjhd->bhij", query, key) / 8**0.5
+    weights = scores.masked_fill(~visible.unsqueeze(1), -torch.inf).softmax(-1)
+    expected = torch.einsum("bhij,bjhd->bihd", weights, value)
+    actual = attend(*inputs, Documents.of(doc_ids), grouped=kv_heads == 1)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    direction = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    for ours, theirs in zip(
+        torch.autograd.grad(actual, inputs, direction),
+        torch.autograd.grad(expected, inputs, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_take_any_documents_without_compiling_again():
+    eager, compiled = build(DENSE, torch.float64), build(DENSE, torch.float64, compile=True)
+    compiled.load_state_dict(eager.state_dict())
+    tokens, _ = batch(DENSE, sequences=2, length=24)
+    counters = torch._dynamo.utils.counters
+    counted = []
+    for first in (1, 7, 20):
+        documents = Documents.of((torch.arange(24) >= first).long().expand(2, 24))
+        torch.testing.assert_close(
+            compiled(tokens, documents=documents), eager(tokens, documents=documents)
+        )
+        counted.append(counters["stats"]["unique_graphs"])
+    assert counted[0] == counted[1] == counted[2] > 0
 
 
 @pytest.mark.parametrize("config", [DENSE, MOE], ids=["dense", "moe"])

@@ -60,7 +60,7 @@ def own_step(mesh: Mesh, micro_batches: int, token_hash: int = 0) -> LoadedStep:
     for index in range(micro_batches):
         first = (index * mesh.dp_size + mesh.dp_rank) * rows
         own = slice(first, first + rows)
-        batches.append(LoadedMicroBatch(inputs[own], targets[own], None))
+        batches.append(LoadedMicroBatch(inputs[own], targets[own], None, first * LENGTH))
     return LoadedStep(
         step=0,
         start=0,

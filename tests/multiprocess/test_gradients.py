@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 
 from megascale.model.config import ModelConfig
+from megascale.model.documents import Documents
 from megascale.model.init import initialize
 from megascale.model.qwen3 import ModelOptions, Qwen3
 from megascale.parallel.mesh import Mesh
@@ -72,7 +73,7 @@ def train_step(model: Qwen3, mesh: Mesh) -> dict[str, torch.Tensor]:
     for index in range(MICRO_BATCHES):
         start = (index * mesh.dp_size + mesh.dp_rank) * rows
         part = slice(start, start + rows)
-        out = model(tokens[part], targets[part], doc_ids=documents[part])
+        out = model(tokens[part], targets[part], documents=Documents.of(documents[part]))
         objective = (
             out.loss_sum / valid
             + 0.1 * out.aux_sum / (tokens.numel() / WINDOW)

@@ -44,13 +44,51 @@ def test_sigterm_to_the_launcher_saves_and_ends_all_workers(tmp_path):
         assert time.monotonic() - told < 30
     finally:
         end([launcher])
-    assert code == 1
+    assert code == 75
     assert len(pids) == 2
+    said = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in said
+    assert "FAILED" not in said
     assert not any(os.path.exists(f"/proc/{pid}") for pid in pids)
     events = log_of(config).events
     assert [event["kind"] for event in events[-3:]] == ["signal", "checkpoint", "end"]
     assert events[-1]["exit_code"] == 75
     assert events[-2]["tokens"] == log_of(config).records[-1]["tokens"]
+
+
+@pytest.mark.slow
+def test_a_planned_end_is_not_started_again(tmp_path):
+    """Every rank leaves with 75 by itself, which plain torchrun takes for a failure."""
+    config = tiny_config(tmp_path, name="planned", train={"total_tokens": 1_024_000})
+    launcher = launch(config, tmp_path / "output.txt", environment={"NPROC_PER_NODE": "2"})
+    try:
+        until(lambda: logged_step(config) >= 3, launcher)
+        os.kill(workers(launcher)[1], signal.SIGUSR1)
+        assert launcher.wait(60) == 75
+    finally:
+        end([launcher])
+    said = (tmp_path / "output.txt").read_text()
+    assert "Traceback" not in said
+    assert "FAILED" not in said
+    kinds = [event["kind"] for event in log_of(config).events]
+    assert kinds.count("start") == 1
+    assert "resume" not in kinds
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_is_named_in_one_line(tmp_path):
+    config = tiny_config(tmp_path, name="dies", train={"total_tokens": 1_024_000})
+    environment = {"NPROC_PER_NODE": "2", "MAX_RESTARTS": "0"}
+    launcher = launch(config, tmp_path / "output.txt", environment=environment)
+    try:
+        until(lambda: logged_step(config) >= 3, launcher)
+        pid = workers(launcher)[1]
+        os.kill(pid, signal.SIGKILL)
+        assert launcher.wait(60) == 128 + signal.SIGKILL
+    finally:
+        end([launcher])
+    said = (tmp_path / "output.txt").read_text()
+    assert f"megascale: rank 1 (process {pid} of this node) died of SIGKILL" in said
 
 
 def test_the_launcher_says_what_it_needs():

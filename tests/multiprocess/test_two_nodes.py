@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from megascale.formats.run_log import RunData
 from tests.multiprocess.launching import end, launch, logged_step, until, workers
 from tests.tiny_run import log_of, run_ranks, tiny_config
 
@@ -106,3 +107,34 @@ def test_two_nodes_train_what_one_process_trains(tmp_path, nodes, killed):
     assert found.column("loss") == pytest.approx(expected.column("loss"), rel=1e-6)
     resumed = [event["kind"] for event in found.events].count("resume")
     assert resumed == int(killed)
+
+
+def test_a_lost_node_comes_back(tmp_path, nodes):
+    """A node's launcher and ranks are killed and started again: bitwise the undisturbed run."""
+    environment = {"NNODES": "2", "HEAD_NODE": nodes.head, "NPROC_PER_NODE": "1"}
+    found = {}
+    for name in ("undisturbed", "lost"):
+        config = tiny_config(tmp_path, name=name, log={"noise_scale": {"interval_steps": None}})
+        launchers = []
+        try:
+            for number, inside in enumerate(nodes.inside, start=1):
+                output = tmp_path / f"{name}-{number}.txt"
+                launchers.append(launch(config, output, environment=environment, inside=inside))
+            if name == "lost":
+                until(lambda config=config: logged_step(config) >= 7, launchers[0])
+                end(launchers[1:])
+                launchers[1] = launch(
+                    config, tmp_path / "again.txt", environment=environment, inside=nodes.inside[1]
+                )
+            codes = [launcher.wait(250) for launcher in launchers]
+        finally:
+            end(launchers)
+        assert codes == [0, 0], (tmp_path / f"{name}-1.txt").read_text()[-3000:]
+        found[name] = log_of(config)
+    assert trajectory_of(found["lost"]) == trajectory_of(found["undisturbed"])
+    assert [event["kind"] for event in found["lost"].events].count("resume") == 1
+
+
+def trajectory_of(log: RunData) -> list[tuple]:
+    keys = ("step", "tokens", "loss_sum", "grad_norm", "token_hash")
+    return [tuple(record[key] for key in keys) for record in log.records]

@@ -10,7 +10,7 @@ from megascale.errors import LayoutError
 from megascale.model.config import ModelConfig
 from megascale.parallel.layout import Layout
 from megascale.parallel.mesh import Mesh
-from megascale.plan.layout import validate_layout
+from megascale.plan.layout import check_balance_window, validate_layout
 
 DENSE = ModelConfig(
     vocab_size=96,
@@ -184,25 +184,36 @@ def test_all_moe_models_need_no_dense_width():
 def test_sequences_are_cut_evenly_now_and_later():
     parallel = Parallel(tensor=3, sequence_parallel=True)
     with pytest.raises(
-        LayoutError, match=r"train.sequence_length = 64: .* Nearest legal: 63 or 66"
+        LayoutError,
+        match=r"sequence_parallel = True: .* = 3 .* of 64 tokens .* Nearest legal: False",
     ):
         validate_layout(DENSE, Train(), parallel, 3)
     train = replace(Train(), sequence_length=66)
     assert validate_layout(DENSE, train, parallel, 3).sequence_parallel
-    with pytest.raises(LayoutError, match="sequence length in batch = 100"):
+    with pytest.raises(LayoutError, match="sequences of 100 tokens"):
         validate_layout(DENSE, train, parallel, 3, sequence_lengths=[66, 100])
 
 
 def test_balance_windows():
-    def check(window):
-        validate_layout(MOE, Train(), Parallel(), 2, balance_window_tokens=window)
+    """Offers suit every micro-batch and batch, not only the one that was met first."""
 
-    for window in (1, 64, 128, 129, 4096):
-        check(window)
-    with pytest.raises(LayoutError, match=r"window_tokens = 48: .* 128 tokens .*: 32 or 64"):
-        check(48)
-    with pytest.raises(LayoutError, match="window_tokens = 0"):
-        check(0)
+    def refusal(window, micro_batches, largest_batch, trails=False):
+        with pytest.raises(LayoutError) as found:
+            check_balance_window(window, micro_batches, largest_batch, trails=trails)
+        offers = str(found.value).split("Nearest legal: ")[1].rstrip(".").split(" or ")
+        for offer in offers:
+            check_balance_window(int(offer), micro_batches, largest_batch, trails=trails)
+        return str(found.value)
+
+    for window in (1, 32, 64):
+        check_balance_window(window, {128, 192}, 384, trails=False)
+    for window in (384, 385, 4096):
+        check_balance_window(window, {128, 192}, 384, trails=True)
+    assert "Nearest legal: 32 or 64" in refusal(48, {128, 192}, 384)
+    assert "Nearest legal: 64" in refusal(128, {128, 192}, 384)
+    assert "Nearest legal: 64" in refusal(4096, {128, 192}, 384)
+    assert "Nearest legal: 384" in refusal(192, {128, 192}, 384, trails=True)
+    assert "window_tokens = 0" in refusal(0, {128}, 128)
 
 
 def test_ranks_of_a_mesh():

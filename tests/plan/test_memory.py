@@ -10,6 +10,7 @@ import torch
 
 from megascale.model.config import ModelConfig
 from megascale.model.count import count_parameters, parameter_shapes
+from megascale.model.documents import Documents
 from megascale.model.init import initialize
 from megascale.model.kinds import method_of
 from megascale.model.qwen3 import ModelOptions, Qwen3
@@ -68,7 +69,7 @@ def build(config: ModelConfig, **options) -> Qwen3:
     return model
 
 
-def kept_bytes(model: Qwen3, autocast: bool = False) -> int:
+def kept_bytes(model: Qwen3, autocast: bool = False, documents: Documents | None = None) -> int:
     """Bytes of the distinct storages autograd keeps for one micro-batch, weights apart."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     # Under autocast products keep their weight in bf16: told by its shape, unlike any activation's.
@@ -84,7 +85,7 @@ def kept_bytes(model: Qwen3, autocast: bool = False) -> int:
     tokens = torch.randint(model.config.vocab_size, (SEQUENCES, LENGTH))
     context = torch.autocast("cpu", dtype=torch.bfloat16) if autocast else contextlib.nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), context:
-        output = model(tokens, tokens)
+        output = model(tokens, tokens, documents=documents)
     tables = {table.untyped_storage().data_ptr() for pair in model._rope.values() for table in pair}
     total = sum(storage.nbytes() for place, storage in held.items() if place not in tables)
     del output
@@ -142,6 +143,15 @@ def test_kept_activations_within_five_percent(config):
 def test_kept_activations_under_autocast_within_five_percent(config):
     measured = kept_bytes(build(config), autocast=True)
     estimated = lines(config, precision="bf16")["activations"]
+    assert abs(estimated / measured - 1) < 0.05, (estimated, measured)
+
+
+@pytest.mark.parametrize("config", [DENSE, MOE])
+def test_documents_add_no_mask(config):
+    """Three documents a sequence; a mask alone would be 5184 numbers a sequence and layer."""
+    documents = Documents((10, 42, 20) * SEQUENCES)
+    measured = kept_bytes(build(config), documents=documents)
+    estimated = lines(config, mask_documents=True)["activations"]
     assert abs(estimated / measured - 1) < 0.05, (estimated, measured)
 
 

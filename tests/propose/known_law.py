@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from megascale.fitting.history import History
 from megascale.fitting.history_law import FORMS, NAMES
 from megascale.fitting.history_result import Scales, predict_history
+from megascale.laws.schedule.discrepancy import LawDiscrepancy
 from megascale.propose.schedule_plan import SchedulePlan
 from megascale.propose.seen_ranges import SeenRanges
 from megascale.schedule.lr import LRSchedule
@@ -17,6 +19,7 @@ from megascale.schedule.lr import LRSchedule
 SCALES = Scales(lr=5e-3, batch=600.0, progress=1500.0)
 POWER = {"L_inf": 1.69, "a": 1.0, "p": 0.35, "c": 0.8, "x": 0.42, "q": 0.25, "tau": 6.8}
 POWER |= {"kappa": 0.38}
+EXACT = LawDiscrepancy((), 0.0, math.inf)
 WIDE = SeenRanges(2e6, (64, 8192), (64, 8192), (1e-3, 2e-2), (0.02, 0.9), (0.01, 1.0))
 
 
@@ -31,7 +34,7 @@ class KnownLaw:
         self.values[1:, free] *= np.exp(noise)
         self.forms = ("power",) * draws
         self.seen = WIDE
-        self.inflation = 1.0
+        self.discrepancy = EXACT
 
     def end_losses(
         self, histories: Sequence[History], rows: np.ndarray | None = None

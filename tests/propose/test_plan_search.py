@@ -50,9 +50,8 @@ def test_no_plan_of_the_whole_lattice_is_better(direction, decay, changes) -> No
     opponent = best_fixed(bounds, mean)
     fixed = [plan for plan in plans if not plan.changes]
     assert mean.judged([opponent])[0][0] <= mean.best(fixed, Goal())[0][1][1] + 1e-9
-    against = law.end_losses([opponent.history()])[:, 0]
     for goal in (Goal("loss"), Goal("cost"), Goal("loss", most_cost=0.7 * opponent.steps)):
-        judge = Judge(law, every, steps, 0.95, against)
+        judge = Judge(law, every, steps, 0.9, opponent)
         found = best_plan(goal, bounds, judge, judge, opponent)
         assert bounds.allows(found)
         [(_, own)] = judge.best([found], goal)
@@ -135,8 +134,7 @@ def test_the_rest_of_a_running_run(goal) -> None:
     opponent = best_fixed(bounds, Judge(law, np.arange(4), steps))
     assert opponent.batches[:2] == past
     assert all(start == now for start, _ in opponent.batches[2:])
-    against = law.end_losses([opponent.history()])[:, 0]
-    judge = Judge(law, np.arange(4), steps, 0.95, against)
+    judge = Judge(law, np.arange(4), steps, 0.9, opponent)
     found = best_plan(goal, bounds, judge, judge, opponent)
     assert found.batches[:2] == past
     assert bounds.allows(found)

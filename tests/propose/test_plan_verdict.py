@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from megascale.propose.best_schedule import BestSchedule
+from megascale.propose.loss_interval import Estimated
 from megascale.propose.plan_bounds import PlanBounds
-from megascale.propose.plan_outcome import PlanEstimate, PlanOutcome, outcome_of
+from megascale.propose.plan_outcome import PlanOutcome, outcome_of
 from megascale.propose.plan_verdict import best_schedule_dict, plan_verdict
 from megascale.propose.step_times import parse_step_seconds
 from tests.propose.known_law import KnownLaw, known_plan
@@ -20,7 +21,7 @@ BOUNDS = PlanBounds(10**6, 256, (256, 2048), (5e-3, 5e-3), decay_tokens=(200_000
 
 def outcome(plan, low: float, value: float, high: float) -> PlanOutcome:
     made = outcome_of(KnownLaw(3), plan, FIXED, confidence=0.9)
-    return replace(made, difference=PlanEstimate(value, low, high))
+    return replace(made, difference=Estimated(value, low, high))
 
 
 def found(objective: str = "tokens", **changes) -> BestSchedule:
@@ -32,7 +33,7 @@ def found(objective: str = "tokens", **changes) -> BestSchedule:
         bounds=BOUNDS,
         clipped=(),
         forms=("power",),
-        inflation=1.0,
+        law_error=0.0,
         opponent=own,
         tuned_opponent=None,
         proposal=own,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from megascale.errors import FitError
+from megascale.propose.fittable_runs import fittable_runs
 from megascale.propose.loss_draws import FitDraws
-from megascale.propose.planning_law import fittable_runs
 from megascale.propose.schedule_design import (
     _left,
     default_candidates,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,10 @@ import pytest
 
 from megascale.errors import DataError, FitError
 from megascale.formats.schedule_law_file import is_schedule_law, read_schedule_law
-from megascale.propose.planning_law import fittable_runs
+from megascale.propose.best_schedule import best_schedule
+from megascale.propose.fittable_runs import fittable_runs
+from megascale.propose.plan_bounds import PlanBounds
+from megascale.propose.plan_outcome import outcome_of
 from megascale.propose.prediction import predict_schedules
 from megascale.propose.schedule_law import LawSearch, ScheduleLaw, search_schedule_law
 from megascale.runs.table import load_runs
@@ -86,6 +89,39 @@ def test_too_few_schedules_say_which_runs_would_help(logs: Path) -> None:
     runs, loss, begin = fittable_runs(replace(table, table=few))
     with pytest.raises(FitError, match=r"whose batch changes.*a decay of the learning rate"):
         search_schedule_law(runs, loss=loss, from_tokens=begin, weight_decay=None, forms=FORMS)
+
+
+def test_a_gain_under_the_true_law_is_promised(search: LawSearch) -> None:
+    """The form is the true one: promised and true gain agree within the interval."""
+    bounds = PlanBounds(10**6, 128, (256, 2048), (5e-3, 5e-3), warmup_tokens=50_000, min_gap=50_000)
+    found = best_schedule(search.law.draws(), bounds)
+    plans = [found.proposal.plan.history(), found.opponent.plan.history()]
+    true = np.subtract(*KnownLaw(1).end_losses(plans)[0])
+    promised = found.proposal.difference
+    assert promised.low < true < promised.high < 0
+    assert promised.value == pytest.approx(true, rel=0.1)
+
+
+def test_curves_end_where_ends_are(search: LawSearch) -> None:
+    """Both are moved by what the law's residuals tell of the schedule."""
+    history = known_plan(((0, 256), (600_000, 512)), 300_000).history()
+    law = replace(search.law, residuals=dict.fromkeys(search.law.residuals, 0.02))
+    moved, plain = (one.draws().end_losses([history])[:, 0] for one in (law, search.law))
+    assert (moved < plain).all()
+    along = law.draws().curves(history, np.array([5e5, 1e6]))
+    np.testing.assert_allclose(along[:, 1], moved, rtol=1e-7)
+
+
+def test_planner_and_prediction_give_the_same_intervals(search: LawSearch) -> None:
+    plans = [known_plan(((0, 512),), 0), known_plan(((0, 256), (600_000, 1024)), 0)]
+    draws = search.law.draws()
+    planned = outcome_of(draws, plans[1], plans[0], confidence=0.8)
+    histories = [plan.history() for plan in plans]
+    predicted = predict_schedules(search.law, histories, [(), ()], confidence=0.8)[1]
+    assert predicted.against_first is not None
+    pairs = [(planned.loss, predicted.end), (planned.difference, predicted.against_first)]
+    for one, other in pairs:
+        assert astuple(one) == pytest.approx(astuple(other), abs=1e-7)
 
 
 def test_predictions_of_schedules_not_seen(search: LawSearch) -> None:

@@ -16,22 +16,24 @@ from typer.testing import CliRunner
 from megascale.curves.smoothing import Window
 from megascale.errors import ConfigError, DataError, FitError
 from megascale.formats.law_file import read_law_file
+from megascale.formats.run_log import METRICS_FILE
 from megascale.laws.batch.surface import SurfaceFit
 from megascale.laws.from_logs import LogOptions, fit_logs, points_of_logs
 from megascale.laws.grid.fit import fit_grid
 from megascale.laws.grid.table import grid_table
 from megascale.laws.law_files import Naming, json_types
 from megascale.report import page as page_module
+from megascale.report.calculator import Defaults
 from megascale.report.document import Settings, document_summary
 from megascale.report.figures import draw_figures
 from megascale.report.inputs import read_inputs
-from megascale.report.options import calculator_defaults
+from megascale.report.options import calculator_defaults, study_defaults
 from megascale.report.page import render_page
 from megascale.runs.table import load_runs
 from megascale.verbs.report import app
 from tests.conftest import REPOSITORY
 from tests.curves.simulated import Truth
-from tests.report.samples import BEST_BATCH, BEST_LR, documented, write_grid, write_runs
+from tests.report.samples import BEST_BATCH, BEST_LR, documented, write_grid, write_log, write_runs
 from tests.verbs.scene import call
 
 
@@ -219,6 +221,34 @@ def test_the_verb_writes_page_and_summary(tmp_path):
     assert found["page"] == str(output)
     assert found["grids"][0]["cells"][0]["quadratic"]["convex"]
     assert output.stat().st_size < 8_000_000
+
+
+def test_the_calculator_has_a_grids_own_laws(document):
+    own = {law["quantity"]: law for law in document["calculator"]["own"] if "grid" in law["name"]}
+    assert set(own) == {"batch"}  # two cells are too few for a law of the learning rate
+    assert own["batch"]["range"]["N"] == [1e8, 4e8]
+
+
+def test_the_calculator_begins_with_what_was_run(tmp_path):
+    inputs = read_inputs([write_runs(tmp_path), write_grid(tmp_path)], cache=False)
+    found = study_defaults(inputs.runs, inputs.grids)
+    assert (found.tokens, found.interval, found.dp) == ("20B", "2B", "1")
+    assert found.params == "400M"
+    given = calculator_defaults("1B", None, None, 2048, found)
+    assert (given.params, given.tokens, given.seq_length) == ("1B", "20B", "2048")
+    assert study_defaults(None, {}) == Defaults()
+
+
+def test_seeds_are_told_by_their_names(tmp_path):
+    names = ("down_seed-1", "down_seed-2", "up_seed-1", "up")
+    runs = [write_log(tmp_path / name) for name in names]
+    for n, run in enumerate(runs):
+        path = run / METRICS_FILE
+        path.write_text(path.read_text().replace('"grad_norm":1.0', f'"grad_norm":1.{n}'))
+    curves = documented([tmp_path])["curves"]["curves"]
+    assert {curve["run"]: curve["seed_of"] for curve in curves} == {
+        "down_seed-1": "down", "down_seed-2": "down", "up": "up", "up_seed-1": "up",
+    }  # fmt: skip
 
 
 def test_the_summary_has_no_drawn_points(document):

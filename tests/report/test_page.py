@@ -26,7 +26,8 @@ from tests.report.samples import documented, write_grid, write_runs, write_study
 pytestmark = pytest.mark.slow
 
 FIGURES = {
-    "studies": 1, "curves": 1, "tokens-steps": 1, "best-batch": 2, "grid": 1, "calculator": 1,
+    "curves": 1, "along": 2, "tokens-steps": 1, "best-batch": 2, "grid": 1, "calculator": 1,
+    "studies": 1,
 }  # fmt: skip
 POWER = {
     "schema": "megascale.law/2", "name": "power-batch", "version": "1", "form": "power",
@@ -98,16 +99,24 @@ def set_fields(page, fields):
 def shown_tables(page):
     """{quantity: [(law key, value, sequences, band)]} and the sentences on medians."""
     return page.evaluate(
-        """() => Object.fromEntries([...document.querySelectorAll("#recommend table")].map((t) => [
-            t.dataset.quantity,
-            {rows: [...t.tBodies[0].rows].map((row) => {
+        """() => {
+            const tables = [...document.querySelectorAll("#recommend table")];
+            const rowsOf = (t) => [...t.tBodies[0].rows].map((row) => {
                 const cells = [...row.cells].map((cell) => cell.textContent);
                 const key = row.querySelector(".value").dataset.law;
                 const own = [...row.querySelectorAll("small")].map((s) => s.textContent);
                 return [key, ...cells.slice(3), own.filter((s) => s.startsWith("warning: "))];
-             }),
-             pools: [...t.closest(".table").querySelectorAll(".pool")].map((p) => p.textContent)},
-        ]))"""
+            });
+            const found = {};
+            for (const t of tables) {
+                const one = found[t.dataset.quantity] ||= {rows: [], pools: []};
+                // published laws stand below those of one's own, folded
+                one.rows = [...rowsOf(t), ...one.rows];
+                one.pools = [...t.closest(".table").querySelectorAll(".pool")]
+                    .map((p) => p.textContent);
+            }
+            return found;
+        }"""
     )
 
 
@@ -305,6 +314,15 @@ def test_every_figure_has_data(page):
             assert "NaN" not in plots.nth(i).evaluate("(svg) => svg.outerHTML")
 
 
+def test_every_run_has_a_colour_of_its_own(page):
+    colours = page.evaluate(
+        """() => [...document.querySelectorAll("#along > .legend button line")]
+            .map((line) => getComputedStyle(line).stroke)"""
+    )
+    assert len(colours) == 9
+    assert len(set(colours)) == 9
+
+
 def test_a_study_shows_its_question_its_tables_and_what_is_missing(page):
     text = page.locator("#studies").inner_text()
     assert "Where is the best rate?" in text
@@ -413,9 +431,17 @@ def test_light_and_dark_differ_and_both_are_quiet(browser, report, tmp_path):
 
 def test_narrow_screens_do_not_scroll_sideways(browser, report):
     opened = open_page(browser, report, [])
-    opened.set_viewport_size({"width": 400, "height": 800})
-    opened.wait_for_timeout(200)
-    assert opened.evaluate("document.documentElement.scrollWidth") <= 400
+    opened.set_viewport_size({"width": 375, "height": 800})
+    opened.reload()
+    opened.wait_for_selector("#provenance table")
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 375
+    hidden = opened.evaluate(
+        """() => [...document.querySelectorAll("tbody td")].filter((cell) => {
+            const box = cell.getBoundingClientRect();
+            return cell.textContent && cell.checkVisibility() && (box.right > 375 || box.left < 0);
+        }).map((cell) => cell.textContent)"""
+    )
+    assert hidden == []
     opened.context.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -276,3 +277,23 @@ def test_thousands_of_segments_are_cheap() -> None:
     for tokens in range(0, total, total // 1000):
         schedule.window(schedule.step_containing(tokens))
     assert (time.perf_counter() - began) / 1000 < 1e-4
+
+
+@given(cases(), st.integers(1, 40))
+def test_joined_micro_batches_cut_the_same_batches(case: Case, most: int) -> None:
+    """Nothing but the cut of a step changes, and it is the coarsest one within the bound."""
+    alone, joined = case.build(), case.build(max_micro_batch_size=most)
+    assert joined.total_steps == alone.total_steps
+    for one, two in zip(alone.segments, joined.segments, strict=True):
+        assert two.micro_batch_size % one.micro_batch_size == 0
+        assert two.micro_batch_size <= max(most, one.micro_batch_size)
+        passes = one.micro_batch_size * one.micro_batches
+        assert two.micro_batch_size * two.micro_batches == passes
+        coarser = [
+            size
+            for size in range(two.micro_batch_size + 1, min(most, passes) + 1)
+            if passes % size == 0 and size % one.micro_batch_size == 0
+        ]
+        assert not coarser
+        cut = {"micro_batch_size": one.micro_batch_size, "micro_batches": one.micro_batches}
+        assert replace(two, **cut) == one

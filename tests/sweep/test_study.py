@@ -47,6 +47,8 @@ def test_there_is_a_study_for_every_ablation():
         "weight_decay",
         "cosine",
         "learning_rate",
+        "noise_laws",
+        "fitting_vs_transfer",
         "step_law",
         "schedule_fit",
         "schedule_held_out",

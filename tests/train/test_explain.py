@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 
 import pytest
 from rich.console import Console
 
-from megascale.config import load_config
+from megascale.cli import main
+from megascale.config import dump_yaml, load_config
 from megascale.errors import LayoutError, ScheduleError
 from megascale.plan.flops import flops_per_token
 from megascale.train.explain import explain
 from megascale.verbs.train_tables import print_explanation
+from tests.tiny_run import log_of, run_ranks, signal_at, tiny_config
 
 CONFIG = """
 name: explained
@@ -113,6 +116,29 @@ def test_everything_shown_is_in_the_text(path):
     assert f"{report.parameters.total:,}" in shown
     assert "total_tokens: 128K" in shown
     json.dumps(report.to_dict())
+
+
+def test_epochs_and_what_lies_ahead_of_a_run(tmp_path, capsys):
+    """From the checkpoint on, with the sources' share of the whole run."""
+    config = tiny_config(tmp_path, name="half")
+    assert run_ranks(config, prepare=signal_at(12, signal.SIGTERM)) == [75]
+    file = tmp_path / "half.yaml"
+    file.write_text(dump_yaml(config))
+    with pytest.raises(SystemExit) as left:
+        main(["train", str(file), "--explain", "--json"])
+    assert left.value.code == 0
+    shown = json.loads(capsys.readouterr().out)
+    tokens = log_of(config).records[-1]["tokens"]
+    assert shown["stands_at"] == {"tokens": tokens, "step": 13}
+    assert shown["batch_schedule"]["segments"][0]["start_tokens"] == tokens
+    assert all(mark["tokens"] >= tokens for mark in shown["landmarks"])
+    sources = {source["name"]: source for source in shown["sources"]}
+    for name, share in (("web", 0.75 * 8192), ("code", 0.25 * 8192 + 2048)):
+        chunk = config.data.chunk_tokens
+        size = sources[name]["tokens"] // chunk * chunk
+        assert sources[name]["epochs"] == pytest.approx(share / size, abs=2 * chunk / size)
+    print_explanation(explain(config, 1, start=(tokens, 13)))
+    assert "The run stands at" in capsys.readouterr().out
 
 
 def test_illegal_configs_stop_here(path):

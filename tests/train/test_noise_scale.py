@@ -162,7 +162,7 @@ def test_the_interval_holds_the_noise_scale_of_a_real_population():
     norms, scale = MicroGradientNorms(parallel, Mesh(), optimizer), NoiseScale(window=64)
     for step in range(64):
         drawn = torch.randint(0, population, (batch,))
-        parts = [LoadedMicroBatch(inputs[own], targets[own], None) for own in drawn.split(4)]
+        parts = [LoadedMicroBatch(inputs[own], targets[own], None, 0) for own in drawn.split(4)]
         loaded = LoadedStep(step, 0, batch * length, batch * length, 0, tuple(parts))
         statistics, _ = accumulate_gradients(
             parallel,

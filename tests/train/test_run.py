@@ -27,7 +27,11 @@ def dense(folder: Path, name: str, **sections):
     """A dense run, the cheapest kind."""
     sections = {
         "model": MODEL,
-        "moe_balance": {"window_tokens": None, "bias_update_per_million_tokens": 0.0},
+        "moe_balance": {
+            "window_tokens": None,
+            "window_loads": "own",
+            "bias_update_per_million_tokens": 0.0,
+        },
         "checkpoint": {"interval_steps": None},
         **sections,
     }
@@ -285,3 +289,37 @@ def test_the_pinned_checkpoint_outlives_the_retention_policy(folder):
     assert run_ranks(config) == [0]
     assert checkpoint in checkpoints_of(config)
     assert len(checkpoints_of(config)) == 2
+
+
+def test_a_stage_of_longer_sequences_keeps_the_optimizer(folder, stable, capfd):
+    """Another base of the rotary frequencies and twice the length, from the end of a stable run."""
+    checkpoint = branch_point(stable, 4096)
+    longer = {
+        "model": {**MODEL, "rope_theta": 5e6, "max_position_embeddings": 256},
+        "train": {"sequence_length": 64, "micro_batch_size": 1},
+    }
+    config = dense(folder, "longer", **longer)
+    assert run_ranks(config, branch_from=checkpoint) == [0]
+    log = log_of(config)
+    assert log.records[0]["sequence_length"] == 64
+    assert log.records[0]["tokens"] > 4096
+    notes = [event["message"] for event in log.events if event["kind"] == "warning"]
+    assert any("model.rope_theta: 1000000.0 in the checkpoint, 5000000.0" in n for n in notes)
+    other = dense(folder, "wider", model={**MODEL, "intermediate_size": 64})
+    assert run_ranks(other, branch_from=checkpoint) == [4]
+    assert "model.intermediate_size: 32 in the checkpoint" in capfd.readouterr().err
+
+
+def test_joined_micro_batches_are_the_same_run(folder):
+    """Fewer passes a step, the same tokens and losses to rounding, also with a trailing balance."""
+    configs = [
+        tiny_config(folder, name=f"joined-{most}", train={"max_micro_batch_size": most})
+        for most in (None, 8)
+    ]
+    for config in configs:
+        assert run_ranks(config) == [0]
+    alone, joined = map(log_of, configs)
+    assert joined.column("token_hash") == alone.column("token_hash")
+    assert joined.column("loss") == pytest.approx(alone.column("loss"), rel=1e-4)
+    assert joined.column("aux_loss") == pytest.approx(alone.column("aux_loss"), rel=1e-3)
+    assert joined.column("micro_batches") == [n // 4 for n in alone.column("micro_batches")]

@@ -51,6 +51,19 @@ def test_bad_input_says_what_to_do(law, words, said, capsys) -> None:
     assert said in capsys.readouterr().err
 
 
+def test_runs_take_the_place_of_a_law(law: str, capsys) -> None:
+    """The same candidates as by the law that `fit` writes for these runs."""
+    logs = str(Path(law).parent / "runs.csv")
+    capsys.readouterr()
+    assert call(["design", logs, "--unit", "128", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["ranked"]) == 20
+    assert call(["design", logs, "--law-file", law]) == 2
+    assert "has its runs already" in capsys.readouterr().err
+    assert call(["design", "--law-file", law, "--weight-decay", "0.1"]) == 2
+    assert "weight decay" in capsys.readouterr().err
+
+
 def test_a_law_is_needed(tmp_path: Path, capsys) -> None:
     assert call(["design"]) == 2
-    assert "--law schedule" in capsys.readouterr().err
+    assert "names the runs that are there" in capsys.readouterr().err

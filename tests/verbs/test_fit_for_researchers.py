@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner, Result
 
-from megascale.errors import EXIT_DONE
+from megascale.errors import EXIT_DONE, EXIT_FIT
 from megascale.formats.law_file import read_law_file
 from megascale.verbs.fit import app
 
@@ -192,3 +192,34 @@ def test_parameters_in_common(tmp_path: Path) -> None:
     assert "--law noise_floor" in str(
         fit(path, *words[3:], "--law", "auto", "--shared", "p").exception
     )
+
+
+def test_priors_constraints_and_known_noise(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    batch = np.geomspace(1.2e5, 1.2e7, 7)
+    steps = 1e4 * (1 - (1e5 / batch) ** 0.9) ** (-1 / 0.6)
+    tokens = batch * steps * np.exp(0.01 * rng.standard_normal(7))
+    path = tmp_path / "points.csv"
+    table = {"target_loss": 3.0, "S": tokens / batch, "E": tokens, "noise": 0.01 * tokens}
+    pl.DataFrame(table).write_csv(path)
+    words = [path, "--law", "noise_floor", "--json"]
+    found = json.loads(fit(*words, "--prior", "p~0.6(0.02)", "--prior", "log q~0.9(0.1)").stdout)
+    assert found["priors"]["p"] == {"mean": 0.6, "deviation": 0.02, "of_log": False}
+    assert found["priors"]["q"]["of_log"]
+    free = json.loads(fit(*words).stdout)
+    errors = [one["problems"][0]["params"]["p"]["error"] for one in (found, free)]
+    assert errors[0] < min(0.02, errors[1])
+    tied = json.loads(fit(*words, "--constraint", "p = q").stdout)["problems"][0]["params"]
+    assert tied["p"]["value"] == pytest.approx(tied["q"]["value"])
+    known = fit(*words[:-1], "--sigma", "noise", "--absolute-sigma").stdout
+    assert "chi^2" in known
+    for option, value, said in (
+        ("--prior", "p=0.6", "p~0.6(0.1)"),
+        ("--constraint", "p", "linear equation"),
+        ("--prior", "r~1(1)", "no such parameter"),
+    ):
+        run = fit(*words, option, value)
+        assert said in str(run.exception), run.output
+    output = tmp_path / "law.json"
+    assert fit(*words, "--constraint", "p = q", "-o", output).exit_code in (EXIT_DONE, EXIT_FIT)
+    assert json.loads(output.read_text())["constraints"] == ["p = q"]

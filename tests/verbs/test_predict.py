@@ -8,21 +8,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from megascale.fitting.history_result import predict_history
 from megascale.formats.schedule_law_file import read_schedule_law
 from megascale.propose.schedule_law import ScheduleLaw
-from tests.propose.known_law import KnownLaw, known_plan, write_known_logs
+from tests.propose.known_law import SCALES, KnownLaw, known_plan
+from tests.propose.test_replan import log
+from tests.tiny_run import tiny_config
 from tests.verbs.scene import call
 
 RATE = ["--lr", "5e-3", "--warmup", "50K", "--tokens", "1M"]
 
 
-@pytest.fixture(scope="module")
-def law(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("law")
-    logs = write_known_logs(folder / "runs.csv")
-    path = folder / "law.json"
-    assert call(["fit", str(logs), "--law", "schedule", "--bootstrap", "30", "-o", str(path)]) == 0
-    return path
+@pytest.fixture
+def law(schedule_law: Path) -> Path:
+    return schedule_law
 
 
 def test_a_law_is_fitted_and_shown(law: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,8 +76,6 @@ def test_schedules_side_by_side(law: Path, tmp_path: Path, capsys) -> None:
 
 def test_a_config_and_a_run_under_way(law: Path, tmp_path: Path, capsys) -> None:
     """A run whose losses so far lie 0.05 above the law is predicted 0.05 higher."""
-    from tests.tiny_run import tiny_config
-
     config = tiny_config(
         tmp_path,
         name="grown",
@@ -99,6 +96,90 @@ def test_a_config_and_a_run_under_way(law: Path, tmp_path: Path, capsys) -> None
     assert call(words) == 0
     stated = json.loads(capsys.readouterr().out)["schedules"][0]
     assert planned["end"]["value"] == pytest.approx(stated["end"]["value"], abs=1e-3)
+
+
+def test_a_command_line_of_megatron(law: Path, tmp_path: Path, capsys) -> None:
+    """The same schedule from Megatron's arguments and from options; samples of 32 tokens."""
+    script = tmp_path / "pretrain.sh"
+    script.write_text(
+        "torchrun pretrain_gpt.py --seq-length 32 --train-samples 31250 --lr 5e-3 "
+        "--step-batch-size-schedule '0:8 600K:32' --lr-decay-style constant "
+        "--lr-warmup-samples 1563 --weight-decay 0.1\n"
+    )
+    words = ["predict", "--law-file", str(law), "--batch", "0:256,600K:1Ki", *RATE]
+    assert call([*words, "--megatron-args", str(script), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["schedules"]
+    assert [one["name"] for one in said] == ["0:256,600K:1Ki", "pretrain"]
+    assert said[1]["end"]["value"] == pytest.approx(said[0]["end"]["value"], abs=1e-3)
+    assert said[1]["against_first"]["high"] < 0.005
+
+
+def write_run(folder: Path, tokens: int, above: float) -> Path:
+    """A run directory of `KnownLaw` with a batch of 256 under a decay of 200K, so far."""
+    plan = known_plan(((0, 256),), 200_000)
+    config = tiny_config(
+        folder,
+        name="under-way",
+        model={"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32,
+               "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+               "head_dim": 8, "max_position_embeddings": 128},
+        train={"total_tokens": 1_000_000, "sequence_length": 32, "micro_batch_size": 1},
+        batch={"schedule": "0: 256"},
+        lr={"peak": 5e-3, "warmup_tokens": 50_000, "decay_tokens": 200_000},
+        weight_decay={"value": 0.3},
+    )  # fmt: skip
+    run = log(folder / "under-way", [256] * (tokens // 256))
+    (run / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
+    with (run / "events.jsonl").open("a") as file:
+        for at in range(128_000, tokens + 1, 12_800):
+            values = KnownLaw(1).values
+            loss = predict_history("power", values, plan.history(), [at], SCALES)[0][0, 0]
+            event = {"kind": "evaluation", "step": at // 256, "tokens": at, "source": "web"}
+            file.write(json.dumps(event | {"loss": loss + above}) + "\n")
+    return run
+
+
+def test_what_a_run_under_way_may_still_choose(law: Path, tmp_path: Path, capsys) -> None:
+    """Losses 0.05 above the law move every choice by as much; their order is the law's."""
+    run = write_run(tmp_path, 600_064, 0.05)
+    words = ["predict", "--law-file", str(law), str(run)]
+    then = ["--then", "keep", "--then", "1Ki", "--then", "keep; decay 350K", "--beyond-data"]
+    assert call([*words, *then, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["schedules"]
+    assert [one["name"] for one in said] == ["under-way", "keep", "1Ki", "keep; decay 350K"]
+    plans = [
+        known_plan(((0, 256),), 200_000),
+        known_plan(((0, 256),), 200_000),
+        known_plan(((0, 256), (600_064, 1024)), 200_000),
+        known_plan(((0, 256),), 350_000),
+    ]
+    true = KnownLaw(1).end_losses([plan.history() for plan in plans])[0] + 0.05
+    for one, value in zip(said, true, strict=True):
+        assert one["end"]["value"] == pytest.approx(value, abs=0.01)
+        assert one["measured_so_far"]["offset"] == pytest.approx(0.05, abs=0.01)
+        assert one["end"]["low"] < value < one["end"]["high"]
+    assert said[1]["against_first"]["value"] == pytest.approx(0, abs=1e-9)
+    lowest = min(said, key=lambda one: one["end"]["value"])
+    assert lowest["best"] == max(one["best"] for one in said)
+    assert call([*words, "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)["schedules"][0]
+    assert whole["end"] == said[0]["end"]
+    assert call([*words, *then]) == 0
+    shown = capsys.readouterr().out
+    assert "nats above the law, by which the prediction is moved" in shown
+    assert call([*words, "--then", "900K:512"]) == 2
+    assert "goes beyond" in capsys.readouterr().err
+
+
+def test_another_weight_decay_than_the_runs_is_warned_of(law: Path, tmp_path: Path, capsys) -> None:
+    content = json.loads(law.read_text())
+    content["weight_decay"] = 0.1
+    other = tmp_path / "law.json"
+    other.write_text(json.dumps(content))
+    run = write_run(tmp_path, 300_032, 0.0)
+    assert call(["predict", "--law-file", str(other), str(run)]) == 0
+    said = "warning: under-way has weight decay 0.3, the law's runs have 0.1"
+    assert said in capsys.readouterr().out
 
 
 def test_predictions_are_held_against_their_runs(law: Path, tmp_path: Path, capsys) -> None:
@@ -140,9 +221,13 @@ def test_predictions_are_held_against_their_runs(law: Path, tmp_path: Path, caps
         (["--batch", "0:512", "--tokens", "1M"], "need a peak"),
         (["--batch", "0:512, 2M:1Ki", *RATE], "after the end of the run"),
         ([], "says no schedule"),
-        (["a.yaml", "--lr", "3e-3"], "--lr = 3e-3: means nothing beside configs and runs"),
+        (["a.yaml", "--lr", "3e-3"], "--lr = 3e-3: means nothing beside configs, runs and"),
         (["--measured", "p.json", "--batch", "0:512"], "means nothing beside --measured"),
         (["gone.yaml"], "gone.yaml"),
+        (["--batch", "0:512", *RATE, "--then", "keep"], "--then is about one run directory"),
+        (["--measured", "p.json", "--then", "keep"], "means nothing beside --measured"),
+        (["--megatron-args", "gone.sh"], "--megatron-args = gone.sh: cannot be read"),
+        (["--batch", "0:512", "--batch", "0: 512", *RATE], "is given twice"),
     ],
 )
 def test_bad_words_are_one_message(law: Path, words, says, capsys) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
@@ -24,6 +24,7 @@ def history_of_rows(
     *,
     weight_decay: float = 0.0,
     name: str = "",
+    n_params: float | None = None,
 ) -> History:
     """A run's history from rows of its log.
 
@@ -37,6 +38,7 @@ def history_of_rows(
         lr: learning rate of the row's last step.
         weight_decay: of the run.
         name: of the run, for messages.
+        n_params: parameters of its model, where they are known.
 
     Raises:
         FitError: fewer than two rows, an unknown batch or learning rate, or a gap longer than a
@@ -78,6 +80,26 @@ def history_of_rows(
         rate,
         weight_decay=weight_decay,
         name=name,
+        n_params=n_params,
+    )
+
+
+def until(history: History, tokens: float) -> History:
+    """The part of a history up to a token count within it."""
+    many = int(np.searchsorted(history.tokens, tokens, side="left"))
+    edges = np.append(history.tokens[:many], tokens)
+    begin, end = history.tokens[many - 1], history.tokens[many]
+    share = (tokens - begin) / (end - begin)
+    last = history.lr_start[many - 1] * (1 - share) + history.lr_end[many - 1] * share
+    rates = np.append(history.lr_end[: many - 1], last)
+    return History.of_sections(
+        edges,
+        history.batch[:many],
+        history.lr_start[:many],
+        rates,
+        weight_decay=history.weight_decay[:many],
+        name=history.name,
+        n_params=history.n_params,
     )
 
 
@@ -86,7 +108,7 @@ def runs_of_table(
     *,
     loss: str = VALIDATION,
     from_tokens: float = 0.0,
-    weight_decay: float = 0.0,
+    weight_decay: float | Mapping[str, float] = 0.0,
     names: Sequence[str] | None = None,
 ) -> list[HistoryRun]:
     """Histories and losses of the runs of a table.
@@ -95,7 +117,7 @@ def runs_of_table(
         table: as `load_runs` gives it, or its frame.
         loss: the kind of loss to fit. A mean over an interval belongs to the interval's middle.
         from_tokens: losses before are left out: no law of the family holds in the warmup.
-        weight_decay: of all runs, where a form needs it.
+        weight_decay: of all runs, or of each by its name, where a form needs it.
         names: runs to take; default all.
 
     Raises:
@@ -103,6 +125,9 @@ def runs_of_table(
             be told (see `history_of_rows`).
     """
     frame = table.table if isinstance(table, RunTable) else table
+    sizes = (
+        {run.run: run.meta.n_params for run in table.runs} if isinstance(table, RunTable) else {}
+    )
     have = frame["run"].unique(maintain_order=True).to_list()
     out = []
     for name in have if names is None else names:
@@ -114,8 +139,11 @@ def runs_of_table(
             _floats(said, "tokens"),
             _floats(said, "batch_tokens"),
             _floats(said, "lr"),
-            weight_decay=weight_decay,
+            weight_decay=weight_decay.get(name, 0.0)
+            if isinstance(weight_decay, Mapping)
+            else weight_decay,
             name=name,
+            n_params=sizes.get(name),
         )
         found = rows.filter((pl.col("loss_kind") == loss) & pl.col("loss").is_finite())
         tokens = _floats(found, "tokens")

@@ -1,7 +1,8 @@
 """Which form of the law predicts schedules it has not seen: never by how well it fits.
 
 Fitted rms and held-out error rank the forms in opposite order, so forms are compared by runs that
-are left out: each schedule in turn, all runs whose learning rate decays at once, or the longest.
+are left out: each schedule in turn, all runs whose learning rate decays at once, the longest, or
+each model size in turn.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from megascale.fitting.history_fit import fit_history
 from megascale.fitting.history_law import HistoryLaw, find_form
 from megascale.fitting.history_result import HistoryRun
 
-HoldOut = Literal["schedule", "decays", "longest"]
-HOLD_OUTS = ("schedule", "decays", "longest")
+LEAST_SIZES = 3
+"""Model sizes that are needed to leave one out."""
+
+HoldOut = Literal["schedule", "decays", "longest", "size"]
+HOLD_OUTS = ("schedule", "decays", "longest", "size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,8 @@ def folds(runs: Sequence[HistoryRun], kind: HoldOut) -> list[list[int]]:
     """Indices of the runs that are left out together.
 
     `schedule`: runs of one and the same history (seeds) leave together. `decays`: all that decay.
-    `longest`: all whose history is longer than nine tenths of the longest.
+    `longest`: all whose history is longer than nine tenths of the longest. `size`: each model size
+    in turn, of three or more: powers of N need two to be fitted.
 
     Raises:
         FitError: nothing could be left out, or nothing would be left to fit.
@@ -68,6 +73,12 @@ def folds(runs: Sequence[HistoryRun], kind: HoldOut) -> list[list[int]]:
         out = list(same.values())
     elif kind == "decays":
         out = [[i for i, run in enumerate(runs) if has_decay(run.history)]]
+    elif kind == "size":
+        sizes = sorted({run.history.n_params or 0.0 for run in runs})
+        if len(sizes) < LEAST_SIZES:
+            rule = f"leaves out one of {len(sizes)} sizes: powers of N need two others"
+            raise FitError.of("hold_out", kind, rule, "schedule")
+        out = [[i for i, run in enumerate(runs) if run.history.n_params == n] for n in sizes]
     else:
         longest = max(run.history.total_tokens for run in runs)
         out = [[i for i, run in enumerate(runs) if run.history.total_tokens > 0.9 * longest]]
@@ -149,6 +160,7 @@ def _shape(history: History) -> tuple[Any, ...]:
         tuple(history.batch[section].round(0)),
         tuple(np.round(lr / history.peak, 2)),
         float(f"{history.peak:.2g}"),
+        float(f"{np.mean(history.weight_decay):.2g}"),
     )
 
 

@@ -5,6 +5,7 @@ const LAW_NAMES = {
   classic: "classic hyperbola",
 };
 const FEW_SETTINGS = 4;
+const AS_RAN = 8;
 const STAGE_DASHES = ["6 4", null, "2 3"];
 
 function settingsOf(groups) {
@@ -96,10 +97,26 @@ function tokensStepsSection(data) {
       `parameters. ${classicText(data)}` +
       (data.ramp_tokens ? ` Tokens and steps count at the peak learning rate: up to ` +
         `${shortCount(data.ramp_tokens)} tokens that a run lost to its warmup are left out.` : "")), controls, plot.element, note,
-    ...(data.left_out.length ? [emptyNote(`Without ${data.left_out.join("; ")}.`)] : []),
-    ...(data.verdicts.length ? [verdictTable(data)] : []),
+    ...(data.left_out.length ? [emptyNote(`Without ${data.left_out.join("; ").replace(/\.+$/, "")}.`)] : []),
+    ...(data.verdicts.length ? [node("p", { class: "verdict" }, chosenText(data)),
+      folded(`${data.verdicts.length} laws compared`, verdictTable(data))] : []),
     table,
   ];
+}
+
+// Which law is taken, and why.
+function chosenText(data) {
+  const known = data.verdicts.filter((v) => v.pooled_aicc !== null && v.law !== "classic");
+  const lowest = known.reduce((a, b) => (a && a.pooled_aicc <= b.pooled_aicc ? a : b), null);
+  const chosen = known.find((v) => v.law === data.chosen);
+  const name = LAW_NAMES[data.chosen];
+  if (!chosen || !lowest) return `Taken: ${name}.`;
+  const unseen = chosen.held_out === null ? ""
+    : `; it misses batches it has not seen by ${formatNumber(chosen.held_out, ".2g")} in log E`;
+  return chosen === lowest
+    ? `Taken: ${name}, which has the lowest pooled AICc of the ${known.length} laws with a best ` +
+      `batch${unseen}.`
+    : `Taken: ${name}, as asked for; ${LAW_NAMES[lowest.law]} has the lowest pooled AICc${unseen}.`;
 }
 
 function classicText(data) {
@@ -148,7 +165,7 @@ function optimumTable(data, law) {
     { key: "n_params", title: "N", format: asCount }, { key: "lr", title: "LR", format: asRate },
     { key: "target_loss", title: "loss", format: asLoss }, { key: "points", title: "points" },
     { key: "B_opt", title: "B_opt", format: asBatch }, { key: "B_min", title: "B_min", format: asBatch },
-    { key: "E_min", title: "E_min", format: asCount }, { key: "S_opt", title: "S_opt", format: asCount },
+    { key: "E_min", title: "E_min", format: asCount }, { key: "S_opt", title: "S_opt", format: grouped },
     { key: "rms", title: "rms", format: asDigits },
     { key: "bracketed", title: "enclosed", text: true, format: (v) => (v ? "yes" : "no") },
     { key: "weak", title: "weak", text: true }, { key: "status", title: "status", text: true },
@@ -157,7 +174,7 @@ function optimumTable(data, law) {
 
 function bestBatchSection(data) {
   const settings = settingsOf(data.rows);
-  const shade = (i) => (settings.size > 8 ? rampColor(i / settings.size) : `var(--c${i})`);
+  const shade = legendColor;
   const parts = [node("p", {},
     `By the law ${LAW_NAMES[data.law]}; bars and bands are ${100 * data.confidence} % ` +
     `intervals: Student's t with the runs' freedom, ${data.replicates} bootstrap replicates by ` +
@@ -196,7 +213,7 @@ function bestBatchSection(data) {
   });
   parts.push(node("h3", {}, "Against the loss"), new Plot({
     label: "Best and least batch against the target loss", height: 360, series: byLoss,
-    x: { label: "target loss (nats per token), falling", reverse: true, format: asLoss },
+    x: { label: "target loss (nats per token), falling", reverse: true, format: asDigits },
     y: { label: "batch (tokens)", log: true },
   }).element);
   parts.push(node("h3", {}, "Against consumed tokens"), ...batchAgainstTokens(data, settings, shade));
@@ -249,7 +266,7 @@ function batchAgainstTokens(data, settings, shade) {
     });
     if (power) series.push(...powerSeries(power, settings, shade, data.confidence));
     data.given.forEach((line, i) => series.push(...lawSeries(`law ${line.name}`, line.d_range,
-      line, `var(--c${i + 2})`, (line.confidence ? `${formatNumber(100 * line.confidence, ".3g")} % ` : "") +
+      line, legendColor(settings.size + i), (line.confidence ? `${formatNumber(100 * line.confidence, ".3g")} % ` : "") +
         `band of ${line.name}`)));
     if (data.direct.length) {
       series.push({
@@ -260,15 +277,20 @@ function batchAgainstTokens(data, settings, shade) {
     if (!DOCUMENT.curves.empty) {
       const grown = DOCUMENT.curves.curves.filter((c) => c.batches && c.tokens &&
         (!power || c.tokens[c.tokens.length - 1] > power.d_range[0] / 4));
-      for (const curve of grown.slice(0, 8)) {
+      const before = settings.size + data.given.length + 1;
+      grown.slice(0, AS_RAN).forEach((curve, i) => {
         const stop = curve.tokens[curve.tokens.length - 1];
         series.push({
           ...staircase(curve.batches.map(([start, size]) => ({ start, batch: size })), stop),
-          name: `${curve.run} as it ran`, color: "var(--grey)", width: 1.2, unscaled: Boolean(power),
+          name: `${curve.run} as it ran`, color: legendColor(before + i), width: 1.2,
+          unscaled: Boolean(power),
         });
-      }
+      });
     }
-    if (own) series.push(...scheduleSeries(own, fields, note));
+    if (own) {
+      const color = legendColor(settings.size + data.given.length);
+      series.push(...scheduleSeries(own, fields, note, color));
+    }
     return {
       view: "tokens", label: "Best batch against consumed tokens", series, height: 430,
       x: { label: "consumed tokens", log: true }, y: { label: "batch (tokens)", log: true },
@@ -294,6 +316,11 @@ function batchAgainstTokens(data, settings, shade) {
     found.push(node("div", { class: "controls" }, `Schedule by ${given ? `law ${given.name}` : "this law"}: `,
       field("tokens", "total"), field("looks", "looks"), field("momentum", "momentum")));
   }
+  for (const [name, range] of [...(power ? [["The law", power.d_range]] : []),
+    ...data.given.map((line) => [`Law ${line.name}`, line.d_range])]) {
+    found.push(node("p", { class: "note" }, `${name} rests on runs of ${shortCount(range[0])} to ` +
+      `${shortCount(range[1])} tokens; beyond it is dashed: an extrapolation.`));
+  }
   const any = power || data.given.length || data.direct.length || data.rows.some((row) => row.used);
   return any ? [...found, plot.element, note] : found;
 }
@@ -308,13 +335,13 @@ function powerSeries(power, settings, shade, confidence) {
   });
 }
 
-// A law over tokens: dotted beyond its range, with its band where it has one.
+// A law over tokens: dashed beyond its range, with its band where it has one.
 function lawSeries(name, range, line, color, band) {
   const within = line.d.map((d, i) => (d >= range[0] && d <= range[1] ? line.value[i] : null));
   const series = line.low === null ? [] : [{ type: "band", group: band, color, x: line.d,
     low: line.low, high: line.high, unscaled: true, opacity: 0.1 }];
   return series.concat([
-    { type: "line", name, color, dash: "3 4", x: line.d, y: line.value, unscaled: true, width: 1.2 },
+    { type: "line", name, color, dash: "7 5", x: line.d, y: line.value, unscaled: true, width: 1.2 },
     { type: "line", name, color, x: line.d, y: within, width: 2 },
   ]);
 }
@@ -330,7 +357,7 @@ function staircase(points, end) {
   return { type: "line", x, y };
 }
 
-function scheduleSeries(law, fields, note) {
+function scheduleSeries(law, fields, note, color) {
   try {
     const total = readCount(fields.total, "tokens");
     const looks = readCount(fields.looks, "looks");
@@ -347,7 +374,7 @@ function scheduleSeries(law, fields, note) {
     note.textContent = `Staircase: the batch is set every ${shortCount(interval)} tokens ` +
       `(${points.slice(0, 8).map((p) => shortCount(p.batch)).join(", ")}` +
       `${points.length > 8 ? ", ..." : ""}); before rounding to a layout, which the calculator does.`;
-    return [{ ...staircase(points, total), name: "schedule", color: "var(--c1)", width: 2.2 }];
+    return [{ ...staircase(points, total), name: "schedule", color, width: 2.2 }];
   } catch (error) {
     note.textContent = error.message;
     return [];

@@ -92,22 +92,28 @@ function recommendTable(quantity, target) {
       node("td", { class: "number" }, band), node("td", { class: "words" }, flat[i].in_range),
       node("td", { class: "words" }, row.law.certainty),
     ];
+    cells.forEach((cell, k) => cell.setAttribute("data-title", head[k]));
     return node("tr", {}, ...cells);
   });
+  const ours = body.filter((_, i) => rows[i].law.form);
+  const others = body.filter((_, i) => !rows[i].law.form);
   const pools = poolsOf(rows).map((pool) => node("p", { class: "note pool" },
     `${pool.regime}: ${pool.laws} laws, geometric median ${shownValue(quantity, pool.median)}, ` +
     `from ${shownValue(quantity, pool.low)} to ${shownValue(quantity, pool.high)} (a factor of ` +
     `${formatNumber(pool.spread, ".3g")}); ${pool.in_range} of them inside their fitted range. ` +
     "Orientation, not truth."));
   const columns = Object.keys(flat[0]).map((key) => ({ key }));
+  const table = (caption, lines) => node("div", { class: "scroll", tabindex: 0, role: "region",
+    "aria-label": caption },
+  node("table", { "data-quantity": quantity }, node("caption", {}, caption),
+    node("thead", {}, node("tr", {}, ...head.map((title) =>
+      node("th", { scope: "col", class: texts.has(title) ? "words" : "number" }, title)))),
+    node("tbody", {}, ...lines)));
+  const title = CALCULATOR.titles[quantity];
+  const published = [table(`${title}: published laws`, others), ...pools];
   return node("div", { class: "table law" },
-    node("div", { class: "scroll", tabindex: 0, role: "region",
-      "aria-label": CALCULATOR.titles[quantity] },
-    node("table", { "data-quantity": quantity }, node("caption", {}, CALCULATOR.titles[quantity]),
-      node("thead", {}, node("tr", {}, ...head.map((title) =>
-        node("th", { scope: "col", class: texts.has(title) ? "words" : "number" }, title)))),
-      node("tbody", {}, ...body))),
-    ...pools,
+    ...(ours.length ? [table(`${title}: laws of your own`, ours),
+      folded(`${others.length} published laws beside it`, ...published)] : published),
     node("div", { class: "under" },
       downloadButton(`recommend-${quantity}.csv`, () => csvText(columns, flat))));
 }
@@ -233,10 +239,10 @@ function calculatorSection(data) {
     for (const key of ["params", "active_params"]) {
       inputs[key].disabled = Boolean(inputs.model && inputs.model.value);
     }
-    const open = [...tables.querySelectorAll("tbody details")].map((d) => d.open);
+    const open = [...tables.querySelectorAll("details")].map((d) => d.open);
     tables.replaceChildren(...["lr", "batch", "weight_decay", "loss"].map((quantity) =>
       recommendTable(quantity, target)));
-    [...tables.querySelectorAll("tbody details")].forEach((d, i) => { d.open = Boolean(open[i]); });
+    [...tables.querySelectorAll("details")].forEach((d, i) => { d.open = Boolean(open[i]); });
     try {
       planned.replaceChildren(...planParts(planOf(inputs, target), target, plot));
     } catch (error) {
@@ -247,6 +253,7 @@ function calculatorSection(data) {
   form.addEventListener("input", refresh);
   refresh();
   return [
+    ...(DOCUMENT.schedule_laws.length ? predictForm(DOCUMENT.schedule_laws) : []),
     node("p", {}, "Every law with what it means by N, D and C, where it was fitted and how sure " +
       "its constants are. The numbers are those of ", node("code", {}, "megascale recommend"), "."),
     form, plot.element, planned,

@@ -47,7 +47,9 @@ function curvesSection(data) {
   const axes = axesOf(curves);
   if (!axes.length) return [emptyNote("No run has a loss with tokens or steps beside it.")];
   const widest = axes.reduce((a, b) => (b[2].length > a[2].length ? b : a));
-  const state = { axis: widest[0], log: true, smooth: 4, late: true, find: "", color: "batch" };
+  const state = { axis: widest[0], log: true, smooth: 4, late: true, find: "", color: "batch",
+    seeds: false };
+  const seeded = curves.some((curve) => curve.seed_of);
   const batches = [...new Set(curves.map((c) => c.batch_tokens).filter(Boolean))];
   const stated = curves.filter((c) => c.batch_tokens).length;
   if (batches.length < 2 || stated < curves.length / 2) state.color = "run";
@@ -56,7 +58,7 @@ function curvesSection(data) {
     if (state.color === "batch") {
       return curve.batch_tokens ? rampColor(logShare(curve.batch_tokens, batches)) : "var(--grey)";
     }
-    return curves.length > 8 ? rampColor(i / curves.length) : `var(--c${i})`;
+    return legendColor(i);
   };
   const options = () => {
     const [key, label, , format] = axes.find(([name]) => name === state.axis);
@@ -67,7 +69,12 @@ function curvesSection(data) {
     }
     const share = SMOOTHING[state.smooth] / 100;
     const series = [];
+    const arms = armsOf(chosen.map(([curve]) => curve));
+    const several = new Map(state.seeds ? arms.filter(([, seeds]) => seeds.length > 1) : []);
+    [...several].forEach(([name, seeds], i) => series.push(...seedSeries(name, seeds, key,
+      (curve) => smoothedCurve(curve[key], curve.loss, share), legendColor(i))));
     for (const [curve, i] of chosen) {
+      if (several.has(curve.seed_of)) continue;
       const color = colorOf(curve, i);
       if (!share && curve.low && chosen.length <= MANY_RUNS) {
         series.push({
@@ -101,7 +108,7 @@ function curvesSection(data) {
       view: `${state.axis}${state.log}${state.late}`, label: `Loss curves against ${label}`,
       x: { label, log: state.log, format, range }, height: 440,
       y: { label: "loss (nats per token)", format: asDigits, tip: asLoss, range: late }, series,
-      legend: chosen.length <= MANY_RUNS,
+      legend: (state.seeds ? arms : chosen).length <= MANY_RUNS,
     };
   };
   const plot = new Plot(options());
@@ -120,6 +127,10 @@ function curvesSection(data) {
     }), " ", shownShare),
     tick("Log axis", true, (on) => { state.log = on; redraw(); }),
     tick("Late part only", true, (on) => { state.late = on; redraw(); }),
+    seeded ? tick("Seeds as mean and spread", false, (on) => {
+      state.seeds = on;
+      redraw();
+    }) : null,
     batches.length > 1
       ? choice("Colour", [["batch", "by batch"], ["run", "by run"]],
         (v) => { state.color = v; redraw(); }, state.color)
@@ -133,7 +144,7 @@ function curvesSection(data) {
   if (state.color === "batch") parts.push(rampKey(batches));
   parts.push(makeTable([
     { key: "run", title: "run", text: "long" }, { key: "format", title: "log", text: true },
-    { key: "n_params", title: "N", format: asCount }, { key: "steps", title: "steps", format: asCount },
+    { key: "n_params", title: "N", format: asCount }, { key: "steps", title: "steps", format: grouped },
     { key: "tokens", title: "tokens", format: asCount },
     { key: "batch_tokens", title: "batch (tokens)", format: batchText },
     { key: "seconds", title: "time", format: duration },

@@ -30,6 +30,13 @@ function rampColor(share) {
   return `oklch(var(--ramp-light) 0.15 ${(265 + 150 * t).toFixed(1)})`;
 }
 
+// A colour of its own for each entry of a legend, however many there are.
+function legendColor(i) {
+  if (i < 8) return `var(--c${i})`;
+  const hue = (i * 137.508) % 360;
+  return `oklch(var(--ramp-light) ${[0.15, 0.09, 0.19][i % 3]} ${hue.toFixed(1)})`;
+}
+
 function logShare(value, values) {
   const known = values.filter((v) => v > 0);
   const [low, high] = [Math.min(...known), Math.max(...known)];
@@ -176,7 +183,7 @@ class Drawing {
       text.textContent = format(x)(tick);
       axes.append(text);
     }
-    for (const tick of ticksOf(range.y, y.log, 6)) {
+    for (const tick of this.yTicks(range)) {
       const at = this.py(tick);
       axes.append(svgNode("line", { x1: box.left, x2: box.right, y1: at, y2: at }));
       const text = svgNode("text", { x: box.left - 7, y: at + 4, "text-anchor": "end" });
@@ -194,6 +201,18 @@ class Drawing {
     yLabel.textContent = y.label;
     axes.append(xLabel, yLabel);
     svg.append(axes);
+  }
+
+  // Round values; or those that are wanted, as far as their labels do not touch.
+  yTicks(range) {
+    const { at, log, ticks } = this.options.y;
+    if (!at) return ticksOf(range.y, log, ticks || 6);
+    const kept = [];
+    for (const tick of at) {
+      const inside = tick >= range.y[0] && tick <= range.y[1];
+      if (inside && kept.every((other) => Math.abs(this.py(other) - this.py(tick)) > 13)) kept.push(tick);
+    }
+    return kept;
   }
 
   place(xValue, yValue) {

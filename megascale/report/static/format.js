@@ -94,13 +94,13 @@ function readReal(text, key) {
   return value;
 }
 
-// Short text of a count for axes and tables: 4.19M, 500B.
+// A count as the command line shortens it: 999, 12.35M, 1.5T; parts of one to four digits.
 function shortCount(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "";
   const size = Math.abs(value);
   if (size >= 1e16) return formatNumber(value, ".2e");
   for (const [suffix, scale] of [["T", 1e12], ["B", 1e9], ["M", 1e6], ["K", 1e3]]) {
-    if (size >= scale * 0.9995) return general(value / scale, 3).replace("e+03", "000") + suffix;
+    if (size >= scale) return formatNumber(value / scale, ".4g") + suffix;
   }
-  return size === 0 || size >= 1e-3 ? formatNumber(value, ".3g") : formatNumber(value, ".2e");
+  return size === 0 || size >= 1e-3 ? formatNumber(value, ".4g") : formatNumber(value, ".2e");
 }

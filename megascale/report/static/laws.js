@@ -195,7 +195,7 @@ function poolsOf(rows) {
 }
 
 function shownValue(quantity, value) {
-  if (quantity === "batch") return formatNumber(value / 1e6, ".3g") + "M";
+  if (quantity === "batch") return shortCount(roundHalfEven(value));
   return formatNumber(value, quantity === "lr" ? ".2e" : ".3g");
 }
 

@@ -48,15 +48,20 @@ function provenanceSection(data) {
 }
 
 function buildPage() {
+  const { curves } = DOCUMENT;
+  const some = (id, title, list, build) => (list && list.length ? [[id, title, list, build]] : []);
   const sections = [
-    ...(DOCUMENT.studies.length
-      ? [["studies", DOCUMENT.studies.length > 1 ? "Studies" : "Study", DOCUMENT.studies,
-        studiesSection]] : []),
-    ["curves", "Loss curves", DOCUMENT.curves, curvesSection],
+    ...some("predictions", "Predictions", DOCUMENT.predictions, predictionsSection),
+    ...some("schedules", "The law of whole schedules", DOCUMENT.schedule_laws, schedulesSection),
+    ...some("compared", "Growing against fixed", curves.compared, comparedSection),
+    ["curves", "Loss curves", curves, curvesSection],
+    ...some("along", "Along the runs", curves.courses, alongSection),
     ["tokens-steps", "Tokens and steps to a loss", DOCUMENT.tokens_steps, tokensStepsSection],
     ["best-batch", "The best batch", DOCUMENT.best_batch, bestBatchSection],
     ["grid", "Learning rate and batch", DOCUMENT.grids, gridsSection],
     ["calculator", "Calculator", CALCULATOR, calculatorSection],
+    ...some("studies", DOCUMENT.studies.length > 1 ? "Studies" : "Study", DOCUMENT.studies,
+      studiesSection),
     ["provenance", "Where it comes from", DOCUMENT.provenance, provenanceSection],
   ];
   const main = document.getElementById("main");
@@ -69,7 +74,6 @@ function buildPage() {
     if (data.empty) section.append(emptyNote(data.empty));
     else section.append(...build(data));
   }
-  const curves = DOCUMENT.curves;
   const lead = [`megascale ${DOCUMENT.version}`];
   lead.push(...DOCUMENT.studies.map((study) => `study ${study.study} (${study.scale})`));
   if (!curves.empty) lead.push(`${grouped(curves.runs.length)} runs`);

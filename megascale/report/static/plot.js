@@ -33,6 +33,7 @@ class Plot extends Drawing {
 
   update(options) {
     const kept = this.options && this.options.view === options.view;
+    if (options.hidden) this.hidden = options.hidden;  // shared by figures of the same series
     this.options = { height: 380, legend: true, ...options };
     if (!kept) this.unzoom(false);
     this.cursor = null;
@@ -73,6 +74,7 @@ class Plot extends Drawing {
           if (!this.hidden.delete(name)) this.hidden.add(name);
           event.currentTarget.setAttribute("aria-pressed", String(!this.hidden.has(name)));
           this.draw();
+          if (this.options.toggled) this.options.toggled();
         },
       }, swatch, shortened(name)));
     }

@@ -1,6 +1,6 @@
 // Tables that sort by their headings and download as CSV with every digit.
 
-const TABLE_ROWS = 20;
+const TABLE_ROWS = window.innerWidth > 600 ? 20 : 5;  // on a phone a row is a card
 
 function csvText(columns, rows) {
   const cell = (value) => {
@@ -42,7 +42,7 @@ function makeTable(columns, rows, { caption, file, limit = TABLE_ROWS }) {
     body.replaceChildren(
       ...sorted.slice(0, limit).map((row) =>
         node("tr", {}, ...columns.map((column) =>
-          node("td", { class: cellClass(column) }, shown(column, row))
+          node("td", { class: cellClass(column), "data-title": column.title }, shown(column, row))
         ))
       )
     );
@@ -88,7 +88,7 @@ function makeTable(columns, rows, { caption, file, limit = TABLE_ROWS }) {
 
 const asCount = (value) => shortCount(value);
 const asBatch = (value) => (value !== null && value < 1 ? "< 1" : shortCount(value));
-const asLoss = (value) => formatNumber(value, ".5g");
-const asRate = (value) => formatNumber(value, ".2e");
+const asLoss = (value) => (value === null || value === undefined ? "" : value.toFixed(4));
+const asRate = (value) => formatNumber(value, ".4g");
 const asShare = (value) => formatNumber(100 * value, ".2g") + " %";
 const asDigits = (value) => formatNumber(value, ".3g");

@@ -8,15 +8,13 @@ unless stated otherwise.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import polars as pl
-
 from megascale.errors import DataError
+from megascale.formats.parquet import read_parquet
 from megascale.runs.readers import csv, fields, wandb_offline
 from megascale.runs.readers.base import (
     FileRead,
@@ -181,8 +179,8 @@ def _history(rows: list[tuple[int, dict[str, Any]]], found: FileRead, options: R
 
 def _parquet_rows(source: Source) -> list[tuple[int, dict[str, Any]]]:
     try:
-        frame = pl.read_parquet(io.BytesIO(source.data))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as failure:
+        frame = read_parquet(source.data)
+    except OSError as failure:
         first = str(failure).partition("\n")[0][:200]
         raise DataError.of(
             NAME, str(source.path), f"not a readable Parquet file: {first}"

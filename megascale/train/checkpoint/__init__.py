@@ -10,6 +10,7 @@ from megascale.train.checkpoint.directory import (
     set_aside,
 )
 from megascale.train.checkpoint.loading import (
+    LONGER_CONTEXT,
     Found,
     check_same_model,
     latest_checkpoint,
@@ -26,6 +27,7 @@ from megascale.train.checkpoint.saving import Checkpointer, SaveResult
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
 
 __all__ = [
+    "LONGER_CONTEXT",
     "Checkpointer",
     "Found",
     "Retention",

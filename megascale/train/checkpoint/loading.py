@@ -230,13 +230,26 @@ def load_checkpoint(
     return state
 
 
-def check_same_model(path: Path, saved: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+LONGER_CONTEXT = ("max_position_embeddings", "rope_theta")
+"""Keys of a model that a stage of longer sequences may change: no tensor depends on them."""
+
+
+def check_same_model(
+    path: Path,
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    may_change: Iterable[str] = (),
+) -> list[str]:
     """Refuse a checkpoint of another model.
 
     Args:
         path: the checkpoint, for the message.
         saved: the `ModelConfig` in it, as plain data.
         current: the `ModelConfig` of this run, as plain data.
+        may_change: keys that may differ.
+
+    Returns:
+        A line for each of those that does.
 
     Raises:
         CheckpointError: naming every key that differs, with both values.
@@ -245,16 +258,22 @@ def check_same_model(path: Path, saved: Mapping[str, Any], current: Mapping[str,
     with suppress(ValidationError, ConfigError):
         saved = ModelConfig.model_validate(dict(saved)).model_dump(mode="json")
     old, new = flatten(saved), flatten(current)
-    differing = [
-        f"model.{key}: {old.get(key)!r} in the checkpoint, {new.get(key)!r} in the config"
+    differing = {
+        key: f"model.{key}: {old.get(key)!r} in the checkpoint, {new.get(key)!r} in the config"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key)
-    ]
-    if differing:
+    }
+    allowed = tuple(may_change)
+    refused = [line for key, line in differing.items() if key not in allowed]
+    if refused:
+        hint = ""
+        if set(differing) <= set(LONGER_CONTEXT):
+            hint = "; a stage of longer sequences begins a run of its own with --branch-from"
         raise CheckpointError(
-            f"checkpoint = {path}: is of another model: {'; '.join(differing)}. Use the config "
-            "it was saved with, or start another run"
+            f"checkpoint = {path}: is of another model: {'; '.join(refused)}. Use the config "
+            f"it was saved with, or start another run{hint}"
         )
+    return list(differing.values())
 
 
 def _own_part(

@@ -46,7 +46,7 @@ def set_rng_state(state: Mapping[str, Any], device: torch.device | None = None) 
         torch.set_rng_state(_tensor(state["torch"]))
         if device is not None and device.type == "cuda" and "cuda" in state:
             torch.cuda.set_rng_state(_tensor(state["cuda"]), device)
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as failure:
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as failure:
         raise CheckpointError(f"malformed RNG state in the checkpoint: {failure}") from failure
 
 

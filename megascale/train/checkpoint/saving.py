@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ class Checkpointer:
         *,
         retention: Retention | None = None,
         asynchronous: bool = False,
+        timeout: timedelta | None = None,
     ) -> None:
         """Args:
             directory: the run's `checkpoints` folder; made with the first save. Rank 0 removes
@@ -89,6 +91,7 @@ class Checkpointer:
                 directory.
             retention: which checkpoints to keep; the default keeps the last three.
             asynchronous: write in the background.
+            timeout: how long a rank waits for another; None takes torch's.
 
         Collective when torch.distributed is initialised: makes a gloo group of all ranks.
         """
@@ -98,7 +101,7 @@ class Checkpointer:
         self._group: dist.ProcessGroup | None = None
         self._rank, self._world_size = 0, 1
         if dist.is_initialized():
-            group: Any = dist.new_group(backend="gloo")
+            group: Any = dist.new_group(backend="gloo", timeout=timeout)
             self._group = group
             self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         if self._rank == 0:

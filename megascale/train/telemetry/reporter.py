@@ -61,6 +61,7 @@ class Reporter:
         self.schedule = schedule
         self.sinks = sinks
         self._timing = StepTimeModel()
+        self._full = False
 
     def interval(self, record: Mapping[str, Any]) -> None:
         """Log and show one interval's record, with `eta_seconds` added.
@@ -74,6 +75,7 @@ class Reporter:
         eta = eta_seconds(self.schedule, record["tokens"], self._timing)
         record = {**record, "eta_seconds": eta}
         self.log.metrics(record)
+        self._tell_if_full()
         self.console.interval(record)
         for sink in self.sinks:
             sink.log(record)
@@ -89,10 +91,27 @@ class Reporter:
         if message is not None:
             fields["message"] = message
         self.log.event(kind, step=step, tokens=tokens, **fields)
+        self._tell_if_full()
         for sink in self.sinks:
             sink.event({"kind": kind, "step": step, "tokens": tokens, **fields})
         if message is not None:
             self.console.line(message)
+
+    def _tell_if_full(self) -> None:
+        """Say once that the disk is full for the log, and once that it no longer is."""
+        full = self.log.waiting > 0
+        if full and not self._full:
+            self.console.line(
+                f"WARNING: the disk is full: lines of the log wait in memory ({self.log.directory})"
+            )
+        elif self._full and not full:
+            self.console.line("the disk has room again: the log is complete")
+        self._full = full
+
+    def take_over(self, step: int, tokens: int) -> None:
+        """This attempt goes on at a checkpoint: dashboards drop what was shown beyond it."""
+        for sink in self.sinks:
+            sink.take_over(step, tokens)
 
     def summary(self) -> None:
         """Print the run so far as a table, one row per batch size, read back from the log."""
@@ -104,4 +123,4 @@ class Reporter:
         self.console.stop()
         for sink in self.sinks:
             sink.close()
-        self.log.close()
+        self.log.close()  # last: it may find the disk full

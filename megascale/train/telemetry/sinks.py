@@ -1,13 +1,15 @@
 """Send a run's records to TensorBoard or Weights & Biases: the same numbers as the log.
 
 Both are extras. Each scalar appears under its key with the step on the axis, and once more as
-`KEY vs tokens` with consumed tokens on the axis; events are marks under `events/`, and losses of
-validation under `validation/`; a list (one value per MoE layer) becomes one
-scalar per entry, `KEY/layer_03`.
+`KEY vs tokens` with consumed tokens on the axis (in TensorBoard as a run `vs-tokens` of its own,
+since what a restart takes back is told by the axis); events are marks under `events/`, and losses
+of validation under `validation/`; a list (one value per MoE layer) becomes one scalar per entry,
+`KEY/layer_03`.
 """
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +27,9 @@ class Sink(Protocol):
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Send one event of `events.jsonl`."""
+
+    def take_over(self, step: int, tokens: int) -> None:
+        """What was sent beyond these finished steps and consumed tokens counts no more."""
 
     def close(self) -> None:
         """Send what is still buffered and let go."""
@@ -90,9 +95,13 @@ class TensorBoardSink:
             ConfigError: TensorBoard is not installed.
         """
         require_tensorboard()
+        self._folders = (Path(directory), Path(directory) / "vs-tokens")
+        self._open()
+
+    def _open(self) -> None:
         from tensorboard.summary import Writer
 
-        self._writer = Writer(str(directory))
+        self._by_step, self._by_tokens = (Writer(str(folder)) for folder in self._folders)
 
     def log(self, record: Mapping[str, Any]) -> None:
         self._write(scalars(record), record["step"], record["tokens"])
@@ -103,12 +112,26 @@ class TensorBoardSink:
 
     def _write(self, values: Iterable[tuple[str, float]], step: int, tokens: int) -> None:
         for tag, value in values:
-            self._writer.add_scalar(tag, value, step)
-            self._writer.add_scalar(f"{tag} vs tokens", value, tokens)
-        self._writer.flush()
+            self._by_step.add_scalar(tag, value, step)
+            self._by_tokens.add_scalar(f"{tag} vs tokens", value, tokens)
+        self._by_step.flush()
+        self._by_tokens.flush()
+
+    def take_over(self, step: int, tokens: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self.close()
+        started = SessionLog(status=SessionLog.START)
+        for folder, reached in zip(self._folders, (step, tokens), strict=True):
+            file = EventFileWriter(str(folder))  # readers drop what lies at or beyond its step
+            file.add_event(Event(wall_time=time.time(), step=reached + 1, session_log=started))
+            file.close()
+        self._open()
 
     def close(self) -> None:
-        self._writer.close()
+        self._by_step.close()
+        self._by_tokens.close()
 
 
 class WandbSink:
@@ -169,6 +192,9 @@ class WandbSink:
                 self._on_tokens.add(twin)
             values[tag] = values[twin] = value
         self._run.log(values, step=step)
+
+    def take_over(self, step: int, tokens: int) -> None:
+        """W&B keeps what it got first for a step."""
 
     def close(self) -> None:
         self._run.finish()

@@ -45,33 +45,59 @@ def test_scalars_are_the_numbers_of_the_record():
     assert dict(scalars(RECORD)) == SCALARS
 
 
-def test_tensorboard_reads_back_the_same_numbers(tmp_path):
+def shown(folder):
+    """What TensorBoard reads in a folder."""
     accumulation = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulation.EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+def test_tensorboard_reads_back_the_same_numbers(tmp_path):
     sink = TensorBoardSink(tmp_path)
     sink.log(RECORD)
     sink.close()
-    events = accumulation.EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert set(events.Tags()["tensors"]) == {f"{t}{s}" for t in SCALARS for s in ("", " vs tokens")}
+    steps, tokens = shown(tmp_path), shown(tmp_path / "vs-tokens")
+    assert set(steps.Tags()["tensors"]) == set(SCALARS)
+    assert set(tokens.Tags()["tensors"]) == {f"{tag} vs tokens" for tag in SCALARS}
     for tag, value in SCALARS.items():
-        (by_step,) = events.Tensors(tag)
-        (by_tokens,) = events.Tensors(f"{tag} vs tokens")
+        (by_step,) = steps.Tensors(tag)
+        (by_tokens,) = tokens.Tensors(f"{tag} vs tokens")
         assert (by_step.step, by_tokens.step) == (7, 7_000_000_000_000)
         assert by_step.tensor_proto.float_val[0] == by_tokens.tensor_proto.float_val[0] == value
 
 
 def test_dashboards_show_validation_and_marks(tmp_path):
-    accumulation = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     sink = TensorBoardSink(tmp_path)
     for event in EVENTS:
         sink.event({"step": 7, "tokens": 700, **event})
     sink.close()
-    events = accumulation.EventAccumulator(str(tmp_path))
-    events.Reload()
+    events, by_tokens = shown(tmp_path), shown(tmp_path / "vs-tokens")
     found = {tag: events.Tensors(tag)[0].tensor_proto.float_val[0] for tag in EVENT_SCALARS}
     assert found == EVENT_SCALARS
     twins = {f"{tag} vs tokens" for tag in EVENT_SCALARS}
-    assert set(events.Tags()["tensors"]) == {*EVENT_SCALARS, *twins}
+    assert set(events.Tags()["tensors"]) == set(EVENT_SCALARS)
+    assert set(by_tokens.Tags()["tensors"]) == twins
+
+
+def test_points_beyond_a_checkpoint_are_not_shown_twice(tmp_path):
+    """Steps 1 to 5, then again from the checkpoint of step 3 with other losses."""
+
+    def sent(steps, loss):
+        sink = TensorBoardSink(tmp_path)
+        if steps[0] > 1:
+            sink.take_over(steps[0] - 1, 100 * (steps[0] - 1))
+        for step in steps:
+            sink.log({"step": step, "tokens": 100 * step, "loss": loss})
+        sink.close()
+
+    sent([1, 2, 3, 4, 5], 2.0)
+    sent([4, 5, 6], 1.0)
+    for folder, tag, unit in (("", "loss", 1), ("vs-tokens", "loss vs tokens", 100)):
+        points = shown(tmp_path / folder).Tensors(tag)
+        assert [point.step for point in points] == [unit * step for step in (1, 2, 3, 4, 5, 6)]
+        values = [point.tensor_proto.float_val[0] for point in points]
+        assert values == [2.0] * 3 + [1.0] * 3
 
 
 def test_missing_extras_say_what_to_install(monkeypatch, tmp_path):
