@@ -1,6 +1,6 @@
 // Screening: the projected problem's cost at many cells of a law's screen, without derivatives, and
-// the best cell of each of several kinds. The lanes of a Pack screen a problem each, with cells that
-// follow from its own points.
+// the best cell of each of several kinds. The lanes of a Pack screen a problem each, with cells
+// that follow from its own points.
 //
 // A law with a screen has
 //   kScreen           how many cells

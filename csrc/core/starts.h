@@ -136,8 +136,8 @@ struct Sieve {
   }
 };
 
-// Whether a run of the full problem that ended at `cost` is worth BFGS: it has not converged, and is
-// not far above the `best` cost.
+// Whether a run of the full problem that ended at `cost` is worth BFGS: it has not converged, and
+// is not far above the `best` cost.
 MS_HD inline bool settles(bool converged, double cost, double best) {
   return !converged && cost < kInfeasible && cost <= 1.1 * best;
 }
@@ -166,9 +166,9 @@ MS_HD inline void start_full(const double* t, const double* c, double projected_
 // been tried.
 struct Descent {
   static constexpr int kFirst = 10, kFirstRay = 8;  // moves of the first round
-  static constexpr int kRounds = 5;  // of moves
-  static constexpr int kEnough = 3;  // variations that came back
-  static constexpr int kSteps = 10;  // iterations of a variation
+  static constexpr int kRounds = 5;                 // of moves
+  static constexpr int kEnough = 3;                 // variations that came back
+  static constexpr int kSteps = 10;                 // iterations of a variation
   static constexpr double kTolerance = 1e-4;
   static constexpr double kNear = 1e-3;    // relative difference of costs of the same optimum
   static constexpr double kBetter = 1e-6;  // relative gain of an optimum that is another
@@ -183,7 +183,9 @@ struct Descent {
       ended = true;
       return {0, 0};
     }
-    const StartRange range = {moved ? 0 : tried, rounds > 0 ? moves : along_ray ? kFirstRay : kFirst};
+    const StartRange range = {moved ? 0 : tried, rounds > 0  ? moves
+                                                 : along_ray ? kFirstRay
+                                                             : kFirst};
     tried = range.to;
     ++rounds;
     moved = false;
@@ -218,8 +220,8 @@ struct Descent {
 // other optimum is of comparable cost.
 struct Verdict {
   static constexpr int kRounds = 4;
-  static constexpr double kSame = 1e-4;   // relative difference of costs of one optimum
-  static constexpr double kRival = 1.1;    // an optimum of less than this many times the best cost
+  static constexpr double kSame = 1e-4;  // relative difference of costs of one optimum
+  static constexpr double kRival = 1.1;  // an optimum of less than this many times the best cost
 
   int rounds = 0, found = 0, returned = 1;
   bool easy = false, rival = false;

@@ -102,8 +102,7 @@ MS_HD void sieve(Machine& machine, const ProjectedProblem& projected, const Star
   scout.problem = projected;
   const bool same = options.same_objective && !p.constrained;
   out->iterations += starts.run(
-      scout,
-      Sieve::options(options.projected, same ? Sieve::kProjectedSame : Sieve::kProjected));
+      scout, Sieve::options(options.projected, same ? Sieve::kProjectedSame : Sieve::kProjected));
   if (same) {
     starts.template keep<Sieve::kRefined>();
     out->iterations += starts.run(scout, options.projected);

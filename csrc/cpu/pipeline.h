@@ -276,7 +276,6 @@ class Pipeline {
     }
   }
 
-
   // The law's grid, worked out once for a chunk.
   struct CellTable {
     const double* t = nullptr;

@@ -1,5 +1,5 @@
-// The search of a law with a screen (core/screen.h), for all problems of a chunk at a time: rounds of
-// screening, sieving the winners (core/starts.h, Sieve), polishing, and a local search.
+// The search of a law with a screen (core/screen.h), for all problems of a chunk at a time: rounds
+// of screening, sieving the winners (core/starts.h, Sieve), polishing, and a local search.
 #pragma once
 
 #include "core/screen.h"
@@ -16,8 +16,7 @@ void keep_best(Pooled<Task>& tasks) {
     Few<N> best;
     for (to = from; to < tasks.size() && tasks[to].problem == tasks[from].problem; ++to)
       best.add(tasks[to].cost, static_cast<int>(to - from));
-    for (int k = 0; k < best.count; ++k)
-      kept.push_back(tasks[from + best.run[k]]);
+    for (int k = 0; k < best.count; ++k) kept.push_back(tasks[from + best.run[k]]);
   }
   tasks.swap(kept);
 }

@@ -279,8 +279,10 @@ struct Wsd : LawDefaults {
   static constexpr int kKnots = kRight + kRights;
   static MS_HD void knots(const StartContext& at, int round, double* out) {
     constexpr double kBetween[kRounds] = {.5, .2, .8, .35};
-    constexpr double kPoleOf[kRounds][kPoles] = {
-        {.998, .96, .75, .02}, {.99999, .985, .88, .4}, {.99, .93, .6, .001}, {.9995, .97, .82, .2}};
+    constexpr double kPoleOf[kRounds][kPoles] = {{.998, .96, .75, .02},
+                                                 {.99999, .985, .88, .4},
+                                                 {.99, .93, .6, .001},
+                                                 {.9995, .97, .82, .2}};
     constexpr double kShareOf[kRounds][kShares] = {
         {.05, .5, .92}, {.01, .3, .75}, {.15, .65, .97}, {.02, .4, .85}};
     // S_2 - S_opt: two as parts of S_opt - S_1, two of what lies beyond S_opt.

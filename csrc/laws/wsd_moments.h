@@ -137,9 +137,9 @@ struct WsdProjected {
     const Real u1 = l2 + c2 * z1 + f * q1;
     const Linear found = linear(uu, uv, k0, u1, l0);
     const Real C = found.C, E = found.E;
-    const Real value = select(found.held,
-                              m0 - two * (C * u1 + E * l0) + C * C * uu + two * C * E * uv + E * E * k0,
-                              m0 - C * u1 - E * l0);
+    const Real value = select(
+        found.held, m0 - two * (C * u1 + E * l0) + C * C * uu + two * C * E * uv + E * E * k0,
+        m0 - C * u1 - E * l0);
     *cost = select(found.ok, vmax(value, zero), Real(kInfeasible));
     c[0] = C;
     c[1] = E;
