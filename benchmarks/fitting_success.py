@@ -2,10 +2,13 @@
 
 For every law of tokens and steps and every residual it takes, problems of six families (steep,
 mild, few points, one branch, tied batches, noisy) are fitted once as a user would, and once from
-each of STARTS random starts in the very objective. Laws of losses and powers have three families
-(mild, few points, noisy), and starts scattered about the truth. Success is within 1e-6 of the
-lowest cost seen. A miss that the fit flags ("only one start reached this optimum") or that did not
-converge is a miss that is said.
+each of STARTS random starts in the very objective, each run to its own optimum. Laws of losses and
+powers have three families (mild, few points, noisy), and starts scattered about the truth.
+
+Success is within 1e-6 of the lowest cost seen. A doubt is what the fit says of itself: the solver
+did not converge, or only one search found the optimum (`starts_disagree`). Each cell states success
+/ quiet misses, which have no doubt / needless doubts, of fits at the lowest cost; in % of problems.
+The rate of a law and residual is that of the mild family.
 
     python benchmarks/fitting_success.py [--problems 200] [--starts 500] [--law wsd]
 """
@@ -113,31 +116,38 @@ def starts_of(law: str, s: Array, e: Array, rng: np.random.Generator) -> dict[st
     }
 
 
-def measure(
-    law: str, residual: str, family: str, problems: int, starts: int, seed: int
-) -> tuple[float, float, float, float]:
-    """Success, misses that are not said, median and largest relative excess of a miss's cost."""
+class Tally:
+    """Fits beside the lowest costs seen: success, quiet misses and needless doubts, shares."""
+
+    def __init__(self, found: fitting.FitResult, best: Array) -> None:
+        hit = found.objective <= best * (1 + TOLERANCE)  # False for NaN
+        lonely = found.flags & int(fitting.Flag.STARTS_DISAGREE) != 0
+        doubt = ~found.solved | lonely
+        self.success = float(hit.mean())
+        self.quiet = float((~hit & ~doubt).mean())
+        self.needless = float((hit & doubt).mean())
+
+    def __str__(self) -> str:
+        return f"{100 * self.success:.1f}/{100 * self.quiet:.1f}/{100 * self.needless:.1f}"
+
+
+BLOCK = 10  # random starts that one call fits
+
+
+def measure(law: str, residual: str, family: str, problems: int, starts: int, seed: int) -> Tally:
+    """Fits of a law of tokens and steps beside the best of `starts` random ones."""
     s, e = tokens_steps(family, problems, seed)
-    found = fitting.fit(law, s, e, residual=residual)
+    found = fitting.fit(law, s, e, residual=residual, errors="status")
     rng = np.random.default_rng([seed, 1])
-    best = found.objective.copy()
-    best[~np.isfinite(best)] = np.inf
-    for _ in range(starts):
-        initial = starts_of(law, s, e, rng)
-        other = fitting.fit(law, s, e, residual=residual, initial=initial)
-        sound = other.solved & np.isfinite(other.objective)
-        best = np.where(sound & (other.objective < best), other.objective, best)
-    excess = found.objective / best - 1
-    hit = excess <= TOLERANCE
-    said = ~found.converged | (found.flags & int(fitting.Flag.STARTS_DISAGREE) != 0)
-    quiet = ~hit & ~said
-    missed = excess[~hit]
-    return (
-        float(hit.mean()),
-        float(quiet.mean()),
-        float(np.median(missed)) if len(missed) else 0.0,
-        float(missed.max()) if len(missed) else 0.0,
-    )
+    best = np.where(np.isfinite(found.objective), found.objective, np.inf)
+    many_s, many_e = np.tile(s, (BLOCK, 1)), np.tile(e, (BLOCK, 1))
+    for _ in range(0, starts, BLOCK):
+        draws = [starts_of(law, s, e, rng) for _ in range(BLOCK)]
+        initial = {name: np.concatenate([draw[name] for draw in draws]) for name in draws[0]}
+        other = fitting.fit(law, many_s, many_e, residual=residual, initial=initial)
+        cost = np.where(np.isfinite(other.objective), other.objective, np.inf)
+        best = np.minimum(best, cost.reshape(BLOCK, -1).min(axis=0))
+    return Tally(found, best)
 
 
 def power_terms(law: str, family: str, problems: int, seed: int) -> tuple[Array, Array, Array]:
@@ -177,8 +187,8 @@ def power_terms(law: str, family: str, problems: int, seed: int) -> tuple[Array,
 
 def measure_other(
     law: str, residual: str, family: str, problems: int, starts: int, seed: int
-) -> tuple[float, float]:
-    """Success, and misses that are not said, of a law of losses or powers."""
+) -> Tally:
+    """The same for a law of losses or powers."""
     x, y, truth = power_terms(law, family, problems, seed)
     flat, target = x.reshape(len(x), -1), y.ravel()
     offsets = np.arange(problems + 1) * y.shape[1]
@@ -195,9 +205,7 @@ def measure_other(
         shaken = truth * np.exp(0.3 * rng.standard_normal(truth.shape))
         other = run(dict(zip(found.names, shaken.T, strict=True)))
         best = np.where(other.solved & (other.objective < best), other.objective, best)
-    hit = found.objective <= best * (1 + TOLERANCE)
-    said = ~found.converged | (found.flags & int(fitting.Flag.STARTS_DISAGREE) != 0)
-    return float(hit.mean()), float((~hit & ~said).mean())
+    return Tally(found, best)
 
 
 def rate(law: str, residual: str, timer: Callable[[], float] = time.process_time) -> float:
@@ -219,7 +227,7 @@ def main() -> None:
     parser.add_argument("--law", choices=TOKENS_STEPS + OTHERS)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    print(f"{'law':12} {'residual':9} {'problems/s':>11}  success (quiet misses) by family, in %")
+    print(f"{'law':12} {'residual':9} {'problems/s':>11}  success/quiet/needless by family, in %")
     print(f"{'':34}" + "".join(f"{family:>15}" for family in FAMILIES))
     wanted = (options.law,) if options.law else TOKENS_STEPS + OTHERS
     for law in (law for law in wanted if law in TOKENS_STEPS):
@@ -227,23 +235,28 @@ def main() -> None:
         for residual in ("ray", "relative", "log", "absolute"):
             cells = []
             for family in FAMILIES:
-                hit, quiet, _, _ = measure(
+                tally = measure(
                     law, residual, family, options.problems, options.starts, options.seed
                 )
-                cells.append(f"{100 * hit:.1f} ({100 * quiet:.1f})")
+                cells.append(str(tally))
             speed = f"{rate(law, residual):,.0f}"
-            print(f"{law:12} {residual:9} {speed:>11}  " + "".join(f"{c:>15}" for c in cells))
+            print(
+                f"{law:12} {residual:9} {speed:>11}  " + "".join(f"{c:>15}" for c in cells),
+                flush=True,
+            )
     print(f"{'':34}" + "".join(f"{family:>15}" for family in OTHER_FAMILIES))
     for law in (law for law in wanted if law in OTHERS):
         signed = law == "log_quadratic"  # targets of any sign
         for residual in ("absolute",) if signed else ("relative", "log", "absolute"):
             cells = []
             for family in OTHER_FAMILIES:
-                hit, quiet = measure_other(
+                tally = measure_other(
                     law, residual, family, options.problems, options.starts, options.seed
                 )
-                cells.append(f"{100 * hit:.1f} ({100 * quiet:.1f})")
-            print(f"{law:12} {residual:9} {'':11}  " + "".join(f"{c:>15}" for c in cells))
+                cells.append(str(tally))
+            print(
+                f"{law:12} {residual:9} {'':11}  " + "".join(f"{c:>15}" for c in cells), flush=True
+            )
 
 
 if __name__ == "__main__":

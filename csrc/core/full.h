@@ -72,10 +72,28 @@ struct Full {
 
   // The law's value at a point whose measured target is y.
   MS_INLINE Real predict(const Real* u, const Real* x, Real y, Real* grad) const {
-    if constexpr (Law::kHasRay) {
-      if (along_ray) return Law::ray_value(u, x, y, grad);
+    return predictor(u)(x, y, grad);
+  }
+
+  // The same for all points, with what does not depend on the point worked out once.
+  template <class Shape>
+  struct Predictor {
+    const Real* u;
+    Shape shape;
+    bool along_ray;
+    MS_INLINE Real operator()(const Real* x, Real y, Real* grad) const {
+      if constexpr (Law::kHasRay) {
+        if (along_ray) return Law::ray_value(shape, x, y, grad);
+      }
+      return Law::value(u, x, grad);
     }
-    return Law::value(u, x, grad);
+  };
+  MS_INLINE auto predictor(const Real* u) const {
+    if constexpr (Law::kHasRay) {
+      return Predictor<decltype(Law::ray_shape(u))>{u, Law::ray_shape(u), along_ray};
+    } else {
+      return Predictor<bool>{u, false, false};
+    }
   }
 
   MS_NOINLINE void evaluate(const Real* t, Real* cost, Real* g, Real* h) const {
@@ -86,12 +104,13 @@ struct Full {
     for (int i = 0; i < P; ++i) g[i] = Real(0.0);
     for (int i = 0; i < packed_size(P); ++i) h[i] = Real(0.0);
     const bool robust = loss == Loss::kHuber;
+    const auto law = predictor(u);
     for (int i = 0; i < points.count; ++i) {
       Real x[X], grad[P], slope;
       for (int k = 0; k < X; ++k) x[k] = load<Real>(points.x[k] + i * W);
       const Real root = load<Real>(points.root + i * W);
       const Real y = load<Real>(points.y + i * W);
-      const Real f = predict(u, x, y, grad);
+      const Real f = law(x, y, grad);
       Real r = against(f, y, load<Real>(points.log_y + i * W), residual, &slope);
       Real curvature = root * root;
       Real pull = r * curvature;

@@ -156,8 +156,8 @@ struct LawDefaults {
   static constexpr bool kLogTarget = false;      // the projected problem is one in log y
 
   // Tokens-steps laws, x = S and y = E. With kHasRay the law is one of S and has
-  // ray_value(u, x, y, grad) besides `value`, which takes x = E/S and returns what "ray" compares
-  // with the measured y.
+  // ray_value(ray_shape(u), x, y, grad) besides `value`, which takes x = E/S and returns what "ray"
+  // compares with the measured y; ray_shape(u) is what does not depend on the point.
   // With kAlongRay it is a function of B = E/S, which `value` gets as its x.
   static constexpr bool kHasRay = false, kAlongRay = false;
 
@@ -174,6 +174,8 @@ struct LawDefaults {
   // coefficients come last among the parameters of such a law.
   static constexpr int kMoves = 0;
   static MS_HD void move(int, const double*, const double*, int, double, double*) {}
+  // A law may have a screen of cells instead of a grid (core/screen.h): kKinds > 0.
+  static constexpr int kKinds = 0;
   // natural_jacobian(u, sx, sy, jacobian) gives d theta / d u, row by row; else by differences.
   static constexpr bool kAnalyticJacobian = false;
 

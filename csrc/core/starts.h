@@ -81,21 +81,70 @@ struct Optima {
   }
 
   // How many optima, best first, go on to the full problem: one where that has the same objective,
-  // so that its optimum is the answer; else more, because their order may change: all, or two where
-  // the search goes on from there. A bootstrap starts from the runner-up too, which must then be a
-  // fit like the first.
-  MS_HD int to_polish(bool same_objective, bool constrained, bool bootstrapped,
-                      bool descends) const {
+  // so that its optimum is the answer; else all, because their order may change. A bootstrap starts
+  // from the runner-up too, which must then be a fit like the first.
+  MS_HD int to_polish(bool same_objective, bool constrained, bool bootstrapped) const {
     if (Q == 0) return 1;
-    const int wanted = constrained                       ? kMost
-                       : !same_objective && !descends    ? kMost
-                       : !same_objective || bootstrapped ? 2
-                                                         : 1;
+    const int wanted = constrained || !same_objective ? kMost : bootstrapped ? 2 : 1;
     int found = 0;
     while (found < wanted && cost[found] < kInfeasible) ++found;
     return found;
   }
 };
+
+// The best few of many runs, each optimum once: costs in ascending order, and the runs' numbers.
+template <int N>
+struct Few {
+  static constexpr double kNear = 1e-3;  // relative difference of costs of the same optimum
+  double cost[N];
+  int run[N];
+  int count = 0;
+
+  MS_HD void add(double value, int number) {
+    if (!(value < kInfeasible)) return;
+    int k = 0;
+    while (k < count && cost[k] <= value) ++k;
+    if (k > 0 && value <= cost[k - 1] * (1 + kNear)) return;
+    const bool replaces = k < count && cost[k] <= value * (1 + kNear);
+    if (k == N) return;
+    if (!replaces) {
+      if (count < N) ++count;
+      for (int m = count - 1; m > k; --m) {
+        cost[m] = cost[m - 1];
+        run[m] = run[m - 1];
+      }
+    }
+    cost[k] = value;
+    run[k] = number;
+  }
+};
+
+// How the winners of a screen (core/screen.h) are sieved. All run a few iterations in the projected
+// problem. Where its objective is the one asked for, its best few run to their optima there, and
+// the best of these are polished in the full problem. Elsewhere the full problem itself sorts them
+// in three steps: by their costs, after a few iterations and after some more.
+struct Sieve {
+  static constexpr int kProjectedSame = 8, kProjected = 5;  // iterations of all
+  static constexpr int kRefined = 8, kPolishedSame = 3;
+  static constexpr int kBegun = 10, kFirst = 3, kHalf = 5, kSecond = 9, kPolished = 2;
+  static constexpr double kTolerance = 1e-4;
+
+  MS_HD static SolverOptions options(SolverOptions of, int steps) {
+    of.tolerance = vmax(of.tolerance, kTolerance);
+    of.max_iterations = of.max_iterations < steps ? of.max_iterations : steps;
+    return of;
+  }
+};
+
+// Whether a run of the full problem that ended at `cost` is worth BFGS: it has not converged, and
+// is not far above the `best` cost.
+MS_HD inline bool settles(bool converged, double cost, double best) {
+  return !converged && cost < kInfeasible && cost <= 1.1 * best;
+}
+MS_HD inline SolverOptions settle_options(SolverOptions full) {
+  full.max_iterations = 500;
+  return full;
+}
 
 // Where the full problem starts from an optimum of the projected one: t and the linear
 // coefficients c there.
@@ -113,34 +162,30 @@ MS_HD inline void start_full(const double* t, const double* c, double projected_
 // one to the next.
 //
 // A round asks for variations, runs a few iterations from each and the best of them to the end. A
-// problem stays in the search until enough variations have come back to its optimum; one that they
-// keep missing makes some of the law's designed starts in the full problem besides.
+// problem stays in the search until enough variations have come back to its optimum, or all have
+// been tried.
 struct Descent {
-  static constexpr int kFirst = 8;   // moves of the first round, which most problems end with
-  static constexpr int kRounds = 5;  // of moves
-  static constexpr int kEnough = 3;  // variations that came back
-  static constexpr int kFresh = 16, kFreshFrom = 10;  // designed starts, and the first of them
-  static constexpr int kSteps = 12;                   // iterations of a variation
+  static constexpr int kFirst = 10, kFirstRay = 8;  // moves of the first round
+  static constexpr int kRounds = 5;                 // of moves
+  static constexpr int kEnough = 3;                 // variations that came back
+  static constexpr int kSteps = 10;                 // iterations of a variation
   static constexpr double kTolerance = 1e-4;
   static constexpr double kNear = 1e-3;    // relative difference of costs of the same optimum
   static constexpr double kBetter = 1e-6;  // relative gain of an optimum that is another
 
   int agreeing = 1, rounds = 0, tried = 0;
-  bool moved = false, restarted = false, ended = false;
+  bool moved = false, improved = false, ended = false;
 
-  // The variations to try now: ranks of moves, or of designed starts where `fresh` says so. Empty
-  // at the end. `converged`: whether the optimum is one.
-  MS_HD StartRange next(int moves, bool converged, bool* fresh) {
-    *fresh = false;
+  // The moves to try now; empty at the end. `converged`: whether the optimum is one.
+  MS_HD StartRange next(int moves, bool along_ray, bool converged) {
     const bool settled = !moved && agreeing >= kEnough && converged;
-    if (ended || (rounds > 0 && settled)) return end();
-    if (!moved && tried >= moves) {
-      if (restarted) return end();
-      restarted = *fresh = true;
-      return {kFreshFrom, kFreshFrom + kFresh};
+    if (ended || (rounds > 0 && settled) || (!moved && tried >= moves) || rounds >= kRounds) {
+      ended = true;
+      return {0, 0};
     }
-    if (rounds >= kRounds) return end();
-    const StartRange range = {moved ? 0 : tried, rounds == 0 ? kFirst : moves};
+    const StartRange range = {moved ? 0 : tried, rounds > 0  ? moves
+                                                 : along_ray ? kFirstRay
+                                                             : kFirst};
     tried = range.to;
     ++rounds;
     moved = false;
@@ -158,6 +203,7 @@ struct Descent {
   // Where it ended.
   MS_HD void judge(double cost, double best) {
     moved = cost < best * (1 - kBetter);
+    improved = improved || moved;
     if (cost < best * (1 - kNear)) agreeing = 1;
   }
 
@@ -166,12 +212,43 @@ struct Descent {
     full.max_iterations = full.max_iterations < kSteps ? full.max_iterations : kSteps;
     return full;
   }
+};
 
- private:
-  MS_HD StartRange end() {
-    ended = true;
-    return {0, 0};
+// Whether one problem's search may end: rounds of screening, each followed by a local search where
+// it found a better optimum. Rounds are independent of one another, so an optimum that two of them
+// find is taken for the lowest. One round is enough where the local search kept coming back and no
+// other optimum is of comparable cost.
+struct Verdict {
+  static constexpr int kRounds = 4;
+  static constexpr double kSame = 1e-4;  // relative difference of costs of one optimum
+  static constexpr double kRival = 1.1;  // an optimum of less than this many times the best cost
+
+  int rounds = 0, found = 0, returned = 1;
+  bool easy = false, rival = false;
+
+  // A polished optimum of the round beside the best one.
+  MS_HD void compare(double cost, double best) {
+    rival = rival || (cost > best * (1 + kSame) && cost < kRival * best);
   }
+  // The round's lowest cost beside the best of the rounds before; whether it is an improvement.
+  MS_HD bool judge(double cost, double before) {
+    ++rounds;
+    const bool better = cost < before * (1 - kSame);
+    if (better)
+      found = 1;
+    else if (cost <= before * (1 + kSame))
+      ++found;
+    return better;
+  }
+  // After the local search: how many variations came back to its optimum.
+  MS_HD void settle(int variations, bool moved, bool converged) {
+    returned = variations;
+    easy = rounds == 1 && returned >= Descent::kEnough && converged && !rival;
+    if (moved) found = 1;
+  }
+  MS_HD bool settled() const { return easy || found > 1 || rounds >= kRounds; }
+  // For the result: how often the optimum was found, one if it may not be the lowest.
+  MS_HD int agreeing() const { return easy ? returned : found; }
 };
 
 // Where the full problem starts from a variation t of an optimum `best`, with the linear

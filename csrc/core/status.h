@@ -25,7 +25,7 @@ enum Flag : uint32_t {
   kAtBound = 1u << 16,          // a parameter sits on its bound or at its natural limit
   kFewBranchPoints = 1u << 17,  // a branch of a piecewise law holds fewer than three points
   kEmptyBranch = 1u << 18,      // a branch holds no point
-  kStartsDisagree = 1u << 19,   // only one start reached the reported optimum
+  kStartsDisagree = 1u << 19,   // only one search found the reported optimum
   kIllConditioned = 1u << 20,   // correlation matrix of the parameters is close to singular
   kNoFreedom = 1u << 21,        // as many parameters as points: no error estimate
   kUnreachable = 1u << 22,      // the right branch starts below the origin (A_0 <= 0)

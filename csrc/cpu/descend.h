@@ -16,29 +16,23 @@ void ask_for_variations(Pipeline& fits, Pooled<Descent>& descents,
     const Prepared<Law>& p = chunk.problems[i];
     const Solution<Law>& s = chunk.solutions[i];
     if (!fits.ok(i) || !(s.cost < kInfeasible)) continue;
-    bool fresh;
-    const StartRange range = descents[i].next(Law::kMoves, s.converged, &fresh);
+    const StartRange range = descents[i].next(Law::kMoves, along_ray<Law>(fits.job()), s.converged);
     double u[Law::kParams];
     for (int k = 0; k < Law::kParams; ++k) u[k] = from_solver<Law>(k, s.t[k], p.full_anchor);
-    const StartContext at = fits.context(p);
     const double* inputs = measured_inputs(chunk.columns, along_ray<Law>(fits.job())) + p.at;
     for (int k = range.from; k < range.to; ++k) {
       ProjectedTask<Law> task;
       task.problem = static_cast<int>(i);
-      if (fresh)
-        Law::grid(k, at, task.t);
-      else
-        Law::move(k, u, inputs, p.count, p.projected_anchor, task.t);
+      Law::move(k, u, inputs, p.count, p.projected_anchor, task.t);
       tasks.push_back(task);
     }
   }
 }
 
-// False when cancelled.
+// From the optima of problems whose descent has not ended. False when cancelled.
 template <class Law, class Real, template <class, class> class Pipeline>
-bool descend(Pipeline<Law, Real>& fits) {
+bool descend(Pipeline<Law, Real>& fits, Pooled<Descent>& descents) {
   Chunk<Law>& chunk = fits.chunk();
-  Pooled<Descent> descents(chunk.problems.size());
   Pooled<ProjectedTask<Law>> tasks;
   Pooled<FullTask<Law>> variations, best;
   for (;;) {
@@ -54,7 +48,7 @@ bool descend(Pipeline<Law, Real>& fits) {
                            p.projected_anchor, p.full_anchor, f.t);
       variations.push_back(f);
     }
-    if (!fits.scout(variations)) return false;
+    if (!fits.scout(variations, Descent::options(full_options<Law>(fits.job())))) return false;
     best.clear();
     for (const FullTask<Law>& f : variations) {
       Solution<Law>& s = chunk.solutions[f.problem];
@@ -73,8 +67,6 @@ bool descend(Pipeline<Law, Real>& fits) {
     for (size_t k = 0; k < best.size(); ++k)
       descents[best[k].problem].judge(best[k].cost, before[k]);
   }
-  for (size_t i = 0; i < chunk.problems.size(); ++i)
-    if (fits.ok(i)) chunk.solutions[i].agreeing = descents[i].agreeing;
   return true;
 }
 

@@ -1,15 +1,16 @@
 // One chunk of problems of one law through all stages:
 //
 //   prepare -> starts (grid or designed) -> projected Levenberg-Marquardt -> linear coefficients
-//           -> full problem (Levenberg-Marquardt, or BFGS for Huber)
-//           -> variations of its optimum, for laws that have them (cpu/descend.h) -> finish
+//           -> full problem (Levenberg-Marquardt, or BFGS for Huber) -> finish
+//
+// A law with a screen searches in rounds instead (cpu/screened.h).
 //
 // Everything a stage decides about a problem depends on that problem alone, so results do not
 // depend on how problems are grouped into chunks or which thread runs them.
 #pragma once
 
 #include "cpu/classic_batch.h"
-#include "cpu/descend.h"
+#include "cpu/screened.h"
 #include "cpu/sources.h"
 
 namespace megascale {
@@ -35,9 +36,6 @@ class Pipeline {
   bool run_generic(int64_t begin, int64_t end, bool write) {
     load(begin, end);
     if (!solve()) return false;
-    if constexpr (Law::kMoves > 0) {
-      if (descends(job_) && !descend(*this)) return false;
-    }
     for (size_t i = 0; write && i < chunk_.problems.size(); ++i) {
       double influence[3] = {};
       if (job_.loss == Loss::kHuber) influences(static_cast<int>(i), influence);
@@ -122,7 +120,7 @@ class Pipeline {
   // Starts of the full problem, run to the end; what is better than what there was is kept.
   bool polish(Pooled<FullTask<Law>>& full) {
     hold_fixed(full);
-    if (!run_full(full)) return false;
+    if (!run_full(full) || !settle(full)) return false;
     const bool counted = job_.initial || job_.compatibility_grid;
     for (const FullTask<Law>& f : full) {
       Solution<Law>& s = chunk_.solutions[f.problem];
@@ -146,21 +144,53 @@ class Pipeline {
     return true;
   }
 
-  // The same for a few iterations of Levenberg-Marquardt; nothing is kept.
-  bool scout(Pooled<FullTask<Law>>& full) {
+  // BFGS from where Levenberg-Marquardt ended without an optimum: where large residuals meet kinks,
+  // the curvature is not that of the normal matrix.
+  bool settle(Pooled<FullTask<Law>>& full) {
+    if (!settles(job_)) return true;
+    Pooled<FullTask<Law>> left;
+    Pooled<size_t> at;
+    for (size_t i = 0; i < full.size(); ++i) {
+      const FullTask<Law>& f = full[i];
+      if (!settles(f.converged, f.cost, chunk_.solutions[f.problem].cost) ||
+          chunk_.problems[f.problem].bounded)
+        continue;
+      at.push_back(i);
+      left.push_back(f);
+    }
+    Bfgs<FullProblem> machine;
+    machine.options = settle_options(full_options<Law>(job_));
+    configure(machine);
+    FullSource<Law, Real> source(chunk_, left, full_lanes_, cancel_);
+    if (!run_tasks(machine, source, left.size())) return false;
+    for (size_t i = 0; i < left.size(); ++i) {
+      if (!(left[i].cost <= full[at[i]].cost)) continue;
+      left[i].iterations += full[at[i]].iterations;
+      full[at[i]] = left[i];
+    }
+    return true;
+  }
+
+  // A few iterations of Levenberg-Marquardt; nothing is kept.
+  bool scout(Pooled<FullTask<Law>>& full, const SolverOptions& options) {
     hold_fixed(full);
     FullSource<Law, Real> source(chunk_, full, full_lanes_, cancel_);
     LevenbergMarquardt<FullProblem> machine;
-    machine.options = Descent::options(full_options<Law>(job_));
+    machine.options = options;
     configure(machine);
     return run_tasks(machine, source, full.size());
+  }
+
+  template <class Machine>
+  bool run_projected(Machine& machine, Pooled<ProjectedTask<Law>>& tasks) {
+    ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
+    return run_tasks(machine, source, tasks.size());
   }
 
   // The linear coefficients at points of the projected problem.
   bool solve_linear(Pooled<ProjectedTask<Law>>& tasks) {
     LinearSolve<ProjectedProblem, L> machine;
-    ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
-    return run_tasks(machine, source, tasks.size());
+    return run_projected(machine, tasks);
   }
 
   StartContext context(const Prepared<Law>& p) {
@@ -196,6 +226,9 @@ class Pipeline {
   }
 
   bool solve() {
+    if constexpr (Law::kKinds > 0) {
+      if (descends(job_)) return ScreenedSearch(*this).run();
+    }
     Pooled<FullTask<Law>> full;
     if (job_.initial) {
       given_starts(full);
@@ -241,13 +274,6 @@ class Pipeline {
         }
       }
     }
-  }
-
-  bool run_projected(Pooled<ProjectedTask<Law>>& tasks) {
-    ProjectedSource<Law, Real> source(chunk_, tasks, projected_lanes_, cancel_);
-    LevenbergMarquardt<ProjectedProblem> machine;
-    machine.options = projected_options(job_);
-    return run_tasks(machine, source, tasks.size());
   }
 
   // The law's grid, worked out once for a chunk.
@@ -305,7 +331,9 @@ class Pipeline {
         tasks.push_back(task);
       }
     }
-    if (!run_projected(tasks)) return false;
+    LevenbergMarquardt<ProjectedProblem> machine;
+    machine.options = projected_options(job_);
+    if (!run_projected(machine, tasks)) return false;
     for (const ProjectedTask<Law>& task : tasks)
       optima[task.problem].add(task.cost, task.t, task.iterations,
                                chunk_.problems[task.problem].count);
@@ -327,8 +355,7 @@ class Pipeline {
       s.agreeing = Q > 0 ? optima[i].agreeing : 1;
       s.iterations = optima[i].iterations;
       const int polished = optima[i].to_polish(same, chunk_.problems[i].constrained,
-                                               job_.bootstrap != Bootstrap::kNone,
-                                               Law::kMoves > 0 && descends(job_));
+                                               job_.bootstrap != Bootstrap::kNone);
       for (int k = 0; k < polished; ++k) {
         ProjectedTask<Law> task;
         task.problem = static_cast<int>(i);

@@ -7,6 +7,7 @@
 #include "core/full.h"
 #include "core/projected.h"
 #include "core/rng.h"
+#include "core/screen.h"
 #include "core/search.h"
 #include "cpu/lanes.h"
 #include "problem/finish.h"
@@ -99,7 +100,8 @@ struct ProjectedTask {
   double cost = kInfeasible;
   double c[Law::kLinear] = {};
   int iterations = 0;
-  int cells[kBestCells] = {-1, -1, -1, -1};  // of a grid search, best first
+  // Of a grid search, best first, or of a screen; -1 where there are fewer.
+  int cells[Law::kKinds > kBestCells ? Law::kKinds : kBestCells] = {};
 };
 
 // A start of the full problem or its result.
@@ -140,6 +142,7 @@ class ProjectedSource {
     m.problem.points.target = lanes_.column(X + 1);
     m.problem.points.count = lanes_.count();
     for (int i = 0; i < P; ++i) set_lane(m.t[i], l, start.t[i]);
+    place(m, p, l);
   }
   int points(size_t task) const { return chunk_.problems[tasks_[task].problem].projected_count; }
   template <class Machine>
@@ -153,6 +156,7 @@ class ProjectedSource {
     m.problem.points.count = vectors<Real>(p.projected_count);
     m.problem.anchor = Real(p.projected_anchor);
     for (int i = 0; i < P; ++i) m.t[i] = Real(start.t[i]);
+    for (int l = 0; l < RealTraits<Real>::kLanes; ++l) place(m, p, l);
   }
   template <class Machine>
   void store(const Machine& m, size_t task, int l) {
@@ -166,6 +170,21 @@ class ProjectedSource {
   bool stop() const { return cancel_.load(std::memory_order_relaxed); }
 
  private:
+  template <class Machine>
+  static void place(Machine&, const Prepared<Law>&, int) {}
+  template <class Problem>
+  void place(Screen<Problem, Law>& m, const Prepared<Law>& p, int l) {
+    const double* x[X];
+    for (int k = 0; k < X; ++k) x[k] = chunk_.columns.projected_x[k].data() + p.projected_at;
+    double knots[Law::kKnots];
+    Law::knots({x, nullptr, p.projected_count, p.projected_anchor}, m.round, knots);
+    for (int k = 0; k < Law::kKnots; ++k) set_lane(m.knots[k], l, knots[k]);
+  }
+  template <class Problem>
+  static void keep(const Screen<Problem, Law>& m, ProjectedTask<Law>& out, int l) {
+    std::fill_n(out.cells, Law::kKinds, -1);
+    m.winners(l, out.cells);
+  }
   template <class Problem, class Cells>
   static void keep(const GridSearch<Problem, Cells>& m, ProjectedTask<Law>& out, int l) {
     m.best_cells(l, out.cells);

@@ -41,6 +41,10 @@ struct Classic : LawDefaults {
     return u[1] * ratio;
   }
   template <class Real>
+  static MS_INLINE const Real* ray_shape(const Real* u) {
+    return u;
+  }
+  template <class Real>
   static MS_INLINE Real ray_value(const Real* u, const Real* b, Real, Real* grad) {
     grad[0] = b[0];
     grad[1] = Real(1.0);

@@ -109,23 +109,47 @@ struct Wsd : LawDefaults {
   // one, to the side where it already is, the farther the more the ray falls short: the residual
   // never shrinks as the miss grows, so that no fit gains by missing a ray.
   template <class Real>
-  static MS_INLINE Real ray_value(const Real* u, const Real* ray, Real measured, Real* grad) {
+  struct Ray {
+    Shape<Real> p;
+    Real s1, s_opt, s2, a1, a0, e1, e2, Q, inner, touch, lowest;
+    typename RealTraits<Real>::Mask open;  // whether the right branch meets rays
+  };
+  template <class Real>
+  static MS_INLINE Ray<Real> ray_shape(const Real* u) {
+    Ray<Real> r;
+    const Shape<Real> p = r.p = parts(u);
+    const Real two(2.0), C = p.curvature;
+    r.s1 = p.s_min + p.b;
+    r.s_opt = r.s1 + p.a;
+    r.s2 = r.s_opt + p.c;
+    r.a1 = two * C * p.c;
+    r.e1 = C * p.a * p.a + p.e_min;
+    r.e2 = C * p.c * p.c + p.e_min;
+    r.a0 = p.e_min - C * p.c * (p.c + two * r.s_opt);
+    r.open = r.a0 > Real(0.0);
+    r.Q = two * C * p.a * p.b * p.b;
+    r.inner = C * p.a * (p.a - two * p.b) + p.e_min;
+    // The lowest ray is the tangent from the origin, or where the right branch is too far away;
+    // there a part of B is added.
+    r.touch = vsqrt(r.s_opt * r.s_opt + p.e_min / C);
+    r.lowest = select(r.open, r.a1, two * C * (r.touch - r.s_opt));
+    return r;
+  }
+  template <class Real>
+  static MS_INLINE Real ray_value(const Ray<Real>& shape, const Real* ray, Real measured,
+                                  Real* grad) {
     using Mask = typename RealTraits<Real>::Mask;
-    const Shape<Real> p = parts(u);
+    const Shape<Real>& p = shape.p;
     const Real B = ray[0], two(2.0), four(4.0), zero(0.0);
-    const Real s1 = p.s_min + p.b, s_opt = s1 + p.a, s2 = s_opt + p.c;
-    const Real C = p.curvature, a1 = two * C * p.c;
-    const Real e1 = C * p.a * p.a + p.e_min, e2 = C * p.c * p.c + p.e_min;
-    const Real a0 = p.e_min - C * p.c * (p.c + two * s_opt);
+    const Real s_opt = shape.s_opt, C = p.curvature, Q = shape.Q, a0 = shape.a0;
     const Real least = B * Real(kSteepest);
-    const Mask open = a0 > zero;  // whether the right branch meets rays
-    const Mask is_left = B * s1 > e1, is_right = (B * s2 <= e2) & open;
+    const Mask is_left = B * shape.s1 > shape.e1;
+    const Mask is_right = (B * shape.s2 <= shape.e2) & shape.open;
     // All three roots are origin + top / bottom, two of them with a square root in one of these.
     //   left    B d^2 + (B S_min - K) d - Q = 0 in d = S - S_min
     //   middle  C e^2 - B e + (E_min - B S_opt) = 0 in e = S - S_opt
     //   right   S = A_0 / (B - A_1)
-    const Real Q = two * C * p.a * p.b * p.b;
-    const Real linear = B * p.s_min - (C * p.a * (p.a - two * p.b) + p.e_min);
+    const Real linear = B * p.s_min - shape.inner;
     const Real excess = p.e_min - B * s_opt;
     const Real root = vsqrt(
         select(is_left, linear * linear + four * B * Q, vmax(B * B - four * C * excess, zero)));
@@ -133,21 +157,19 @@ struct Wsd : LawDefaults {
     const Real top =
         select(is_left, select(near, two * Q, root - linear), select(is_right, a0, two * excess));
     const Real bottom = select(is_left, select(near, vmax(root + linear, Real(1e-300)), two * B),
-                               select(is_right, vmax(B - a1, least), B + root));
+                               select(is_right, vmax(B - shape.a1, least), B + root));
     const Real origin = select(is_left, p.s_min, select(is_right, zero, s_opt));
     Real s = origin + top / bottom;
-    s = select(is_right & !is_left, vmax(s, s2), s);
+    s = select(is_right & !is_left, vmax(s, shape.s2), s);
     Real slope;
     tokens(p, s, grad, &slope);
     const Real inverse = Real(1.0) / vmax(B - slope, least);
     for (int i = 0; i < 6; ++i) grad[i] *= inverse;
-    // The lowest ray is the tangent from the origin, or where the right branch is too far away.
-    const Real touch = vsqrt(s_opt * s_opt + p.e_min / C);
-    const Real lowest = select(open, a1 + least, two * C * (touch - s_opt));
+    const Real lowest = shape.lowest + select(shape.open, least, zero);
     const Mask missed = (B < lowest) & !is_left;
     if (any(missed)) {
       Real away[6];
-      const Real stand_in = beyond_reach(p, B, measured, touch, lowest, open, away);
+      const Real stand_in = beyond_reach(p, B, measured, shape.touch, lowest, shape.open, away);
       s = select(missed, stand_in, s);
       for (int i = 0; i < 6; ++i) grad[i] = select(missed, away[i], grad[i]);
     }
@@ -247,8 +269,66 @@ struct Wsd : LawDefaults {
     t[3] = vlog(s2 - s_opt);
   }
 
+  // The screen: S_opt at places between the points, S_min near and far below them, S_1 anywhere
+  // between, and a middle branch that ends at once or lasts.
+  static constexpr int kPlaces = 11, kPoles = 4, kShares = 3, kRights = 4, kRounds = 4;
+  static constexpr int kScreen = kPlaces * kPoles * kShares * kRights, kScreenShape = 4;
+  static constexpr int kKinds = kPlaces + kPoles * kShares;
+  static constexpr int kFirst = kPlaces, kLast = kFirst + 1, kPole = kLast + 1;
+  static constexpr int kShare = kPole + kPoles, kRight = kShare + kShares;
+  static constexpr int kKnots = kRight + kRights;
+  static MS_HD void knots(const StartContext& at, int round, double* out) {
+    constexpr double kBetween[kRounds] = {.5, .2, .8, .35};
+    constexpr double kPoleOf[kRounds][kPoles] = {{.998, .96, .75, .02},
+                                                 {.99999, .985, .88, .4},
+                                                 {.99, .93, .6, .001},
+                                                 {.9995, .97, .82, .2}};
+    constexpr double kShareOf[kRounds][kShares] = {
+        {.05, .5, .92}, {.01, .3, .75}, {.15, .65, .97}, {.02, .4, .85}};
+    // S_2 - S_opt: two as parts of S_opt - S_1, two of what lies beyond S_opt.
+    constexpr double kRightOf[kRounds][kRights] = {
+        {.004, .06, .1, .5}, {.001, .02, .05, .3}, {.0003, .2, .2, .8}, {.01, .1, .02, .4}};
+    const double* s = at.x[0];
+    const int gaps = at.count - 1;
+    for (int k = 0; k < kPlaces; ++k) {
+      double place = gaps > kPlaces ? (k + kBetween[round]) * gaps / kPlaces
+                                    : (k < gaps ? k : gaps - 1) + kBetween[round];
+      const int below = place > 0 ? static_cast<int>(place) : 0;
+      place = gaps > 0 ? place - below : 0;
+      out[k] = place > 0 ? s[below] * (1 - place) + s[below + 1] * place : s[below];
+    }
+    out[kFirst] = s[0];
+    out[kLast] = s[gaps];
+    for (int k = 0; k < kPoles; ++k) out[kPole + k] = s[0] * kPoleOf[round][k];
+    for (int k = 0; k < kShares; ++k) out[kShare + k] = kShareOf[round][k];
+    for (int k = 0; k < kRights; ++k) out[kRight + k] = kRightOf[round][k];
+  }
+  template <class Real>
+  static MS_INLINE void cell(int n, const Real* knots, Real* shape) {
+    const int right = n % kRights;
+    const Real share = knots[kShare + n / kRights % kShares];
+    const Real s_opt = knots[n / (kRights * kShares * kPoles)];
+    const Real reach = s_opt - knots[kPole + n / (kRights * kShares) % kPoles];
+    const Real rest = vmax(knots[kLast] - s_opt, reach * Real(0.01));
+    shape[0] = s_opt - reach;
+    shape[1] = reach * share;
+    shape[2] = reach * (Real(1.0) - share);
+    shape[3] = knots[kRight + right] * (right < 2 ? shape[2] : rest);
+  }
+  static MS_HD void kinds(int n, int* out) {
+    out[0] = n / (kRights * kShares * kPoles);
+    out[1] = kPlaces + n / kRights % (kShares * kPoles);
+  }
+  static MS_HD void cell_start(int n, const double* knots, double anchor, double* t) {
+    double shape[kScreenShape];
+    cell(n, knots, shape);
+    const double share = shape[0] / anchor;
+    t[0] = vlog(share / (1 - share));
+    for (int i = 1; i < 4; ++i) t[i] = vlog(shape[i]);
+  }
+
   // Variations: a joint moved across points, the left and the middle branch made wide or narrow.
-  static constexpr int kMoves = 14;
+  static constexpr int kMoves = 19;
   static MS_HD void move(int k, const double* u, const double* s, int n, double anchor, double* t) {
     const Shape<double> p = parts(u);
     double s_min = p.s_min, s1 = s_min + p.b, s_opt = s1 + p.a, s2 = s_opt + p.c;
@@ -268,12 +348,17 @@ struct Wsd : LawDefaults {
       case 5: s_min += 0.3 * (s1 - s_min); break;
       case 6: s1 = after(s, n, left + 1); break;
       case 7: s1 = after(s, n, left - 2); break;
-      case 8: s_opt *= 1.1; s1 = s_min + 0.9 * (s_opt - s_min); break;
-      case 9: s_opt = s_min + 0.8 * reach; s1 = s_min + 0.48 * reach; break;
+      case 8: s_min = 0.99999 * s[0]; s1 = s_min + 0.02 * (after(s, n, 1) - s_min); break;
+      case 9: s_min = 0.005 * s[0]; s1 = after(s, n, (left + inner) / 2); break;
       case 10: s1 = s_min + 0.95 * reach; break;
       case 11: s2 = after(s, n, inner - 2); break;
       case 12: s1 = after(s, n, left + 2); break;
-      default: s2 = s_opt + 0.05 * rest; break;
+      case 13: s2 = s_opt + 0.05 * rest; break;
+      case 14: s1 = after(s, n, left - 2); s2 = after(s, n, inner + 1); s_opt = 0.5 * (s1 + s2); break;
+      case 15: s1 = after(s, n, left - 1); s2 = after(s, n, inner + 2); s_opt = 0.4 * s1 + 0.6 * s2; break;
+      case 16: s_opt *= 1.1; s1 = s_min + 0.9 * (s_opt - s_min); break;
+      case 17: s_opt = s_min + 0.8 * reach; s1 = s_min + 0.48 * reach; break;
+      default: s_opt = after(s, n, left + 1); s1 = s_min + 0.05 * (s_opt - s_min); s2 = s_opt + 0.01 * (s_opt - s_min); break;
     }
     // clang-format on
     s_min = vmin(s_min, 0.97 * anchor);

@@ -39,6 +39,51 @@ struct WsdProjected {
     evaluate(t, cost, g, h, c);
   }
 
+  // The cost alone, of S_min, b, a, c.
+  MS_INLINE Real cost(const Real* shape) const {
+    constexpr int W = RealTraits<Real>::kLanes;
+    const Real s_min = shape[0], b = shape[1], a = shape[2], c = shape[3];
+    const Real zero(0.0), one(1.0), two(2.0);
+    const Real ab = a + b, minus_a = -a, c2 = two * c, f = two * a * b;
+    Real uu = zero, uv = zero, vv = zero, u1 = zero, v1 = zero, m0 = zero;
+    for (int i = 0; i < points.count; ++i) {
+      const Real s = load<Real>(points.x[0] + i * W);
+      const Real w = load<Real>(points.scale + i * W);
+      const Real goal = load<Real>(points.target + i * W);
+      const Real d = s - s_min, e = d - ab;
+      const Real k = vmin(vmax(e, minus_a), c);
+      const Real u = (k * k + c2 * vmax(e - c, zero) + f * (vmax(b / d, one) - one)) * w;
+      uu += u * u;
+      uv += u * w;
+      vv += w * w;
+      u1 += u * goal;
+      v1 += w * goal;
+      m0 += goal * goal;
+    }
+    if (across)
+      for (Real* sum : {&uu, &uv, &vv, &u1, &v1, &m0}) *sum = total(*sum);
+    const Linear found = linear(uu, uv, vv, u1, v1);
+    const Real value = m0 - two * (found.C * u1 + found.E * v1) + found.C * found.C * uu +
+                       two * found.C * found.E * uv + found.E * found.E * vv;
+    return select(found.ok, vmax(value, zero), Real(kInfeasible));
+  }
+
+  // The best C and E_min. Where E_min would be negative it is a small part of the mean target.
+  struct Linear {
+    Real C, E;
+    typename RealTraits<Real>::Mask ok, held;
+  };
+  static MS_INLINE Linear linear(Real uu, Real uv, Real vv, Real u1, Real v1) {
+    const Real zero(0.0), det = uu * vv - uv * uv, inverse = Real(1.0) / det;
+    const Real E = (v1 * uu - uv * u1) * inverse, least = Real(kLeastE) * v1 / vv;
+    const auto held = E < least;
+    const Real C = select(held, (u1 - least * uv) / uu, (u1 * vv - v1 * uv) * inverse);
+    using Mask = typename RealTraits<Real>::Mask;
+    const Mask ok = Mask(det > uu * vv * Real(1e-14)) && Mask(C > zero) && Mask(v1 > zero);
+    return {C, select(held, least, E), ok, held};
+  }
+  static constexpr double kLeastE = 0.01;
+
   // c receives the linear pair (C, E_min).
   MS_NOINLINE void evaluate(const Real* t, Real* cost, Real* g, Real* h, Real* c) const {
     constexpr int W = RealTraits<Real>::kLanes;
@@ -90,13 +135,12 @@ struct WsdProjected {
     const Real uu = k4 + c2 * c2 * zz + f * f * qq + two * c2 * cc * zw + two * f * aa * qw;
     const Real uv = k2 + c2 * zw + f * qw;
     const Real u1 = l2 + c2 * z1 + f * q1;
-    const Real det = uu * k0 - uv * uv;
-    const Real inverse = one / det;
-    const Real C = (u1 * k0 - l0 * uv) * inverse;
-    const Real E = (l0 * uu - uv * u1) * inverse;
-    const Real value = m0 - C * u1 - E * l0;
-    const auto ok = (det > uu * k0 * Real(1e-14)) & (C > zero) & (E > zero);
-    *cost = select(ok, vmax(value, zero), Real(kInfeasible));
+    const Linear found = linear(uu, uv, k0, u1, l0);
+    const Real C = found.C, E = found.E;
+    const Real value = select(
+        found.held, m0 - two * (C * u1 + E * l0) + C * C * uu + two * C * E * uv + E * E * k0,
+        m0 - C * u1 - E * l0);
+    *cost = select(found.ok, vmax(value, zero), Real(kInfeasible));
     c[0] = C;
     c[1] = E;
     // Basis kw, q, r = q^2, z against u, v, the target and one another.
@@ -130,11 +174,15 @@ struct WsdProjected {
     full[packed(2, 0)] += G0 * (A[2] * kr + B[2] * qr);
     for (int j = 0; j < 3; ++j) full[packed(3, j)] = c2 * A[j] * kz;
     full[packed(3, 3)] = c2 * c2 * zz;
+    // The linear columns are projected off, E_min's only where it is free.
+    const Real inverse = select(found.held, one / uu, one / (uu * k0 - uv * uv));
+    const Real of_uu = select(found.held, one, k0), of_uv = select(found.held, zero, uv);
+    const Real of_vv = select(found.held, zero, uu);
     const Real C2 = C * C;
     for (int i = 0; i < 4; ++i) {
       g[i] = C * (C * cu[i] + E * cv[i] - c1[i]);
-      const Real pu = (k0 * cu[i] - uv * cv[i]) * inverse;
-      const Real pv = (uu * cv[i] - uv * cu[i]) * inverse;
+      const Real pu = (of_uu * cu[i] - of_uv * cv[i]) * inverse;
+      const Real pv = (of_vv * cv[i] - of_uv * cu[i]) * inverse;
       for (int j = 0; j <= i; ++j)
         h[packed(i, j)] = C2 * (full[packed(i, j)] - pu * cu[j] - pv * cv[j]);
     }

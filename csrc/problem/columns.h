@@ -34,8 +34,8 @@ struct Prepared {
   double sx[X], sy = 1;
   double projected_anchor = 1, full_anchor = 1;
   double lower[P], upper[P], free[P], held[P];  // in the solver's t
-  bool constrained = false;
-  double total = 0;  // the sum of squares R^2 compares against
+  bool constrained = false, bounded = false;    // bounded: by finite limits, not by fixed values
+  double total = 0;                             // the sum of squares R^2 compares against
   double weight_sum = 0;
 };
 

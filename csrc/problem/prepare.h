@@ -128,7 +128,8 @@ bool read_constraints(const FitJob& job, int64_t id, Prepared<Law>& p) {
     const double high = job.upper ? job.upper[id * P + i] : INFINITY;
     p.free[i] = fixed ? 0.0 : 1.0;
     p.free_count -= fixed;
-    p.constrained = p.constrained || fixed || low > -INFINITY || high < INFINITY;
+    p.bounded = p.bounded || low > -INFINITY || high < INFINITY;
+    p.constrained = p.constrained || p.bounded || fixed;
     if (low > high) return false;
   }
   return true;
@@ -262,7 +263,7 @@ void fill_columns(const FitJob& job, const Rows<Law::kInputs>& rows, bool unit_i
   }
   const bool ray = along_ray<Law>(job);
   const Residual kind = full_residual<Law>(job);
-  const bool absolute = Law::kDefault == Residual::kAbsolute;
+  const bool absolute = projected_absolute<Law>(job);
   double *full_x[X], *projected_x[X];
   for (int k = 0; k < X; ++k) {
     full_x[k] = out.full_x[k].data() + p.at;

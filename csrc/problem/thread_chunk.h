@@ -29,6 +29,7 @@ struct ThreadChunk {
       b.projected_count = p.projected_count;
       b.valid = p.status == kConverged;
       b.constrained = p.constrained;
+      b.bounded = p.bounded;
       b.projected_anchor = p.projected_anchor;
       b.full_anchor = p.full_anchor;
       for (int i = 0; i < Law::kParams; ++i) {
@@ -81,6 +82,7 @@ ThreadOptions thread_options(const FitJob& job) {
   o.given_start = job.initial != nullptr;
   o.starts = job.starts;
   o.descends = descends(job);
+  o.settles = settles(job);
   o.same_objective = same_objective<Law>(job);
   o.projected = projected_options(job);
   o.full = full_options<Law>(job);

@@ -59,7 +59,7 @@ FLAG_TEXT = {
     Flag.AT_BOUND: "a parameter sits on a bound",
     Flag.FEW_BRANCH_POINTS: "a branch of the law holds fewer than three points",
     Flag.EMPTY_BRANCH: "a branch of the law holds no point",
-    Flag.STARTS_DISAGREE: "only one start reached this optimum",
+    Flag.STARTS_DISAGREE: "only one search found this optimum: it may not be the global one",
     Flag.ILL_CONDITIONED: "the parameters are nearly degenerate",
     Flag.NO_FREEDOM: "as many parameters as points: no error estimate",
     Flag.UNREACHABLE: "the right branch starts below the origin",

@@ -108,7 +108,7 @@ void rays_that_miss(const double (&u)[6]) {
     double nearest = 0;
     for (const double ray : {2.0, 0.7, 0.6, 0.56, 0.45, 0.3, 0.2, 0.15, 0.1, 0.05}) {
       double grad[6], ignored[6], at[6];
-      const double s = Law::ray_value(u, &ray, measured, grad);
+      const double s = Law::ray_value(Law::ray_shape(u), &ray, measured, grad);
       CHECK(s > 0);
       const double residual = std::fabs(std::log(s / measured));
       // Rays below 0.25 miss all of these laws.
@@ -118,9 +118,9 @@ void rays_that_miss(const double (&u)[6]) {
       for (int i = 0; i < 6; ++i) {
         const double step = 1e-6 * u[i];
         at[i] = u[i] + step;
-        const double up = Law::ray_value(at, &ray, measured, ignored);
+        const double up = Law::ray_value(Law::ray_shape(at), &ray, measured, ignored);
         at[i] = u[i] - step;
-        const double down = Law::ray_value(at, &ray, measured, ignored);
+        const double down = Law::ray_value(Law::ray_shape(at), &ray, measured, ignored);
         at[i] = u[i];
         CHECK(std::fabs((up - down) / (2 * step) - grad[i]) <= 1e-4 * (s + std::fabs(grad[i])));
       }

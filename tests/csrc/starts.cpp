@@ -2,6 +2,7 @@
 // that goes on to the full problem, and the rounds of the local search from there.
 #include "core/starts.h"
 
+#include <cmath>
 #include <initializer_list>
 
 #include "check.h"
@@ -36,32 +37,89 @@ void test_cells() {
 }
 
 // The rounds of a local search: moves until enough come back; all moves again from a better
-// optimum; designed starts where few come back; an end.
+// optimum; an end.
 void test_descent() {
-  bool fresh;
   Descent easy;
-  CHECK(is(easy.next(14, true, &fresh), 0, Descent::kFirst) && !fresh);
+  CHECK(is(easy.next(14, true, true), 0, Descent::kFirstRay));
   for (const double cost : {1.0, 1.0004, 7.0}) easy.count(cost, 1.0);
   CHECK(easy.agreeing == 3);
-  CHECK(is(easy.next(14, true, &fresh), 0, 0));
+  CHECK(is(easy.next(14, true, true), 0, 0));
 
   Descent hard;
-  hard.next(14, true, &fresh);
+  CHECK(is(hard.next(14, false, true), 0, Descent::kFirst));
   hard.count(7.0, 1.0);
   CHECK(Descent::promising(0.5, 1.0) && !Descent::promising(7.0, 1.0));
   hard.judge(0.5, 1.0);
-  CHECK(is(hard.next(14, true, &fresh), 0, 14));
-  CHECK(
-      is(hard.next(14, true, &fresh), Descent::kFreshFrom, Descent::kFreshFrom + Descent::kFresh) &&
-      fresh);
-  CHECK(is(hard.next(14, true, &fresh), 0, 0));
-  CHECK(is(hard.next(14, true, &fresh), 0, 0));
+  CHECK(hard.improved);
+  CHECK(is(hard.next(14, false, true), 0, 14));
+  CHECK(is(hard.next(14, false, true), 0, 0));
+  CHECK(is(hard.next(14, false, true), 0, 0));
 
   Descent endless;  // every round finds a better optimum
   int rounds = 0;
-  for (double cost = 1; endless.next(14, false, &fresh).to > 0; cost /= 2) {
+  for (double cost = 1; endless.next(14, false, false).to > 0; cost /= 2) {
     CHECK(++rounds < 20);
     endless.judge(cost / 2, cost);
+  }
+}
+
+// The best few of many runs: in the order of cost, each optimum once.
+void test_few() {
+  Few<3> best;
+  const double costs[] = {kInfeasible, 5, 3, 3.0001, 9, 1, 4, 0.9999};
+  for (int k = 0; k < 8; ++k) best.add(costs[k], k);
+  CHECK(best.count == 3);
+  CHECK(best.run[0] == 7 && best.run[1] == 2 && best.run[2] == 6);
+}
+
+// Rounds go on until two found the same optimum, or the first was easy, or there are no more; an
+// optimum that one round alone found says so.
+void test_verdict() {
+  Verdict easy;
+  CHECK(!easy.settled() && easy.judge(1.0, kInfeasible));
+  easy.compare(1.0, 1.0);
+  easy.compare(3.0, 1.0);
+  easy.settle(4, false, true);
+  CHECK(easy.settled() && easy.agreeing() == 4);
+
+  for (const bool rival : {false, true}) {
+    Verdict twice;
+    twice.judge(1.0, kInfeasible);
+    if (rival) twice.compare(1.05, 1.0);
+    twice.settle(rival ? 9 : 2, false, true);  // too few came back, or another is as good
+    CHECK(!twice.settled() && twice.agreeing() == 1);
+    CHECK(!twice.judge(2.0, 1.0) && !twice.settled());  // a round that finds a worse one
+    CHECK(!twice.judge(1.0, 1.0) && twice.settled() && twice.agreeing() == 2);
+  }
+
+  Verdict never;
+  double cost = 16;
+  for (int round = 0; round < Verdict::kRounds; ++round, cost /= 2) {
+    CHECK(!never.settled());
+    CHECK(never.judge(cost, round ? 2 * cost : kInfeasible));
+    never.settle(1, false, true);
+  }
+  CHECK(never.settled() && never.agreeing() == 1);
+}
+
+// The cells of every round are shapes of the law, and starts that the solver can take.
+void test_screen() {
+  using Law = Wsd<false>;
+  const double s[] = {2, 3, 4, 6, 9, 13}, y[] = {9, 5, 4, 4.5, 6, 8};
+  const double* x[] = {s};
+  for (const int points : {1, 2, 6}) {
+    for (int round = 0; round < Verdict::kRounds; ++round) {
+      double knots[Law::kKnots];
+      Law::knots({x, y, points, 2.0}, round, knots);
+      for (int n = 0; n < Law::kScreen; ++n) {
+        double t[Law::kNonlinear];
+        int kinds[2];
+        Law::cell_start(n, knots, 2.0, t);
+        Law::kinds(n, kinds);
+        CHECK(0 <= kinds[0] && kinds[0] < kinds[1] && kinds[1] < Law::kKinds);
+        for (const double at : t) CHECK(std::isfinite(at));
+      }
+    }
   }
 }
 
@@ -69,8 +127,7 @@ void test_optima() {
   Optima<1> found;
   auto end = [&](double cost, double t) { found.add(cost, &t, 4, 10); };
   end(kInfeasible, 9);
-  CHECK(found.starts == 1 && found.agreeing == 0 &&
-        found.to_polish(false, false, false, false) == 0);
+  CHECK(found.starts == 1 && found.agreeing == 0 && found.to_polish(false, false, false) == 0);
   end(3, 0.3);
   end(2, 0.2);
   end(3 * (1 + 1e-9), 0.31);  // the second optimum again
@@ -81,12 +138,11 @@ void test_optima() {
   end(1, 0.1);
   CHECK(found.agreeing == 1 && found.cost[0] == 1 && found.t[2][0] == 0.3);
   CHECK(found.starts == 7 && found.iterations == 28);
-  CHECK(found.to_polish(true, false, false, true) == 1);
-  CHECK(found.to_polish(true, false, true, true) == 2);
-  CHECK(found.to_polish(true, true, false, true) == 3);
-  CHECK(found.to_polish(false, false, false, false) == 3);
-  CHECK(found.to_polish(false, false, false, true) == 2);
-  CHECK(Optima<0>().to_polish(false, true, true, false) == 1);
+  CHECK(found.to_polish(true, false, false) == 1);
+  CHECK(found.to_polish(true, false, true) == 2);
+  CHECK(found.to_polish(true, true, false) == 3);
+  CHECK(found.to_polish(false, false, false) == 3);
+  CHECK(Optima<0>().to_polish(false, true, true) == 1);
   // Costs that are only rounding agree.
   Optima<1> exact;
   const double t = 0;
@@ -102,4 +158,7 @@ void test_starts() {
   test_cells();
   test_optima();
   test_descent();
+  test_few();
+  test_verdict();
+  test_screen();
 }
