@@ -45,10 +45,9 @@ void spread(int threads, int64_t pieces, std::atomic<bool>& cancel, Work work) {
 }  // namespace
 
 const char* const* history_param_names() {
-  static const char* const names[] = {"L_inf", "a",     "p",    "T0",    "u", "r",
-                                      "B_n",   "omega", "c",    "x",     "q", "tau",
-                                      "kappa", "c2",    "tau2", "gamma", "g", "n_L",
-                                      "n_a",   "n_c"};
+  static const char* const names[] = {"L_inf", "a",     "p", "T0",  "u",   "r",     "B_n",
+                                      "omega", "c",     "x", "q",   "tau", "kappa", "c2",
+                                      "tau2",  "gamma", "g", "n_L", "n_a", "n_c"};
   static_assert(sizeof(names) / sizeof(names[0]) == kHistoryParams, "one name a parameter");
   return names;
 }

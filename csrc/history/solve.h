@@ -25,11 +25,7 @@ class HistoryProblem {
   static constexpr bool kBoxed = true;
 
   HistoryProblem(const HistoryFit& fit, const Prepared& prepared)
-      : fit_(fit),
-        at_(prepared),
-        whitening_(fit),
-        evaluator_(prepared),
-        count_(fit.job.runs, 1.0) {
+      : fit_(fit), at_(prepared), whitening_(fit), evaluator_(prepared), count_(fit.job.runs, 1.0) {
     longest_ = 0;
     for (int64_t r = 0; r < fit.job.runs; ++r) {
       const int64_t n = fit.job.point_offsets[r + 1] - fit.job.point_offsets[r];

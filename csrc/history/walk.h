@@ -1,5 +1,5 @@
-// State equivalence: only the loss reached matters, not how it was reached (arXiv 2601.05034). Under
-// a batch and a learning rate the loss goes on as in a run that has had them all along,
+// State equivalence: only the loss reached matters, not how it was reached (arXiv 2601.05034).
+// Under a batch and a learning rate the loss goes on as in a run that has had them all along,
 //
 //   L = L_inf + a ((T0 + T) / T_ref)^-p + c s,     s = e^x (B / B_ref)^-q,
 //

@@ -23,8 +23,7 @@ class Whitening {
       : fit_(fit), points_(fit.job.point_offsets[fit.job.runs]) {
     if (!fit.kept) return;
     scale_.resize(points_);
-    for (int64_t i = 0; i < points_; ++i)
-      scale_[i] = 1 / std::sqrt(1 - fit.kept[i] * fit.kept[i]);
+    for (int64_t i = 0; i < points_; ++i) scale_[i] = 1 / std::sqrt(1 - fit.kept[i] * fit.kept[i]);
   }
 
   // `v`: n values of a run whose points begin at `begin`.

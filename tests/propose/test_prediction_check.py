@@ -13,7 +13,7 @@ END = {"value": 3.0, "low": 2.9, "high": 3.1}
 
 
 def write_csv(path: Path, shift: float) -> None:
-    """A run that is `shift` nats higher until its decay begins, at 7,000 tokens and a little longer."""
+    """A run that is `shift` nats higher until its decay begins, at 7,000 tokens."""
     rows = ["step,tokens,batch_tokens,lr,loss,loss_kind"]
     for n in range(1, 1001):
         rate = 1.0 if n <= 700 else 1.0 - (n - 700) / 300
