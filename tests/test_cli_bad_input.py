@@ -184,7 +184,7 @@ SCHEDULES = [
         "--dry-run;--world-size;2;parallel.tensor=2;parallel.sequence_parallel=true;"
         "batch.rounding=nearest;batch.schedule=0: 256, 1K: 528 @ 33",
         2,
-        ("sequence length in batch = 33", "parallel.tensor = 2", "32 or 34"),
+        ("sequences of 33 tokens have none", "parallel.tensor = 2", "Nearest legal: False"),
     ),
     Case(
         "grown sequence too long",
@@ -271,9 +271,9 @@ LAYOUTS = [
         "sequence",
         2,
         "parallel.tensor=2;parallel.sequence_parallel=true;train.sequence_length=33",
-        "train.sequence_length = 33",
+        "sequences of 33 tokens have none",
         "parallel.tensor = 2",
-        "32 or 34",
+        "Nearest legal: False",
     ),
     layout(
         "ranks",

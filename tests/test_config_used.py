@@ -39,7 +39,7 @@ def _is_section(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
-BUILDERS = ("rates.py", "schedules.py")
+BUILDERS = ("init_section.py", "rates.py", "schedules.py")
 """Modules of the config package that build what a run uses."""
 
 

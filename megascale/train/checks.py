@@ -70,13 +70,6 @@ def check_sequence_lengths(config: RunConfig, ranks: int, schedule: BatchSchedul
     Raises:
         LayoutError: one of them cannot be cut.
     """
-    if config.model.is_moe and schedule.segments:
-        check_balance_window(
-            balance_window(config),
-            {part.micro_batch_size * part.sequence_length for part in schedule.segments},
-            max(part.batch_tokens for part in schedule.segments),
-            trails=config.moe_balance.window_loads == "trailing",
-        )
     lengths = {segment.sequence_length for segment in schedule.segments}
     if config.data.validation:
         lengths.add(evaluation_sequence_length(config))
@@ -87,6 +80,13 @@ def check_sequence_lengths(config: RunConfig, ranks: int, schedule: BatchSchedul
         ranks,
         sequence_lengths=lengths,
     )
+    if config.model.is_moe and schedule.segments:
+        check_balance_window(
+            balance_window(config),
+            {part.micro_batch_size * part.sequence_length for part in schedule.segments},
+            max(part.batch_tokens for part in schedule.segments),
+            trails=config.moe_balance.window_loads == "trailing",
+        )
 
 
 def check_run(

@@ -15,6 +15,8 @@ from tests.sweep.small_study import write_study
 
 STUDIES = sorted(Path("configs/studies").glob("*.yaml"))
 SCALES = ("smoke", "workstation", "paper")
+CPU_SCALE = ("fitting_vs_transfer", "noise_laws")
+"""Studies that ask what a few widths and batches on a CPU tell."""
 
 
 def runs_of(path: Path, scale: str = "smoke", overrides: tuple[str, ...] = ()):
@@ -27,6 +29,9 @@ def runs_of(path: Path, scale: str = "smoke", overrides: tuple[str, ...] = ()):
 def test_every_study_is_legal_at_every_scale(path, scale):
     study = load_study(path)
     assert study.name == path.stem
+    assert ("paper" in study.scales) == (study.name not in CPU_SCALE)
+    if scale not in study.scales:
+        return
     at = study.at(scale)
     plans = plan_runs(expand(at, path, Path("out")), at.block)
     assert len({plan.run.name for plan in plans}) == len(plans) >= 3
