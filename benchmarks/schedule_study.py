@@ -1,9 +1,9 @@
 """The studies of whole schedules, rebuilt from their logs: what was predicted, what was measured.
 
-Logs of `configs/studies/schedule_fit.yaml`, `schedule_held_out.yaml` and two arms of
+Logs of `configs/studies/schedule_fit.yaml`, `schedule_held_out.yaml` and
 `schedule_planned.yaml` at workstation scale lie in docs/studies as compressed tables; predictions
-that were written before the second study's runs lie beside them. Prints the tables of
-docs/studies.md. The law is fitted again to the first study and predicts the second by the
+that were written before the second study's runs lie beside them. The first two studies
+were also run with two other models (one seed). Prints the tables of docs/studies.md. The law is fitted again to the first study and predicts the second by the
 present rule for intervals, beside what was written; one or two minutes on one core.
 
     python -m benchmarks.schedule_study
@@ -42,9 +42,24 @@ PAIRS = (
     ("small-long", "small-decay", "256: long deep decay against short"),
     ("small-sqrt", "small-decay", "256: 1-sqrt over three tenths against linear over two"),
     ("cosine", "small-decay", "256: cosine against the short decay"),
-    ("planned", "fixed", "short decay: the planner's proposal, against its opponent, 256"),
+    (
+        "plan/planned",
+        "plan/fixed",
+        "short decay: the planner's proposal, against its opponent, 256",
+    ),
+    ("plan/late", "plan/fixed", "short decay: 256 > 1Ki at seven tenths, against 256"),
+    ("plan/remaining", "plan/fixed", "short decay: 1 / remaining, against 256"),
+    ("plan/follow", "plan/fixed", "short decay: the best fixed batch so far, against 256"),
+    ("plan/fixed-long", "plan/fixed", "256: long deep decay against short"),
+    ("plan/planned", "plan/fixed-long", "the proposal under the short decay, against the long one"),
+    ("plan/planned-long", "plan/fixed-long", "long decay: 256 > 512 at six tenths, against 256"),
+    ("plan/joint-10", "plan/fixed-long", "planned with the decay, 10 % fewer steps, against it"),
+    ("plan/joint-20", "plan/fixed-long", "the same, 20 % fewer steps"),
+    ("plan/joint-30", "plan/fixed-long", "the same, 30 % fewer steps"),
 )
-"""(schedule, opponent, what it asks)."""
+"""(schedule, opponent, what it asks); `plan/` are arms of schedule_planned (five seeds)."""
+MODELS = {"moe": "MoE, 0.27M parameters", "w96": "dense, 0.2M parameters"}
+"""Studies of one seed with other models, by the ending of their files."""
 
 
 WEIGHT_DECAY = 0.1
@@ -124,13 +139,36 @@ def summary(
     error = np.array([one.mean for one in ends]) - values
     inside = sum((low <= [one.mean for one in ends]) & ([one.mean for one in ends] <= high))
     near = sum(abs(off) <= 2 * one.spread for off, one in zip(error, ends, strict=True))
+    seeds = f" {near} predictions are within twice the spread over seeds;"
+    if all(np.isnan(one.spread) for one in ends):
+        seeds = ""
     rank = spearmanr(values, [one.mean for one in ends]).statistic if len(names) > 2 else np.nan
     return (
-        f"{inside} of {len(names)} intervals hold, and {near} predictions are within twice the "
-        f"spread over seeds; off by {error.mean():+.3f} in the mean, "
+        f"{inside} of {len(names)} intervals hold;{seeds} off by {error.mean():+.3f} in the mean, "
         f"{np.sqrt((error**2).mean()):.3f} rms, {error.std(ddof=1):.3f} around the mean; rank "
         f"correlation {rank:.2f}; half an interval is {0.5 * (high - low).mean():.3f} in the mean."
     )
+
+
+def model_table(name: str) -> list[str]:
+    """One line a schedule of another model (one seed): written before its runs, and measured."""
+    measured = read_ends(FOLDER / f"schedule_held_out_{name}.csv.gz")
+    written = json.loads((FOLDER / f"schedule_predictions_{name}.json").read_text())["schedules"]
+    lines = [
+        "| schedule | written before | 90 % interval | measured | off | holds |",
+        "|---|---|---|---|---|---|",
+    ]
+    said = {}
+    for one in written:
+        end, arm = one["end"], one["schedule"]
+        said[arm] = (end["value"], end["low"], end["high"])
+        mean = measured[arm].mean
+        lines.append(
+            f"| {arm}{' (outside)' if one['outside'] else ''} | {end['value']:.3f} | "
+            f"{end['low']:.3f} to {end['high']:.3f} | {mean:.3f} | {mean - end['value']:+.3f} | "
+            f"{'yes' if end['low'] <= mean <= end['high'] else 'no'} |"
+        )
+    return [*lines, "", summary(measured, said, list(said))]
 
 
 def paired_table(measured: Mapping[str, Ends]) -> list[str]:
@@ -155,10 +193,12 @@ def paired_table(measured: Mapping[str, Ends]) -> list[str]:
 def main() -> None:
     """Print both tables."""
     measured = read_ends(FIT)
-    for path in (HELD_OUT, PLANNED):
-        measured |= read_ends(path)
+    measured |= read_ends(HELD_OUT)
+    measured |= {f"plan/{arm}": ends for arm, ends in read_ends(PLANNED).items()}
     print("\n".join(predicted_table(measured, predict_again())), end="\n\n")
     print("\n".join(paired_table(measured)))
+    for name, model in MODELS.items():
+        print(f"\n{model}\n\n" + "\n".join(model_table(name)))
 
 
 if __name__ == "__main__":
