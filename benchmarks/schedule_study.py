@@ -1,10 +1,11 @@
 """The studies of whole schedules, rebuilt from their logs: what was predicted, what was measured.
 
-Logs of `configs/studies/schedule_fit.yaml`, `schedule_held_out.yaml` and
-`schedule_planned.yaml` at workstation scale lie in docs/studies as compressed tables; predictions
-that were written before the second study's runs lie beside them. The first two studies
-were also run with two other models (one seed). Prints the tables of docs/studies.md. The law is fitted again to the first study and predicts the second by the
-present rule for intervals, beside what was written; one or two minutes on one core.
+Logs of `configs/studies/schedule_fit.yaml`, `schedule_held_out.yaml` and `schedule_planned.yaml` at
+workstation scale lie in docs/studies as compressed tables; predictions that were written before
+the second study's runs lie beside them. The first two studies were also run with two other models
+(one seed). Prints the tables of docs/studies.md. The law is fitted again to the first study and
+predicts the second by the present rule for intervals, beside what was written; one or two minutes
+on one core.
 
     python -m benchmarks.schedule_study
 """
