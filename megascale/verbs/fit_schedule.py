@@ -140,6 +140,12 @@ def _show(found: LawSearch) -> None:
     typer.echo(f"{best.law.name}, the first of them: {best.law.about}")
     columns = ("parameter", "value", "low", "high", "profile low", "profile high")
     print_lines(columns, parameters)
+    if found.profiles:
+        typer.echo(
+            "  low to high: replicates of whole runs around the fit that predicts; profiles: a fit of "
+            "their own,\n  whose residuals are correlated in time and whose seeds may differ, so "
+            "that values can lie outside"
+        )
     typer.echo("")
     print_lines(("what the runs have shown", ""), _seen(found))
 
