@@ -142,7 +142,7 @@ def _show(found: LawSearch) -> None:
     print_lines(columns, parameters)
     if found.profiles:
         typer.echo(
-            "  low to high: replicates of whole runs around the fit that predicts; profiles: of a fit "
+            "  low to high: replicates of whole runs around the fit that predicts; profiles: a fit "
             "of its own,\n  whose residuals are correlated in time and whose seeds may differ, so "
             "that values can lie outside"
         )
