@@ -119,7 +119,10 @@ def _sign_changes(lead: Trend) -> list[tuple[float, float, float, bool]]:
     sign = np.where(lead.loss > 0, 1, -1)
     starts = np.flatnonzero(np.diff(sign, prepend=0) != 0)
     known = np.isfinite(lead.error).all() and len(lead) >= LEAST_LOCAL
-    score = np.abs(lead.loss) / lead.error if known else np.full(len(lead), np.inf)
+    # Runs that share their beginning differ by nothing there, without an error.
+    score = np.where(lead.loss == 0, 0.0, np.inf)
+    if known:
+        np.divide(np.abs(lead.loss), lead.error, out=score, where=lead.error > 0)
     peak = np.maximum.reduceat(score, starts)
     sure = np.flatnonzero(peak >= SURE)
     found = []

@@ -94,7 +94,9 @@ def invoked(*words: str | Path) -> str:
 
 
 def found(*words: str | Path) -> dict[str, Any]:
-    return json.loads(invoked(*words, "--json"))
+    result = CliRunner().invoke(app, ["compare", *map(str, words), "--json"])
+    assert result.exit_code == 0
+    return json.loads(result.stdout)  # warnings go to standard error
 
 
 def test_own_logs_and_the_command(tmp_path: Path) -> None:

@@ -91,3 +91,17 @@ def test_few_points_tell_no_error() -> None:
     assert (found.log_error, found.significance, found.loss_error) == (None, None, None)
     assert np.log(found.tokens) == pytest.approx(np.log(1e6) + np.log(10) * 2.5 / 4)
     assert found.second_leads
+
+
+def test_runs_that_share_their_beginning_cross_once_at_most() -> None:
+    """Equal there without an error, which says nothing of who leads."""
+    tokens = np.geomspace(1e6, 1e9, 60)
+    error = np.where(tokens < 1e7, 0.0, 0.01)
+    shared = 3 + tokens**-0.1
+    later = np.where(tokens < 1e7, 0.0, np.log(tokens / 1e8))
+    small = Curve("a", tokens, shared, error, 1e4)
+    large = Curve("b", tokens, shared - 0.2 * later, error, 2e4)
+    with np.errstate(all="raise"):
+        found = find_crossings([small, large])
+    assert len(found) == 1
+    assert found[0].tokens == pytest.approx(1e8, rel=0.05)
