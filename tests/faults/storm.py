@@ -74,8 +74,25 @@ KINDS = {
 }
 
 
-def storm(kind: Kind, folder: Path, name: str, seed: int, most_kills: int = 6) -> int:
+def undisturbed(kind: Kind, folder: Path) -> float:
+    """Train the run `whole` that nothing happens to; the seconds that it took."""
+    ranks, began = kind.ranks[0], time.monotonic()
+    assert run_ranks(kind.config(folder, "whole", 0), ranks) == [0] * ranks
+    return time.monotonic() - began
+
+
+def storm(
+    kind: Kind, folder: Path, name: str, seed: int, seconds: float, most_kills: int = 6
+) -> int:
     """One run, killed up to `most_kills` times; the number of kills that met living ranks.
+
+    Args:
+        kind: of run.
+        folder: of the runs.
+        name: of this one.
+        seed: of the moments and signals.
+        seconds: of the undisturbed run: each kill comes within seven tenths of them.
+        most_kills: after which the run is let through.
 
     Raises:
         AssertionError: it ended otherwise than the undisturbed run `whole` in the same folder.
@@ -86,7 +103,7 @@ def storm(kind: Kind, folder: Path, name: str, seed: int, most_kills: int = 6) -
         config, ranks = kind.config(folder, name, start), kind.ranks[start % len(kind.ranks)]
         pids = start_ranks(config, ranks)
         start += 1
-        time.sleep(generator.uniform(0.05, 2.0) * (1 + ranks))
+        time.sleep(generator.uniform(0.02, 0.7) * seconds)
         first = generator.choice(pids)
         ends = generator.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         alive = _send(first, ends)
@@ -135,18 +152,17 @@ def main() -> None:
     seed = options.seed
     with tempfile.TemporaryDirectory() as scratch:
         folders = {name: Path(scratch) / str(number) for number, name in enumerate(KINDS)}
+        seconds = {}
         for name, kind in KINDS.items():
             folders[name].mkdir()
-            assert run_ranks(kind.config(folders[name], "whole", 0), kind.ranks[0]) == (
-                [0] * kind.ranks[0]
-            )
+            seconds[name] = undisturbed(kind, folders[name])
         until = time.monotonic() + 60 * options.minutes
         while sum(kills for kills, _, _ in counts.values()) < options.kills:
             name = list(KINDS)[seed % len(KINDS)]
             if time.monotonic() > until:
                 break
             try:
-                kills = storm(KINDS[name], folders[name], f"storm-{seed}", seed)
+                kills = storm(KINDS[name], folders[name], f"storm-{seed}", seed, seconds[name])
             except AssertionError as difference:
                 print(f"{name}, seed {seed}: {str(difference)[:300]}", flush=True)
                 counts[name][2] += 1

@@ -207,6 +207,6 @@ def test_a_step_without_a_target_is_consumed_without_an_update(tmp_path):
     log = log_of(config)
     assert [record["tokens"] for record in log.records] == [256, 257]
     assert log.records[-1]["loss"] is None
-    [warning] = [event for event in log.events if event["kind"] == "warning"]
-    assert "step 2 holds no target that counts" in warning["message"]
+    warnings = [event["message"] for event in log.events if event["kind"] == "warning"]
+    assert sum("step 2 holds no target that counts" in message for message in warnings) == 1
     assert len(list((Path(config.output_dir) / "clipped" / "checkpoints").glob("step-*2-*"))) == 1
