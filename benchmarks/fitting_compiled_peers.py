@@ -41,7 +41,7 @@ def numba_search() -> Callable[[Array, Array, Array], Array]:
     import numba
 
     @numba.njit(fastmath=False)
-    def residuals(s, y, t, r, jac):  # type: ignore[no-untyped-def]
+    def residuals(s, y, t, r, jac):
         s_min, b, a, c = np.exp(t[0]), np.exp(t[1]), np.exp(t[2]), np.exp(t[3])
         curve, floor = np.exp(t[4]), np.exp(t[5])
         total = 0.0
@@ -71,7 +71,7 @@ def numba_search() -> Callable[[Array, Array, Array], Array]:
         return total
 
     @numba.njit
-    def descend(s, y, t):  # type: ignore[no-untyped-def]
+    def descend(s, y, t):
         n = len(s)
         r, jac = np.empty(n), np.empty((n, 6))
         r2, jac2 = np.empty(n), np.empty((n, 6))
@@ -105,7 +105,7 @@ def numba_search() -> Callable[[Array, Array, Array], Array]:
         return cost
 
     @numba.njit
-    def search(u, v, starts):  # type: ignore[no-untyped-def]
+    def search(u, v, starts):
         best = np.full(len(u), np.inf)
         for p in range(len(u)):
             for k in range(starts.shape[1]):
@@ -123,7 +123,7 @@ def jax_search() -> Callable[[Array, Array, Array], Array]:
 
     jax.config.update("jax_enable_x64", True)
 
-    def residual(t, s, y):  # type: ignore[no-untyped-def]
+    def residual(t, s, y):
         s_min, b, a, c, curve, floor = jnp.exp(t)
         d = s - s_min
         e = d - a - b
@@ -133,8 +133,8 @@ def jax_search() -> Callable[[Array, Array, Array], Array]:
 
     slopes = jax.jacfwd(residual)
 
-    def descend(t, s, y):  # type: ignore[no-untyped-def]
-        def step(_, state):  # type: ignore[no-untyped-def]
+    def descend(t, s, y):
+        def step(_, state):
             t, cost, damping = state
             r, jac = residual(t, s, y), slopes(t, s, y)
             h = jac.T @ jac

@@ -70,7 +70,7 @@ def test_what_steps_cannot_say_is_refused(
 def test_one_batch_exports_point_to_the_segments() -> None:
     for to in ("torchtitan", "hf"):
         with pytest.raises(CannotExport, match=f"--export {to}-segments"):
-            export(built(), to)  # type: ignore[arg-type]
+            export(built(), to)
 
 
 class Sequences(Dataset):

@@ -17,6 +17,16 @@ from tests.tiny_run import tiny_config
 from tests.verbs.scene import call
 
 RATE = ["--lr", "5e-3", "--warmup", "50K", "--tokens", "1M"]
+MODEL = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+}
 
 
 @pytest.fixture
@@ -79,14 +89,12 @@ def test_a_config_and_a_run_under_way(law: Path, tmp_path: Path, capsys) -> None
     config = tiny_config(
         tmp_path,
         name="grown",
-        model={"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32,
-               "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
-               "head_dim": 8, "max_position_embeddings": 128},
+        model=MODEL,
         train={"total_tokens": 1_000_000, "sequence_length": 32, "micro_batch_size": 1},
         batch={"schedule": "0: 256, 600K: 1Ki"},
         lr={"peak": 5e-3, "warmup_tokens": 50_000, "decay_tokens": 0},
         weight_decay={"value": 0.0},
-    )  # fmt: skip
+    )
     content = config.model_dump(mode="json")
     path = tmp_path / "grown.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -120,14 +128,12 @@ def write_run(folder: Path, tokens: int, above: float) -> Path:
     config = tiny_config(
         folder,
         name="under-way",
-        model={"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32,
-               "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
-               "head_dim": 8, "max_position_embeddings": 128},
+        model=MODEL,
         train={"total_tokens": 1_000_000, "sequence_length": 32, "micro_batch_size": 1},
         batch={"schedule": "0: 256"},
         lr={"peak": 5e-3, "warmup_tokens": 50_000, "decay_tokens": 200_000},
         weight_decay={"value": 0.3},
-    )  # fmt: skip
+    )
     run = log(folder / "under-way", [256] * (tokens // 256))
     (run / "config.json").write_text(json.dumps(config.model_dump(mode="json")))
     with (run / "events.jsonl").open("a") as file:
