@@ -81,6 +81,16 @@ def refuse_few(
 
 
 def raise_on_bad_input(raw: dict[str, Any], points: Points, law: Law) -> None:
+    """Refuse problems that the engine could not begin with, the first of each kind by its row.
+
+    Args:
+        raw: what the engine returned, with `status` and `bad_row` of every problem.
+        points: of all problems.
+        law: that was fitted.
+
+    Raises:
+        FitError: naming the problem, the row and the rule.
+    """
     for status, words in BAD_INPUT.items():
         hits = np.flatnonzero(raw["status"] == int(status))
         if len(hits) == 0:
