@@ -25,6 +25,8 @@ SUFFIXES = frozenset(
 )
 STUDY_FOLDER, STUDY_LOCK, STUDY_RESULTS = "sweep", "run.lock", "results.json"
 """Where a study keeps its results and what its runs printed, beside their directories."""
+STUDY_COMMANDS = "commands.txt"
+"""What an exported study is started with, beside its configs; no log in a tree of runs."""
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 _LAUNCH = re.compile(r"\d{8}-\d{4,6}")
 """torchtitan's folder of event files: one a launch, named by its time."""
@@ -120,7 +122,7 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (
             here / name
             for name in sorted(names)
-            if _is_candidate(name) and not own_schema(here / name)
+            if _is_candidate(name) and name != STUDY_COMMANDS and not own_schema(here / name)
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from megascale.config import dump_yaml
+from megascale.runs.files import STUDY_COMMANDS
 from megascale.sweep.plan import RunPlan
 from megascale.train.checks import run_path
 from megascale.train.rundir import write_durably
@@ -37,4 +38,4 @@ def export_runs(plans: Sequence[RunPlan], folder: Path, ranks: int) -> None:
             branch = f"--branch-decay {run_path(parent)}/{pattern}"
             line = line.replace(str(file), f"{file} {branch}")
         lines.append(line)
-    write_durably(folder / "commands.txt", ("\n".join(lines) + "\n").encode())
+    write_durably(folder / STUDY_COMMANDS, ("\n".join(lines) + "\n").encode())

@@ -53,6 +53,7 @@ def tree(tmp_path: Path) -> Path:
     (root / "tb" / "events.out.tfevents.100.host").write_bytes(megatron_file((10, 20, 30)))
     (root / "tb" / "events.out.tfevents.200.host").write_bytes(megatron_file((20, 40), start=9.0))
     (root / "notes.txt").write_text("nothing here\n")
+    (root / "commands.txt").write_text("torchrun -m megascale train a.yaml\n")  # of sweep --export
     (root / "weights.bin").write_bytes(b"\0" * 100)
     (root / "law.json").write_text('{"schema": "megascale.law/1", "name": "own"}')
     (root / ".hidden").mkdir()
