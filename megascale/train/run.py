@@ -90,9 +90,10 @@ def run(
         threads=config.train.threads,
         timeout=collective_timeout(config),
     )
-    agree_on_config(process, config.digest())
-    directory = on_first(process, lambda: RunDirectory(run_path(config)))
+    directory: RunDirectory | None = None
     try:
+        agree_on_config(process, config.digest())
+        directory = on_first(process, lambda: RunDirectory(run_path(config)))
         check_shared(process, run_path(config))
         with SignalFlags() as signals:
             code = _run(

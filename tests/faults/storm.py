@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from megascale.config import RunConfig
+from tests.multiprocess.launching import logged_step
 from tests.tiny_run import MODEL, MOE, log_of, run_ranks, start_ranks, tiny_config, wait
 
 LOSSES_AGREE = 2e-4
@@ -74,16 +75,14 @@ KINDS = {
 }
 
 
-def undisturbed(kind: Kind, folder: Path) -> float:
-    """Train the run `whole` that nothing happens to; the seconds that it took."""
-    ranks, began = kind.ranks[0], time.monotonic()
-    assert run_ranks(kind.config(folder, "whole", 0), ranks) == [0] * ranks
-    return time.monotonic() - began
+def undisturbed(kind: Kind, folder: Path) -> int:
+    """Train the run `whole` that nothing happens to; its steps."""
+    config, ranks = kind.config(folder, "whole", 0), kind.ranks[0]
+    assert run_ranks(config, ranks) == [0] * ranks
+    return logged_step(config)
 
 
-def storm(
-    kind: Kind, folder: Path, name: str, seed: int, seconds: float, most_kills: int = 6
-) -> int:
+def storm(kind: Kind, folder: Path, name: str, seed: int, steps: int, most_kills: int = 6) -> int:
     """One run, killed up to `most_kills` times; the number of kills that met living ranks.
 
     Args:
@@ -91,7 +90,8 @@ def storm(
         folder: of the runs.
         name: of this one.
         seed: of the moments and signals.
-        seconds: of the undisturbed run: each kill comes within seven tenths of them.
+        steps: of the undisturbed run: each kill comes within seven tenths of those that are left,
+            and some hundredths of a second.
         most_kills: after which the run is let through.
 
     Raises:
@@ -103,9 +103,15 @@ def storm(
         config, ranks = kind.config(folder, name, start), kind.ranks[start % len(kind.ranks)]
         pids = start_ranks(config, ranks)
         start += 1
-        time.sleep(generator.uniform(0.02, 0.7) * seconds)
         first = generator.choice(pids)
+        done = logged_step(config)
+        target = done + int(generator.uniform(0.0, 0.7) * (steps - done))
+        while logged_step(config) < target and not _ended(first):
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0.0, 0.05))
         ends = generator.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+        while ends == signal.SIGTERM and not _answers(first, ends):
+            time.sleep(0.01)
         alive = _send(first, ends)
         if ends == signal.SIGKILL:
             for pid in pids:  # as a launcher does with the others
@@ -121,9 +127,22 @@ def storm(
     return kills
 
 
+def _ended(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _answers(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has come to where it catches a signal, or has ended."""
+    if _ended(pid):
+        return True
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 def _send(pid: int, number: signal.Signals) -> bool:
     """Whether a process was still there to be signalled."""
-    if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+    if _ended(pid):
         return False
     os.kill(pid, number)
     return True
@@ -152,17 +171,17 @@ def main() -> None:
     seed = options.seed
     with tempfile.TemporaryDirectory() as scratch:
         folders = {name: Path(scratch) / str(number) for number, name in enumerate(KINDS)}
-        seconds = {}
+        steps = {}
         for name, kind in KINDS.items():
             folders[name].mkdir()
-            seconds[name] = undisturbed(kind, folders[name])
+            steps[name] = undisturbed(kind, folders[name])
         until = time.monotonic() + 60 * options.minutes
         while sum(kills for kills, _, _ in counts.values()) < options.kills:
             name = list(KINDS)[seed % len(KINDS)]
             if time.monotonic() > until:
                 break
             try:
-                kills = storm(KINDS[name], folders[name], f"storm-{seed}", seed, seconds[name])
+                kills = storm(KINDS[name], folders[name], f"storm-{seed}", seed, steps[name])
             except AssertionError as difference:
                 print(f"{name}, seed {seed}: {str(difference)[:300]}", flush=True)
                 counts[name][2] += 1

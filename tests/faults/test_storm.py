@@ -11,5 +11,5 @@ from tests.faults.storm import KINDS, storm, undisturbed
 @pytest.mark.parametrize("name", KINDS)
 def test_a_run_killed_again_and_again_is_the_undisturbed_one(tmp_path, name):
     kind = KINDS[name]
-    seconds = undisturbed(kind, tmp_path)
-    assert storm(kind, tmp_path, "stormed", len(name), seconds, most_kills=3) >= 1
+    steps = undisturbed(kind, tmp_path)
+    assert storm(kind, tmp_path, "stormed", len(name), steps, most_kills=3) >= 1
